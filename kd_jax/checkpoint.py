@@ -1,0 +1,126 @@
+"""Strict, asynchronous checkpoints of pytrees, by Orbax.
+
+A tree is saved as a flat mapping from its leaves' paths to arrays, so that
+what is on disk can be compared with what is wanted, leaf by leaf, before
+anything is read: Orbax's own restoring takes part of a tree that does not fit,
+and casts dtypes, without a word.
+"""
+
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from kd_jax import errors, optim
+
+# How many lines of a difference are worth reading.
+_MOST_ROWS = 20
+
+
+class Checkpoints:
+  """The checkpoints of one folder, the newest ones kept.
+
+  Attributes:
+    folder: holds one sub-folder a step.
+  """
+
+  def __init__(self, folder: epath.PathLike, *, keep: int = 2):
+    """Opens the folder, which is made at the first save."""
+    self.folder = epath.Path(folder)
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      item_handlers=ocp.StandardCheckpointHandler(),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.LatestN(n=keep),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """The newest complete step, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, tree: Any) -> None:
+    """Starts saving; the arrays may be changed or donated at once."""
+    if step not in self._manager.all_steps():
+      self._manager.save(step, args=ocp.args.StandardSave(_flat(tree)))
+
+  def restore(self, step: int, like: Any) -> Any:
+    """The tree of a step, on the devices that `like` names.
+
+    Args:
+      step: one that was saved.
+      like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+      UsageError: where paths, shapes or dtypes differ, with a table.
+    """
+    wanted = _flat(like)
+    check(self._manager.item_metadata(step), wanted, str(self.folder / str(step)))
+    flat = self._manager.restore(
+      step, args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted))
+    )
+    structure = jax.tree.structure(like)
+    return jax.tree.unflatten(structure, [flat[name] for name in wanted])
+
+  def wait(self) -> None:
+    """Returns when every save is complete.
+
+    Raises:
+      Exception: what made a save fail.
+    """
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Completes the saves and ends the manager's threads."""
+    self._manager.close()
+
+
+def save_once(folder: epath.PathLike, tree: Any) -> None:
+  """Saves one tree and returns when it is complete."""
+  checkpoints = Checkpoints(folder, keep=1)
+  checkpoints.save(0, tree)
+  checkpoints.close()
+
+
+def check(found: Any, wanted: dict[str, Any], where: str) -> None:
+  """Compares a checkpoint's metadata with the leaves that are wanted.
+
+  Args:
+    found: leaf path to anything with shape and dtype, or None.
+    wanted: likewise.
+    where: the checkpoint, for the message.
+
+  Raises:
+    UsageError: where they differ, with one line for each difference.
+  """
+
+  def fact(tree: Any, name: str) -> str:
+    if name not in tree:
+      return 'missing'
+    return f'{tree[name].dtype}{list(tree[name].shape)}'
+
+  found = dict(found or {})
+  rows = [
+    f'  {name}: checkpoint {fact(found, name)}, wanted {fact(wanted, name)}'
+    for name in sorted({*found, *wanted})
+    if fact(found, name) != fact(wanted, name)
+  ]
+  if rows:
+    more = len(rows) - _MOST_ROWS
+    rows = rows[:_MOST_ROWS] + ([f'  and {more} more'] if more > 0 else [])
+    raise errors.UsageError(
+      f'checkpoint {where} does not fit these networks and this method; '
+      'nothing was restored:\n' + '\n'.join(rows)
+    )
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {optim.path_name(path): leaf for path, leaf in leaves}
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -1,0 +1,240 @@
+"""What a configuration holds, and how a file becomes one.
+
+A configuration is an `ml_collections.ConfigDict`. Files in `configs/` start
+from `default()` and change what their paper changes. This lives in the package
+so that a file anywhere, also beside an installed wheel, can import it.
+"""
+
+from collections.abc import Callable, Mapping
+import copy
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from kd_jax import errors
+
+# What may change without changing the result of a run: where and how often
+# things are computed and written, and what is only compared with it.
+INDIFFERENT = (
+  'baseline',
+  'cache_dir',
+  'checkpoint_every',
+  'eval_batch_size',
+  'eval_every',
+  'mesh',
+  'steps_per_dispatch',
+  'teacher.allow_below_expected',
+  'teacher.expected_top1',
+)
+
+
+def default() -> ConfigDict:
+  """Everything there is to configure, with the defaults of RepDistiller."""
+  config = ConfigDict()
+  config.method = 'ce'  # a module of kd_jax.methods, or an import path
+  config.method_args = ConfigDict()  # fields of the method's class
+  config.weights = ConfigDict({'ce': 1.0})  # number or schedule; 0.0 is off
+  config.seed = 0  # decides initialisation, order, crops and flips
+  config.epochs = 240  # of floor(images / batch_size) steps
+  config.batch_size = 64  # images over all devices
+  config.dtype = 'float32'  # what networks compute in; or 'bfloat16'
+
+  config.data = ConfigDict()
+  config.data.name = 'cifar100'
+  config.data.train_size = 0  # a fixed stratified subset; 0 is all
+  config.data.crop_padding = 4  # pixels
+  config.data.padding_mode = 'zero'  # or 'reflect'; before normalisation
+  config.data.flip = True
+
+  config.student = network('resnet8x4')
+  config.teacher = network('')  # '' is no teacher
+  config.teacher.path = ''  # a run's folder; '' trains `recipe` or reuses it
+  config.teacher.recipe = ConfigDict()  # what its training changes here
+  config.teacher.expected_top1 = 0.0  # percent; less stops the run
+  config.teacher.allow_below_expected = False
+
+  # The student trained alone with the same recipe: 'train', 'cache' (shown if
+  # an earlier run trained it) or 'off'.
+  config.baseline = 'cache'
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = 'sgd'
+  config.optimizer.learning_rate = step_schedule(0.05, (150, 180, 210))
+  config.optimizer.momentum = 0.9
+  config.optimizer.nesterov = False
+  config.optimizer.weight_decay = 5e-4  # of every parameter, as torch's
+  # ((regular expression, {field: value}), ...): the first that is found in a
+  # parameter's path changes these fields for it.
+  config.optimizer.rules = ()
+
+  config.mesh = ConfigDict({'data': -1})  # devices; -1 is all
+  config.steps_per_dispatch = 0  # 0: 1 on CPU, many on GPU and TPU
+  config.eval_batch_size = 500  # images
+  config.eval_every = 1.0  # epochs
+  config.checkpoint_every = 1.0  # epochs
+  config.cache_dir = ''  # '': $KD_JAX_CACHE, else ~/.cache/kd_jax
+  return config
+
+
+def network(name: str, **args: Any) -> ConfigDict:
+  """A network by name, with fields of its class."""
+  return ConfigDict({'name': name, 'args': ConfigDict(args)})
+
+
+def step_schedule(
+  value: float, milestones: tuple[int, ...], factor: float = 0.1
+) -> ConfigDict:
+  """`value`, times `factor` at each milestone (epochs)."""
+  return ConfigDict(
+    {
+      'kind': 'step',
+      'value': value,
+      'milestones': milestones,
+      'factor': factor,
+    }
+  )
+
+
+def digits() -> ConfigDict:
+  """What every embedded recipe shares: data, networks, teacher, schedule."""
+  config = default()
+  config.data.name = 'digits'
+  config.data.train_size = 300
+  config.data.crop_padding = 1
+  config.data.flip = False
+  config.epochs = 60
+  config.batch_size = 60
+  config.optimizer.learning_rate = step_schedule(0.05, (36, 48))
+  config.student = network('resnet8', widths=(8, 8, 16, 32))
+  config.teacher.update(network('resnet20', widths=(8, 8, 16, 32)))
+  config.teacher.recipe = ConfigDict(
+    {
+      'seed': 0,
+      'epochs': 60,
+      'batch_size': 60,
+      'optimizer': {'learning_rate': step_schedule(0.05, (36, 48))},
+    }
+  )
+  config.baseline = 'train'
+  config.eval_batch_size = 360
+  config.eval_every = 5.0
+  config.checkpoint_every = 15.0
+  return config
+
+
+def pick(
+  recipe: str | None, recipes: Mapping[str, Callable[[], ConfigDict]]
+) -> ConfigDict:
+  """The recipe of a configuration file; the first is the default.
+
+  Raises:
+    UsageError: for an unknown name.
+  """
+  name = recipe or next(iter(recipes))
+  if name not in recipes:
+    raise errors.unknown('recipe', name, recipes)
+  return recipes[name]()
+
+
+def of_teacher(config: ConfigDict) -> ConfigDict:
+  """The configuration that trains the teacher of a distillation run.
+
+  It takes the data from the run and all else from the defaults and the
+  teacher's recipe, so that every run and seed with this teacher shares it.
+  """
+  result = default()
+  for key in ('data', 'dtype', 'mesh', 'cache_dir', 'eval_batch_size'):
+    result[key] = config[key]
+  args = config.teacher.args.to_dict()
+  args.pop('batch_norm', None)  # how the teacher is used, not trained
+  result.student = network(config.teacher.name, **args)
+  result.baseline = 'off'
+  try:
+    result.update(config.teacher.recipe)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise errors.UsageError(f'config.teacher.recipe: {error}') from error
+  return result
+
+
+def of_baseline(config: ConfigDict) -> ConfigDict:
+  """The configuration that trains a run's student alone, all else equal."""
+  result = config.copy_and_resolve_references()
+  fresh = default()
+  for key in ('method', 'method_args', 'weights', 'teacher'):
+    result[key] = fresh[key]
+  result.baseline = 'off'
+  return result
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+  """The configuration as JSON has it: dicts, lists, numbers, strings.
+
+  Raises:
+    UsageError: for a value that JSON cannot hold, such as a function.
+  """
+  try:
+    return json.loads(json.dumps(config.to_dict()))
+  except TypeError as error:
+    raise errors.UsageError(
+      f'the configuration holds a value that cannot be saved: {error}; write '
+      'schedules as dicts and classes as import paths'
+    ) from error
+
+
+def determining(values: Mapping[str, Any]) -> dict[str, Any]:
+  """`values` of `plain` without what is indifferent to a run's result."""
+  kept = copy.deepcopy(dict(values))
+  for path in INDIFFERENT:
+    *groups, last = path.split('.')
+    group = kept
+    for name in groups:
+      group = group.get(name, {})
+    group.pop(last, None)
+  return kept
+
+
+def digest(config: ConfigDict) -> str:
+  """A short name of all that determines a run's result, 8 hex digits."""
+  text = json.dumps(determining(plain(config)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def difference(old: Any, new: Any, path: str = 'config') -> list[str]:
+  """One line for each value in which two plain configurations differ."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    lines = []
+    for key in sorted({*old, *new}):
+      lines += difference(
+        old.get(key, '(absent)'), new.get(key, '(absent)'), f'{path}.{key}'
+      )
+    return lines
+  return [] if old == new else [f'{path}: {old!r} there, {new!r} here']
+
+
+def find(name: str) -> str:
+  """The path of a configuration file given as a path or as its bare name.
+
+  'configs/fpd.py' is taken as it is; 'fpd' and 'fpd.py' are looked for among
+  the files that come with kd_jax, installed or in a checkout.
+
+  Raises:
+    UsageError: where there is no such file.
+  """
+  if epath.Path(name).is_file():
+    return name
+  package = epath.Path(__file__).parent
+  shipped = [package / 'configs', package.parent / 'configs']
+  files = {
+    path.stem: path
+    for folder in shipped
+    if folder.is_dir()
+    for path in folder.glob('*.py')
+  }
+  stem = epath.Path(name).name.removesuffix('.py')
+  if '/' not in name and stem in files:
+    return str(files[stem])
+  raise errors.unknown('configuration file', name, files)
+

@@ -1,0 +1,38 @@
+"""scikit-learn's 1,797 real handwritten digits, 8x8 pixels, embedded.
+
+Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI
+Machine Learning Repository, 1998 (its test set, CC BY 4.0), as
+`sklearn.datasets.load_digits` ships it.
+"""
+
+import numpy as np
+from sklearn import datasets
+
+from kd_jax.data import source
+
+# The mean and standard deviation of the training split's pixels.
+INFO = source.Info(
+  name='digits',
+  class_names=tuple('0123456789'),
+  image_size=8,
+  num_train=1437,
+  num_test=360,
+  mean=(0.3054,) * 3,
+  std=(0.3761,) * 3,
+)
+
+
+def open_source() -> source.Source:
+  """The data set with its fixed stratified split of 1,437 and 360 images."""
+  return source.Source(INFO, load)
+
+
+def load(split: str) -> source.Split:
+  """Reads 'train' or 'test'; grey levels 0..16 become 0..255."""
+  digits = datasets.load_digits()
+  labels = digits.target.astype(np.int32)
+  test = source.stratified(labels, INFO.num_test, seed=0)
+  train = np.setdiff1d(np.arange(len(labels)), test)
+  chosen = {'train': train, 'test': test}[split]
+  grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+  return source.Split(np.repeat(grey[..., None], 3, axis=-1), labels[chosen])

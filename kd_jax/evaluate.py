@@ -1,0 +1,118 @@
+"""Exact accuracy over a whole split: every image counts once."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from kd_jax import losses, sharding, step
+from kd_jax.data import resident
+from kd_jax.features import Batch
+from kd_jax.methods import base
+
+Counts = dict[str, dict[str, jax.Array]]
+
+
+def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+  """Correct predictions, summed loss and images of one batch, masked.
+
+  Args:
+    logits: [N,K].
+    batch: with 'label' and 'mask' [N].
+
+  Returns:
+    'top1' and 'top5' (i32 counts; top5 of min(5, K) classes), 'loss' (summed
+    cross-entropy f32), 'images' (i32).
+  """
+  labels = losses.classes(batch['label'])
+  mask = batch['mask'] > 0
+  target = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  # Rank by how many classes score higher; of equal scores the first wins, and
+  # NaN is never correct.
+  classes = jnp.arange(logits.shape[-1])[None, :]
+  ahead = (logits > target) | ((logits == target) & (classes < labels[:, None]))
+  rank = jnp.where(jnp.isnan(logits).any(axis=-1), 5, ahead.sum(axis=-1))
+  each = -jnp.take_along_axis(
+    jax.nn.log_softmax(logits.astype(jnp.float32)), labels[:, None], axis=-1
+  )[:, 0]
+  return {
+    'top1': ((rank < 1) & mask).sum(dtype=jnp.int32),
+    'top5': ((rank < 5) & mask).sum(dtype=jnp.int32),
+    'loss': jnp.where(mask, each, 0.0).sum(),
+    'images': mask.sum(dtype=jnp.int32),
+  }
+
+
+def make(
+  exp: step.Experiment, dataset: resident.Resident, mesh: Mesh
+) -> Callable[..., Counts]:
+  """Compiles the counting of one batch.
+
+  Returns:
+    A function of (params, model_state, frozen, arrays, feed) that gives the
+    counts of every network that the method predicts.
+  """
+
+  def counts(params, model_state, frozen, arrays, feed):
+    batch = dataset.eval_batch(arrays, feed)
+    logits = step.predict_step(exp, params, model_state, frozen, batch)
+    return {name: count(value, batch) for name, value in logits.items()}
+
+  whole, split = sharding.replicated(mesh), sharding.batched(mesh)
+  return jax.jit(
+    counts,
+    in_shardings=(whole, whole, whole, whole, split),
+    out_shardings=whole,
+  )
+
+
+def evaluate(
+  counts: Callable[..., Counts],
+  dataset: resident.Resident,
+  batch_size: int,
+  params: dict[str, Any],
+  model_state: dict[str, Any],
+  frozen: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+  """Accuracy of every network that the method predicts.
+
+  Args:
+    counts: made by `make`.
+    dataset: the split.
+    batch_size: images a step.
+    params: as in `step.predict_step`.
+    model_state: as in `step.predict_step`.
+    frozen: as in `step.predict_step`.
+
+  Returns:
+    By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy),
+    'images' (how many).
+  """
+  parts = [
+    counts(params, model_state, frozen, dataset.arrays, feed)
+    for feed in dataset.eval_feeds(batch_size)
+  ]
+  total = jax.tree.map(
+    lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])), *parts
+  )
+  return {
+    name: {
+      'top1': 100 * sums['top1'] / sums['images'],
+      'top5': 100 * sums['top5'] / sums['images'],
+      'loss': sums['loss'] / sums['images'],
+      'images': sums['images'],
+    }
+    for name, sums in total.items()
+  }
+
+
+def alone(network: nn.Module) -> step.Experiment:
+  """An experiment that can only predict: one network called 'student'."""
+  return step.Experiment(
+    {'student': network}, {}, base.Method(), {}, optax.identity()
+  )

@@ -1,0 +1,232 @@
+"""The training loop: step, log, evaluate, save, resume."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from kd_jax import (
+  build,
+  checkpoint,
+  errors,
+  evaluate,
+  metrics,
+  runs,
+  sharding,
+  step,
+)
+from kd_jax.data import resident
+
+
+class Loop:
+  """One run, from its newest checkpoint to its last step.
+
+  Attributes:
+    state: what is trained.
+    step: steps done.
+    records: what metrics.jsonl holds.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    parts: build.Parts,
+    train: resident.Training,
+    test: resident.Resident,
+    frozen: dict[str, Any],
+    folder: runs.Folder,
+    reporter: metrics.Reporter,
+  ):
+    """Restores the newest checkpoint, or makes the first state."""
+    self._config, self._parts, self._frozen = config, parts, frozen
+    self._train, self._test, self._reporter = train, test, reporter
+    self._seed = np.int32(config.seed)
+    whole = sharding.replicated(parts.mesh)
+    self._step_fn = jax.jit(
+      functools.partial(step.train_steps, parts.exp, train.batch),
+      donate_argnums=1,
+      in_shardings=(whole,) * 4 + (sharding.batched(parts.mesh, axis=1),),
+      out_shardings=whole,
+    )
+    self._counts = evaluate.make(parts.exp, test, parts.mesh)
+    self._finite = jax.jit(step.all_finite)
+    self._checkpoints = checkpoint.Checkpoints(folder.path / 'checkpoints')
+    self._restore(whole)
+    self._means = metrics.Means()
+    self._unread: list[tuple[int, step.Terms]] = []
+    self._speed = metrics.Speed()
+
+  def _restore(self, whole: jax.sharding.Sharding) -> None:
+    """Sets state, step and records from the folder, or anew."""
+    shapes = build.example(
+      self._parts.source.info.image_size, self._config.batch_size
+    )
+    batch = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+    init = jax.jit(
+      functools.partial(step.init, self._parts.exp), out_shardings=whole
+    )
+    latest = self._checkpoints.latest()
+    if latest is None:
+      self.state = init(self._seed, self._frozen, batch)
+    else:
+      like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+        jax.eval_shape(init, self._seed, self._frozen, batch),
+      )
+      self.state = self._checkpoints.restore(latest, like)
+      self._reporter.line(f'resuming at step {latest}')
+    self.step = latest or 0
+    self.records = self._reporter.resume(self.step)
+    before = self.records[-1]['wall_s'] if self.records else 0.0
+    self._started = runs.now() - before
+
+  def run(self, should_stop: Callable[[], bool]) -> bool:
+    """Trains to the last step and saves.
+
+    Args:
+      should_stop: asked after every dispatch.
+
+    Returns:
+      Whether the last step is done; if not, the state is saved.
+
+    Raises:
+      RunError: where a loss is not finite.
+    """
+    total, most = self._parts.total_steps, self._steps_per_dispatch()
+    try:
+      while self.step < total:
+        stop = self._next_stop()
+        self._dispatch(most if self.step + most <= stop else 1)
+        if self.step == stop:
+          self._at_stop()
+        elif should_stop():
+          self._read()
+          self._record({})
+          self._save()
+        if should_stop():
+          break
+    finally:
+      self._checkpoints.close()
+      self._reporter.close()
+    return self.step == total
+
+  def _steps_per_dispatch(self) -> int:
+    """Chosen by platform unless the configuration says otherwise."""
+    if self._config.steps_per_dispatch:
+      return self._config.steps_per_dispatch
+    if jax.default_backend() == 'cpu':
+      return 1
+    epoch = self._parts.steps_per_epoch
+    return max(n for n in range(1, min(epoch, 128) + 1) if epoch % n == 0)
+
+  def _period(self, every: float) -> int:
+    return max(1, round(every * self._parts.steps_per_epoch))
+
+  def _due(self, every: float) -> bool:
+    """Whether the step just done ends a period of `every` epochs."""
+    last = self.step == self._parts.total_steps
+    return last or self.step % self._period(every) == 0
+
+  def _next_stop(self) -> int:
+    """The next step after which something is logged, measured or saved."""
+    config = self._config
+    every = {1.0, config.eval_every, config.checkpoint_every}
+    periods = [self._period(e) for e in every]
+    stops = [(self.step // period + 1) * period for period in periods]
+    return min(*stops, self._parts.total_steps)
+
+  def _dispatch(self, count: int) -> None:
+    """Starts `count` steps, then reads what the dispatch before them gave."""
+    feeds = [self._train.feed(self.step + i) for i in range(count)]
+    self.state, terms = self._step_fn(
+      self._seed,
+      self.state,
+      self._frozen,
+      self._train.arrays,
+      jax.tree.map(lambda *xs: np.stack(xs), *feeds),
+    )
+    self._read()
+    self._unread.append((self.step, terms))
+    self.step += count
+
+  def _read(self) -> None:
+    """Takes in the scalars of started steps; stops the run at a NaN."""
+    for first, terms in self._unread:
+      values = {name: np.asarray(value) for name, value in terms.items()}
+      if bad := metrics.first_bad(values, first):
+        at, name, value = bad
+        raise errors.RunError(self._failure(f'step {at}: {name} is {value}'))
+      self._means.add(values)
+      self._speed.add(len(values['total']) * self._config.batch_size)
+      self._reporter.progress(
+        f'step {self.step}/{self._parts.total_steps} | '
+        f'{self._speed.text(self._images_left())} | '
+        f'{metrics.losses_text({k: v[-1] for k, v in values.items()})}'
+        f'{metrics.accuracy_text(self.records)}'
+      )
+    self._unread = []
+
+  def _images_left(self) -> int:
+    return (self._parts.total_steps - self.step) * self._config.batch_size
+
+  def _failure(self, what: str) -> str:
+    self._checkpoints.wait()
+    latest = self._checkpoints.latest()
+    good = 'there is no checkpoint yet'
+    if latest is not None:
+      good = f'the last good checkpoint is {self._checkpoints.folder / str(latest)}'
+    return (
+      f'{what}; stopped, {good}. A smaller learning rate or weight, or '
+      "config.dtype='float32', is the usual cure"
+    )
+
+  def _at_stop(self) -> None:
+    self._read()
+    found: dict[str, float] = {}
+    if self._due(self._config.eval_every):
+      for name, values in self.evaluate().items():
+        prefix = 'test' if name == self._parts.deployed else f'test/{name}'
+        found |= {f'{prefix}/{key}': value for key, value in values.items()}
+    self._record(found)
+    if self._due(self._config.checkpoint_every):
+      self._save()
+
+  def evaluate(self) -> dict[str, dict[str, float]]:
+    """Accuracy on the test split, by name of prediction."""
+    return evaluate.evaluate(
+      self._counts,
+      self._test,
+      self._config.eval_batch_size,
+      self.state.params,
+      self.state.model_state,
+      self._frozen,
+    )
+
+  def _record(self, found: dict[str, float]) -> None:
+    """Logs the means since the last record, and what was found."""
+    means = self._means.take()
+    epoch = self.step / self._parts.steps_per_epoch
+    record = {
+      'epoch': epoch,
+      'wall_s': round(runs.now() - self._started, 3),
+      **{f'train/{name}': value for name, value in means.items()},
+      **found,
+    }
+    self._reporter.record(self.step, record)
+    self.records.append({'step': self.step, **record})
+    self._reporter.line(
+      f'epoch {epoch:.4g}/{self._config.epochs} | '
+      f'{self._speed.text(self._images_left())} | {metrics.losses_text(means)}'
+      f'{metrics.accuracy_text(self.records)}',
+      important=self.step == self._parts.total_steps,
+    )
+
+  def _save(self) -> None:
+    if not self._finite(self.state):
+      raise errors.RunError(
+        self._failure(f'step {self.step}: the update made parameters infinite')
+      )
+    self._checkpoints.save(self.step, self.state)

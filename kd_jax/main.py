@@ -1,0 +1,148 @@
+"""Trains: `python -m kd_jax.main --config configs/fpd.py`.
+
+Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved: start the
+same command again.
+"""
+
+from collections.abc import Callable, Sequence
+import signal
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from kd_jax import config as config_lib
+from kd_jax import errors, report, runs, trainer
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'FILE[:recipe]; --config.a.b=value changes a value.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Run folder; by default runs/<config>-<recipe>-<hash>.'
+)
+_SEEDS = flags.DEFINE_list(
+  'seeds', None, 'Seeds to run one after the other, such as 0,1,2.'
+)
+
+AGAIN = 75  # what schedulers restart: EX_TEMPFAIL of sysexits.h
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the configuration for every seed and prints the results."""
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every save otherwise
+  if len(argv) > 1:
+    raise errors.UsageError(
+      f'unexpected argument {argv[1]!r}: options begin with --, and a value '
+      'follows its option after ='
+    )
+  if _CONFIG.value is None:
+    raise errors.UsageError('--config is missing: try --config fpd')
+  seeds = _seeds() or [_CONFIG.value.seed]
+  stop = _stop_on_sigterm()
+  results, alone = [], []
+  for seed in seeds:
+    config = _CONFIG.value.copy_and_resolve_references()
+    config.seed = seed
+    folder = _folder(config, several=len(seeds) > 1)
+    label = f'seed {seed}' if len(seeds) > 1 else ''
+    result = trainer.train(config, folder, label, should_stop=stop)
+    results.append(result)
+    alone.append(_alone(config, label, stop))
+    print(report.closing(result, alone[-1]))
+    print(f'folder: {folder.path}')
+  if len(seeds) > 1:
+    text, figures = report.seeds(results, alone)
+    print(text)
+    summary = _folder(_CONFIG.value, several=False, name='seeds')
+    name = '-'.join(map(str, seeds))
+    summary.write(f'seeds-{name}.json', {**figures, **trainer.provenance()})
+    print(f'figures: {summary.path / f"seeds-{name}.json"}')
+  return 0
+
+
+def _seeds() -> list[int]:
+  try:
+    return [int(seed) for seed in _SEEDS.value or ()]
+  except ValueError as error:
+    raise errors.UsageError(
+      f'--seeds={",".join(_SEEDS.value)}: give whole numbers, such as 0,1,2'
+    ) from error
+
+
+def _folder(config: ConfigDict, *, several: bool, name: str = '') -> runs.Folder:
+  if _WORKDIR.value:
+    base = runs.epath.Path(_WORKDIR.value)
+    return runs.Folder(base / f'seed{config.seed}' if several else base)
+  stem, _, recipe = flags.FLAGS['config'].config_filename.partition(':')
+  parts = [runs.epath.Path(stem).stem, recipe or 'default']
+  parts.append(name or config_lib.digest(config))
+  return runs.Folder(runs.epath.Path('runs') / '-'.join(parts))
+
+
+def _alone(
+  config: ConfigDict, label: str, stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+  """The result of the student trained alone, as `config.baseline` says."""
+  if config.baseline not in ('train', 'cache', 'off'):
+    raise errors.unknown(
+      'value of config.baseline:', config.baseline, ('train', 'cache', 'off')
+    )
+  if config.baseline == 'off' or not config.teacher.name:
+    return None
+  baseline = config_lib.of_baseline(config)
+  folder = runs.cache_folder(baseline, 'alone')
+  if config.baseline == 'cache':
+    return folder.read('result.json')
+  label = f'{label} alone'.strip()
+  return trainer.train(baseline, folder, label, should_stop=stop, shared=True)
+
+
+def _stop_on_sigterm() -> Callable[[], bool]:
+  """Whether SIGTERM has come since; the run then saves and ends with 75."""
+  asked: list[int] = []
+  signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+  return lambda: bool(asked)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """absl's parsing, with every mistake as a `UsageError`."""
+  argv = list(argv)
+  for i, argument in enumerate(argv):
+    name, equals, value = argument.partition('=')
+    if name in ('--config', '-config') and equals:
+      argv[i] = f'{name}={_found(value)}'
+    elif argument in ('--config', '-config') and i + 1 < len(argv):
+      argv[i + 1] = _found(argv[i + 1])
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    raise errors.UsageError(str(error)) from error
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    if isinstance(error, errors.UsageError):
+      raise
+    raise errors.UsageError(_one_line(error)) from error
+
+
+def _found(value: str) -> str:
+  file, colon, recipe = value.partition(':')
+  return config_lib.find(file) + colon + recipe
+
+
+def _one_line(error: Exception) -> str:
+  text = error.args[0] if error.args else error
+  return ' '.join(str(text).split())
+
+
+def run() -> None:
+  """The entry point: one line on stderr and an exit code for every mistake."""
+  try:
+    code = app.run(main, flags_parser=_parse)
+  except errors.UsageError as error:
+    print(f'kd_jax: {error}', file=sys.stderr)
+    code = 2
+  sys.exit(code)
+
+
+if __name__ == '__main__':
+  run()

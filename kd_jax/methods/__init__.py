@@ -1,0 +1,1 @@
+"""Distillation methods, one module each; `base` says what they share."""

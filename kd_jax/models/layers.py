@@ -1,0 +1,162 @@
+"""The layers all networks are made of, with PyTorch's numerics."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+BatchNormMode = Literal['auto', 'batch', 'running']
+
+# N(0, 2 / (k*k*C_out)): torch's `kaiming_normal_(mode='fan_out')`.
+conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch's Conv2d and Linear.
+torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for the bias beside `torch_init`."""
+
+  def init(key, shape, dtype=jnp.float32):
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def conv(
+  features: int,
+  kernel: int,
+  stride: int = 1,
+  *,
+  dtype: jnp.dtype = jnp.float32,
+  name: str | None = None,
+) -> nn.Conv:
+  """A bias-free square convolution that pads k//2 on every side, as torch's.
+
+  Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1).
+  """
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    (stride, stride),
+    padding=((kernel // 2, kernel // 2),) * 2,
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=conv_init,
+    name=name,
+  )
+
+
+def torch_conv(
+  features: int,
+  kernel: int,
+  fan_in: int,
+  *,
+  dtype: jnp.dtype = jnp.float32,
+  name: str | None = None,
+) -> nn.Conv:
+  """A convolution with bias and torch's default initialisation.
+
+  Args:
+    features: output channels.
+    kernel: side of the kernel; k//2 rows are padded on every side.
+    fan_in: kernel*kernel*input channels, which scales the bias's range.
+    dtype: what it computes in.
+    name: the submodule's name.
+  """
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    padding=((kernel // 2, kernel // 2),) * 2,
+    dtype=dtype,
+    kernel_init=torch_init,
+    bias_init=torch_bias_init(fan_in),
+    name=name,
+  )
+
+
+class Linear(nn.Module):
+  """A dense layer with torch's default initialisation: [N,C] to [N,K]."""
+
+  features: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N,C] to [N,features] in `dtype`."""
+    fan_in = x.shape[-1]
+    kernel = self.param('kernel', torch_init, (fan_in, self.features))
+    bias = self.param('bias', torch_bias_init(fan_in), (self.features,))
+    kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+    return x.astype(self.dtype) @ kernel + bias[None, :]
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over all axes but the last, with torch's buffers.
+
+  It normalises with the biased variance of the batch and keeps the unbiased
+  one, N/(N-1) times as large, for evaluation; flax.linen's keeps the biased
+  one. Under jit with a sharded batch the statistics are those of the global
+  batch. Statistics and scaling are float32; the result has the dtype of x.
+
+  Attributes:
+    mode: 'auto' takes batch statistics in training and running ones
+      otherwise; 'batch' and 'running' always take theirs. Running statistics
+      move where batch statistics are used and 'batch_stats' is mutable.
+    group_size: images that share statistics, 0 for the whole batch; running
+      statistics are averaged over the groups.
+    momentum: what the running statistics keep each step (1 minus torch's).
+    epsilon: added to the variance.
+  """
+
+  mode: BatchNormMode = 'auto'
+  group_size: int = 0
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalises x [N,..,C].
+
+    Raises:
+      ValueError: where group_size does not divide N.
+    """
+    channels = x.shape[-1]
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    zeros, ones = jnp.zeros, jnp.ones
+    mean = self.variable('batch_stats', 'mean', zeros, (channels,))
+    var = self.variable('batch_stats', 'var', ones, (channels,))
+    use_batch = train if self.mode == 'auto' else self.mode == 'batch'
+    if not use_batch:
+      factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+      offset = bias - mean.value * factor
+      shape = (1,) * (x.ndim - 1) + (channels,)
+      y = x.astype(jnp.float32) * factor.reshape(shape) + offset.reshape(shape)
+      return y.astype(x.dtype)
+
+    size = self.group_size or x.shape[0]
+    if x.shape[0] % size:
+      raise ValueError(
+        f'bn_group_size={size} does not divide the batch of {x.shape[0]}'
+      )
+    grouped = x.astype(jnp.float32).reshape(-1, size * x[0, ..., 0].size, channels)
+    # One pass over x, shifted by the running mean so that a large mean beside
+    # a small variance does not cancel; the shift changes nothing else.
+    shift = jax.lax.stop_gradient(mean.value)[None, None, :]
+    centred = grouped - shift
+    batch_mean = centred.mean(axis=1, keepdims=True)
+    square = jnp.square(centred).mean(axis=1, keepdims=True)
+    batch_var = jnp.maximum(square - jnp.square(batch_mean), 0.0)
+    factor = scale[None, None, :] * jax.lax.rsqrt(batch_var + self.epsilon)
+    y = (centred - batch_mean) * factor + bias[None, None, :]
+    if self.is_mutable_collection('batch_stats') and not self.is_initializing():
+      count = grouped.shape[1]
+      unbiased = batch_var * (count / max(count - 1, 1))
+      keep = self.momentum
+      new_mean = (batch_mean + shift).mean(axis=(0, 1))
+      new_var = unbiased.mean(axis=(0, 1))
+      mean.value = keep * mean.value + (1 - keep) * new_mean
+      var.value = keep * var.value + (1 - keep) * new_var
+    return y.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,146 @@
+"""ResNets for CIFAR and ImageNet, every feature map tapped.
+
+One class serves RepDistiller's CIFAR family (resnet8 .. resnet110, resnet8x4,
+resnet32x4: three stages, 3x3 stem) and ResNet18 .. ResNet152 (four stages) with
+either stem. Shortcuts are 1x1 convolutions with BatchNorm wherever stride or
+width changes; a bottleneck's stride is on its 3x3 convolution (torchvision's
+"v1.5").
+
+Source: He et al., CVPR 2016; RepDistiller b84f547 (models/resnet.py,
+resnetv2.py) and torchvision for widths, initialisation and parameter counts.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.features import tap
+from kd_jax.models import layers
+
+
+class Block(nn.Module):
+  """A residual block; returns the sum before its last ReLU."""
+
+  width: int
+  stride: int
+  bottleneck: bool
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [N,H,W,C] to [N,H/stride,W/stride,width or 4*width]."""
+    conv = functools.partial(layers.conv, dtype=self.dtype)
+    if self.bottleneck:
+      out = 4 * self.width
+      plan = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
+    else:
+      out = self.width
+      plan = ((self.width, 3, self.stride), (out, 3, 1))
+    y = x
+    for i, (features, kernel, stride) in enumerate(plan, 1):
+      y = conv(features, kernel, stride, name=f'conv{i}')(y)
+      y = self.norm(name=f'bn{i}')(y, train=train)
+      if i < len(plan):
+        y = nn.relu(y)
+    if self.stride != 1 or x.shape[-1] != out:
+      x = conv(out, 1, self.stride, name='shortcut_conv')(x)
+      x = self.norm(name='shortcut_bn')(x, train=train)
+    return x + y
+
+
+class ResNet(nn.Module):
+  """A ResNet over images [N,H,W,3]; returns logits [N,num_classes] f32.
+
+  Taps: 'stem', 'stage{i}' and 'stage{i}_pre' for each stage, 'pooled',
+  'logits'.
+
+  Attributes:
+    num_classes: K.
+    stage_sizes: blocks in each stage.
+    widths: the stem's channels, then each stage's (a bottleneck puts out four
+      times its stage's width).
+    bottleneck: three-convolution blocks instead of two.
+    stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 one of stride 2 and a
+      3x3 max-pool of stride 2.
+    dtype: what it computes in; parameters, statistics and taps are float32.
+    batch_norm: see `layers.BatchNorm.mode`.
+    bn_group_size: see `layers.BatchNorm.group_size`.
+  """
+
+  num_classes: int
+  stage_sizes: tuple[int, ...]
+  widths: tuple[int, ...]
+  bottleneck: bool = False
+  stem: Literal['cifar', 'imagenet'] = 'cifar'
+  dtype: jnp.dtype = jnp.float32
+  batch_norm: layers.BatchNormMode = 'auto'
+  bn_group_size: int = 0
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    norm = functools.partial(
+      layers.BatchNorm, mode=self.batch_norm, group_size=self.bn_group_size
+    )
+    kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
+    x = images.astype(self.dtype)
+    x = layers.conv(
+      self.widths[0], kernel, stride, dtype=self.dtype, name='conv1'
+    )(x)
+    x = tap(self, 'stem', nn.relu(norm(name='bn1')(x, train=train)))
+    if self.stem == 'imagenet':
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+    stages = zip(self.stage_sizes, self.widths[1:], strict=True)
+    for i, (blocks, width) in enumerate(stages, 1):
+      for j in range(blocks):
+        pre = Block(
+          width=width,
+          stride=2 if i > 1 and j == 0 else 1,
+          bottleneck=self.bottleneck,
+          norm=norm,
+          dtype=self.dtype,
+          name=f'stage{i}_block{j + 1}',
+        )(x, train=train)
+        x = nn.relu(pre)
+      tap(self, f'stage{i}_pre', pre)
+      tap(self, f'stage{i}', x)
+
+    pooled = tap(self, 'pooled', x.astype(jnp.float32).mean(axis=(1, 2)))
+    logits = layers.Linear(self.num_classes, self.dtype, name='fc')(pooled)
+    return tap(self, 'logits', logits.astype(jnp.float32))
+
+
+def _cifar(depth: int, widths: tuple[int, ...]) -> Callable[..., ResNet]:
+  blocks = (depth - 2) // 6
+  return functools.partial(ResNet, stage_sizes=(blocks,) * 3, widths=widths)
+
+
+def _imagenet(bottleneck: bool, *sizes: int) -> Callable[..., ResNet]:
+  return functools.partial(
+    ResNet,
+    stage_sizes=sizes,
+    widths=(64, 64, 128, 256, 512),
+    bottleneck=bottleneck,
+    stem='imagenet',
+  )
+
+
+NETWORKS: dict[str, Callable[..., ResNet]] = {
+  **{
+    f'resnet{depth}': _cifar(depth, (16, 16, 32, 64))
+    for depth in (8, 14, 20, 32, 44, 56, 110)
+  },
+  'resnet8x4': _cifar(8, (32, 64, 128, 256)),
+  'resnet32x4': _cifar(32, (32, 64, 128, 256)),
+  'resnet18': _imagenet(False, 2, 2, 2, 2),
+  'resnet34': _imagenet(False, 3, 4, 6, 3),
+  'resnet50': _imagenet(True, 3, 4, 6, 3),
+  'resnet101': _imagenet(True, 3, 4, 23, 3),
+  'resnet152': _imagenet(True, 3, 8, 36, 3),
+}

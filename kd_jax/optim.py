@@ -1,0 +1,142 @@
+"""Schedules in epochs, and optimizers by parameter path."""
+
+from collections.abc import Callable, Mapping, Sequence
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax import errors
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+# Every kind of schedule with the fields of its specification.
+KINDS: dict[str, tuple[str, ...]] = {
+  'constant': ('value',),
+  'step': ('value', 'milestones', 'factor'),
+  'cosine': ('value',),
+  'linear': ('start', 'value', 'epochs'),
+}
+
+
+def schedule(
+  spec: float | Mapping[str, Any], steps_per_epoch: int, epochs: float
+) -> Schedule:
+  """The value at each step (counted from 0), f32.
+
+  Args:
+    spec: a number, or a mapping whose 'kind' is
+      'constant' (value);
+      'step' (value, times factor at each of the milestones, in epochs: with
+      milestone 150 the 151st epoch is the first at the lower value);
+      'cosine' (value, falling to 0 at the end of the run);
+      'linear' (from start to value over the first epochs, then constant).
+      Any of them may have 'warmup_epochs', a linear rise to the schedule.
+    steps_per_epoch: steps in an epoch.
+    epochs: length of the run.
+
+  Raises:
+    UsageError: for an unknown kind or field, or a missing one.
+  """
+  if isinstance(spec, int | float):
+    spec = {'kind': 'constant', 'value': spec}
+  fields = dict(spec)
+  kind = fields.pop('kind', 'constant')
+  if kind not in KINDS:
+    raise errors.unknown('schedule', kind, KINDS)
+  warmup = fields.pop('warmup_epochs', 0) * steps_per_epoch
+  for name in fields:
+    if name not in KINDS[kind]:
+      known = (*KINDS[kind], 'kind', 'warmup_epochs')
+      raise errors.unknown(f'field of schedule {kind}:', name, known)
+  if missing := [name for name in KINDS[kind] if name not in fields]:
+    raise errors.UsageError(f'schedule {kind} lacks {", ".join(missing)}')
+
+  def value(step: jax.Array) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    result = _shape(kind, fields, step, steps_per_epoch, epochs)
+    if warmup:
+      result = result * jnp.minimum(1.0, (step + 1) / warmup)
+    return jnp.asarray(result, jnp.float32)
+
+  return value
+
+
+def _shape(kind, fields, step, steps_per_epoch, epochs):
+  top = fields['value']
+  if kind == 'step':
+    boundaries = [m * steps_per_epoch for m in fields['milestones']]
+    passed = sum((step >= b).astype(jnp.float32) for b in boundaries)
+    return top * jnp.asarray(fields['factor'], jnp.float32) ** passed
+  if kind == 'cosine':
+    done = step / (epochs * steps_per_epoch)
+    return top * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+  if kind == 'linear':
+    done = jnp.clip(step / (fields['epochs'] * steps_per_epoch), 0.0, 1.0)
+    return fields['start'] + (top - fields['start']) * done
+  return jnp.full_like(step, top)
+
+
+def transformation(
+  name: str,
+  learning_rate: Schedule,
+  *,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+) -> optax.GradientTransformation:
+  """An optimizer as PyTorch's of the same name.
+
+  'sgd' and 'adam' add weight_decay * parameter to the gradient of every
+  parameter, BatchNorm and biases included, before momentum or moments;
+  'adamw' decouples it.
+
+  Raises:
+    UsageError: for an unknown name.
+  """
+  decay = optax.add_decayed_weights(weight_decay)
+  if name == 'sgd':
+    return optax.chain(decay, optax.sgd(learning_rate, momentum, nesterov))
+  if name == 'adam':
+    return optax.chain(decay, optax.adam(learning_rate))
+  if name == 'adamw':
+    return optax.adamw(learning_rate, weight_decay=weight_decay)
+  if name == 'frozen':
+    return optax.set_to_zero()
+  raise errors.unknown('optimizer', name, ('sgd', 'adam', 'adamw', 'frozen'))
+
+
+def by_path(
+  rules: Sequence[tuple[str, optax.GradientTransformation]],
+) -> optax.GradientTransformation:
+  """One optimizer for several groups of parameters.
+
+  Args:
+    rules: (regular expression, transformation); a leaf takes the first whose
+      expression is found in its path, such as 'student/conv1/kernel'.
+
+  Raises:
+    UsageError: at `init`, for a path that no rule matches.
+  """
+
+  def label(path: Any, _: Any) -> str:
+    name = path_name(path)
+    for i, (expression, _) in enumerate(rules):
+      if re.search(expression, name):
+        return str(i)
+    raise errors.UsageError(
+      f'no optimizer rule matches parameter {name!r} (rules: '
+      f'{", ".join(repr(r) for r, _ in rules)}); end the rules with ".*"'
+    )
+
+  return optax.partition(
+    {str(i): tx for i, (_, tx) in enumerate(rules)},
+    lambda params: jax.tree.map_with_path(label, params),
+  )
+
+
+def path_name(path: Any) -> str:
+  """A pytree path as 'student/conv1/kernel'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')

@@ -1,0 +1,197 @@
+"""The folder of a run: what it holds, and who may write into it.
+
+    config.json     the resolved configuration
+    metrics.jsonl   a line for each logged step and evaluation
+    events.*        the same for TensorBoard
+    log.txt         what a person saw
+    curves.png      learning curves
+    checkpoints/    the training state, the newest two
+    teacher/        the teacher's variables, teacher.json: its accuracy
+    student/        the trained student's variables
+    result.json     there once the run is finished
+"""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import json
+import os
+import time
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+import kd_jax
+from kd_jax import config as config_lib
+from kd_jax import errors
+
+
+class Folder:
+  """A run's folder.
+
+  Attributes:
+    path: where it is.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    """Names the folder; nothing is read or written yet."""
+    self.path = epath.Path(path)
+
+  def claim(self, config: ConfigDict) -> None:
+    """Makes the folder this configuration's, or sees that it already is.
+
+    The number of epochs may grow, unless a schedule depends on it.
+
+    Raises:
+      UsageError: where it holds another configuration or cannot be written.
+    """
+    new = config_lib.plain(config)
+    old = self.read('config.json')
+    if old is not None:
+      self._compare(
+        config_lib.determining(old), config_lib.determining(new)
+      )
+    elif self.path.exists() and any(p.name != '.lock' for p in self.path.iterdir()):
+      raise errors.UsageError(
+        f'{self.path} holds files but no run; give an empty or new --workdir'
+      )
+    self.write('config.json', new)
+
+  def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+    epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
+    lines = config_lib.difference(old, new)
+    if epochs_new != epochs_old and _depends_on_epochs(new):
+      lines.append(
+        f'config.epochs: {epochs_old} there, {epochs_new} here, and a cosine '
+        'schedule depends on it'
+      )
+    elif epochs_new < epochs_old:
+      lines.append(
+        f'config.epochs: {epochs_old} there, {epochs_new} here; it may only grow'
+      )
+    if lines:
+      raise errors.UsageError(
+        f'{self.path} holds a run of another configuration; give another '
+        '--workdir, or none:\n' + '\n'.join(f'  {line}' for line in lines)
+      )
+
+  @contextlib.contextmanager
+  def lock(self, *, wait: bool, say=print) -> Iterator[None]:
+    """Keeps other processes of this machine out while it is held.
+
+    The operating system frees it when the process ends, however it ends.
+
+    Args:
+      wait: wait for a process that holds it, or refuse.
+      say: tells that it waits.
+
+    Raises:
+      UsageError: where another run holds it, or the folder is not writable.
+    """
+    self._make()
+    if '://' in str(self.path):
+      yield  # a bucket has no such locks
+      return
+    with open(os.fspath(self.path / '.lock'), 'a') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        if not wait:
+          raise errors.UsageError(
+            f'another run is live in {self.path}; wait for it, or give another '
+            '--workdir'
+          ) from None
+        say(f'waiting for another run in {self.path}')
+        fcntl.flock(file, fcntl.LOCK_EX)
+      yield
+
+  def _make(self) -> None:
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise errors.UsageError(
+        f'cannot make the run folder {self.path}: {error.strerror}; give a '
+        'writable --workdir'
+      ) from error
+
+  def read(self, name: str) -> Any:
+    """The content of a JSON file, or None where there is none."""
+    path = self.path / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+  def write(self, name: str, value: Any) -> None:
+    """Writes a JSON file, all or nothing.
+
+    Raises:
+      UsageError: where the folder cannot be written.
+    """
+    self._make()
+    part = self.path / f'{name}.part'
+    try:
+      part.write_text(json.dumps(value, indent=2) + '\n')
+      part.replace(self.path / name)
+    except OSError as error:
+      raise errors.UsageError(
+        f'cannot write {self.path / name}: {error.strerror}'
+      ) from error
+
+
+def _depends_on_epochs(value: Any) -> bool:
+  if isinstance(value, dict):
+    own = value.get('kind') == 'cosine'
+    return own or any(_depends_on_epochs(v) for v in value.values())
+  return isinstance(value, list) and any(_depends_on_epochs(v) for v in value)
+
+
+def cache_folder(config: ConfigDict, kind: str) -> Folder:
+  """Where a network that many runs share is trained and kept.
+
+  Args:
+    config: the configuration that trains it; with the version of kd_jax it
+      determines the folder.
+    kind: how it is used, for a person's eye: 'teacher' or 'alone'.
+  """
+  home = config.cache_dir or os.environ.get('KD_JAX_CACHE')
+  root = epath.Path(home or '~/.cache/kd_jax').expanduser()
+  name = '-'.join(
+    (kind, config.student.name, config.data.name, config_lib.digest(config))
+  ).replace('/', '_').replace(':', '_')
+  return Folder(root / f'networks-{kd_jax.__version__}' / name)
+
+
+class Records:
+  """metrics.jsonl: one JSON object a line, ordered by 'step'."""
+
+  def __init__(self, folder: Folder):
+    """Names the file."""
+    self._path = folder.path / 'metrics.jsonl'
+
+  def read(self) -> list[dict[str, Any]]:
+    """Every complete record."""
+    if not self._path.exists():
+      return []
+    lines = self._path.read_text().splitlines()
+    found = []
+    for line in lines:
+      with contextlib.suppress(json.JSONDecodeError):  # cut off by a kill
+        found.append(json.loads(line))
+    return found
+
+  def truncate(self, step: int) -> list[dict[str, Any]]:
+    """Drops what was logged after `step`, and returns the rest."""
+    kept = [record for record in self.read() if record['step'] <= step]
+    part = self._path.with_name(self._path.name + '.part')
+    part.write_text(''.join(json.dumps(record) + '\n' for record in kept))
+    part.replace(self._path)
+    return kept
+
+  def append(self, record: dict[str, Any]) -> None:
+    """Adds a record; it is in the file when this returns."""
+    with self._path.open('a') as file:
+      file.write(json.dumps(record) + '\n')
+
+
+def now() -> float:
+  """Seconds of a clock that only grows."""
+  return time.monotonic()

@@ -1,0 +1,284 @@
+"""The one training step: every method, every network, every mesh."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax import optim
+from kd_jax.features import Batch, Features, NetFeatures, Terms
+from kd_jax.methods import base
+
+Variables = Mapping[str, Any]
+
+
+class Experiment(NamedTuple):
+  """All that is static: modules and functions, no arrays.
+
+  Attributes:
+    students: the trained networks by name.
+    teachers: the frozen networks by name.
+    method: the loss over their features.
+    weights: a schedule (step to weight) for each of the method's terms.
+    tx: the optimizer.
+  """
+
+  students: dict[str, nn.Module]
+  teachers: dict[str, nn.Module]
+  method: base.Method
+  weights: dict[str, optim.Schedule]
+  tx: optax.GradientTransformation
+
+
+@struct.dataclass
+class TrainState:
+  """All that training changes.
+
+  Attributes:
+    step: steps done, i32.
+    params: by network name, and of the method's adapters under 'method'.
+    model_state: other collections (batch statistics, banks), likewise.
+    opt_state: the optimizer's.
+  """
+
+  step: jax.Array
+  params: dict[str, Any]
+  model_state: dict[str, Any]
+  opt_state: Any
+
+
+def run(
+  name: str,
+  network: nn.Module,
+  variables: Variables,
+  images: jax.Array,
+  *,
+  train: bool,
+  mutable: Collection[str] = (),
+  rngs: Mapping[str, jax.Array] | None = None,
+) -> tuple[Features, dict[str, Any]]:
+  """One network's features, and the collections it changed.
+
+  Args:
+    name: the network's name, for error messages.
+    network: any Linen module `(images, train) -> logits` that sows its taps.
+    variables: its 'params' and other collections.
+    images: [N,H,W,3] f32, normalised.
+    train: the network's mode.
+    mutable: the collections that it may change.
+    rngs: random keys by name.
+  """
+  logits, changed = network.apply(
+    variables,
+    images,
+    train=train,
+    rngs=rngs,
+    mutable=['intermediates', *mutable],
+  )
+  taps = dict(changed.pop('intermediates', {}))
+  taps.setdefault('logits', logits.astype(jnp.float32))
+  return Features(name, {**taps, 'params': variables['params']}), changed
+
+
+def init(
+  exp: Experiment, seed: jax.Array, frozen: Mapping[str, Variables], batch: Batch
+) -> TrainState:
+  """The state before step 0; a student's depends on nothing but the seed.
+
+  Args:
+    exp: the experiment.
+    seed: i32.
+    frozen: the teachers' variables by name.
+    batch: any batch; only its shapes matter to networks.
+  """
+  key = jax.random.key(seed)
+  variables, feats = {}, {}
+  for i, (name, network) in enumerate(exp.students.items()):
+    made = dict(
+      network.init(jax.random.fold_in(key, i), batch['image'], train=True)
+    )
+    made.pop('intermediates', None)
+    variables[name] = made
+    feats[name], _ = run(
+      name,
+      network,
+      made,
+      batch['image'],
+      train=True,
+      mutable=[c for c in made if c != 'params'],
+      rngs=_rngs(key),
+    )
+  feats |= _teacher_features(exp, frozen, batch)
+  method = dict(exp.method.init(_rngs(key), feats, batch))
+  method.pop('metrics', None)
+  variables['method'] = method
+  params = {n: dict(v).pop('params', {}) for n, v in variables.items()}
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state={
+      name: {c: value for c, value in v.items() if c != 'params'}
+      for name, v in variables.items()
+    },
+    opt_state=exp.tx.init(params),
+  )
+
+
+def train_step(
+  exp: Experiment,
+  seed: jax.Array,
+  state: TrainState,
+  frozen: Mapping[str, Variables],
+  batch: Batch,
+) -> tuple[TrainState, Terms]:
+  """One update of everything that is trained.
+
+  Args:
+    exp: the experiment.
+    seed: i32; with state.step it decides all randomness.
+    state: what is trained.
+    frozen: the teachers' variables by name: neither differentiated nor changed.
+    batch: the global batch.
+
+  Returns:
+    The state after the step, and scalars by name: 'total' (the objective),
+    'loss/<term>' (raw), 'weighted/<term>', 'grad_norm', 'method/<measure>'.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  teachers = _teacher_features(exp, frozen, batch)
+
+  def objective(params):
+    feats, changed = dict(teachers), {}
+    for name, network in exp.students.items():
+      other = state.model_state[name]
+      feats[name], changed[name] = run(
+        name,
+        network,
+        {'params': params[name], **other},
+        batch['image'],
+        train=True,
+        mutable=list(other),
+        rngs=_rngs(key),
+      )
+    other = state.model_state['method']
+    terms, changed['method'] = exp.method.apply(
+      {'params': params['method'], **other},
+      feats,
+      batch,
+      rngs=_rngs(key),
+      mutable=['metrics', *other],
+    )
+    weighted = {n: exp.weights[n](state.step) * v for n, v in terms.items()}
+    total = sum(weighted.values(), jnp.zeros(()))
+    return total, (terms, weighted, changed)
+
+  grad = jax.value_and_grad(objective, has_aux=True)
+  (total, (terms, weighted, changed)), grads = grad(state.params)
+  updates, opt_state = exp.tx.update(grads, state.opt_state, state.params)
+  measures = changed['method'].pop('metrics', {})
+  new_state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    model_state=changed,
+    opt_state=opt_state,
+  )
+  return new_state, {
+    'total': total,
+    'grad_norm': optax.global_norm(grads),
+    **{f'loss/{name}': value for name, value in terms.items()},
+    **{f'weighted/{name}': value for name, value in weighted.items()},
+    **{f'method/{name}': value for name, value in measures.items()},
+  }
+
+
+def train_steps(
+  exp: Experiment,
+  assemble: Callable[..., Batch],
+  seed: jax.Array,
+  state: TrainState,
+  frozen: Mapping[str, Variables],
+  arrays: Any,
+  feeds: Any,
+) -> tuple[TrainState, Terms]:
+  """Several steps in one dispatch.
+
+  Args:
+    exp: the experiment.
+    assemble: (arrays, feed, key) to the batch of one step.
+    seed: as in `train_step`.
+    state: as in `train_step`.
+    frozen: as in `train_step`.
+    arrays: the data that lives on the device.
+    feeds: what the host gives to each step, stacked along a first axis [S].
+
+  Returns:
+    The state, and the scalars of every step, [S] each. S steps equal S calls
+    with one step each, bit for bit where XLA computes an operation the same
+    way inside a loop. XLA:CPU does not for the weight gradients of
+    convolutions: there it is 10 to 16 times slower, and differs by rounding.
+  """
+
+  def one(state, feed):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = assemble(arrays, feed, jax.random.fold_in(key, 1))
+    return train_step(exp, seed, state, frozen, batch)
+
+  if jax.tree.leaves(feeds)[0].shape[0] == 1:
+    state, terms = one(state, jax.tree.map(lambda x: x[0], feeds))
+    return state, jax.tree.map(lambda x: x[None], terms)
+  return jax.lax.scan(one, state, feeds)
+
+
+def predict_step(
+  exp: Experiment,
+  params: dict[str, Any],
+  model_state: dict[str, Any],
+  frozen: Mapping[str, Variables],
+  batch: Batch,
+) -> dict[str, jax.Array]:
+  """Logits [N,K] by name, as the method predicts; the first is deployed.
+
+  Whatever the prediction does not read is pruned under jit, the teacher too.
+  """
+  feats = features_of(exp, params, model_state, frozen, batch)
+  variables = {'params': params['method'], **model_state['method']}
+  return exp.method.apply(variables, feats, method='predict')
+
+
+def features_of(
+  exp: Experiment,
+  params: dict[str, Any],
+  model_state: dict[str, Any],
+  frozen: Mapping[str, Variables],
+  batch: Batch,
+) -> NetFeatures:
+  """Every network's features in evaluation mode."""
+  feats = _teacher_features(exp, frozen, batch)
+  for name, network in exp.students.items():
+    variables = {'params': params[name], **model_state[name]}
+    feats[name], _ = run(name, network, variables, batch['image'], train=False)
+  return feats
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Whether no float in the tree is NaN or infinite, bool []."""
+  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x, jnp.floating)]
+  return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+
+
+def _teacher_features(
+  exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
+) -> NetFeatures:
+  feats = {}
+  for name, network in exp.teachers.items():
+    feats[name], _ = run(name, network, frozen[name], batch['image'], train=False)
+  return jax.lax.stop_gradient(feats)
+
+
+def _rngs(key: jax.Array) -> dict[str, jax.Array]:
+  names = ('params', 'method', 'dropout')
+  return {n: jax.random.fold_in(key, 2 + i) for i, n in enumerate(names)}

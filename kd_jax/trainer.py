@@ -1,0 +1,155 @@
+"""From a configuration and a folder to a finished run."""
+
+from collections.abc import Callable
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from typing import Any
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+import kd_jax
+from kd_jax import (
+  build,
+  checkpoint,
+  loop,
+  metrics,
+  report,
+  runs,
+  teachers,
+)
+from kd_jax.data import augment, resident
+
+
+class Interrupted(Exception):
+  """The run was asked to stop; it is saved, and the same command goes on."""
+
+
+def train(
+  config: ConfigDict,
+  folder: runs.Folder,
+  label: str = '',
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+  shared: bool = False,
+) -> dict[str, Any]:
+  """Trains until the run is finished, from wherever its folder stands.
+
+  Args:
+    config: of the run.
+    folder: of the run, new or its own.
+    label: begins every line on the screen.
+    should_stop: asked after every step; whether to save and stop.
+    shared: several runs may want this folder; wait for one another.
+
+  Returns:
+    What result.json holds.
+
+  Raises:
+    UsageError: for a configuration that cannot run here.
+    RunError: for a run that went wrong.
+    Interrupted: where it was asked to stop.
+  """
+  parts = build.build(config)
+  reporter = metrics.Reporter(folder, label)
+  with folder.lock(wait=shared, say=print):
+    folder.claim(config)
+    result = folder.read('result.json')
+    if result is not None and result['steps'] == parts.total_steps:
+      return result
+    info = parts.source.info
+    test = resident.Resident(parts.source.load('test'), info, parts.mesh)
+    frozen, teacher = teachers.obtain(
+      config,
+      parts,
+      folder,
+      test,
+      functools.partial(train, should_stop=should_stop, shared=True),
+      reporter.line,
+    )
+    reporter.line(report.opening(config, parts, folder))
+    data = resident.Training(
+      parts.source.load('train'),
+      info,
+      parts.mesh,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      crop_flip=augment.CropFlip(
+        config.data.crop_padding, config.data.padding_mode, config.data.flip
+      ),
+    )
+    run = loop.Loop(config, parts, data, test, frozen, folder, reporter)
+    if not run.run(should_stop):
+      raise Interrupted(
+        f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
+        'the same command goes on from there'
+      )
+    return _finish(config, parts, folder, run, teacher)
+
+
+def _finish(
+  config: ConfigDict,
+  parts: build.Parts,
+  folder: runs.Folder,
+  run: loop.Loop,
+  teacher: dict[str, Any] | None,
+) -> dict[str, Any]:
+  """Writes the trained network, the picture and the result."""
+  name = parts.deployed
+  if name in run.state.params:
+    checkpoint.save_once(
+      folder.path / 'student',
+      {'params': run.state.params[name], **run.state.model_state[name]},
+    )
+  report.curves(run.records, folder.path / 'curves.png')
+  measured = [r for r in run.records if 'test/top1' in r]
+  best = max(measured, key=lambda r: r['test/top1'])
+  last = run.records[-1]
+  costs = report.costs(parts)
+  result = {
+    'method': config.method,
+    'data': config.data.name,
+    'train_images': parts.source.info.num_train,
+    'test_images': int(last['test/images']),
+    'seed': config.seed,
+    'epochs': config.epochs,
+    'steps': parts.total_steps,
+    'network': config.student.name,
+    **costs['student'],
+    'top1': last['test/top1'],
+    'top5': last['test/top5'],
+    'best_on_test': best['test/top1'],
+    'best_on_test_epoch': best['epoch'],
+    'protocol': 'last epoch',
+    'wall_s': last['wall_s'],
+    'teacher': teacher and {**teacher, **costs['teacher']},
+    **provenance(),
+  }
+  folder.write('result.json', result)
+  return result
+
+
+def provenance() -> dict[str, Any]:
+  """Hardware, versions and commit: what a figure must be read with."""
+  devices = jax.devices()
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+  here = epath.Path(__file__).parent
+  commit = subprocess.run(
+    ['git', '-C', str(here), 'describe', '--always', '--dirty', '--abbrev=12'],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return {
+    'hardware': f'{len(devices)} x {devices[0].device_kind}',
+    'host': f'{platform.machine()}, {platform.system()}',
+    'versions': {
+      'python': platform.python_version(),
+      'kd_jax': kd_jax.__version__,
+      **{name: importlib.metadata.version(name) for name in names},
+    },
+    'commit': commit.stdout.strip() or 'unknown',
+  }
