@@ -1,6 +1,7 @@
 """From a configuration to everything static, checked before data is read."""
 
 from collections.abc import Mapping
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,10 +13,15 @@ import optax
 
 from kd_jax import data, errors, models, optim, sharding, step
 from kd_jax.data import source
-from kd_jax.features import Batch, NetFeatures
+from kd_jax.features import NetFeatures
 from kd_jax.methods import base
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+CHOICES = {
+  'dtype': tuple(DTYPES),
+  'baseline': ('train', 'cache', 'off'),
+  'data.padding_mode': ('zero', 'reflect'),
+}
 
 
 class Parts(NamedTuple):
@@ -56,11 +62,18 @@ def build(config: ConfigDict) -> Parts:
       f'config.batch_size={config.batch_size} is more than the '
       f'{opened.info.num_train} training images; take at most so many'
     )
-  if config.epochs < 1 or config.eval_every <= 0 or config.checkpoint_every <= 0:
+  if (
+    config.epochs < 1 or config.eval_every <= 0 or config.checkpoint_every <= 0
+  ):
     raise errors.UsageError(
       f'config.epochs={config.epochs}, eval_every={config.eval_every} and '
       f'checkpoint_every={config.checkpoint_every} must be positive'
     )
+  for path, allowed in CHOICES.items():
+    *groups, last = path.split('.')
+    value = functools.reduce(getattr, groups, config)[last]
+    if value not in allowed:
+      raise errors.unknown(f'value of config.{path}:', value, allowed)
   if not 0 <= config.seed < 2**31:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')
   classes = len(opened.info.class_names)
@@ -85,8 +98,6 @@ def build(config: ConfigDict) -> Parts:
 
 def make_network(network: ConfigDict, classes: int, dtype: str) -> nn.Module:
   """The network of `config.student` or `config.teacher`."""
-  if dtype not in DTYPES:
-    raise errors.unknown('dtype', dtype, DTYPES)
   args = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in network.args.to_dict().items()
@@ -159,14 +170,14 @@ def _plain(value: Any) -> Any:
   return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
-def example(image_size: int, batch_size: int) -> Batch:
-  """The shapes of a batch."""
+def example(image_size: int, batch_size: int) -> dict[str, Any]:
+  """A `Batch` of shapes in place of arrays."""
   image = (batch_size, image_size, image_size, 3)
   return {
     'image': jax.ShapeDtypeStruct(image, jnp.float32),
     'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     'index': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-  }  # type: ignore[dict-item]
+  }
 
 
 def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:

@@ -47,18 +47,23 @@ class Checkpoints:
     if step not in self._manager.all_steps():
       self._manager.save(step, args=ocp.args.StandardSave(_flat(tree)))
 
-  def restore(self, step: int, like: Any) -> Any:
+  def restore(self, step: int | None, like: Any) -> Any:
     """The tree of a step, on the devices that `like` names.
 
     Args:
-      step: one that was saved.
+      step: what `latest` gave.
       like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
 
     Raises:
-      UsageError: where paths, shapes or dtypes differ, with a table.
+      UsageError: where there is no step, or where paths, shapes or dtypes
+        differ, with a table.
     """
+    if step is None:
+      raise errors.UsageError(f'{self.folder} holds no complete checkpoint')
     wanted = _flat(like)
-    check(self._manager.item_metadata(step), wanted, str(self.folder / str(step)))
+    check(
+      self._manager.item_metadata(step), wanted, str(self.folder / str(step))
+    )
     flat = self._manager.restore(
       step, args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted))
     )
@@ -78,10 +83,10 @@ class Checkpoints:
     self._manager.close()
 
 
-def save_once(folder: epath.PathLike, tree: Any) -> None:
-  """Saves one tree and returns when it is complete."""
+def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
+  """Saves a tree as the only one of its folder; complete when it returns."""
   checkpoints = Checkpoints(folder, keep=1)
-  checkpoints.save(0, tree)
+  checkpoints.save(step, tree)
   checkpoints.close()
 
 

@@ -25,6 +25,7 @@ INDIFFERENT = (
   'eval_batch_size',
   'eval_every',
   'mesh',
+  'recipe',
   'steps_per_dispatch',
   'teacher.allow_below_expected',
   'teacher.expected_top1',
@@ -34,6 +35,7 @@ INDIFFERENT = (
 def default() -> ConfigDict:
   """Everything there is to configure, with the defaults of RepDistiller."""
   config = ConfigDict()
+  config.recipe = ''  # the name that `pick` found this under
   config.method = 'ce'  # a module of kd_jax.methods, or an import path
   config.method_args = ConfigDict()  # fields of the method's class
   config.weights = ConfigDict({'ce': 1.0})  # number or schedule; 0.0 is off
@@ -136,7 +138,9 @@ def pick(
   name = recipe or next(iter(recipes))
   if name not in recipes:
     raise errors.unknown('recipe', name, recipes)
-  return recipes[name]()
+  config = recipes[name]()
+  config.recipe = name
+  return config
 
 
 def of_teacher(config: ConfigDict) -> ConfigDict:
@@ -237,4 +241,3 @@ def find(name: str) -> str:
   if '/' not in name and stem in files:
     return str(files[stem])
   raise errors.unknown('configuration file', name, files)
-

@@ -177,7 +177,9 @@ class Loop:
     latest = self._checkpoints.latest()
     good = 'there is no checkpoint yet'
     if latest is not None:
-      good = f'the last good checkpoint is {self._checkpoints.folder / str(latest)}'
+      good = (
+        f'the last good checkpoint is {self._checkpoints.folder / str(latest)}'
+      )
     return (
       f'{what}; stopped, {good}. A smaller learning rate or weight, or '
       "config.dtype='float32', is the usual cure"

@@ -35,9 +35,7 @@ def kl_per_image(
   return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
-def kl(
-  student: jax.Array, teacher: jax.Array, temperature: float
-) -> jax.Array:
+def kl(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
   """T^2 * KL(teacher || student), summed over classes, mean over the batch."""
   return kl_per_image(student, teacher, temperature).mean()
 

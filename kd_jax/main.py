@@ -5,11 +5,13 @@ same command again.
 """
 
 from collections.abc import Callable, Sequence
+import re
 import signal
 import sys
 from typing import Any
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
@@ -25,7 +27,11 @@ _SEEDS = flags.DEFINE_list(
   'seeds', None, 'Seeds to run one after the other, such as 0,1,2.'
 )
 
-AGAIN = 75  # what schedulers restart: EX_TEMPFAIL of sysexits.h
+EXIT_CODES = {
+  errors.RunError: 1,
+  errors.UsageError: 2,
+  trainer.Interrupted: 75,  # EX_TEMPFAIL of sysexits.h: start it again
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,28 +72,27 @@ def _seeds() -> list[int]:
     return [int(seed) for seed in _SEEDS.value or ()]
   except ValueError as error:
     raise errors.UsageError(
-      f'--seeds={",".join(_SEEDS.value)}: give whole numbers, such as 0,1,2'
+      f'--seeds={",".join(_SEEDS.value or ())}: give whole numbers: 0,1,2'
     ) from error
 
 
-def _folder(config: ConfigDict, *, several: bool, name: str = '') -> runs.Folder:
+def _folder(
+  config: ConfigDict, *, several: bool, name: str = ''
+) -> runs.Folder:
   if _WORKDIR.value:
-    base = runs.epath.Path(_WORKDIR.value)
+    base = epath.Path(_WORKDIR.value)
     return runs.Folder(base / f'seed{config.seed}' if several else base)
-  stem, _, recipe = flags.FLAGS['config'].config_filename.partition(':')
-  parts = [runs.epath.Path(stem).stem, recipe or 'default']
+  given: Any = flags.FLAGS['config']
+  file = given.config_filename.partition(':')[0]
+  parts = [epath.Path(file).stem, config.recipe]
   parts.append(name or config_lib.digest(config))
-  return runs.Folder(runs.epath.Path('runs') / '-'.join(parts))
+  return runs.Folder(epath.Path('runs') / '-'.join(filter(None, parts)))
 
 
 def _alone(
   config: ConfigDict, label: str, stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
   """The result of the student trained alone, as `config.baseline` says."""
-  if config.baseline not in ('train', 'cache', 'off'):
-    raise errors.unknown(
-      'value of config.baseline:', config.baseline, ('train', 'cache', 'off')
-    )
   if config.baseline == 'off' or not config.teacher.name:
     return None
   baseline = config_lib.of_baseline(config)
@@ -116,12 +121,8 @@ def _parse(argv: list[str]) -> list[str]:
       argv[i + 1] = _found(argv[i + 1])
   try:
     return flags.FLAGS(argv)
-  except flags.Error as error:
-    raise errors.UsageError(str(error)) from error
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    if isinstance(error, errors.UsageError):
-      raise
-    raise errors.UsageError(_one_line(error)) from error
+  except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    raise _usage_error(error) from error
 
 
 def _found(value: str) -> str:
@@ -129,19 +130,27 @@ def _found(value: str) -> str:
   return config_lib.find(file) + colon + recipe
 
 
-def _one_line(error: Exception) -> str:
-  text = error.args[0] if error.args else error
-  return ' '.join(str(text).split())
+def _usage_error(error: Exception) -> errors.UsageError:
+  """What parsing raised, without its wrapping: our own error, or one line."""
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, errors.UsageError):
+      return cause
+    cause = cause.__cause__ or cause.__context__
+  text = ' '.join(str(error.args[0] if error.args else error).split())
+  near = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+  if near:
+    text = f'unknown key {near[2]!r} of config; did you mean {near[1]!r}?'
+  return errors.UsageError(text.replace('\\n', ' '))
 
 
 def run() -> None:
   """The entry point: one line on stderr and an exit code for every mistake."""
   try:
-    code = app.run(main, flags_parser=_parse)
-  except errors.UsageError as error:
+    app.run(main, flags_parser=_parse)
+  except (errors.UsageError, errors.RunError, trainer.Interrupted) as error:
     print(f'kd_jax: {error}', file=sys.stderr)
-    code = 2
-  sys.exit(code)
+    sys.exit(EXIT_CODES[type(error)])
 
 
 if __name__ == '__main__':

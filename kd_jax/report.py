@@ -51,9 +51,11 @@ def cost(network: nn.Module, image_size: int) -> dict[str, float]:
   variables = build.variables_of(network, image_size)
   image = build.example(image_size, 1)['image']
   forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
-  analysis = forward.lower(variables, image).cost_analysis()
+  analysis: Any = forward.lower(variables, image).cost_analysis()
   return {
-    'params': sum(math.prod(x.shape) for x in jax.tree.leaves(variables['params'])),
+    'params': sum(
+      math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
+    ),
     'flops': float(analysis['flops']),
   }
 
@@ -71,8 +73,8 @@ def opening(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> str:
   info = parts.source.info
   size = info.image_size
   lines = [
-    f'data      {info.name}: {info.num_train} training and {info.num_test} test '
-    f'images, {size}x{size}, {len(info.class_names)} classes'
+    f'data      {info.name}: {info.num_train} training and {info.num_test} '
+    f'test images, {size}x{size}, {len(info.class_names)} classes'
   ]
   named = {'student': config.student.name, 'teacher': config.teacher.name}
   for name, found in costs(parts).items():
@@ -216,7 +218,7 @@ def _spread_cells(found: Mapping[str, float]) -> tuple[str, str, str]:
 
 def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
   """Draws losses and test accuracy over epochs into a PNG file."""
-  from matplotlib import figure  # noqa: PLC0415  (slow, and only needed here)
+  from matplotlib import figure
 
   picture = figure.Figure(figsize=(10, 4), layout='constrained')
   left, right = picture.subplots(1, 2)

@@ -1,14 +1,14 @@
 """The folder of a run: what it holds, and who may write into it.
 
-    config.json     the resolved configuration
-    metrics.jsonl   a line for each logged step and evaluation
-    events.*        the same for TensorBoard
-    log.txt         what a person saw
-    curves.png      learning curves
-    checkpoints/    the training state, the newest two
-    teacher/        the teacher's variables, teacher.json: its accuracy
-    student/        the trained student's variables
-    result.json     there once the run is finished
+config.json     the resolved configuration
+metrics.jsonl   a line for each logged step and evaluation
+events.*        the same for TensorBoard
+log.txt         what a person saw
+curves.png      learning curves
+checkpoints/    the training state, the newest two
+teacher/        the teacher's variables, teacher.json: its accuracy
+student/        the trained student's variables
+result.json     there once the run is finished
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,8 @@ class Folder:
 
   def __init__(self, path: epath.PathLike):
     """Names the folder; nothing is read or written yet."""
-    self.path = epath.Path(path)
+    text = os.fspath(path)
+    self.path = epath.Path(text if '://' in text else os.path.abspath(text))
 
   def claim(self, config: ConfigDict) -> None:
     """Makes the folder this configuration's, or sees that it already is.
@@ -49,10 +50,10 @@ class Folder:
     new = config_lib.plain(config)
     old = self.read('config.json')
     if old is not None:
-      self._compare(
-        config_lib.determining(old), config_lib.determining(new)
-      )
-    elif self.path.exists() and any(p.name != '.lock' for p in self.path.iterdir()):
+      self._compare(config_lib.determining(old), config_lib.determining(new))
+    elif self.path.exists() and any(
+      p.name != '.lock' for p in self.path.iterdir()
+    ):
       raise errors.UsageError(
         f'{self.path} holds files but no run; give an empty or new --workdir'
       )
@@ -68,7 +69,8 @@ class Folder:
       )
     elif epochs_new < epochs_old:
       lines.append(
-        f'config.epochs: {epochs_old} there, {epochs_new} here; it may only grow'
+        f'config.epochs: {epochs_old} there, {epochs_new} here; it may only '
+        'grow'
       )
     if lines:
       raise errors.UsageError(
@@ -154,9 +156,13 @@ def cache_folder(config: ConfigDict, kind: str) -> Folder:
   """
   home = config.cache_dir or os.environ.get('KD_JAX_CACHE')
   root = epath.Path(home or '~/.cache/kd_jax').expanduser()
-  name = '-'.join(
-    (kind, config.student.name, config.data.name, config_lib.digest(config))
-  ).replace('/', '_').replace(':', '_')
+  name = (
+    '-'.join(
+      (kind, config.student.name, config.data.name, config_lib.digest(config))
+    )
+    .replace('/', '_')
+    .replace(':', '_')
+  )
   return Folder(root / f'networks-{kd_jax.__version__}' / name)
 
 

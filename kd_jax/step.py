@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 from flax import struct
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -59,7 +59,7 @@ def run(
   *,
   train: bool,
   mutable: Collection[str] = (),
-  rngs: Mapping[str, jax.Array] | None = None,
+  rngs: dict[str, jax.Array] | None = None,
 ) -> tuple[Features, dict[str, Any]]:
   """One network's features, and the collections it changed.
 
@@ -72,20 +72,24 @@ def run(
     mutable: the collections that it may change.
     rngs: random keys by name.
   """
-  logits, changed = network.apply(
+  logits, other = network.apply(
     variables,
     images,
     train=train,
     rngs=rngs,
     mutable=['intermediates', *mutable],
   )
+  changed: dict[str, Any] = dict(other)
   taps = dict(changed.pop('intermediates', {}))
   taps.setdefault('logits', logits.astype(jnp.float32))
   return Features(name, {**taps, 'params': variables['params']}), changed
 
 
 def init(
-  exp: Experiment, seed: jax.Array, frozen: Mapping[str, Variables], batch: Batch
+  exp: Experiment,
+  seed: jax.Array,
+  frozen: Mapping[str, Variables],
+  batch: Batch,
 ) -> TrainState:
   """The state before step 0; a student's depends on nothing but the seed.
 
@@ -246,7 +250,8 @@ def predict_step(
   """
   feats = features_of(exp, params, model_state, frozen, batch)
   variables = {'params': params['method'], **model_state['method']}
-  return exp.method.apply(variables, feats, method='predict')
+  logits: Any = exp.method.apply(variables, feats, method='predict')
+  return logits
 
 
 def features_of(
@@ -275,7 +280,9 @@ def _teacher_features(
 ) -> NetFeatures:
   feats = {}
   for name, network in exp.teachers.items():
-    feats[name], _ = run(name, network, frozen[name], batch['image'], train=False)
+    feats[name], _ = run(
+      name, network, frozen[name], batch['image'], train=False
+    )
   return jax.lax.stop_gradient(feats)
 
 

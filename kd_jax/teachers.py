@@ -1,4 +1,4 @@
-"""The teacher of a run: found, trained on demand, measured, kept with the run."""
+"""A run's teacher: found, trained on demand, measured, kept with the run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +58,7 @@ def obtain(
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
-    checkpoint.save_once(folder.path / 'teacher', variables)
+    checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:
     _check(config, facts)
@@ -88,7 +88,7 @@ def load(
   """A network's variables, on every device of the mesh.
 
   Raises:
-    UsageError: where they are not those of this network.
+    UsageError: where there are none, or not those of this network.
   """
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -98,7 +98,7 @@ def load(
   )
   checkpoints = checkpoint.Checkpoints(path)
   try:
-    return checkpoints.restore(0, like)
+    return checkpoints.restore(checkpoints.latest(), like)
   finally:
     checkpoints.close()
 

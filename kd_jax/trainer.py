@@ -24,7 +24,7 @@ from kd_jax import (
 from kd_jax.data import augment, resident
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  (it is no error)
   """The run was asked to stop; it is saved, and the same command goes on."""
 
 
@@ -100,8 +100,9 @@ def _finish(
   """Writes the trained network, the picture and the result."""
   name = parts.deployed
   if name in run.state.params:
-    checkpoint.save_once(
+    checkpoint.save_only(
       folder.path / 'student',
+      run.step,
       {'params': run.state.params[name], **run.state.model_state[name]},
     )
   report.curves(run.records, folder.path / 'curves.png')

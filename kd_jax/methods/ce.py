@@ -1,5 +1,7 @@
 """Cross-entropy alone: how teachers, and students without one, are trained."""
 
+from typing import ClassVar
+
 from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
@@ -8,9 +10,11 @@ from kd_jax.methods import base
 class Method(base.Method):
   """Cross-entropy on the labels; no teacher."""
 
-  terms = {'ce': ('student',)}
+  terms: ClassVar = {'ce': ('student',)}
   teachers = ()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Terms: 'ce'."""
-    return {'ce': losses.cross_entropy(feats['student']['logits'], batch['label'])}
+    return {
+      'ce': losses.cross_entropy(feats['student']['logits'], batch['label'])
+    }

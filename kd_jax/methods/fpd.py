@@ -13,7 +13,7 @@ unequal channels are our choice where these leave it open.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,10 @@ class SqueezeExcite(nn.Module):
     """Gates x [N,h,w,c]."""
     channels = x.shape[-1]
     squeezed = x.mean(axis=(1, 2))
-    for name, features in (('fc1', channels // self.reduction), ('fc2', channels)):
+    for name, features in (
+      ('fc1', channels // self.reduction),
+      ('fc2', channels),
+    ):
       squeezed = nn.Dense(
         features,
         use_bias=False,
@@ -131,7 +134,7 @@ class Method(base.Method):
     dtype: what the pyramid computes in; the losses are float32.
   """
 
-  terms = {
+  terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),
     'fpd': ('student', 'method'),
@@ -185,7 +188,9 @@ class Method(base.Method):
       ]
     else:
       parts = [
-        sum(losses.mse(s.mean(axis), t.mean(axis)) for s, t in part)
+        jnp.stack(
+          [losses.mse(s.mean(axis), t.mean(axis)) for s, t in part]
+        ).sum()
         for part, axis in ((smooth, -1), (gated, (1, 2)))
       ]
     return {
@@ -231,7 +236,9 @@ class Method(base.Method):
     for lateral, maps in ((laterals_t, maps_t), (laterals, maps_s)):
       smoothed = [smooth(level) for level in top_down(lateral(maps))]
       gated = [gate(level) for level in smoothed]
-      out += [[x.astype(jnp.float32) for x in part] for part in (smoothed, gated)]
+      out += [
+        [x.astype(jnp.float32) for x in part] for part in (smoothed, gated)
+      ]
     if self.stop_grad_teacher_pyramid:
       out[:2] = jax.lax.stop_gradient(out[:2])
     squares = jnp.stack([jnp.square(level).mean() for level in out[0]])

@@ -4,6 +4,8 @@ Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015;
 weights and temperature as RepDistiller b84f547 (0.1 CE + 0.9 KD, T=4).
 """
 
+from typing import ClassVar
+
 from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
@@ -16,7 +18,7 @@ class Method(base.Method):
     temperature: T, by which both logits are divided; the term is times T^2.
   """
 
-  terms = {'ce': ('student',), 'kd': ('student',)}
+  terms: ClassVar = {'ce': ('student',), 'kd': ('student',)}
 
   temperature: float = 4.0
 

@@ -33,7 +33,9 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     raise errors.unknown('network', name, NETWORKS)
   module = factory(num_classes=num_classes)
   fields = {
-    f.name for f in dataclasses.fields(module) if f.name not in ('parent', 'name')
+    f.name
+    for f in dataclasses.fields(module)
+    if f.name not in ('parent', 'name')
   }
   for field in kwargs:
     if field not in fields:

@@ -1,12 +1,21 @@
 """The layers all networks are made of, with PyTorch's numerics."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax import errors
+
 BatchNormMode = Literal['auto', 'batch', 'running']
+
+
+def check_mode(mode: str) -> None:
+  """Raises UsageError where `mode` is no `BatchNormMode`."""
+  if mode not in get_args(BatchNormMode):
+    raise errors.unknown('batch_norm mode', mode, get_args(BatchNormMode))
+
 
 # N(0, 2 / (k*k*C_out)): torch's `kaiming_normal_(mode='fan_out')`.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -141,7 +150,9 @@ class BatchNorm(nn.Module):
       raise ValueError(
         f'bn_group_size={size} does not divide the batch of {x.shape[0]}'
       )
-    grouped = x.astype(jnp.float32).reshape(-1, size * x[0, ..., 0].size, channels)
+    grouped = x.astype(jnp.float32).reshape(
+      -1, size * x[0, ..., 0].size, channels
+    )
     # One pass over x, shifted by the running mean so that a large mean beside
     # a small variance does not cancel; the shift changes nothing else.
     shift = jax.lax.stop_gradient(mean.value)[None, None, :]

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd_jax import errors
 from kd_jax.features import tap
 from kd_jax.models import layers
 
@@ -35,6 +36,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H/stride,W/stride,width or 4*width]."""
     conv = functools.partial(layers.conv, dtype=self.dtype)
+    plan: tuple[tuple[int, int, int], ...]
     if self.bottleneck:
       out = 4 * self.width
       plan = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
@@ -80,6 +82,18 @@ class ResNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   batch_norm: layers.BatchNormMode = 'auto'
   bn_group_size: int = 0
+
+  def __post_init__(self):
+    """Raises UsageError where the fields contradict each other."""
+    if len(self.widths) != len(self.stage_sizes) + 1:
+      raise errors.UsageError(
+        f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
+        f"needs {len(self.stage_sizes) + 1}, the stem's first"
+      )
+    if self.stem not in ('cifar', 'imagenet'):
+      raise errors.unknown('stem', self.stem, ('cifar', 'imagenet'))
+    layers.check_mode(self.batch_norm)
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
