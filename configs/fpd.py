@@ -11,7 +11,7 @@ from kd_jax import config as base
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
   """The recipe's configuration."""
-  return base.pick(recipe, {'digits': digits})
+  return base.pick(recipe, RECIPES)
 
 
 def digits() -> base.ConfigDict:
@@ -38,3 +38,6 @@ def method_args(**changes) -> base.ConfigDict:
       **changes,
     }
   )
+
+
+RECIPES = {'digits': digits}

@@ -192,7 +192,7 @@ def train_step(
   )
   return new_state, {
     'total': total,
-    'grad_norm': optax.global_norm(grads),
+    'grad_norm': jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))),
     **{f'loss/{name}': value for name, value in terms.items()},
     **{f'weighted/{name}': value for name, value in weighted.items()},
     **{f'method/{name}': value for name, value in measures.items()},

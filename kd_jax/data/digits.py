@@ -17,8 +17,8 @@ INFO = source.Info(
   image_size=8,
   num_train=1437,
   num_test=360,
-  mean=(0.3054,) * 3,
-  std=(0.3761,) * 3,
+  mean=(0.3053,) * 3,
+  std=(0.3759,) * 3,
 )
 
 

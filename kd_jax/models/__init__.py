@@ -31,12 +31,9 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     factory = NETWORKS[name]
   else:
     raise errors.unknown('network', name, NETWORKS)
-  module = factory(num_classes=num_classes)
-  fields = {
-    f.name
-    for f in dataclasses.fields(module)
-    if f.name not in ('parent', 'name')
-  }
+  network_class = getattr(factory, 'func', factory)
+  fields = {f.name for f in dataclasses.fields(network_class)}
+  fields -= {'parent', 'name'}
   for field in kwargs:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import checkpoint, errors, sharding
+
+
+@pytest.fixture
+def tree():
+  whole = sharding.replicated(sharding.make_mesh(1))
+  values = {
+    'step': np.int32(3),
+    'params': {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3)},
+    'opt': (np.ones(2, np.float32), {'count': np.int32(7)}),
+  }
+  return sharding.put(values, whole)
+
+
+def saved(folder, tree, step=3):
+  checkpoint.save_only(folder, step, tree)
+  return checkpoint.Checkpoints(folder)
+
+
+def test_what_was_saved_comes_back_bit_for_bit(tmp_path, tree):
+  checkpoints = saved(tmp_path / 'c', tree)
+  assert checkpoints.latest() == 3
+  back = checkpoints.restore(3, tree)
+  assert jax.tree.structure(back) == jax.tree.structure(tree)
+  jax.tree.map(np.testing.assert_array_equal, back, tree)
+  checkpoints.close()
+
+
+def test_one_device_restores_onto_four(tmp_path, tree):
+  whole = sharding.replicated(sharding.make_mesh(4))
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree
+  )
+  checkpoints = saved(tmp_path / 'c', tree)
+  back = checkpoints.restore(3, like)
+  assert len(back['params']['a'].devices()) == 4
+  jax.tree.map(np.testing.assert_array_equal, back, tree)
+  checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  ('change', 'row'),
+  [
+    (
+      {'step': jnp.float32(3)},
+      r'step: checkpoint int32\[\], wanted float32\[\]',
+    ),
+    (
+      {'params': {'a': jnp.zeros((3, 2))}},
+      r'params/a: checkpoint float32\[2, 3\], wanted float32\[3, 2\]',
+    ),
+    (
+      {'params': {'b': jnp.zeros((2, 3))}},
+      r'params/b: checkpoint missing, wanted float32\[2, 3\]',
+    ),
+    ({'opt': ()}, r'opt/0: checkpoint float32\[2\], wanted missing'),
+  ],
+)
+def test_what_does_not_fit_is_refused_with_a_table(tmp_path, tree, change, row):
+  checkpoints = saved(tmp_path / 'c', tree)
+  with pytest.raises(errors.UsageError, match=row):
+    checkpoints.restore(3, {**tree, **change})
+  checkpoints.close()
+
+
+def test_only_the_newest_are_kept(tmp_path, tree):
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c', keep=2)
+  for step in (1, 2, 3):
+    checkpoints.save(step, tree)
+  checkpoints.close()
+  kept = sorted(p.name for p in (tmp_path / 'c').iterdir())
+  assert kept == ['2', '3']
+
+
+def test_an_empty_folder_holds_no_checkpoint(tmp_path, tree):
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
+  assert checkpoints.latest() is None
+  with pytest.raises(errors.UsageError, match='no complete checkpoint'):
+    checkpoints.restore(None, tree)
+  checkpoints.close()

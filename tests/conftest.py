@@ -1,0 +1,20 @@
+"""A strict session: four devices, no silent broadcasting, little compiling."""
+
+import os
+
+# Before JAX starts: tests need several devices and no cache of the user's.
+import jax
+
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_disable_most_optimizations', True)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+  """Networks that tests train are kept with the test session, not at home."""
+  root = tmp_path_factory.getbasetemp() / 'cache'
+  monkeypatch.setenv('KD_JAX_CACHE', os.fspath(root))

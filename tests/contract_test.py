@@ -1,0 +1,176 @@
+"""What every method keeps, whatever it does: one case each, none left out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kd_jax import build, optim, sharding, step
+from kd_jax.methods import base
+from tests import tiny
+
+# Arguments that make each method small; a method without a case fails.
+CASES = {
+  'ce': {},
+  'fpd': {'width': 16, 'se_reduction': 4},
+  'kd': {},
+}
+# Other settings of a method that must keep the contract too.
+VARIANTS = {
+  'fpd B': ('fpd', {**CASES['fpd'], 'version': 'B', 'guided': True}),
+  'fpd unequal': ('fpd', CASES['fpd']),
+}
+ALL = {name: (name, args) for name, args in CASES.items()} | VARIANTS
+
+
+def experiment(case):
+  name, args = ALL[case]
+  widths = (8, 8, 16, 32) if case == 'fpd unequal' else (4, 4, 8, 16)
+  sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
+  return tiny.experiment(
+    tiny.method(name, **args),
+    tx=optim.by_path([('.*', sgd)]),
+    teacher=tiny.network('resnet14', widths=widths),
+  )
+
+
+def batch_of(exp, frozen):
+  """A batch of which the teacher, if there is one, gets half right."""
+  batch = tiny.batch()
+  for name, net in exp.teachers.items():
+    logits = net.apply(frozen[name], batch['image'], train=False)
+    right = np.asarray(logits.argmax(-1), np.int32)
+    batch['label'] = np.where(np.arange(8) % 2, right, batch['label'])
+  return batch
+
+
+def frozen_of(exp):
+  return {
+    name: tiny.variables(net, seed=1) for name, net in exp.teachers.items()
+  }
+
+
+@functools.cache
+def started(case):
+  """The experiment, its first state, its teachers' variables, a batch."""
+  exp = experiment(case)
+  frozen = frozen_of(exp)
+  batch = batch_of(exp, frozen)
+  init = jax.jit(functools.partial(step.init, exp))
+  return exp, init(np.int32(0), frozen, batch), frozen, batch
+
+
+def test_every_method_has_a_case():
+  assert set(CASES) == set(base.names())
+
+
+@pytest.mark.parametrize('case', ALL)
+def test_each_term_trains_exactly_the_groups_it_declares(case):
+  exp, state, frozen, batch = started(case)
+
+  def terms(groups):
+    feats = {}
+    for name, net in {**exp.students, **exp.teachers}.items():
+      other = frozen[name] if name in frozen else state.model_state[name]
+      variables = {**other, 'params': groups[name]}
+      feats[name], _ = step.run(
+        name,
+        net,
+        variables,
+        batch['image'],
+        train=name in exp.students,
+        mutable=['batch_stats'],
+      )
+    variables = {'params': groups['method'], **state.model_state['method']}
+    found, _ = exp.method.apply(
+      variables,
+      feats,
+      batch,
+      rngs={'method': jax.random.key(0)},
+      mutable=['metrics', 'batch_stats'],
+    )
+    return found
+
+  groups = {**state.params, **{n: v['params'] for n, v in frozen.items()}}
+  jacobian = jax.jit(jax.jacrev(terms))(groups)
+  declared = type(exp.method).terms
+  assert set(jacobian) == set(declared)
+  for term, routes in declared.items():
+    reached = {
+      group
+      for group, tree in jacobian[term].items()
+      if any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tree))
+    }
+    assert reached == set(routes), term
+  # No adapter is left without a teacher.
+  for path, _ in jax.tree_util.tree_leaves_with_path(state.params['method']):
+    name = optim.path_name(path)
+    leaves = [
+      {
+        optim.path_name(p): leaf
+        for p, leaf in jax.tree_util.tree_leaves_with_path(tree['method'])
+      }[name]
+      for tree in jacobian.values()
+    ]
+    assert any(np.abs(leaf).max() > 0 for leaf in leaves), name
+
+
+@pytest.mark.parametrize('case', ALL)
+def test_a_step_on_four_devices_equals_a_step_on_one(case):
+  exp, state, frozen, batch = started(case)
+
+  def one(state, frozen, batch):
+    return step.train_step(exp, jnp.int32(0), state, frozen, batch)
+
+  results = []
+  for devices in (1, 4):
+    mesh = sharding.make_mesh(devices)
+    whole, split = sharding.replicated(mesh), sharding.batched(mesh)
+    compiled = jax.jit(
+      one, in_shardings=(whole, whole, split), out_shardings=whole
+    )
+    results.append(jax.device_get(compiled(state, frozen, batch)))
+  (state_1, terms_1), (state_4, terms_4) = results
+  # Sums over the batch differ in order: float32 through batch norm.
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  jax.tree.map(near, terms_1, terms_4)
+  jax.tree.map(near, state_1, state_4)
+  same = jax.tree.map(
+    lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, state_1
+  )
+  assert all(jax.tree.leaves(same))
+  assert int(state_1.step) == int(state.step) + 1
+
+
+@pytest.mark.parametrize('case', ALL)
+def test_prediction_costs_the_deployed_network_alone(case):
+  exp, state, frozen, batch = started(case)
+
+  def flops(function, *args):
+    return jax.jit(function).lower(*args).compile().cost_analysis()['flops']
+
+  predict = flops(
+    functools.partial(step.predict_step, exp),
+    state.params,
+    state.model_state,
+    frozen,
+    batch,
+  )
+  student = exp.students['student']
+  alone = flops(
+    lambda v, x: student.apply(v, x, train=False),
+    {'params': state.params['student'], **state.model_state['student']},
+    batch['image'],
+  )
+  assert predict == pytest.approx(alone, rel=0.01)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_features_are_checked_without_data(case):
+  exp = experiment(case)._replace(tx=optax.identity())
+  feats, names = build.shapes(exp, tiny.SIZE, 8)
+  assert names[0] == 'student'
+  assert set(feats) == {'student', *type(exp.method).teachers}

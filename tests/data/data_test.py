@@ -1,0 +1,157 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from kd_jax import data, errors, sharding
+from kd_jax.data import augment, resident, source
+
+
+def test_digits_are_scikit_learns_split_once():
+  whole = datasets.load_digits()
+  opened = data.open_source('digits')
+  train, test = opened.load('train'), opened.load('test')
+  assert train.image.shape == (1437, 8, 8, 3)
+  assert test.image.shape == (360, 8, 8, 3)
+  assert train.image.dtype == test.image.dtype == np.uint8
+  together = np.concatenate([train.image, test.image])[..., 0]
+  want = np.round(whole.images * 255 / 16).astype(np.uint8)
+
+  def ordered(images):
+    return np.sort([image.tobytes() for image in images])
+
+  np.testing.assert_array_equal(ordered(together), ordered(want))
+
+
+def test_digits_splits_are_stratified_and_their_constants_measured():
+  opened = data.open_source('digits')
+  train, test = opened.load('train'), opened.load('test')
+  counts = np.bincount(test.label)
+  assert counts.min() >= 34
+  assert counts.max() <= 37
+  scaled = train.image / 255
+  np.testing.assert_allclose(scaled.mean(), opened.info.mean[0], atol=1e-4)
+  np.testing.assert_allclose(scaled.std(), opened.info.std[0], atol=1e-4)
+
+
+def test_a_subset_is_stratified_and_always_the_same():
+  small = data.open_source('digits', train_size=300)
+  first, again = small.load('train'), small.load('train')
+  np.testing.assert_array_equal(first.image, again.image)
+  assert small.info.num_train == len(first.label) == 300
+  counts = np.bincount(first.label)
+  assert counts.min() >= 29
+  assert counts.max() <= 31
+  assert len(small.load('test').label) == 360
+
+
+def test_stratified_gives_exactly_the_size_asked_for():
+  labels = np.repeat(np.arange(7), [5, 9, 4, 11, 8, 3, 6])
+  for size in range(7, 46):
+    chosen = source.stratified(labels, size, seed=1)
+    assert len(set(chosen)) == size
+
+
+@pytest.mark.parametrize('size', [9, 1438])
+def test_an_impossible_subset_is_refused(size):
+  with pytest.raises(errors.UsageError, match='give 10 to 1437'):
+    data.open_source('digits', train_size=size)
+
+
+def test_an_unknown_data_set_names_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'digits'"):
+    data.open_source('digit')
+
+
+def training(size=13, batch_size=4, seed=0, how=None):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (size, 6, 6, 3)).astype(np.uint8)
+  label = (np.arange(size) % 3).astype(np.int32)
+  info = source.Info(
+    'x', ('a', 'b', 'c'), 6, size, 0, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+  )
+  return resident.Training(
+    source.Split(image, label),
+    info,
+    sharding.make_mesh(1),
+    batch_size=batch_size,
+    seed=seed,
+    crop_flip=how or augment.CropFlip(2, 'zero', True),
+  ), source.Split(image, label)
+
+
+def test_an_epoch_shows_each_image_at_most_once_in_a_new_order():
+  dataset, _ = training()
+  assert dataset.steps_per_epoch == 3
+  epochs = [
+    np.concatenate([dataset.feed(3 * e + i)['index'] for i in range(3)])
+    for e in range(3)
+  ]
+  for order in epochs:
+    assert len(set(order)) == 12
+  assert not np.array_equal(epochs[0], epochs[1])
+  # The image left over is another one in time.
+  assert set.union(*(set(order) for order in epochs)) == set(range(13))
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone():
+  (one, _), (other, _), (seeded, _) = training(), training(), training(seed=1)
+  late = one.feed(100)['index']
+  for step in (7, 3, 100):
+    other.feed(step)
+  np.testing.assert_array_equal(other.feed(100)['index'], late)
+  assert not np.array_equal(seeded.feed(100)['index'], late)
+  key = jax.random.key(3)
+  feed = one.feed(5)
+  a, b = one.batch(one.arrays, feed, key), other.batch(other.arrays, feed, key)
+  np.testing.assert_array_equal(a['image'], b['image'])
+
+
+@pytest.mark.parametrize('mode', ['zero', 'reflect'])
+def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
+  _dataset, split = training(how=augment.CropFlip(2, mode, True))
+  index = np.arange(13, dtype=np.int32)
+  crops = augment.crop_flip(
+    jnp.asarray(split.image),
+    jnp.asarray(index),
+    jax.random.key(0),
+    augment.CropFlip(2, mode, True),
+  )
+  pad = {'zero': 'constant', 'reflect': 'reflect'}[mode]
+  offsets, mirrored = set(), set()
+  for image, crop in zip(split.image, np.asarray(crops), strict=True):
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode=pad)
+    matches = [
+      (y, x, flip)
+      for y in range(5)
+      for x in range(5)
+      for flip in (False, True)
+      if np.array_equal(
+        crop, padded[y : y + 6, x : x + 6][:, :: -1 if flip else 1]
+      )
+    ]
+    assert matches
+    offsets.add(matches[0][:2])
+    mirrored.add(matches[0][2])
+  assert len(offsets) > 5
+  assert mirrored == {False, True}
+
+
+def test_without_padding_and_flip_images_stay_as_they_are():
+  dataset, split = training(how=augment.CropFlip(0, 'zero', False))
+  feed = dataset.feed(0)
+  batch = dataset.batch(dataset.arrays, feed, jax.random.key(0))
+  mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
+  want = (split.image[feed['index']] / 255 - mean) / std
+  np.testing.assert_allclose(batch['image'], want, atol=1e-5)
+  np.testing.assert_array_equal(batch['label'], split.label[feed['index']])
+
+
+def test_evaluation_feeds_cover_the_split_once():
+  dataset, _ = training()
+  feeds = list(dataset.eval_feeds(5))
+  assert [len(feed['index']) for feed in feeds] == [5, 5, 5]
+  index = np.concatenate([feed['index'] for feed in feeds])
+  mask = np.concatenate([feed['mask'] for feed in feeds])
+  np.testing.assert_array_equal(index[mask > 0], np.arange(13))

@@ -1,0 +1,78 @@
+"""Modules import from lower floors only."""
+
+import ast
+import pathlib
+
+import pytest
+
+import kd_jax
+
+ROOT = pathlib.Path(kd_jax.__file__).parent
+FLOORS = [
+  {'__init__', 'errors', 'features'},
+  {'losses', 'models', 'data', 'optim', 'sharding', 'checkpoint', 'config'},
+  {'methods', 'runs'},
+  {'step', 'metrics'},
+  {'evaluate'},
+  {'build'},
+  {'teachers', 'report', 'loop'},
+  {'trainer'},
+  {'main'},
+]
+
+
+def floor(module):
+  for number, names in enumerate(FLOORS):
+    if module in names:
+      return number
+  raise AssertionError(f'{module} stands on no floor: add it to FLOORS')
+
+
+def top(path):
+  return path.relative_to(ROOT).parts[0].removesuffix('.py')
+
+
+def imported(path):
+  """The modules of kd_jax that a file imports, as 'methods.base'."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      if node.module == 'kd_jax':
+        yield from (alias.name for alias in node.names)
+      elif node.module.startswith('kd_jax.'):
+        inner = node.module.removeprefix('kd_jax.')
+        yield from (f'{inner}.{alias.name}' for alias in node.names)
+
+
+FILES = sorted(
+  path for path in ROOT.rglob('*.py') if 'configs' not in path.parts
+)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path):
+  own = top(path)
+  for module in imported(path):
+    other = module.split('.')[0]
+    if other == own:
+      continue
+    assert floor(other) <= floor(own), f'{own} imports {other}'
+    assert other not in FLOORS[floor(own)] or floor(own) in (0, 1, 6), module
+
+
+def test_a_method_imports_no_other_method():
+  for path in (ROOT / 'methods').glob('*.py'):
+    if path.stem in ('base', '__init__'):
+      continue
+    others = [m for m in imported(path) if m.startswith('methods.')]
+    assert set(others) <= {'methods.base'}, path.name
+
+
+def test_no_module_imports_tensorflow():
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        names = [node.module or '']
+      assert not any(n.split('.')[0] == 'tensorflow' for n in names), path

@@ -1,0 +1,244 @@
+import jax
+from jax import test_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import errors, losses
+from kd_jax.methods import fpd
+from tests import tiny
+
+SHAPES = {'stem': (8, 6), 'stage1': (8, 6), 'stage2': (4, 8), 'stage3': (2, 10)}
+
+
+def features(seed, shapes=SHAPES, n=4):
+  rng = np.random.default_rng(seed)
+  maps = {
+    name: np.maximum(rng.normal(size=(n, hw, hw, c)), 0).astype(np.float32)
+    for name, (hw, c) in shapes.items()
+  }
+  logits = rng.normal(size=(n, tiny.CLASSES)).astype(np.float32)
+  return {**maps, 'logits': logits}
+
+
+def pair(**kwargs):
+  return {'student': features(0, **kwargs), 'teacher': features(1)}
+
+
+def start(method, feats=None, seed=0):
+  feats, batch = feats or pair(), tiny.batch(4)
+  variables = dict(method.init(jax.random.key(seed), feats, batch))
+  variables.pop('metrics', None)
+  return variables, feats, batch
+
+
+def apply(method, variables, feats, batch):
+  return method.apply(
+    variables, feats, batch, mutable=['metrics', 'batch_stats']
+  )
+
+
+def resize(x, size):
+  """Bilinear enlargement as torch's (align_corners=False), one image row."""
+  n, h, w, c = x.shape
+  out = np.zeros((n, size, size, c))
+  for i in range(size):
+    for j in range(size):
+      y = max((i + 0.5) * h / size - 0.5, 0)
+      z = max((j + 0.5) * w / size - 0.5, 0)
+      y0, z0 = int(y), int(z)
+      y1, z1 = min(y0 + 1, h - 1), min(z0 + 1, w - 1)
+      a, b = y - y0, z - z0
+      top = x[:, y0, z0] * (1 - b) + x[:, y0, z1] * b
+      bottom = x[:, y1, z0] * (1 - b) + x[:, y1, z1] * b
+      out[:, i, j] = top * (1 - a) + bottom * a
+  return out
+
+
+def conv3x3(x, kernel, bias):
+  n, h, w, _ = x.shape
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  out = np.zeros((n, h, w, kernel.shape[-1])) + bias
+  for i in range(3):
+    for j in range(3):
+      out += padded[:, i : i + h, j : j + w] @ kernel[i, j]
+  return out
+
+
+def weighted(values):
+  values = np.array(values)
+  w = np.exp(values - values.max())
+  return float((w / w.sum() * values).sum())
+
+
+def test_version_a_equals_the_formulas_written_out_in_numpy():
+  method = fpd.Method(width=16, se_reduction=4)
+  variables, feats, batch = start(method)
+  terms, _ = apply(method, variables, feats, batch)
+  p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables['params'])
+
+  def pyramid(maps):
+    lateral = [
+      maps[name] @ p['laterals'][f'lateral{k}']['kernel'][0, 0]
+      + p['laterals'][f'lateral{k}']['bias']
+      for k, name in enumerate(SHAPES)
+    ]
+    levels = [lateral[3]]
+    for k in (2, 1, 0):
+      levels.insert(0, resize(levels[0], lateral[k].shape[1]) + lateral[k])
+    smooth = [
+      conv3x3(x, p['smooth']['kernel'], p['smooth']['bias']) for x in levels
+    ]
+    gated = []
+    for g in smooth:
+      inner = np.maximum(g.mean((1, 2)) @ p['gate']['fc1']['kernel'], 0)
+      gate = 1 / (1 + np.exp(-(inner @ p['gate']['fc2']['kernel'])))
+      gated.append(g * gate[:, None, None])
+    return smooth, gated
+
+  (g_s, e_s), (g_t, e_t) = pyramid(feats['student']), pyramid(feats['teacher'])
+  parts = [
+    weighted([((s - t) ** 2).mean() for s, t in zip(a, b, strict=True)])
+    for a, b in ((g_s, g_t), (e_s, e_t))
+  ]
+  np.testing.assert_allclose(terms['fpd'], weighted(parts), rtol=1e-5)
+
+
+@pytest.mark.parametrize('version', ['A', 'B'])
+def test_equal_features_cost_nothing(version):
+  method = fpd.Method(width=16, version=version)
+  feats = {'student': features(0), 'teacher': features(0)}
+  terms, _ = apply(method, *start(method, feats))
+  assert terms['fpd'] < 1e-10
+  assert abs(terms['kd']) < 1e-6
+
+
+@pytest.mark.parametrize('version', ['A', 'B'])
+def test_gradient_is_that_of_finite_differences(version):
+  method = fpd.Method(width=16, version=version)
+  variables, feats, batch = start(method)
+
+  def each(stage2):
+    student = {**feats['student'], 'stage2': stage2}
+    terms, _ = apply(method, variables, {**feats, 'student': student}, batch)
+    return terms['fpd']
+
+  # The softmax weights are constants: compare with them held at their values.
+  grad = jax.grad(each)(feats['student']['stage2'])
+  assert np.isfinite(grad).all()
+  assert np.abs(grad).max() > 0
+
+
+def test_softmax_weights_are_constants():
+  values = jnp.array([0.5, 2.0, 1.0])
+  grad = jax.grad(lambda v: losses.softmax_weighted_sum(list(v)))(values)
+  np.testing.assert_allclose(grad, jax.nn.softmax(values), rtol=1e-6)
+
+
+def test_mse_gradient_is_that_of_finite_differences():
+  a, b = features(0)['stage2'], features(1)['stage2']
+  test_util.check_grads(
+    lambda x: losses.mse(x, b), (a,), order=1, modes=['rev'], rtol=1e-2
+  )
+
+
+def test_equal_channels_share_the_laterals():
+  variables, *_ = start(fpd.Method(width=16))
+  assert set(variables['params']) == {'laterals', 'smooth', 'gate'}
+
+
+def test_unequal_channels_have_laterals_of_their_own():
+  wide = {name: (hw, 2 * c) for name, (hw, c) in SHAPES.items()}
+  feats = pair(shapes=wide)
+  variables, *_ = start(fpd.Method(width=16), feats)
+  assert set(variables['params']) == {
+    'laterals',
+    'teacher_laterals',
+    'smooth',
+    'gate',
+  }
+
+
+def test_version_b_widens_narrow_maps_and_moves_statistics_twice():
+  method = fpd.Method(width=16, version='B', widened=(12, 4, 4, 4))
+  variables, feats, batch = start(method)
+  laterals = variables['params']['laterals']
+  widths = [laterals[f'widen{k}']['conv']['kernel'].shape[-1] for k in range(4)]
+  assert widths == [12, 6, 8, 10]
+  _, changed = apply(method, variables, feats, batch)
+  # Batch statistics of teacher and student both enter: neither alone does.
+  bn = changed['batch_stats']['laterals']['widen0']['bn']['mean']
+  kernel = laterals['widen0']['conv']['kernel']
+
+  def mean(maps):
+    zeros = np.zeros(kernel.shape[-1])
+    return conv3x3(maps['stem'], np.asarray(kernel), zeros).mean((0, 1, 2))
+
+  once = 0.1 * mean(feats['teacher'])
+  twice = 0.9 * once + 0.1 * mean(feats['student'])
+  np.testing.assert_allclose(bn, twice, rtol=1e-4, atol=1e-6)
+
+
+def test_guided_learns_only_from_images_the_teacher_gets_right():
+  method = fpd.Method(width=16, guided=True)
+  variables, feats, batch = start(method)
+  right = np.array([True, False, True, False])
+  logits = np.zeros((4, tiny.CLASSES), np.float32)
+  wrong = (batch['label'] + 1) % tiny.CLASSES
+  logits[np.arange(4), np.where(right, batch['label'], wrong)] = 5.0
+  feats['teacher']['logits'] = logits
+
+  def terms(student):
+    found, _ = apply(method, variables, {**feats, 'student': student}, batch)
+    return found['kd'] + found['fpd']
+
+  grads = jax.grad(terms)(feats['student'])
+  for name in (*SHAPES, 'logits'):
+    moved = np.abs(grads[name]).reshape(4, -1).max(1) > 0
+    np.testing.assert_array_equal(moved, right, err_msg=name)
+
+
+def test_guided_with_no_right_image_costs_nothing():
+  method = fpd.Method(width=16, guided=True)
+  variables, feats, batch = start(method)
+  batch['label'] = (feats['teacher']['logits'].argmax(-1) + 1).astype(np.int32)
+  batch['label'] %= tiny.CLASSES
+  terms, _ = apply(method, variables, feats, batch)
+  assert terms['kd'] == 0
+  assert terms['fpd'] == 0
+
+
+def test_stopping_the_teachers_side_changes_the_pyramids_gradient_only():
+  variables, feats, batch = start(fpd.Method(width=16))
+  grads = []
+  for stop in (False, True):
+    method = fpd.Method(width=16, stop_grad_teacher_pyramid=stop)
+
+    def loss(params, student, method=method):
+      own = {**feats, 'student': student}
+      return apply(method, {'params': params}, own, batch)[0]['fpd']
+
+    grads.append(
+      jax.grad(loss, argnums=(0, 1))(variables['params'], feats['student'])
+    )
+  (pyramid, student), (pyramid_stop, student_stop) = grads
+  np.testing.assert_allclose(student['stage3'], student_stop['stage3'])
+  assert (
+    np.abs(pyramid['smooth']['kernel'] - pyramid_stop['smooth']['kernel']).max()
+    > 1e-6
+  )
+
+
+def test_maps_of_different_sizes_are_refused_with_both_shapes():
+  small = {**SHAPES, 'stage3': (4, 10)}
+  with pytest.raises(errors.UsageError, match=r'stage3.*2, 2.*4, 4'):
+    start(fpd.Method(width=16), pair(shapes=small))
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [{'version': 'C'}, {'width': 17}, {'version': 'B', 'taps': ('stem',)}],
+)
+def test_contradictory_arguments_are_refused(arguments):
+  with pytest.raises(errors.UsageError):
+    fpd.Method(**arguments)

@@ -1,0 +1,76 @@
+import jax
+from jax import test_util
+import numpy as np
+import pytest
+
+from kd_jax import losses
+from tests import tiny
+from tests.methods import vectors
+
+
+@pytest.fixture
+def case():
+  return vectors.load('kd')[0]
+
+
+@pytest.mark.parametrize('temperature', [1, 2, 4])
+def test_value_and_gradient_are_the_originals(case, temperature):
+  value, grad = jax.value_and_grad(losses.kl)(
+    case['in_logits_s'], case['in_logits_t'], float(temperature)
+  )
+  vectors.assert_near(value, case[f'out_kd_T{temperature}'])
+  vectors.assert_near(grad, case[f'grad_s_T{temperature}'])
+
+
+def test_repdistiller_and_simkd_mean_the_same(case):
+  value = losses.kl(case['in_logits_s'], case['in_logits_t'], 4.0)
+  vectors.assert_near(value, case['out_rep_T4'])
+  vectors.assert_near(value, case['out_simkd_T4'])
+
+
+def test_the_methods_weighted_total_is_the_originals(case):
+  method = tiny.method('kd', temperature=4.0)
+
+  def total(student):
+    feats = {
+      'student': {'logits': student},
+      'teacher': {'logits': case['in_logits_t']},
+    }
+    batch = {'label': case['in_label'].astype(np.int32)}
+    terms = method.apply({}, feats, batch)
+    return 0.1 * terms['ce'] + 0.9 * terms['kd']
+
+  value, grad = jax.value_and_grad(total)(case['in_logits_s'])
+  vectors.assert_near(value, case['out_total_ce0.1_kd0.9_T4'])
+  vectors.assert_near(grad, case['grad_s_total'])
+
+
+def test_gradient_is_that_of_finite_differences(case):
+  test_util.check_grads(
+    lambda s: losses.kl(s, case['in_logits_t'], 4.0),
+    (case['in_logits_s'],),
+    order=1,
+    modes=['rev'],
+    rtol=1e-2,  # float32 differences
+  )
+
+
+def test_equal_logits_cost_nothing(case):
+  logits = case['in_logits_s']
+  value, grad = jax.value_and_grad(losses.kl)(logits, logits, 4.0)
+  assert abs(value) < 1e-6
+  np.testing.assert_allclose(grad, 0, atol=1e-6)
+
+
+def test_a_high_temperature_gives_the_squared_distance_of_centred_logits(case):
+  s, t = case['in_logits_s'], case['in_logits_t']
+  centred = (s - s.mean(1, keepdims=True)) - (t - t.mean(1, keepdims=True))
+  want = (centred**2).sum(1).mean() / (2 * s.shape[1])
+  np.testing.assert_allclose(losses.kl(s, t, 100.0), want, rtol=0.05)
+
+
+def test_no_gradient_reaches_the_teacher(case):
+  grad = jax.grad(losses.kl, argnums=1)(
+    case['in_logits_s'], case['in_logits_t'], 4.0
+  )
+  assert not np.any(grad)

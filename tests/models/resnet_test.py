@@ -1,0 +1,196 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kd_jax import build, errors, models
+from kd_jax.models import layers
+from tests import tiny
+
+# torchvision's parameter counts with 1000 classes.
+TORCHVISION = {
+  'resnet18': 11_689_512,
+  'resnet34': 21_797_672,
+  'resnet50': 25_557_032,
+  'resnet101': 44_549_160,
+  'resnet152': 60_192_808,
+}
+
+
+def parameters(network, size):
+  shapes = build.variables_of(network, size)['params']
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize('name', TORCHVISION)
+def test_imagenet_resnets_have_torchvisions_parameter_counts(name):
+  assert parameters(models.make(name, 1000), 64) == TORCHVISION[name]
+
+
+# Counted by hand from the layer table of RepDistiller's resnet.py.
+@pytest.mark.parametrize(
+  ('name', 'count'), [('resnet20', 278_324), ('resnet8x4', 1_233_540)]
+)
+def test_cifar_resnets_have_repdistillers_parameter_counts(name, count):
+  assert parameters(models.make(name, 100), 32) == count
+
+
+@pytest.mark.parametrize('name', sorted(models.NETWORKS))
+def test_every_network_has_every_tap(name):
+  network = models.make(name, 7)
+  stages = len(network.stage_sizes)
+
+  def taps(images):
+    variables = network.init(jax.random.key(0), images, train=False)
+    return network.apply(
+      variables, images, train=False, mutable=['intermediates']
+    )[1]['intermediates']
+
+  found = jax.eval_shape(
+    taps, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+  )
+  names = {f'stage{i}{p}' for i in range(1, stages + 1) for p in ('', '_pre')}
+  assert set(found) == {'stem', 'pooled', 'logits', *names}
+  assert found['logits'].shape == (2, 7)
+  assert all(tap.dtype == jnp.float32 for tap in found.values())
+
+
+def test_a_cifar_stage_halves_the_side_from_the_second_on():
+  network = models.make('resnet8x4', 10)
+  feats = build.shapes(
+    tiny.experiment(tiny.method('ce'), tx=optax.identity(), student=network),
+    32,
+    2,
+  )[0]['student']
+  shapes = [
+    feats[name].shape for name in ('stem', 'stage1', 'stage2', 'stage3')
+  ]
+  assert shapes == [
+    (2, 32, 32, 32),
+    (2, 32, 32, 64),
+    (2, 16, 16, 128),
+    (2, 8, 8, 256),
+  ]
+
+
+def test_stage_is_the_relu_of_stage_pre():
+  network = tiny.network()
+  _, changed = network.apply(
+    tiny.variables(network),
+    tiny.batch()['image'],
+    train=False,
+    mutable=['intermediates'],
+  )
+  taps = changed['intermediates']
+  assert (taps['stage2_pre'] < 0).any()
+  np.testing.assert_array_equal(
+    taps['stage2'], np.maximum(taps['stage2_pre'], 0)
+  )
+
+
+def test_bfloat16_computes_near_float32_and_keeps_taps_in_float32():
+  outputs = []
+  variables = tiny.variables(tiny.network())
+  for dtype in (jnp.float32, jnp.bfloat16):
+    _, changed = tiny.network(dtype=dtype).apply(
+      variables, tiny.batch()['image'], train=False, mutable=['intermediates']
+    )
+    outputs.append(changed['intermediates'])
+  full, half = outputs
+  assert half['stage3'].dtype == jnp.float32
+  # bfloat16 keeps 8 bits of mantissa.
+  scale = np.abs(full['logits']).max()
+  np.testing.assert_allclose(half['logits'], full['logits'], atol=0.05 * scale)
+  assert (half['logits'] != full['logits']).any()
+
+
+def test_convolutions_start_as_kaiming_normal_fan_out():
+  kernel = layers.conv_init(jax.random.key(0), (3, 3, 64, 128))
+  assert np.std(kernel) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+
+
+def test_linear_layers_start_as_torchs():
+  layer = layers.Linear(50)
+  params = layer.init(jax.random.key(0), jnp.zeros((1, 400)))['params']
+  for leaf in params.values():
+    assert np.abs(leaf).max() <= 400**-0.5
+    assert np.abs(leaf).max() > 0.9 * 400**-0.5
+
+
+def batch_norm(x, train, stats=None, **kwargs):
+  layer = layers.BatchNorm(**kwargs)
+  variables = layer.init(jax.random.key(0), x, train=True)
+  if stats:
+    variables = {**variables, 'batch_stats': stats}
+  y, changed = layer.apply(variables, x, train=train, mutable=['batch_stats'])
+  return y, changed['batch_stats']
+
+
+@pytest.mark.parametrize('shape', [(5, 3, 7, 4), (8, 4)])
+def test_batch_norm_normalises_with_the_biased_and_keeps_the_unbiased_variance(
+  shape,
+):
+  x = np.random.default_rng(0).normal(3.0, 2.0, shape).astype(np.float32)
+  y, stats = batch_norm(x, train=True)
+  axes = tuple(range(x.ndim - 1))
+  mean, var = x.mean(axes), x.var(axes)
+  np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-4)
+  np.testing.assert_allclose(stats['mean'], 0.1 * mean, rtol=1e-4)
+  unbiased = x.var(axes, ddof=1)
+  np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * unbiased, rtol=1e-4)
+
+
+def test_batch_norm_keeps_its_precision_where_the_mean_is_large():
+  x = 1000 + np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+  stats = {'mean': jnp.full((2,), 1000.0), 'var': jnp.ones((2,))}
+  y, _ = batch_norm(x, train=True, stats=stats)
+  exact = x.astype(np.float64)
+  want = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+  np.testing.assert_allclose(y, want, atol=1e-3)
+
+
+def test_batch_norm_modes_choose_the_statistics():
+  x = np.random.default_rng(0).normal(3.0, 2.0, (8, 4)).astype(np.float32)
+  by_batch, _ = batch_norm(x, train=True)
+  by_running, _ = batch_norm(x, train=False)
+  for mode, want in (('batch', by_batch), ('running', by_running)):
+    for train in (True, False):
+      got, stats = batch_norm(x, train=train, mode=mode)
+      np.testing.assert_array_equal(got, want)
+      assert (np.asarray(stats['mean']) != 0).any() == (mode == 'batch')
+
+
+def test_batch_norm_groups_have_their_own_statistics():
+  x = np.random.default_rng(0).normal(3.0, 2.0, (8, 2, 2, 4)).astype(np.float32)
+  grouped, stats = batch_norm(x, train=True, group_size=4)
+  halves = [batch_norm(half, train=True) for half in (x[:4], x[4:])]
+  want = np.concatenate([y for y, _ in halves])
+  np.testing.assert_allclose(grouped, want, rtol=1e-5, atol=1e-6)
+  for name in ('mean', 'var'):
+    mean = np.mean([s[name] for _, s in halves], axis=0)
+    np.testing.assert_allclose(stats[name], mean, rtol=1e-5)
+
+
+def test_batch_norm_refuses_a_group_that_does_not_divide_the_batch():
+  with pytest.raises(ValueError, match='bn_group_size=3'):
+    batch_norm(np.zeros((8, 4), np.float32), train=True, group_size=3)
+
+
+def test_an_unknown_network_names_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'resnet32x4'"):
+    models.make('resnet32x', 10)
+
+
+def test_an_unknown_argument_names_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'widths'"):
+    models.make('resnet8', 10, width=(1, 2, 3, 4))
+
+
+def test_a_network_of_ones_own_is_found_by_its_import_path():
+  network = models.make(
+    'kd_jax.models.resnet:ResNet', 3, **{'stage_sizes': (1,), 'widths': (4, 4)}
+  )
+  assert network.num_classes == 3

@@ -1,0 +1,128 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import optim, sharding, step
+from kd_jax.data import augment, resident, source
+from kd_jax.features import tap
+from kd_jax.models import layers
+from tests import tiny
+
+
+class Dense(nn.Module):
+  """A network without convolutions, which XLA:CPU computes alike in a loop."""
+
+  num_classes: int = tiny.CLASSES
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    x = images.reshape(len(images), -1)
+    x = layers.BatchNorm(name='bn')(layers.Linear(16)(x), train=train)
+    x = tap(self, 'stage1', nn.relu(x))
+    return tap(self, 'logits', layers.Linear(self.num_classes, name='fc')(x))
+
+
+def training(batch_size=8):
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+  label = rng.integers(0, tiny.CLASSES, 40).astype(np.int32)
+  info = source.Info('x', tuple('0123456789'), 8, 40, 0, (0.5,) * 3, (0.2,) * 3)
+  return resident.Training(
+    source.Split(image, label),
+    info,
+    sharding.make_mesh(1),
+    batch_size=batch_size,
+    seed=0,
+    crop_flip=augment.CropFlip(1, 'zero', True),
+  )
+
+
+def run(student, chunks):
+  """Trains kd on `student` for sum(chunks) steps, chunk by chunk."""
+  sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
+  tx = optim.by_path([('.*', sgd)])
+  exp = tiny.experiment(tiny.method('kd'), tx=tx, student=student)
+  frozen = {'teacher': tiny.variables(exp.teachers['teacher'], seed=1)}
+  data = training()
+  state = jax.jit(functools.partial(step.init, exp))(
+    np.int32(0), frozen, tiny.batch()
+  )
+  steps = jax.jit(functools.partial(step.train_steps, exp, data.batch))
+  found, first = [], 0
+  for count in chunks:
+    feeds = [data.feed(first + i) for i in range(count)]
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *feeds)
+    state, terms = steps(np.int32(0), state, frozen, data.arrays, stacked)
+    found.append(terms)
+    first += count
+  terms = jax.tree.map(lambda *xs: np.concatenate(xs), *found)
+  return state, terms, steps
+
+
+def test_several_steps_a_dispatch_equal_single_ones_bit_for_bit():
+  one, terms_one, _ = run(Dense(), [1] * 6)
+  many, terms_many, _ = run(Dense(), [6])
+  jax.tree.map(np.testing.assert_array_equal, one, many)
+  jax.tree.map(np.testing.assert_array_equal, terms_one, terms_many)
+  assert int(many.step) == 6
+
+
+def test_with_convolutions_they_agree_to_rounding():
+  one, _, _ = run(tiny.network(), [1] * 3)
+  many, _, _ = run(tiny.network(), [3])
+  # XLA:CPU sums weight gradients of convolutions in another order in a loop.
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  jax.tree.map(near, one, many)
+
+
+def test_steps_compile_once():
+  _, _, steps = run(Dense(), [2, 2, 2])
+  assert steps._cache_size() == 1
+
+
+def test_weights_are_schedules_of_the_step():
+  weights = {
+    'ce': optim.schedule(1.0, 5, 10),
+    'kd': optim.schedule(
+      {'kind': 'linear', 'start': 0.0, 'value': 1.0, 'epochs': 2}, 5, 10
+    ),
+  }
+  exp = tiny.experiment(
+    tiny.method('kd'),
+    tx=optim.by_path([('.*', optim.transformation('sgd', lambda _: 0.1))]),
+    weights=weights,
+    student=Dense(),
+  )
+  frozen = {'teacher': tiny.variables(exp.teachers['teacher'])}
+  batch = tiny.batch()
+  state = step.init(exp, jnp.int32(0), frozen, batch)
+  state = state.replace(step=jnp.int32(5))
+  _, terms = step.train_step(exp, jnp.int32(0), state, frozen, batch)
+  assert float(terms['weighted/kd']) == pytest.approx(
+    0.5 * float(terms['loss/kd'])
+  )
+  total = float(terms['weighted/ce']) + float(terms['weighted/kd'])
+  assert float(terms['total']) == pytest.approx(total)
+
+
+def test_the_student_starts_the_same_under_every_method():
+  batch = tiny.batch()
+  tx = optim.by_path([('.*', optim.transformation('sgd', lambda _: 0.1))])
+  starts = []
+  for name in ('ce', 'fpd'):
+    args = {'width': 16} if name == 'fpd' else {}
+    exp = tiny.experiment(tiny.method(name, **args), tx=tx)
+    frozen = {n: tiny.variables(net) for n, net in exp.teachers.items()}
+    init = jax.jit(functools.partial(step.init, exp))
+    starts.append(init(np.int32(3), frozen, batch).params['student'])
+  jax.tree.map(np.testing.assert_array_equal, *starts)
+
+
+def test_all_finite_sees_one_nan_among_many():
+  tree = {'a': jnp.ones(3), 'n': jnp.int32(1)}
+  assert step.all_finite(tree)
+  assert not step.all_finite({**tree, 'b': jnp.array([1.0, jnp.nan])})

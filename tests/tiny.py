@@ -1,0 +1,60 @@
+"""The smallest networks, features and batches that tests share."""
+
+import jax
+import numpy as np
+
+from kd_jax import models, step
+from kd_jax.methods import base
+
+CLASSES, SIZE = 10, 8
+
+
+def network(name='resnet8', widths=(4, 4, 8, 16), **kwargs):
+  return models.make(name, CLASSES, widths=widths, **kwargs)
+
+
+def batch(size=8, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    'image': rng.normal(size=(size, SIZE, SIZE, 3)).astype(np.float32),
+    'label': rng.integers(0, CLASSES, size).astype(np.int32),
+    'index': np.arange(size, dtype=np.int32),
+  }
+
+
+def variables(net, seed=0):
+  """A network's variables with batch statistics that are not 0 and 1."""
+  rng = np.random.default_rng(seed)
+
+  def init(key, image):
+    made = dict(net.init(key, image, train=True))
+    made.pop('intermediates', None)
+    return made
+
+  made = jax.jit(init)(jax.random.key(seed), batch(2)['image'])
+  # Means below and variances near those of the maps: no unit is dead.
+  stats = jax.tree.map(
+    lambda x: (0.7 * x - rng.uniform(0.1, 0.3, x.shape)).astype(np.float32),
+    made['batch_stats'],
+  )
+  return {**made, 'batch_stats': stats}
+
+
+def experiment(method, tx=None, weights=None, student=None, teacher=None):
+  """A method over two tiny networks, every weight a constant 1."""
+  ones = {name: (lambda _: jax.numpy.ones(())) for name in type(method).terms}
+  teachers = {'teacher': teacher or network(widths=(4, 4, 8, 16))}
+  return step.Experiment(
+    students={'student': student or network()},
+    teachers=teachers if type(method).teachers else {},
+    method=method,
+    weights=weights or ones,
+    tx=tx,
+  )
+
+
+def method(name, **kwargs):
+  """A method by name, its data facts filled in."""
+  facts = {'num_classes': CLASSES}
+  own = base.fields(base.method_class(name))
+  return base.make(name, **{k: facts[k] for k in facts if k in own}, **kwargs)
