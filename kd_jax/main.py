@@ -121,7 +121,7 @@ def _parse(argv: list[str]) -> list[str]:
       argv[i + 1] = _found(argv[i + 1])
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _usage_error(error) from error
 
 
@@ -131,13 +131,11 @@ def _found(value: str) -> str:
 
 
 def _usage_error(error: Exception) -> errors.UsageError:
-  """What parsing raised, without its wrapping: our own error, or one line."""
-  cause: BaseException | None = error
-  while cause is not None:
-    if isinstance(cause, errors.UsageError):
-      return cause
-    cause = cause.__cause__ or cause.__context__
-  text = ' '.join(str(error.args[0] if error.args else error).split())
+  """What parsing raised, in one line and without its wrapping."""
+  text = str(error.args[0] if error.args else error).strip()
+  if 'Traceback' in text:  # raised inside a configuration file
+    text = text.splitlines()[-1].removeprefix('kd_jax.errors.UsageError: ')
+  text = ' '.join(text.split())
   near = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
   if near:
     text = f'unknown key {near[2]!r} of config; did you mean {near[1]!r}?'
