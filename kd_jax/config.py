@@ -108,20 +108,21 @@ def digits() -> ConfigDict:
   config.data.crop_padding = 1
   config.data.flip = False
   config.epochs = 60
-  config.batch_size = 60
+  config.batch_size = 32
   config.optimizer.learning_rate = step_schedule(0.05, (36, 48))
   config.student = network('resnet8', widths=(8, 8, 16, 32))
-  config.teacher.update(network('resnet20', widths=(8, 8, 16, 32)))
+  config.teacher.update(network('resnet20', widths=(16, 16, 32, 64)))
   config.teacher.recipe = ConfigDict(
     {
       'seed': 0,
       'epochs': 60,
-      'batch_size': 60,
+      'batch_size': 32,
       'optimizer': {'learning_rate': step_schedule(0.05, (36, 48))},
     }
   )
+  config.teacher.expected_top1 = 96.0
   config.baseline = 'train'
-  config.eval_batch_size = 360
+  config.eval_batch_size = 192
   config.eval_every = 5.0
   config.checkpoint_every = 15.0
   return config

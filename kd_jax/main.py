@@ -112,17 +112,22 @@ def _stop_on_sigterm() -> Callable[[], bool]:
 
 def _parse(argv: list[str]) -> list[str]:
   """absl's parsing, with every mistake as a `UsageError`."""
-  argv = list(argv)
-  for i, argument in enumerate(argv):
-    name, equals, value = argument.partition('=')
-    if name in ('--config', '-config') and equals:
-      argv[i] = f'{name}={_found(value)}'
-    elif argument in ('--config', '-config') and i + 1 < len(argv):
-      argv[i + 1] = _found(argv[i + 1])
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
     raise _usage_error(error) from error
+
+
+def _with_paths(argv: list[str]) -> list[str]:
+  """The arguments with `--config fpd` as the path of that file."""
+  found = list(argv)
+  for i, argument in enumerate(found):
+    name, equals, value = argument.partition('=')
+    if name in ('--config', '-config') and equals:
+      found[i] = f'{name}={_found(value)}'
+    elif argument in ('--config', '-config') and i + 1 < len(found):
+      found[i + 1] = _found(found[i + 1])
+  return found
 
 
 def _found(value: str) -> str:
@@ -145,6 +150,7 @@ def _usage_error(error: Exception) -> errors.UsageError:
 def run() -> None:
   """The entry point: one line on stderr and an exit code for every mistake."""
   try:
+    sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
     app.run(main, flags_parser=_parse)
   except (errors.UsageError, errors.RunError, trainer.Interrupted) as error:
     print(f'kd_jax: {error}', file=sys.stderr)
