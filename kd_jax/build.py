@@ -21,6 +21,7 @@ CHOICES = {
   'dtype': tuple(DTYPES),
   'baseline': ('train', 'cache', 'off'),
   'data.padding_mode': ('zero', 'reflect'),
+  'data.augment': ('crop_flip', 'random_resized_crop'),
 }
 
 
@@ -52,19 +53,65 @@ def build(config: ConfigDict) -> Parts:
   Raises:
     UsageError: for whatever does not exist or does not fit together.
   """
-  opened = data.open_source(config.data.name, config.data.train_size)
+  _check_values(config)
   mesh = sharding.make_mesh(config.mesh.data)
   sharding.check_batch(mesh, config.batch_size)
   sharding.check_batch(mesh, config.eval_batch_size)
-  steps_per_epoch = opened.info.num_train // config.batch_size
+  known = data.facts(config.data.name, config.data.image_size)
+  if known:  # what does not fit is said before data is fetched
+    shapes(experiment(config, known[0], 1), known[1], config.batch_size)
+  opened = open_source(config)
+  info = opened.info
+  steps_per_epoch = info.num_train // config.batch_size
   if not steps_per_epoch:
     raise errors.UsageError(
       f'config.batch_size={config.batch_size} is more than the '
-      f'{opened.info.num_train} training images; take at most so many'
+      f'{info.num_train} training images; take at most so many'
     )
-  if (
-    config.epochs < 1 or config.eval_every <= 0 or config.checkpoint_every <= 0
-  ):
+  exp = experiment(config, len(info.class_names), steps_per_epoch)
+  features, names = shapes(exp, info.image_size, config.batch_size)
+  return Parts(
+    source=opened,
+    mesh=mesh,
+    exp=exp,
+    features=features,
+    deployed=names[0],
+    steps_per_epoch=steps_per_epoch,
+    total_steps=config.epochs * steps_per_epoch,
+  )
+
+
+def open_source(config: ConfigDict) -> source.Source:
+  """The data set of `config.data`."""
+  given = config.data
+  return data.open_source(
+    given.name,
+    train_size=given.train_size,
+    val_fraction=given.val_fraction,
+    image_size=given.image_size,
+    mean=tuple(given.mean),
+    std=tuple(given.std),
+    data_dir=given.data_dir,
+    archive=given.archive,
+    any_checksum=given.any_checksum,
+  )
+
+
+def experiment(
+  config: ConfigDict, classes: int, steps_per_epoch: int
+) -> step.Experiment:
+  """Networks, method, weights and optimizer of a run."""
+  return step.Experiment(
+    students={'student': make_network(config.student, classes, config.dtype)},
+    teachers=_teachers(config, classes),
+    method=_method(config, classes),
+    weights=_weights(config, steps_per_epoch),
+    tx=_optimizer(config, steps_per_epoch),
+  )
+
+
+def _check_values(config: ConfigDict) -> None:
+  if config.epochs < 1 or min(config.eval_every, config.checkpoint_every) <= 0:
     raise errors.UsageError(
       f'config.epochs={config.epochs}, eval_every={config.eval_every} and '
       f'checkpoint_every={config.checkpoint_every} must be positive'
@@ -76,24 +123,6 @@ def build(config: ConfigDict) -> Parts:
       raise errors.unknown(f'value of config.{path}:', value, allowed)
   if not 0 <= config.seed < 2**31:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')
-  classes = len(opened.info.class_names)
-  exp = step.Experiment(
-    students={'student': make_network(config.student, classes, config.dtype)},
-    teachers=_teachers(config, classes),
-    method=_method(config, opened.info),
-    weights=_weights(config, steps_per_epoch),
-    tx=_optimizer(config, steps_per_epoch),
-  )
-  features, names = shapes(exp, opened.info.image_size, config.batch_size)
-  return Parts(
-    source=opened,
-    mesh=mesh,
-    exp=exp,
-    features=features,
-    deployed=names[0],
-    steps_per_epoch=steps_per_epoch,
-    total_steps=config.epochs * steps_per_epoch,
-  )
 
 
 def make_network(network: ConfigDict, classes: int, dtype: str) -> nn.Module:
@@ -123,9 +152,9 @@ def _teachers(config: ConfigDict, classes: int) -> dict[str, nn.Module]:
   }
 
 
-def _method(config: ConfigDict, info: source.Info) -> base.Method:
+def _method(config: ConfigDict, classes: int) -> base.Method:
   cls = base.method_class(config.method)
-  facts = {'num_classes': len(info.class_names), 'dtype': DTYPES[config.dtype]}
+  facts = {'num_classes': classes, 'dtype': DTYPES[config.dtype]}
   args = {key: facts[key] for key in facts.keys() & base.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value

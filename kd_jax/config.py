@@ -22,6 +22,11 @@ INDIFFERENT = (
   'baseline',
   'cache_dir',
   'checkpoint_every',
+  'data.any_checksum',
+  'data.archive',
+  'data.data_dir',
+  'data.device_mb',
+  'data.workers',
   'eval_batch_size',
   'eval_every',
   'mesh',
@@ -47,6 +52,17 @@ def default() -> ConfigDict:
   config.data = ConfigDict()
   config.data.name = 'cifar100'
   config.data.train_size = 0  # a fixed stratified subset; 0 is all
+  config.data.val_fraction = 0.0  # of it, held out for choosing
+  config.data.image_size = 0  # pixels; 0 is the images' own
+  config.data.mean = ()  # of pixels in 0..1; () is the data set's
+  config.data.std = ()
+  config.data.data_dir = ''  # '': $TFDS_DATA_DIR, else ~/tensorflow_datasets
+  config.data.archive = ''  # where its archive is, if you have it
+  config.data.any_checksum = False  # take that archive whatever its checksum
+  config.data.device_mb = 4096  # a larger training split is streamed
+  config.data.workers = 2  # processes that decode a streamed split
+  config.data.augment = 'crop_flip'  # or 'random_resized_crop'; then flip
+  config.data.area = (0.08, 1.0)  # of a random_resized_crop, least and most
   config.data.crop_padding = 4  # pixels
   config.data.padding_mode = 'zero'  # or 'reflect'; before normalisation
   config.data.flip = True
@@ -54,7 +70,10 @@ def default() -> ConfigDict:
   config.student = network('resnet8x4')
   config.teacher = network('')  # '' is no teacher
   config.teacher.path = ''  # a run's folder; '' trains `recipe` or reuses it
-  config.teacher.recipe = ConfigDict()  # what its training changes here
+  # What its training changes of these defaults; any other key may be added.
+  config.teacher.recipe = ConfigDict(
+    {'seed': 0, 'epochs': 240, 'batch_size': 64}
+  )
   config.teacher.expected_top1 = 0.0  # percent; less stops the run
   config.teacher.allow_below_expected = False
 

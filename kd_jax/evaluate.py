@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from kd_jax import losses, sharding, step
-from kd_jax.data import resident
+from kd_jax.data import dataset
 from kd_jax.features import Batch
 from kd_jax.methods import base
 
@@ -49,7 +49,7 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
 
 
 def make(
-  exp: step.Experiment, dataset: resident.Resident, mesh: Mesh
+  exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh
 ) -> Callable[..., Counts]:
   """Compiles the counting of one batch.
 
@@ -59,21 +59,21 @@ def make(
   """
 
   def counts(params, model_state, frozen, arrays, feed):
-    batch = dataset.eval_batch(arrays, feed)
+    batch = split.eval_batch(arrays, feed)
     logits = step.predict_step(exp, params, model_state, frozen, batch)
     return {name: count(value, batch) for name, value in logits.items()}
 
-  whole, split = sharding.replicated(mesh), sharding.batched(mesh)
+  whole = sharding.replicated(mesh)
   return jax.jit(
     counts,
-    in_shardings=(whole, whole, whole, whole, split),
+    in_shardings=(whole,) * 4 + (sharding.batched(mesh),),
     out_shardings=whole,
   )
 
 
 def evaluate(
   counts: Callable[..., Counts],
-  dataset: resident.Resident,
+  split: dataset.EvalSet,
   batch_size: int,
   params: dict[str, Any],
   model_state: dict[str, Any],
@@ -83,7 +83,7 @@ def evaluate(
 
   Args:
     counts: made by `make`.
-    dataset: the split.
+    split: what is evaluated.
     batch_size: images a step.
     params: as in `step.predict_step`.
     model_state: as in `step.predict_step`.
@@ -94,8 +94,8 @@ def evaluate(
     'images' (how many).
   """
   parts = [
-    counts(params, model_state, frozen, dataset.arrays, feed)
-    for feed in dataset.eval_feeds(batch_size)
+    counts(params, model_state, frozen, split.arrays, feed)
+    for feed in split.eval_feeds(batch_size)
   ]
   total = jax.tree.map(
     lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])), *parts

@@ -18,7 +18,7 @@ from kd_jax import (
   sharding,
   step,
 )
-from kd_jax.data import resident
+from kd_jax.data import dataset
 
 
 class Loop:
@@ -34,15 +34,26 @@ class Loop:
     self,
     config: ConfigDict,
     parts: build.Parts,
-    train: resident.Training,
-    test: resident.Resident,
+    train: dataset.TrainSet,
+    tests: dict[str, dataset.EvalSet],
     frozen: dict[str, Any],
     folder: runs.Folder,
     reporter: metrics.Reporter,
   ):
-    """Restores the newest checkpoint, or makes the first state."""
+    """Restores the newest checkpoint, or makes the first state.
+
+    Args:
+      config: of the run.
+      parts: of the run.
+      train: the training split.
+      tests: the splits to evaluate; 'test' only after the last step where
+        there is a 'val'.
+      frozen: the teachers' variables by name.
+      folder: of the run.
+      reporter: of the run.
+    """
     self._config, self._parts, self._frozen = config, parts, frozen
-    self._train, self._test, self._reporter = train, test, reporter
+    self._train, self._tests, self._reporter = train, tests, reporter
     self._seed = np.int32(config.seed)
     whole = sharding.replicated(parts.mesh)
     self._step_fn = jax.jit(
@@ -51,13 +62,17 @@ class Loop:
       in_shardings=(whole,) * 4 + (sharding.batched(parts.mesh, axis=1),),
       out_shardings=whole,
     )
-    self._counts = evaluate.make(parts.exp, test, parts.mesh)
+    self._counts = {
+      split: evaluate.make(parts.exp, test, parts.mesh)
+      for split, test in tests.items()
+    }
     self._finite = jax.jit(step.all_finite)
     self._checkpoints = checkpoint.Checkpoints(folder.path / 'checkpoints')
     self._restore(whole)
     self._means = metrics.Means()
     self._unread: list[tuple[int, step.Terms]] = []
     self._speed = metrics.Speed()
+    self._feeds = train.feeds(self.step)
 
   def _restore(self, whole: jax.sharding.Sharding) -> None:
     """Sets state, step and records from the folder, or anew."""
@@ -140,7 +155,7 @@ class Loop:
 
   def _dispatch(self, count: int) -> None:
     """Starts `count` steps, then reads what the dispatch before them gave."""
-    feeds = [self._train.feed(self.step + i) for i in range(count)]
+    feeds = [next(self._feeds) for _ in range(count)]
     self.state, terms = self._step_fn(
       self._seed,
       self.state,
@@ -189,23 +204,34 @@ class Loop:
     self._read()
     found: dict[str, float] = {}
     if self._due(self._config.eval_every):
-      for name, values in self.evaluate().items():
-        prefix = 'test' if name == self._parts.deployed else f'test/{name}'
-        found |= {f'{prefix}/{key}': value for key, value in values.items()}
+      found = self._evaluate()
     self._record(found)
     if self._due(self._config.checkpoint_every):
       self._save()
 
-  def evaluate(self) -> dict[str, dict[str, float]]:
-    """Accuracy on the test split, by name of prediction."""
-    return evaluate.evaluate(
-      self._counts,
-      self._test,
-      self._config.eval_batch_size,
-      self.state.params,
-      self.state.model_state,
-      self._frozen,
-    )
+  def _evaluate(self) -> dict[str, float]:
+    """Accuracy by 'split/measure'.
+
+    What a method predicts beside the deployed network stands under
+    'split/name/measure'.
+    """
+    found: dict[str, float] = {}
+    for split, test in self._tests.items():
+      last = self.step == self._parts.total_steps
+      if split == 'test' and 'val' in self._tests and not last:
+        continue
+      values = evaluate.evaluate(
+        self._counts[split],
+        test,
+        self._config.eval_batch_size,
+        self.state.params,
+        self.state.model_state,
+        self._frozen,
+      )
+      for name, measures in values.items():
+        own = split if name == self._parts.deployed else f'{split}/{name}'
+        found |= {f'{own}/{key}': value for key, value in measures.items()}
+    return found
 
   def _record(self, found: dict[str, float]) -> None:
     """Logs the means since the last record, and what was found."""

@@ -112,9 +112,10 @@ def _stop_on_sigterm() -> Callable[[], bool]:
 
 def _parse(argv: list[str]) -> list[str]:
   """absl's parsing, with every mistake as a `UsageError`."""
+  wrong = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+  except wrong as error:
     raise _usage_error(error) from error
 
 
@@ -141,6 +142,8 @@ def _usage_error(error: Exception) -> errors.UsageError:
   if 'Traceback' in text:  # raised inside a configuration file
     text = text.splitlines()[-1].removeprefix('kd_jax.errors.UsageError: ')
   text = ' '.join(text.split())
+  if re.fullmatch(r"""["']*\w+["']*""", text):
+    text = f'unknown key {text} of config'
   near = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
   if near:
     text = f'unknown key {near[2]!r} of config; did you mean {near[1]!r}?'

@@ -71,10 +71,13 @@ def losses_text(values: Mapping[str, float]) -> str:
 
 def accuracy_text(records: Sequence[Mapping[str, Any]]) -> str:
   """' | test top-1 71.20%, best 71.90%' of the evaluations, or nothing."""
-  found = [record['test/top1'] for record in records if 'test/top1' in record]
-  if not found:
-    return ''
-  return f' | test top-1 {found[-1]:.2f}%, best {max(found):.2f}%'
+  text = ''
+  for split in ('val', 'test'):
+    name = f'{split}/top1'
+    found = [record[name] for record in records if name in record]
+    if found:
+      text += f' | {split} top-1 {found[-1]:.2f}%, best {max(found):.2f}%'
+  return text
 
 
 class Reporter:

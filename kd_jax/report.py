@@ -150,7 +150,7 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
     name,
     result['network'],
     f'{result["top1"]:.2f}%',
-    f'{result["best_on_test"]:.2f}%',
+    f'{result["best_on_test"]:.2f}%' if 'best_on_test' in result else '',
     short(result['params']),
     short(result['flops']),
     metrics.duration(result['wall_s']),
@@ -230,9 +230,12 @@ def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
       left.plot(epochs, [record[name] for record in train], label=label)
   left.set(xlabel='epoch', ylabel='loss', yscale='log')
   left.legend()
-  tests = [record for record in records if 'test/top1' in record]
-  right.plot([r['epoch'] for r in tests], [r['test/top1'] for r in tests])
-  right.set(xlabel='epoch', ylabel='test top-1 (%)')
+  for split in ('val', 'test'):
+    found = [record for record in records if f'{split}/top1' in record]
+    top1 = [record[f'{split}/top1'] for record in found]
+    right.plot([r['epoch'] for r in found], top1, '.-', label=split)
+  right.set(xlabel='epoch', ylabel='top-1 (%)')
+  right.legend()
   right.grid(visible=True)
   image = io.BytesIO()
   picture.savefig(image, format='png', dpi=120)

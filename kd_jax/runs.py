@@ -11,9 +11,8 @@ student/        the trained student's variables
 result.json     there once the run is finished
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -24,7 +23,7 @@ from ml_collections import ConfigDict
 
 import kd_jax
 from kd_jax import config as config_lib
-from kd_jax import errors
+from kd_jax import errors, locks
 
 
 class Folder:
@@ -78,35 +77,12 @@ class Folder:
         '--workdir, or none:\n' + '\n'.join(f'  {line}' for line in lines)
       )
 
-  @contextlib.contextmanager
-  def lock(self, *, wait: bool, say=print) -> Iterator[None]:
-    """Keeps other processes of this machine out while it is held.
-
-    The operating system frees it when the process ends, however it ends.
-
-    Args:
-      wait: wait for a process that holds it, or refuse.
-      say: tells that it waits.
-
-    Raises:
-      UsageError: where another run holds it, or the folder is not writable.
-    """
+  def lock(
+    self, *, wait: bool, say: Callable[[str], None] = print
+  ) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes of this machine out; see `locks.hold`."""
     self._make()
-    if '://' in str(self.path):
-      yield  # a bucket has no such locks
-      return
-    with open(os.fspath(self.path / '.lock'), 'a') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        if not wait:
-          raise errors.UsageError(
-            f'another run is live in {self.path}; wait for it, or give another '
-            '--workdir'
-          ) from None
-        say(f'waiting for another run in {self.path}')
-        fcntl.flock(file, fcntl.LOCK_EX)
-      yield
+    return locks.hold(self.path / '.lock', wait=wait, say=say)
 
   def _make(self) -> None:
     try:

@@ -271,7 +271,9 @@ def features_of(
 
 def all_finite(tree: Any) -> jax.Array:
   """Whether no float in the tree is NaN or infinite, bool []."""
-  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+  leaves = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
   return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import build, checkpoint, errors, evaluate, runs, sharding
 from kd_jax import config as config_lib
-from kd_jax.data import resident
+from kd_jax.data import dataset
 
 Train = Callable[[ConfigDict, runs.Folder, str], dict[str, Any]]
 
@@ -19,7 +19,7 @@ def obtain(
   config: ConfigDict,
   parts: build.Parts,
   folder: runs.Folder,
-  test: resident.Resident,
+  test: dataset.EvalSet,
   train: Train,
   say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -106,7 +106,7 @@ def load(
 def measure(
   network: Any,
   variables: dict[str, Any],
-  test: resident.Resident,
+  test: dataset.EvalSet,
   batch_size: int,
   mesh: Mesh,
 ) -> dict[str, float]:

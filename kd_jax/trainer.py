@@ -21,7 +21,7 @@ from kd_jax import (
   runs,
   teachers,
 )
-from kd_jax.data import augment, resident
+from kd_jax.data import augment, dataset, resident, stream
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
@@ -60,34 +60,75 @@ def train(
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
       return result
-    info = parts.source.info
-    test = resident.Resident(parts.source.load('test'), info, parts.mesh)
+    tests = _tests(config, parts, reporter.line)
     frozen, teacher = teachers.obtain(
       config,
       parts,
       folder,
-      test,
+      tests['test'],
       functools.partial(train, should_stop=should_stop, shared=True),
       reporter.line,
     )
     reporter.line(report.opening(config, parts, folder))
-    data = resident.Training(
-      parts.source.load('train'),
-      info,
-      parts.mesh,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      crop_flip=augment.CropFlip(
-        config.data.crop_padding, config.data.padding_mode, config.data.flip
-      ),
-    )
-    run = loop.Loop(config, parts, data, test, frozen, folder, reporter)
+    data = _training(config, parts, reporter.line)
+    run = loop.Loop(config, parts, data, tests, frozen, folder, reporter)
     if not run.run(should_stop):
       raise Interrupted(
         f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
         'the same command goes on from there'
       )
     return _finish(config, parts, folder, run, teacher)
+
+
+def _fits(config: ConfigDict, parts: build.Parts, images: int) -> bool:
+  """Whether a split's images may live on the device."""
+  size = images * parts.source.info.image_size**2 * 3
+  return size <= config.data.device_mb * 1e6
+
+
+def _tests(
+  config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
+) -> dict[str, dataset.EvalSet]:
+  """The splits to evaluate, by name."""
+  info = parts.source.info
+  counts = {'val': info.num_val, 'test': info.num_test}
+  found: dict[str, dataset.EvalSet] = {}
+  for name, count in counts.items():
+    if not count:
+      continue
+    if _fits(config, parts, count):
+      arrays = parts.source.arrays(name, say)
+      found[name] = resident.Resident(arrays, info, parts.mesh)
+    else:
+      images = parts.source.split(name)
+      found[name] = stream.Streamed(images, info, workers=config.data.workers)
+  return found
+
+
+def _training(
+  config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
+) -> dataset.TrainSet:
+  """The training split: on the device where it fits, else streamed."""
+  info, given = parts.source.info, config.data
+  crop = given.augment == 'random_resized_crop'
+  padding = 0 if crop else given.crop_padding
+  crop_flip = augment.CropFlip(padding, given.padding_mode, given.flip)
+  common: dict[str, Any] = {
+    'batch_size': config.batch_size,
+    'seed': config.seed,
+    'crop_flip': crop_flip,
+  }
+  if not crop and _fits(config, parts, info.num_train):
+    arrays = parts.source.arrays('train', say)
+    return resident.Training(arrays, info, parts.mesh, **common)
+  return stream.Streamed(
+    parts.source.split('train'),
+    info,
+    workers=given.workers,
+    steps=parts.total_steps,
+    area=tuple(given.area) if crop else (),
+    **common,
+  )
 
 
 def _finish(
@@ -106,8 +147,9 @@ def _finish(
       {'params': run.state.params[name], **run.state.model_state[name]},
     )
   report.curves(run.records, folder.path / 'curves.png')
-  measured = [r for r in run.records if 'test/top1' in r]
-  best = max(measured, key=lambda r: r['test/top1'])
+  chosen = 'val' if parts.source.info.num_val else 'test'
+  measured = [r for r in run.records if f'{chosen}/top1' in r]
+  best = max(measured, key=lambda r: r[f'{chosen}/top1'])
   last = run.records[-1]
   costs = report.costs(parts)
   result = {
@@ -122,8 +164,8 @@ def _finish(
     **costs['student'],
     'top1': last['test/top1'],
     'top5': last['test/top5'],
-    'best_on_test': best['test/top1'],
-    'best_on_test_epoch': best['epoch'],
+    f'best_on_{chosen}': best[f'{chosen}/top1'],
+    f'best_on_{chosen}_epoch': best['epoch'],
     'protocol': 'last epoch',
     'wall_s': last['wall_s'],
     'teacher': teacher and {**teacher, **costs['teacher']},

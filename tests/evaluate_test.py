@@ -12,7 +12,7 @@ def split(size):
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (size, 8, 8, 3)).astype(np.uint8)
   label = rng.integers(0, tiny.CLASSES, size).astype(np.int32)
-  return source.Split(image, label)
+  return source.Arrays(image, label)
 
 
 @pytest.mark.parametrize(('batch_size', 'devices'), [(8, 1), (8, 4), (40, 2)])
@@ -37,11 +37,11 @@ def test_a_ragged_last_batch_counts_every_image_once(batch_size, devices):
   normal = ((images.image / 255 - 0.5) / 0.2).astype(np.float32)
   logits = np.asarray(network.apply(variables, normal, train=False))
   order = np.argsort(-logits, axis=-1)
-  right = order == images.label[:, None]
+  right = order == images.labels[:, None]
   assert found['images'] == 37
   assert found['top1'] == pytest.approx(100 * right[:, 0].mean())
   assert found['top5'] == pytest.approx(100 * right[:, :5].any(1).mean())
-  log_q = jax.nn.log_softmax(logits)[np.arange(37), images.label]
+  log_q = jax.nn.log_softmax(logits)[np.arange(37), images.labels]
   assert found['loss'] == pytest.approx(float(-np.mean(log_q)), rel=1e-4)
 
 

@@ -10,7 +10,16 @@ import kd_jax
 ROOT = pathlib.Path(kd_jax.__file__).parent
 FLOORS = [
   {'__init__', 'errors', 'features'},
-  {'losses', 'models', 'data', 'optim', 'sharding', 'checkpoint', 'config'},
+  {
+    'losses',
+    'models',
+    'data',
+    'optim',
+    'sharding',
+    'checkpoint',
+    'config',
+    'locks',
+  },
   {'methods', 'runs'},
   {'step', 'metrics'},
   {'evaluate'},

@@ -32,7 +32,7 @@ def training(batch_size=8):
   label = rng.integers(0, tiny.CLASSES, 40).astype(np.int32)
   info = source.Info('x', tuple('0123456789'), 8, 40, 0, (0.5,) * 3, (0.2,) * 3)
   return resident.Training(
-    source.Split(image, label),
+    source.Arrays(image, label),
     info,
     sharding.make_mesh(1),
     batch_size=batch_size,
@@ -54,13 +54,12 @@ def run(student, chunks):
   steps = jax.jit(
     functools.partial(step.train_steps, exp, data.batch), out_shardings=whole
   )
-  found, first = [], 0
+  found, coming = [], data.feeds(0)
   for count in chunks:
-    feeds = [data.feed(first + i) for i in range(count)]
+    feeds = [next(coming) for _ in range(count)]
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *feeds)
     state, terms = steps(np.int32(0), state, frozen, data.arrays, stacked)
     found.append(terms)
-    first += count
   terms = jax.tree.map(lambda *xs: np.concatenate(xs), *found)
   return state, terms
 

@@ -1,48 +1,122 @@
 """Data sets by name."""
 
-from collections.abc import Callable
+import difflib
+import functools
 
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import digits, source
+from kd_jax.data import builders, digits, folder, prepared, source
 
-SOURCES: dict[str, Callable[[], source.Source]] = {
-  'digits': digits.open_source,
-}
-
-# Decides which images `train_size` keeps, whatever the seed of the run.
+# Decides which images `train_size` and `val_fraction` take, whatever the seed
+# of the run.
 SUBSET_SEED = 0
 
 
-def open_source(name: str, train_size: int = 0) -> source.Source:
-  """Opens a data set; its images are read by the source's `load`.
+def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
+  """Classes and image size where they are known before the data is there."""
+  if name in builders.BUILDERS:
+    builder = builders.BUILDERS[name]
+    return builder.CLASSES, image_size or builder.IMAGE_SIZE
+  return None
+
+
+@functools.cache
+def open_source(
+  name: str,
+  *,
+  train_size: int = 0,
+  val_fraction: float = 0.0,
+  image_size: int = 0,
+  mean: tuple[float, ...] = (),
+  std: tuple[float, ...] = (),
+  data_dir: str = '',
+  archive: str = '',
+  any_checksum: bool = False,
+) -> source.Source:
+  """Opens a data set; its images are read by the source's `split`.
 
   Args:
-    name: one of `SOURCES`.
+    name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path', or
+      any data set that tfds has prepared as array_record.
     train_size: how many training images to keep, a fixed stratified subset; 0
       keeps all.
+    val_fraction: the fraction of the training images, a fixed stratified part,
+      that is held out of training and takes the test split's place until the
+      last epoch (split 'val').
+    image_size: what networks see; 0 is the images' own size.
+    mean: replaces the data set's; of each channel of pixels scaled to 0..1.
+    std: likewise.
+    data_dir: where data sets are prepared; see `prepared.root`.
+    archive: where the user has the data set's archive.
+    any_checksum: take that archive whatever its checksum.
 
   Raises:
-    UsageError: for an unknown name or an impossible size.
+    UsageError: for an unknown name, missing data, or an impossible number.
   """
-  if name not in SOURCES:
-    raise errors.unknown('data set', name, SOURCES)
-  whole = SOURCES[name]()
-  if not train_size:
-    return whole
-  least, most = len(whole.info.class_names), whole.info.num_train
-  if not least <= train_size <= most:
+  if name == 'digits':
+    whole = digits.open_source()
+  elif name.startswith('folder:'):
+    whole = folder.open_folder(name, image_size)
+  else:
+    _check_name(name, data_dir)
+    whole = prepared.open_prepared(
+      name,
+      data_dir=data_dir,
+      archive_path=archive,
+      any_checksum=any_checksum,
+      image_size=image_size,
+    )
+  info = whole.info
+  for key, value in (('mean', mean), ('std', std)):
+    if len(value) not in (0, 3):
+      raise errors.UsageError(f'config.data.{key}={value}: give 3 numbers')
+  info = info._replace(mean=mean or info.mean, std=std or info.std)
+  return _part(source.Source(info, whole.split), train_size, val_fraction)
+
+
+def _check_name(name: str, data_dir: str) -> None:
+  """Says the nearest name where nothing of this name can be had."""
+  if name in builders.BUILDERS or prepared.find(name, prepared.root(data_dir)):
+    return
+  known = ['digits', *builders.BUILDERS]
+  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise errors.UsageError(
+    f'unknown data set {name!r}{hint} There are {", ".join(known)}, '
+    f"'folder:/path', and what tfds has prepared in {prepared.root(data_dir)}"
+  )
+
+
+def _part(
+  whole: source.Source, train_size: int, val_fraction: float
+) -> source.Source:
+  """The source with a subset of its training images, and one held out."""
+  info = whole.info
+  least, most = len(info.class_names), info.num_train
+  if train_size and not least <= train_size <= most:
     raise errors.UsageError(
-      f'config.data.train_size={train_size}: {name} has {most} training '
+      f'config.data.train_size={train_size}: {info.name} has {most} training '
       f'images of {least} classes; give {least} to {most}, or 0 for all'
     )
+  if not 0 <= val_fraction < 1:
+    raise errors.UsageError(
+      f'config.data.val_fraction={val_fraction}: give 0 to less than 1'
+    )
+  if not train_size and not val_fraction:
+    return whole
+  size = train_size or most
+  held_out = round(val_fraction * size)
 
-  def load(split: str) -> source.Split:
-    images, labels = whole.load(split)
-    if split != 'train':
-      return source.Split(images, labels)
-    keep = source.stratified(labels, train_size, SUBSET_SEED)
-    return source.Split(images[keep], np.asarray(labels)[keep])
+  def split(name: str) -> source.Images:
+    images = whole.split('test' if name == 'test' else 'train')
+    if name == 'test':
+      return images
+    kept = source.stratified(images.labels, size, SUBSET_SEED)
+    within = source.stratified(images.labels[kept], held_out, SUBSET_SEED)
+    if name == 'train':
+      within = np.setdiff1d(np.arange(len(kept)), within)
+    return source.Subset(images, kept[within])
 
-  return source.Source(whole.info._replace(num_train=train_size), load)
+  info = info._replace(num_train=size - held_out, num_val=held_out)
+  return source.Source(info, split)

@@ -24,10 +24,10 @@ INFO = source.Info(
 
 def open_source() -> source.Source:
   """The data set with its fixed stratified split of 1,437 and 360 images."""
-  return source.Source(INFO, load)
+  return source.Source(INFO, read)
 
 
-def load(split: str) -> source.Split:
+def read(split: str) -> source.Arrays:
   """Reads 'train' or 'test'; grey levels 0..16 become 0..255."""
   digits = datasets.load_digits()
   labels = digits.target.astype(np.int32)
@@ -35,4 +35,4 @@ def load(split: str) -> source.Split:
   train = np.setdiff1d(np.arange(len(labels)), test)
   chosen = {'train': train, 'test': test}[split]
   grey = np.round(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-  return source.Split(np.repeat(grey[..., None], 3, axis=-1), labels[chosen])
+  return source.Arrays(np.repeat(grey[..., None], 3, axis=-1), labels[chosen])

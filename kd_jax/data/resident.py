@@ -1,79 +1,52 @@
-"""A split that lives on the device as uint8 and is augmented there.
-
-A batch is a pure function of (seed, step): its images are the next ones of the
-epoch's permutation, which numpy makes from (seed, epoch); crops and flips come
-from the step's key. Only indices travel to the device.
-
-An epoch has floor(N/B) steps and a new permutation each: the N mod B images
-left over differ from epoch to epoch. (PyTorch's loaders in RepDistiller train
-on them as one small batch more; that is not reproduced.)
-"""
+"""A split that lives on the device as uint8; only indices travel there."""
 
 from collections.abc import Iterator
-import functools
+import itertools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-import numpy as np
 
 from kd_jax import sharding
-from kd_jax.data import augment, source
+from kd_jax.data import augment, dataset, source
 from kd_jax.features import Batch
 
 
 class Resident:
-  """A split on the device, read in order: what evaluation needs.
+  """A split on the device, read in order; a `dataset.EvalSet`.
 
   Attributes:
     arrays: 'image' [M,H,W,3] u8 and 'label' [M] i32, on every device.
     size: M.
   """
 
-  def __init__(self, split: source.Split, info: source.Info, mesh: Mesh):
+  def __init__(self, split: source.Arrays, info: source.Info, mesh: Mesh):
     """Moves the split to the devices of the mesh."""
-    self.size = len(split.label)
+    self.size = len(split)
     self._info = info
     self.arrays: dict[str, jax.Array] = sharding.put(
-      {'image': split.image, 'label': split.label}, sharding.replicated(mesh)
+      {'image': split.image, 'label': split.labels}, sharding.replicated(mesh)
     )
 
-  def eval_feeds(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every image once, in order: 'index' [B] i32 and 'mask' [B] f32.
+  def eval_feeds(self, batch_size: int) -> Iterator[dataset.Feed]:
+    """See `dataset.EvalSet`: 'index' and 'mask'."""
+    return dataset.masked(self.size, batch_size)
 
-    The last batch repeats image 0 under mask 0 until it is full.
-    """
-    for start in range(0, self.size, batch_size):
-      index = np.arange(start, start + batch_size, dtype=np.int32)
-      real = index < self.size
-      yield {
-        'index': np.where(real, index, 0).astype(np.int32),
-        'mask': real.astype(np.float32),
-      }
-
-  def eval_batch(
-    self, arrays: dict[str, Any], feed: dict[str, jax.Array]
-  ) -> Batch:
-    """The batch without augmentation: 'image', 'label', 'index', 'mask'."""
+  def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
+    """See `dataset.EvalSet`."""
     return self._batch(arrays, arrays['image'][feed['index']], feed)
 
   def _batch(self, arrays, images, feed) -> Batch:
-    mean, std = self._info.mean, self._info.std
-    label = arrays['label'][feed['index']]
-    image = augment.normalise(images, mean, std)
-    return {'image': image, 'label': label, **feed}
+    image = dataset.normalised(images, self._info)
+    return {'image': image, 'label': arrays['label'][feed['index']], **feed}
 
 
 class Training(Resident):
-  """A split on the device, shuffled and augmented.
-
-  Attributes:
-    steps_per_epoch: floor(M/B).
-  """
+  """A split on the device, shuffled and augmented; a `dataset.TrainSet`."""
 
   def __init__(
     self,
-    split: source.Split,
+    split: source.Arrays,
     info: source.Info,
     mesh: Mesh,
     *,
@@ -83,25 +56,15 @@ class Training(Resident):
   ):
     """Moves the split to the devices of the mesh."""
     super().__init__(split, info, mesh)
-    self.steps_per_epoch = self.size // batch_size
-    self._batch_size, self._seed = batch_size, seed
+    self._order = dataset.Order(self.size, batch_size, seed)
     self._crop_flip = crop_flip
-    self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
-  def _permutation(self, epoch: int) -> np.ndarray:
-    bits = np.random.Philox(np.random.SeedSequence((self._seed, epoch)))
-    return np.random.Generator(bits).permutation(self.size).astype(np.int32)
+  def feeds(self, step: int) -> Iterator[dataset.Feed]:
+    """See `dataset.TrainSet`: 'index' [B] i32."""
+    return ({'index': self._order.index(s)} for s in itertools.count(step))
 
-  def feed(self, step: int) -> dict[str, np.ndarray]:
-    """What the host gives to step `step`: 'index' [B] i32."""
-    epoch, within = divmod(step, self.steps_per_epoch)
-    start = within * self._batch_size
-    return {'index': self._order(epoch)[start : start + self._batch_size]}
-
-  def batch(
-    self, arrays: dict[str, Any], feed: dict[str, jax.Array], key: jax.Array
-  ) -> Batch:
-    """The augmented batch, inside jit: 'image', 'label', 'index'."""
+  def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
+    """See `dataset.TrainSet`."""
     images = augment.crop_flip(
       arrays['image'], feed['index'], key, self._crop_flip
     )

@@ -1,9 +1,13 @@
 """What a data set is: facts that cost nothing, and images when asked."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+import time
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from kd_jax.data import decode
 
 
 class Info(NamedTuple):
@@ -15,6 +19,7 @@ class Info(NamedTuple):
     image_size: height and width in pixels.
     num_train: training images.
     num_test: test images.
+    num_val: training images held out as split 'val'.
     mean: of each channel, of pixels scaled to 0..1.
     std: of each channel, likewise.
   """
@@ -24,22 +29,118 @@ class Info(NamedTuple):
   image_size: int
   num_train: int
   num_test: int
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  num_val: int = 0
 
 
-class Split(NamedTuple):
-  """Images [N,H,W,3] u8 and labels [N] i32, on the host."""
+class Images(Protocol):
+  """A split of a data set, by index."""
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Class indices [N] i32."""
+    ...
+
+  def __len__(self) -> int:
+    """N."""
+    ...
+
+  def read(self, index: int) -> np.ndarray:
+    """The decoded image [h,w,3] u8."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+  """A split in memory: `Images` of one size.
+
+  Attributes:
+    image: [N,H,W,3] u8.
+    labels: [N] i32.
+  """
 
   image: np.ndarray
-  label: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    """N."""
+    return len(self.labels)
+
+  def read(self, index: int) -> np.ndarray:
+    """The image [H,W,3] u8."""
+    return self.image[index]
 
 
-class Source(NamedTuple):
-  """A data set: its facts, and how its splits ('train', 'test') are read."""
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """Some of the images of a split.
 
-  info: Info
-  load: Callable[[str], Split]
+  Attributes:
+    whole: the split.
+    chosen: indices into it.
+  """
+
+  whole: Images
+  chosen: np.ndarray
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Class indices [N] i32."""
+    return self.whole.labels[self.chosen]
+
+  def __len__(self) -> int:
+    """N."""
+    return len(self.chosen)
+
+  def read(self, index: int) -> np.ndarray:
+    """The decoded image [h,w,3] u8."""
+    return self.whole.read(int(self.chosen[index]))
+
+
+class Source:
+  """A data set; each split is opened, and decoded, once in a process.
+
+  Attributes:
+    info: its facts.
+  """
+
+  def __init__(self, info: Info, opener: Callable[[str], Images]):
+    """Opens nothing yet.
+
+    Args:
+      info: its facts.
+      opener: gives the images of 'train', 'val' or 'test'.
+    """
+    self.info = info
+    self._opener = opener
+    self._splits: dict[str, Images] = {}
+    self._arrays: dict[str, Arrays] = {}
+
+  def split(self, name: str) -> Images:
+    """The images of 'train', 'test', or 'val' where some are held out."""
+    if name not in self._splits:
+      self._splits[name] = self._opener(name)
+    return self._splits[name]
+
+  def arrays(self, name: str, say: Callable[[str], None] = print) -> Arrays:
+    """The whole split decoded, every image fitted to the image size.
+
+    Args:
+      name: of the split.
+      say: tells of progress every five seconds.
+    """
+    if name not in self._arrays:
+      images, size = self.split(name), self.info.image_size
+      out = np.empty((len(images), size, size, 3), np.uint8)
+      said = time.monotonic()
+      for i in range(len(images)):
+        out[i] = decode.fit(images.read(i), size)
+        if time.monotonic() - said > 5:
+          said = time.monotonic()
+          say(f'decoding {self.info.name}: {i} of {len(images)} {name} images')
+      self._arrays[name] = Arrays(out, images.labels)
+    return self._arrays[name]
 
 
 def stratified(labels: np.ndarray, size: int, seed: int) -> np.ndarray:

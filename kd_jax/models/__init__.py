@@ -31,7 +31,7 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     factory = NETWORKS[name]
   else:
     raise errors.unknown('network', name, NETWORKS)
-  network_class = getattr(factory, 'func', factory)
+  network_class: Any = getattr(factory, 'func', factory)
   fields = {f.name for f in dataclasses.fields(network_class)}
   fields -= {'parent', 'name'}
   for field in kwargs:

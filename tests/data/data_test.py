@@ -11,7 +11,7 @@ from kd_jax.data import augment, resident, source
 def test_digits_are_scikit_learns_split_once():
   whole = datasets.load_digits()
   opened = data.open_source('digits')
-  train, test = opened.load('train'), opened.load('test')
+  train, test = opened.split('train'), opened.split('test')
   assert train.image.shape == (1437, 8, 8, 3)
   assert test.image.shape == (360, 8, 8, 3)
   assert train.image.dtype == test.image.dtype == np.uint8
@@ -26,8 +26,8 @@ def test_digits_are_scikit_learns_split_once():
 
 def test_digits_splits_are_stratified_and_their_constants_measured():
   opened = data.open_source('digits')
-  train, test = opened.load('train'), opened.load('test')
-  counts = np.bincount(test.label)
+  train, test = opened.split('train'), opened.split('test')
+  counts = np.bincount(test.labels)
   assert counts.min() >= 34
   assert counts.max() <= 37
   scaled = train.image / 255
@@ -37,13 +37,14 @@ def test_digits_splits_are_stratified_and_their_constants_measured():
 
 def test_a_subset_is_stratified_and_always_the_same():
   small = data.open_source('digits', train_size=300)
-  first, again = small.load('train'), small.load('train')
-  np.testing.assert_array_equal(first.image, again.image)
-  assert small.info.num_train == len(first.label) == 300
-  counts = np.bincount(first.label)
+  first, again = small.split('train'), small.split('train')
+  images = [first.read(i) for i in range(300)]
+  np.testing.assert_array_equal(images, [again.read(i) for i in range(300)])
+  assert small.info.num_train == len(first) == 300
+  counts = np.bincount(first.labels)
   assert counts.min() >= 29
   assert counts.max() <= 31
-  assert len(small.load('test').label) == 360
+  assert len(small.split('test')) == 360
 
 
 def test_stratified_gives_exactly_the_size_asked_for():
@@ -72,20 +73,23 @@ def training(size=13, batch_size=4, seed=0, how=None):
     'x', ('a', 'b', 'c'), 6, size, 0, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
   )
   return resident.Training(
-    source.Split(image, label),
+    source.Arrays(image, label),
     info,
     sharding.make_mesh(1),
     batch_size=batch_size,
     seed=seed,
     crop_flip=how or augment.CropFlip(2, 'zero', True),
-  ), source.Split(image, label)
+  ), source.Arrays(image, label)
+
+
+def feed(dataset, step):
+  return next(dataset.feeds(step))
 
 
 def test_an_epoch_shows_each_image_at_most_once_in_a_new_order():
   dataset, _ = training()
-  assert dataset.steps_per_epoch == 3
   epochs = [
-    np.concatenate([dataset.feed(3 * e + i)['index'] for i in range(3)])
+    np.concatenate([feed(dataset, 3 * e + i)['index'] for i in range(3)])
     for e in range(3)
   ]
   for order in epochs:
@@ -97,14 +101,14 @@ def test_an_epoch_shows_each_image_at_most_once_in_a_new_order():
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
   (one, _), (other, _), (seeded, _) = training(), training(), training(seed=1)
-  late = one.feed(100)['index']
+  late = feed(one, 100)['index']
   for step in (7, 3, 100):
-    other.feed(step)
-  np.testing.assert_array_equal(other.feed(100)['index'], late)
-  assert not np.array_equal(seeded.feed(100)['index'], late)
+    feed(other, step)
+  np.testing.assert_array_equal(feed(other, 100)['index'], late)
+  assert not np.array_equal(feed(seeded, 100)['index'], late)
   key = jax.random.key(3)
-  feed = one.feed(5)
-  a, b = one.batch(one.arrays, feed, key), other.batch(other.arrays, feed, key)
+  now = feed(one, 5)
+  a, b = one.batch(one.arrays, now, key), other.batch(other.arrays, now, key)
   np.testing.assert_array_equal(a['image'], b['image'])
 
 
@@ -140,12 +144,12 @@ def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
 
 def test_without_padding_and_flip_images_stay_as_they_are():
   dataset, split = training(how=augment.CropFlip(0, 'zero', False))
-  feed = dataset.feed(0)
-  batch = dataset.batch(dataset.arrays, feed, jax.random.key(0))
+  now = feed(dataset, 0)
+  batch = dataset.batch(dataset.arrays, now, jax.random.key(0))
   mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
-  want = (split.image[feed['index']] / 255 - mean) / std
+  want = (split.image[now['index']] / 255 - mean) / std
   np.testing.assert_allclose(batch['image'], want, atol=1e-5)
-  np.testing.assert_array_equal(batch['label'], split.label[feed['index']])
+  np.testing.assert_array_equal(batch['label'], split.labels[now['index']])
 
 
 def test_evaluation_feeds_cover_the_split_once():

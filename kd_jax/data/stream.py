@@ -1,0 +1,186 @@
+"""A split that is decoded by worker processes and streamed to the device.
+
+Grain reads it by index, so that a batch is the same pure function of (seed,
+step) as that of a split on the device, and going on at any step needs no saved
+position.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+from absl import flags
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.data import augment, dataset, decode, source
+from kd_jax.features import Batch
+
+_BUFFER = 2  # batches that each worker keeps ready
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+  """Reads one image of a split at the size that networks see.
+
+  Attributes:
+    images: the split.
+    size: pixels.
+    area: of a random resized crop; () fits the whole image.
+    seed: decides the crops, with the epoch and the image.
+  """
+
+  images: source.Images
+  size: int
+  area: tuple[float, ...] = ()
+  seed: int = 0
+
+  def __call__(self, index: int, epoch: int = 0) -> np.ndarray:
+    """The image [size,size,3] u8."""
+    image = self.images.read(index)
+    if not self.area:
+      return decode.fit(image, self.size)
+    bits = np.random.Philox(np.random.SeedSequence((self.seed, epoch, index)))
+    rng = np.random.Generator(bits)
+    least, most = self.area
+    return decode.random_resized_crop(image, self.size, rng, (least, most))
+
+
+class _Items:
+  """One item an image, in the order in which the device wants them."""
+
+  def __init__(self, decoder: Decoder, labels: np.ndarray):
+    self._decoder, self._labels = decoder, labels
+
+  def item(self, index: int, epoch: int) -> dataset.Feed:
+    return {
+      'image': self._decoder(index, epoch),
+      'label': self._labels[index],
+      'index': np.int32(index),
+    }
+
+
+class _TrainItems(_Items):
+  """The items of all steps of a run; a grain random-access source."""
+
+  def __init__(self, decoder, labels, order: dataset.Order, steps: int):
+    super().__init__(decoder, labels)
+    self._order, self._steps = order, steps
+
+  def __len__(self) -> int:
+    return self._steps * self._order.batch_size
+
+  def __getitem__(self, position: int) -> dataset.Feed:
+    step, within = divmod(position, self._order.batch_size)
+    epoch = step // self._order.steps_per_epoch
+    return self.item(int(self._order.index(step)[within]), epoch)
+
+  def __getstate__(self) -> dict[str, Any]:
+    order = self._order
+    made = (order.size, order.batch_size, order.seed)
+    return {**self.__dict__, '_order': made}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update({**state, '_order': dataset.Order(*state['_order'])})
+
+
+class _EvalItems(_Items):
+  """The items of a split in order, padded to whole batches."""
+
+  def __init__(self, decoder, labels, batch_size: int):
+    super().__init__(decoder, labels)
+    feeds = list(dataset.masked(len(labels), batch_size))
+    self._index = np.concatenate([feed['index'] for feed in feeds])
+    self._mask = np.concatenate([feed['mask'] for feed in feeds])
+
+  def __len__(self) -> int:
+    return len(self._index)
+
+  def __getitem__(self, position: int) -> dataset.Feed:
+    item = self.item(int(self._index[position]), 0)
+    return {**item, 'mask': self._mask[position]}
+
+
+def _batches(
+  items: Any, first: int, batch_size: int, workers: int
+) -> Iterator[dataset.Feed]:
+  """Batches from position `first` on, decoded in other processes."""
+  if workers and not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain's workers read flags
+  made = grain.MapDataset.source(items)
+  made = made.slice(slice(first, None)).batch(batch_size)
+  stream = made.to_iter_dataset(
+    grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFER)
+  )
+  if workers:
+    stream = stream.mp_prefetch(
+      grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFER)
+    )
+  return iter(stream)
+
+
+class Streamed:
+  """A split streamed from the host, a `dataset.TrainSet` and `EvalSet`.
+
+  Attributes:
+    arrays: nothing lives on the devices.
+    size: images.
+  """
+
+  def __init__(
+    self,
+    images: source.Images,
+    info: source.Info,
+    *,
+    workers: int,
+    batch_size: int = 0,
+    seed: int = 0,
+    steps: int = 0,
+    crop_flip: augment.CropFlip | None = None,
+    area: tuple[float, ...] = (),
+  ):
+    """Reads nothing yet.
+
+    Args:
+      images: the split.
+      info: of the data set.
+      workers: processes that decode; 0 decodes in this one.
+      batch_size: of training.
+      seed: of training.
+      steps: of training, all of them.
+      crop_flip: of training.
+      area: of training's random resized crops; () for none.
+    """
+    self.arrays: dict[str, jax.Array] = {}
+    self.size = len(images)
+    self._images, self._info, self._workers = images, info, workers
+    self._batch_size, self._seed, self._steps = batch_size, seed, steps
+    self._crop_flip, self._area = crop_flip, area
+
+  def feeds(self, step: int) -> Iterator[dataset.Feed]:
+    """See `dataset.TrainSet`: 'image' u8, 'label', 'index'."""
+    size, count = self._info.image_size, self._batch_size
+    decoder = Decoder(self._images, size, self._area, self._seed)
+    order = dataset.Order(self.size, count, self._seed)
+    items = _TrainItems(decoder, self._images.labels, order, self._steps)
+    return _batches(items, step * count, count, self._workers)
+
+  def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
+    """See `dataset.TrainSet`."""
+    images, how = feed['image'], self._crop_flip
+    if how is not None:
+      every = jnp.arange(images.shape[0], dtype=jnp.int32)
+      images = augment.crop_flip(images, every, key, how)
+    return {**feed, 'image': dataset.normalised(images, self._info)}
+
+  def eval_feeds(self, batch_size: int) -> Iterator[dataset.Feed]:
+    """See `dataset.EvalSet`."""
+    decoder = Decoder(self._images, self._info.image_size)
+    items = _EvalItems(decoder, self._images.labels, batch_size)
+    return _batches(items, 0, batch_size, self._workers)
+
+  def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
+    """See `dataset.EvalSet`."""
+    return {**feed, 'image': dataset.normalised(feed['image'], self._info)}
