@@ -1,0 +1,80 @@
+"""Small archives in the published formats, made from random pixels."""
+
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from kd_jax.data import archive
+
+
+def cifar(path, classes, per_class=3, seed=0):
+  """Writes cifar-10 or cifar-100 as its binary .tar.gz.
+
+  Returns:
+    Images [N,32,32,3] u8 and labels [N] of 'train' and of 'test'.
+  """
+  rng = np.random.default_rng(seed)
+  fine = classes == 100
+  parts = ('train',) if fine else tuple(f'data_batch_{i}' for i in range(1, 6))
+  found, files = {'train': [], 'test': []}, {}
+  for name in (*parts, 'test' if fine else 'test_batch'):
+    label = rng.permutation(np.repeat(np.arange(classes), per_class))
+    image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
+    rows = [label.astype(np.uint8)[:, None]]
+    if fine:
+      rows.insert(0, (label // 5).astype(np.uint8)[:, None])
+    rows.append(image.transpose(0, 3, 1, 2).reshape(len(label), -1))
+    files[f'{name}.bin'] = np.concatenate(rows, axis=1).tobytes()
+    found['test' if 'test' in name else 'train'].append((image, label))
+  names = '\n'.join(f'class{i:03d}' for i in range(classes)) + '\n\n'
+  names_file = 'fine_label_names.txt' if fine else 'batches.meta.txt'
+  folder = 'cifar-100-binary' if fine else 'cifar-10-batches-bin'
+  with tarfile.open(path, 'w:gz') as tar:
+    for name, content in {**files, names_file: names.encode()}.items():
+      member = tarfile.TarInfo(f'{folder}/{name}')
+      member.size = len(content)
+      tar.addfile(member, io.BytesIO(content))
+  return {
+    split: tuple(np.concatenate(arrays) for arrays in zip(*some, strict=True))
+    for split, some in found.items()
+  }
+
+
+def jpeg(rng, size=64, grey=False):
+  """A random JPEG file; `grey` has one channel, as some of ImageNet's."""
+  shape = (size, size) if grey else (size, size, 3)
+  file = io.BytesIO()
+  pixels = rng.integers(0, 256, shape).astype(np.uint8)
+  Image.fromarray(pixels).save(file, 'JPEG')
+  return file.getvalue()
+
+
+def tiny_imagenet(path, per_class=2, seed=0):
+  """Writes tiny-imagenet-200.zip; returns the JPEG files by member name."""
+  rng = np.random.default_rng(seed)
+  wnids = [f'n{i:08d}' for i in rng.permutation(200)]
+  root, files, lines = 'tiny-imagenet-200', {}, []
+  for i, wnid in enumerate(wnids):
+    for j in range(per_class):
+      name = f'{root}/train/{wnid}/images/{wnid}_{j}.JPEG'
+      files[name] = jpeg(rng, grey=i % 9 == 0)
+    files[f'{root}/val/images/val_{i}.JPEG'] = jpeg(rng)
+    lines.append(f'val_{i}.JPEG\t{wnid}\t0\t0\t62\t62')
+  with zipfile.ZipFile(path, 'w') as file:
+    file.writestr(f'{root}/wnids.txt', '\n'.join(wnids))
+    file.writestr(f'{root}/val/val_annotations.txt', '\n'.join(lines))
+    for name, content in files.items():
+      file.writestr(name, content)
+  return wnids, files
+
+
+def published(path, url='http://localhost:9/none.tar.gz'):
+  """The description of a local archive as if it were published at `url`."""
+  import hashlib
+
+  content = path.read_bytes()
+  checksum = hashlib.sha256(content).hexdigest()
+  return archive.Archive(url, len(content), 'sha256', checksum)
