@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+import simplejpeg
 
 from kd_jax import errors
+
+_JPEG = b'\xff\xd8'
+_COLOURS = ('YCbCr', 'Gray', 'RGB')  # CMYK is left to Pillow
 
 
 def decode(content: bytes, where: str) -> np.ndarray:
@@ -19,6 +23,12 @@ def decode(content: bytes, where: str) -> np.ndarray:
   Raises:
     UsageError: where it cannot be read.
   """
+  if content.startswith(_JPEG):
+    try:
+      if simplejpeg.decode_jpeg_header(content)[2] in _COLOURS:
+        return simplejpeg.decode_jpeg(content, 'RGB')
+    except ValueError:
+      pass  # Pillow says what is broken
   try:
     with Image.open(io.BytesIO(content)) as image:
       return np.asarray(image.convert('RGB'))

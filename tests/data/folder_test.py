@@ -1,3 +1,4 @@
+import io
 import shutil
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_evaluation_takes_the_centre_of_the_scaled_image():
   # 200 rows become 160, so 140 columns are 175 of 300: a slope of 175/140.
   slope = (float(fitted[70, 139, 0]) - float(fitted[70, 0, 0])) / 139
   assert slope == pytest.approx(255 / 299 * 200 / 160, rel=0.03)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+@pytest.mark.parametrize('size', [(17, 23), (64, 64), (125, 50)])
+def test_jpeg_files_decode_as_pillow_does(mode, size):
+  rng = np.random.default_rng(0)
+  coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8))
+  file = io.BytesIO()
+  coarse.resize(size).convert(mode).save(file, 'JPEG')
+  got = decode.decode(file.getvalue(), 'here')
+  want = np.asarray(Image.open(file).convert('RGB'))
+  np.testing.assert_array_equal(got, want)
 
 
 def test_random_crops_stay_within_area_and_aspect():
