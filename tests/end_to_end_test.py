@@ -223,6 +223,27 @@ def test_a_nan_names_step_and_term_and_keeps_the_last_good_checkpoint(
       assert all(np.isfinite(value).all() for value in found.values())
 
 
+def test_a_streamed_run_ends_bit_for_bit_like_one_on_the_device(
+  reference, tmp_path
+):
+  more = ('--config.data.device_mb=0', '--config.data.workers=1')
+  finish(begin(tmp_path, *more))
+  assert_same_run(reference, tmp_path)
+
+
+def test_a_held_out_set_takes_the_tests_place_until_the_end(tmp_path):
+  more = ('--config.data.val_fraction=0.2', '--config.epochs=2')
+  finish(begin(tmp_path, *more))
+  lines = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert sum('val/top1' in record for record in records) == 1
+  assert [r['step'] for r in records if 'test/top1' in r] == [8]
+  result = json.loads((tmp_path / 'run/result.json').read_text())
+  assert result['train_images'] == 80
+  assert 'best_on_val' in result
+  assert 'best_on_test' not in result
+
+
 def test_several_seeds_share_the_teacher_and_are_compared_in_pairs(tmp_path):
   more = ('--seeds=0,1', '--config.epochs=1', '--config.baseline=train')
   out = finish(begin(tmp_path, *more))

@@ -30,7 +30,9 @@ def pillow(files: folder.Files, size: int, batch: int) -> Iterator[Any]:
     for i in range(start, start + batch):
       with Image.open(files.paths[i % len(files)]) as image:
         box = (0, 0, min(image.size), min(image.size))
-        part = image.convert('RGB').resize((size, size), box=box)
+        part = image.convert('RGB').resize(
+          (size, size), Image.Resampling.BILINEAR, box=box
+        )
         images.append(np.asarray(part))
     yield np.stack(images)
 
