@@ -1,6 +1,7 @@
 """Exact accuracy over a whole split: every image counts once."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 from typing import Any
 
 import flax.linen as nn
@@ -93,10 +94,10 @@ def evaluate(
     By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy),
     'images' (how many).
   """
-  parts = [
-    counts(params, model_state, frozen, split.arrays, feed)
-    for feed in split.eval_feeds(batch_size)
-  ]
+  with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
+    parts = [
+      counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
+    ]
   total = jax.tree.map(
     lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])), *parts
   )

@@ -124,6 +124,7 @@ class Loop:
         if should_stop():
           break
     finally:
+      self._feeds.close()
       self._checkpoints.close()
       self._reporter.close()
     return self.step == total

@@ -70,6 +70,8 @@ def obtain(
   found = folder / archive.name
   if not found.exists():
     _download(archive, found, say)
+  elif not any_checksum:
+    verify(archive, found)
   return found
 
 
@@ -118,17 +120,12 @@ def _download(
           f'{path}, or name it by config.data.archive'
         ) from error
       time.sleep(1)
-  verify_part(archive, part)
-  part.replace(path)
-
-
-def verify_part(archive: Archive, part: epath.Path) -> None:
-  """Verifies a download; a wrong one is removed, so that the next is whole."""
   try:
     verify(archive, part)
   except errors.UsageError:
-    part.unlink()
+    part.unlink()  # so that the next try begins anew
     raise
+  part.replace(path)
 
 
 def _continue(

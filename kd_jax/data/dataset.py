@@ -10,7 +10,6 @@ left over differ from epoch to epoch. (PyTorch's loaders in RepDistiller train
 on them as one small batch more; that is not reproduced.)
 """
 
-from collections.abc import Iterator
 import functools
 from typing import Any, Protocol
 
@@ -21,6 +20,22 @@ from kd_jax.data import augment, source
 from kd_jax.features import Batch
 
 Feed = dict[str, np.ndarray]
+
+
+class Feeds(Protocol):
+  """An iterator over feeds that frees what it holds when it is closed."""
+
+  def __iter__(self) -> 'Feeds':
+    """Itself."""
+    ...
+
+  def __next__(self) -> Feed:
+    """The next one."""
+    ...
+
+  def close(self) -> None:
+    """Ends it, with its threads and processes."""
+    ...
 
 
 class EvalSet(Protocol):
@@ -34,7 +49,7 @@ class EvalSet(Protocol):
   arrays: dict[str, jax.Array]
   size: int
 
-  def eval_feeds(self, batch_size: int) -> Iterator[Feed]:
+  def eval_feeds(self, batch_size: int) -> Feeds:
     """Every image once, with 'mask' [B] f32; the last batch is padded."""
     ...
 
@@ -52,7 +67,7 @@ class TrainSet(Protocol):
 
   arrays: dict[str, jax.Array]
 
-  def feeds(self, step: int) -> Iterator[Feed]:
+  def feeds(self, step: int) -> Feeds:
     """What the host gives to `step` and every step after it."""
     ...
 
@@ -87,7 +102,7 @@ class Order:
     return self._epoch(epoch)[start : start + self.batch_size]
 
 
-def masked(size: int, batch_size: int) -> Iterator[Feed]:
+def masked(size: int, batch_size: int) -> Feeds:
   """'index' [B] i32 and 'mask' [B] f32 over every image, in order.
 
   The last batch repeats image 0 under mask 0 until it is full.

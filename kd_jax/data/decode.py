@@ -33,8 +33,10 @@ def decode(content: bytes, where: str) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as image:
       return np.asarray(image.convert('RGB'))
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    known = isinstance(error, UnidentifiedImageError)
+    why = 'no image format that is known' if known else error
     raise errors.UsageError(
-      f'unreadable image {where}: {error}; mend or remove it'
+      f'unreadable image {where}: {why}; mend or remove it'
     ) from error
 
 

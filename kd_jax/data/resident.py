@@ -1,6 +1,5 @@
 """A split that lives on the device as uint8; only indices travel there."""
 
-from collections.abc import Iterator
 import itertools
 from typing import Any
 
@@ -28,7 +27,7 @@ class Resident:
       {'image': split.image, 'label': split.labels}, sharding.replicated(mesh)
     )
 
-  def eval_feeds(self, batch_size: int) -> Iterator[dataset.Feed]:
+  def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """See `dataset.EvalSet`: 'index' and 'mask'."""
     return dataset.masked(self.size, batch_size)
 
@@ -59,7 +58,7 @@ class Training(Resident):
     self._order = dataset.Order(self.size, batch_size, seed)
     self._crop_flip = crop_flip
 
-  def feeds(self, step: int) -> Iterator[dataset.Feed]:
+  def feeds(self, step: int) -> dataset.Feeds:
     """See `dataset.TrainSet`: 'index' [B] i32."""
     return ({'index': self._order.index(s)} for s in itertools.count(step))
 

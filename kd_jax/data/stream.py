@@ -5,7 +5,6 @@ step) as that of a split on the device, and going on at any step needs no saved
 position.
 """
 
-from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
@@ -105,7 +104,7 @@ class _EvalItems(_Items):
 
 def _batches(
   items: Any, first: int, batch_size: int, workers: int
-) -> Iterator[dataset.Feed]:
+) -> dataset.Feeds:
   """Batches from position `first` on, decoded in other processes."""
   if workers and not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags
@@ -159,7 +158,7 @@ class Streamed:
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
     self._crop_flip, self._area = crop_flip, area
 
-  def feeds(self, step: int) -> Iterator[dataset.Feed]:
+  def feeds(self, step: int) -> dataset.Feeds:
     """See `dataset.TrainSet`: 'image' u8, 'label', 'index'."""
     size, count = self._info.image_size, self._batch_size
     decoder = Decoder(self._images, size, self._area, self._seed)
@@ -175,7 +174,7 @@ class Streamed:
       images = augment.crop_flip(images, every, key, how)
     return {**feed, 'image': dataset.normalised(images, self._info)}
 
-  def eval_feeds(self, batch_size: int) -> Iterator[dataset.Feed]:
+  def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """See `dataset.EvalSet`."""
     decoder = Decoder(self._images, self._info.image_size)
     items = _EvalItems(decoder, self._images.labels, batch_size)
