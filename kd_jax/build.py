@@ -59,7 +59,7 @@ def build(config: ConfigDict) -> Parts:
   sharding.check_batch(mesh, config.eval_batch_size)
   known = data.facts(config.data.name, config.data.image_size)
   if known:  # what does not fit is said before data is fetched
-    shapes(experiment(config, known[0], 1), known[1], config.batch_size)
+    check(config, *known)
   opened = open_source(config)
   info = opened.info
   steps_per_epoch = info.num_train // config.batch_size
@@ -79,6 +79,15 @@ def build(config: ConfigDict) -> Parts:
     steps_per_epoch=steps_per_epoch,
     total_steps=config.epochs * steps_per_epoch,
   )
+
+
+def check(config: ConfigDict, classes: int, image_size: int) -> None:
+  """Checks what can be checked without the data set.
+
+  Raises:
+    UsageError: for whatever does not exist or does not fit together.
+  """
+  shapes(experiment(config, classes, 1), image_size, config.batch_size)
 
 
 def open_source(config: ConfigDict) -> source.Source:
@@ -191,6 +200,8 @@ def _optimizer(
       fields.pop('learning_rate'), steps_per_epoch, config.epochs
     )
     name = fields.pop('name')
+    resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
+    fields['reset_momentum_at'] = resets
     rules.append((expression, optim.transformation(name, rate, **fields)))
   return optim.by_path(rules)
 

@@ -86,6 +86,7 @@ def default() -> ConfigDict:
   config.optimizer.learning_rate = step_schedule(0.05, (150, 180, 210))
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = False
+  config.optimizer.reset_momentum_at = ()  # epochs; see optim.transformation
   config.optimizer.weight_decay = 5e-4  # of every parameter, as torch's
   # ((regular expression, {field: value}), ...): the first that is found in a
   # parameter's path changes these fields for it.

@@ -68,3 +68,50 @@ def softmax_weighted_sum(values: Sequence[jax.Array]) -> jax.Array:
   """
   stacked = jnp.stack(list(values))
   return (jax.lax.stop_gradient(jax.nn.softmax(stacked)) * stacked).sum()
+
+
+def margin(scale: jax.Array, bias: jax.Array) -> jax.Array:
+  """The mean of the negative part of N(bias, scale^2), for each channel.
+
+  Args:
+    scale: gamma [C] of a BatchNorm; its sign does not matter.
+    bias: beta [C].
+
+  Returns:
+    [C] f32; -3*|gamma| where less than a thousandth is negative.
+
+  Source: Heo et al., ICCV 2019, section 3.1; `get_margin_from_BN` of
+  overhaul-distillation 76344a8. Where gamma is 0, our choice is min(beta, 0).
+  """
+  gamma, beta = jnp.abs(scale.astype(jnp.float32)), bias.astype(jnp.float32)
+  dead = gamma == 0
+  safe = jnp.where(dead, 1.0, gamma)
+  ratio = beta / safe
+  negative = jax.scipy.stats.norm.cdf(-ratio)  # the share below 0
+  some = negative > 0.001
+  density = jnp.exp(-jnp.square(ratio) / 2) / jnp.sqrt(2 * jnp.pi)
+  mean = beta - safe * density / jnp.where(some, negative, 1.0)
+  found = jnp.where(some, mean, -3 * gamma)
+  return jnp.where(dead, jnp.minimum(beta, 0.0), found)
+
+
+def partial_l2(
+  student: jax.Array, teacher: jax.Array, margin: jax.Array
+) -> jax.Array:
+  """Squared differences, but where both are negative and the student lower.
+
+  Args:
+    student: [N,H,W,C].
+    teacher: [N,H,W,C], before its ReLU.
+    margin: [C]; teacher values below it are raised to it.
+
+  Returns:
+    The sum over space and channels, mean over the batch.
+
+  Source: Heo et al., ICCV 2019, equation 4; `distillation_loss` of
+  overhaul-distillation 76344a8 (which sums over the batch too).
+  """
+  target = jnp.maximum(teacher, margin[None, None, None, :])
+  counts = (student > target) | (target > 0)
+  squares = jnp.where(counts, jnp.square(student - target), 0.0)
+  return squares.sum() / student.shape[0]

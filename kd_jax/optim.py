@@ -86,6 +86,7 @@ def transformation(
   weight_decay: float = 0.0,
   momentum: float = 0.9,
   nesterov: bool = False,
+  reset_momentum_at: Sequence[int] = (),
 ) -> optax.GradientTransformation:
   """An optimizer as PyTorch's of the same name.
 
@@ -93,12 +94,23 @@ def transformation(
   parameter, BatchNorm and biases included, before momentum or moments;
   'adamw' decouples it.
 
+  Args:
+    name: 'sgd', 'adam', 'adamw', or 'frozen': no update at all.
+    learning_rate: of each step.
+    weight_decay: see above.
+    momentum: of sgd.
+    nesterov: of sgd.
+    reset_momentum_at: steps before which sgd's momentum begins anew, as where
+      released code makes a new optimizer at a milestone (OFD's).
+
   Raises:
     UsageError: for an unknown name.
   """
   decay = optax.add_decayed_weights(weight_decay)
   if name == 'sgd':
-    return optax.chain(decay, optax.sgd(learning_rate, momentum, nesterov))
+    trace = reset_at(optax.trace(momentum, nesterov), reset_momentum_at)
+    scale = optax.scale_by_learning_rate(learning_rate)
+    return optax.chain(decay, trace, scale)
   if name == 'adam':
     return optax.chain(decay, optax.adam(learning_rate))
   if name == 'adamw':
@@ -106,6 +118,27 @@ def transformation(
   if name == 'frozen':
     return optax.set_to_zero()
   raise errors.unknown('optimizer', name, ('sgd', 'adam', 'adamw', 'frozen'))
+
+
+def reset_at(
+  inner: optax.GradientTransformation, steps: Sequence[int]
+) -> optax.GradientTransformation:
+  """`inner` with its state made anew before each of `steps`."""
+  if not steps:
+    return inner
+
+  def init(params):
+    return jnp.zeros((), jnp.int32), inner.init(params)
+
+  def update(updates, state, params=None):
+    count, old = state
+    now = (count == jnp.asarray(steps, jnp.int32)).any()
+    fresh = inner.init(updates)
+    kept = jax.tree.map(lambda a, b: jnp.where(now, a, b), fresh, old)
+    updates, new = inner.update(updates, kept, params)
+    return updates, (count + 1, new)
+
+  return optax.GradientTransformation(init, update)
 
 
 def by_path(

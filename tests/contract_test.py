@@ -17,6 +17,7 @@ CASES = {
   'ce': {},
   'fpd': {'width': 16, 'se_reduction': 2},
   'kd': {},
+  'ofd': {},
 }
 # Other settings of a method that must keep the contract too.
 VARIANTS = {

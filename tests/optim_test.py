@@ -66,6 +66,18 @@ def test_sgd_is_torchs_on_every_parameter(nesterov):
     np.testing.assert_allclose(params['bn']['bias'], p, rtol=1e-6)
 
 
+def test_momentum_begins_anew_where_it_is_reset():
+  tx = optim.transformation(
+    'sgd', lambda _: 1.0, momentum=0.5, reset_momentum_at=(2,)
+  )
+  params = {'x': jnp.array(0.0)}
+  state, found = tx.init(params), []
+  for _ in range(4):
+    updates, state = tx.update({'x': jnp.array(1.0)}, state, params)
+    found.append(float(-updates['x']))
+  np.testing.assert_allclose(found, [1, 1.5, 1, 1.5])
+
+
 def test_the_first_matching_rule_decides_and_frozen_stands_still():
   tx = optim.by_path(
     [

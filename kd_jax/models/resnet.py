@@ -12,7 +12,7 @@ resnetv2.py) and torchvision for widths, initialisation and parameter counts.
 
 from collections.abc import Callable
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -158,3 +158,24 @@ NETWORKS: dict[str, Callable[..., ResNet]] = {
   'resnet101': _imagenet(True, 3, 4, 23, 3),
   'resnet152': _imagenet(True, 3, 8, 36, 3),
 }
+
+
+def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
+  """Scale and bias [C] of the last BatchNorm of a stage's last block.
+
+  Args:
+    params: of a `ResNet`.
+    stage: counted from 1.
+
+  Raises:
+    UsageError: where the network has no such BatchNorm.
+  """
+  blocks = [name for name in params if name.startswith(f'stage{stage}_block')]
+  if not blocks:
+    raise errors.UsageError(
+      f'the teacher has no blocks of stage {stage} whose BatchNorm gives a '
+      'margin; take a ResNet, or fewer stages (config.method_args.stages)'
+    )
+  block = params[max(blocks, key=lambda name: int(name.split('block')[1]))]
+  norm = block['bn3' if 'bn3' in block else 'bn2']
+  return norm['scale'], norm['bias']
