@@ -120,6 +120,32 @@ def step_schedule(
   )
 
 
+def warmed_up(value: float, epochs: int, first: int = 1) -> ConfigDict:
+  """value * min(1, e / epochs) in epoch e, counted from `first`."""
+  return ConfigDict(
+    {'kind': 'ramp', 'value': value, 'epochs': epochs, 'first': first}
+  )
+
+
+def teacher_free(config: ConfigDict) -> ConfigDict:
+  """The configuration without its teacher."""
+  config.teacher = default().teacher
+  return config
+
+
+def tf_fd_recipe(student: str) -> ConfigDict:
+  """CIFAR-100 as Teacher-free-Distillation trains: no teacher, Nesterov."""
+  config = default()
+  config.student = network(student)
+  config.batch_size = 128
+  config.data.padding_mode = 'reflect'
+  config.data.mean = (0.5071, 0.4865, 0.4409)
+  config.data.std = (0.2673, 0.2564, 0.2762)
+  config.optimizer.learning_rate = step_schedule(0.1, (150, 180, 210))
+  config.optimizer.nesterov = True
+  return config
+
+
 def digits() -> ConfigDict:
   """What every embedded recipe shares: data, networks, teacher, schedule."""
   config = default()

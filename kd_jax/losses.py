@@ -1,9 +1,11 @@
 """Distances between arrays: float32, scalar, no parameters, no config."""
 
 from collections.abc import Sequence
+import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def classes(labels: jax.Array) -> jax.Array:
@@ -115,3 +117,69 @@ def partial_l2(
   counts = (student > target) | (target > 0)
   squares = jnp.where(counts, jnp.square(student - target), 0.0)
   return squares.sum() / student.shape[0]
+
+
+def avg_pool_to(x: jax.Array, height: int, width: int) -> jax.Array:
+  """Averages x [N,H,W,C] to [N,height,width,C], as adaptive pooling does.
+
+  Bin i covers rows floor(i*H/height) to ceil((i+1)*H/height), exclusive.
+  """
+  for axis, size in ((1, height), (2, width)):
+    have = x.shape[axis]
+    if have == size:
+      continue
+    weights = np.zeros((size, have), np.float32)
+    for i in range(size):
+      bin_ = slice(i * have // size, -(-(i + 1) * have // size))
+      weights[i, bin_] = 1 / (bin_.stop - bin_.start)
+    x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis)), 0, axis)
+  return x
+
+
+def inter_layer(shallow: jax.Array, deep: jax.Array) -> jax.Array:
+  """MSE of a shallow map, pooled, and the deep map's leading channels.
+
+  The larger map is pooled to the smaller, both are cropped to the channels of
+  the narrower, in index order, and the deep one is the target.
+
+  Args:
+    shallow: [N,h,w,c].
+    deep: [N,h',w',c'].
+
+  Source: Li, ECCV 2022; train_kd.py of Teacher-free-Distillation 3427f98.
+  """
+  height = min(shallow.shape[1], deep.shape[1])
+  width = min(shallow.shape[2], deep.shape[2])
+  channels = min(shallow.shape[3], deep.shape[3])
+  target = jax.lax.stop_gradient(avg_pool_to(deep, height, width))
+  learner = avg_pool_to(shallow, height, width)
+  return mse(learner[..., :channels], target[..., :channels])
+
+
+def inter_layers(maps: Sequence[jax.Array]) -> jax.Array:
+  """The mean of `inter_layer` over all pairs of maps, shallow first."""
+  pairs = itertools.combinations(maps, 2)
+  return jnp.stack([inter_layer(u, d) for u, d in pairs]).mean()
+
+
+def intra_layer(x: jax.Array, *, detach_salient: bool = False) -> jax.Array:
+  """MSE of a map's salient half of channels and its other half, in order.
+
+  A channel's saliency is the mean of its map over batch and space, each map
+  normalised to length 1; no gradient flows through the order.
+
+  Args:
+    x: [N,h,w,C], C even.
+    detach_salient: only the other half learns; the released code moves both.
+
+  Source: as `inter_layer`, `intra_fd`.
+  """
+  square = jnp.square(x).sum(axis=(1, 2), keepdims=True)
+  length = jnp.sqrt(jnp.maximum(square, 1e-24))  # safe where a map is dead
+  saliency = jax.lax.stop_gradient((x / length).mean(axis=(0, 1, 2)))
+  order = jnp.argsort(-saliency, stable=True)
+  half = x.shape[-1] // 2
+  salient, other = x[..., order[:half]], x[..., order[half:]]
+  if detach_salient:
+    salient = jax.lax.stop_gradient(salient)
+  return mse(salient, other)

@@ -93,7 +93,7 @@ def _alone(
   config: ConfigDict, label: str, stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
   """The result of the student trained alone, as `config.baseline` says."""
-  if config.baseline == 'off' or not config.teacher.name:
+  if config.baseline == 'off' or config.method == 'ce':
     return None
   baseline = config_lib.of_baseline(config)
   folder = runs.cache_folder(baseline, 'alone')

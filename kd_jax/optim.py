@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[str, ...]] = {
   'step': ('value', 'milestones', 'factor'),
   'cosine': ('value',),
   'linear': ('start', 'value', 'epochs'),
+  'ramp': ('value', 'epochs', 'first'),
 }
 
 
@@ -32,7 +33,9 @@ def schedule(
       'step' (value, times factor at each of the milestones, in epochs: with
       milestone 150 the 151st epoch is the first at the lower value);
       'cosine' (value, falling to 0 at the end of the run);
-      'linear' (from start to value over the first epochs, then constant).
+      'linear' (from start to value over the first epochs, then constant);
+      'ramp' (value * min(1, e / epochs) in epoch e, counted from first: the
+      warm-up of losses in released code, which begins at 0 or 1).
       Any of them may have 'warmup_epochs', a linear rise to the schedule.
     steps_per_epoch: steps in an epoch.
     epochs: length of the run.
@@ -73,6 +76,9 @@ def _shape(kind, fields, step, steps_per_epoch, epochs):
   if kind == 'cosine':
     done = step / (epochs * steps_per_epoch)
     return top * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+  if kind == 'ramp':
+    epoch = jnp.floor(step / steps_per_epoch) + fields['first']
+    return top * jnp.minimum(1.0, epoch / fields['epochs'])
   if kind == 'linear':
     done = jnp.clip(step / (fields['epochs'] * steps_per_epoch), 0.0, 1.0)
     return fields['start'] + (top - fields['start']) * done

@@ -19,6 +19,10 @@ RECONSTRUCTED = {
     'FPD is a reconstruction: the paper publishes an abstract only; taps and '
     'weights are our choice'
   ),
+  'tfd': (
+    'TFD is a reconstruction: the paper publishes an abstract only; it is the '
+    "inter-layer half of Tf-FD's code with a weight of our choice"
+  ),
 }
 
 
@@ -132,13 +136,13 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
         '',
       )
     )
+  if result['method'] != 'ce':
     rows.append(
       _row('student alone', alone)
       if alone
       else ('student alone', result['network'], 'not trained', *[''] * 4)
     )
-  name = f'student, {result["method"]}' if teacher else 'student'
-  rows.append(_row(name, result))
+  rows.append(_row(f'student, {result["method"]}', result))
   lines = [table(rows)]
   if note := RECONSTRUCTED.get(result['method']):
     lines.append(note)

@@ -18,6 +18,8 @@ CASES = {
   'fpd': {'width': 16, 'se_reduction': 2},
   'kd': {},
   'ofd': {},
+  'tf_fd': {},
+  'tfd': {},
 }
 # Other settings of a method that must keep the contract too.
 VARIANTS = {

@@ -30,6 +30,13 @@ def test_a_linear_schedule_stays_at_its_value():
   np.testing.assert_allclose(values(spec, [0, 20, 40, 99]), [0, 2, 4, 4])
 
 
+def test_a_ramp_rises_by_epochs():
+  spec = {'kind': 'ramp', 'value': 4.0, 'epochs': 4, 'first': 1}
+  np.testing.assert_allclose(values(spec, [0, 9, 10, 35, 99]), [1, 1, 2, 4, 4])
+  spec['first'] = 0
+  np.testing.assert_allclose(values(spec, [0, 10, 40, 99]), [0, 1, 4, 4])
+
+
 def test_warmup_rises_to_any_schedule():
   spec = {'kind': 'constant', 'value': 1.0, 'warmup_epochs': 2}
   np.testing.assert_allclose(values(spec, [0, 9, 19, 50]), [0.05, 0.5, 1, 1])

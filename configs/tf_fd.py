@@ -1,0 +1,46 @@
+"""Tf-FD: Li, "Self-Regulated Feature Learning via Teacher-free Feature
+Distillation", ECCV 2022.
+
+  python -m kd_jax.main --config configs/tf_fd.py
+"""
+
+from kd_jax import config as base
+
+
+def get_config(recipe: str | None = None) -> base.ConfigDict:
+  """The recipe's configuration."""
+  return base.pick(recipe, RECIPES)
+
+
+def digits() -> base.ConfigDict:
+  """300 embedded images of digits, 8x8 pixels; half a minute on a laptop."""
+  return tf_fd(base.teacher_free(base.digits()))
+
+
+def cifar100_r20() -> base.ConfigDict:
+  """resnet20 on CIFAR-100.
+
+  Published: 70.62% top-1, the best epoch (ECCV poster; alone 69.06).
+
+    python -m kd_jax.main --config configs/tf_fd.py:cifar100_r20
+  """
+  return tf_fd(base.tf_fd_recipe('resnet20'))
+
+
+def tf_fd(config: base.ConfigDict) -> base.ConfigDict:
+  """Adds the method with the weights of the code's documented command."""
+  config.method = 'tf_fd'
+  config.method_args = base.ConfigDict(
+    {'taps': ('stage1', 'stage2', 'stage3'), 'detach_salient': False}
+  )
+  config.weights = base.ConfigDict(
+    {
+      'ce': 1.0,
+      'inter': base.warmed_up(5e-4, 20),
+      'intra': base.warmed_up(8e-4, 20),
+    }
+  )
+  return config
+
+
+RECIPES = {'digits': digits, 'cifar100_r20': cifar100_r20}

@@ -1,0 +1,40 @@
+"""TFD: Li et al., "Teacher-free Distillation via Regularizing Intermediate
+Representation", IJCNN 2022; a reconstruction (see kd_jax/methods/tfd.py).
+
+  python -m kd_jax.main --config configs/tfd.py
+"""
+
+from kd_jax import config as base
+
+
+def get_config(recipe: str | None = None) -> base.ConfigDict:
+  """The recipe's configuration."""
+  return base.pick(recipe, RECIPES)
+
+
+def digits() -> base.ConfigDict:
+  """300 embedded images of digits, 8x8 pixels; half a minute on a laptop."""
+  return tfd(base.teacher_free(base.digits()))
+
+
+def cifar100_r20() -> base.ConfigDict:
+  """resnet20 on CIFAR-100, the recipe of Tf-FD's code.
+
+  No figure of TFD's own is public for CIFAR-100.
+
+    python -m kd_jax.main --config configs/tfd.py:cifar100_r20
+  """
+  return tfd(base.tf_fd_recipe('resnet20'))
+
+
+def tfd(config: base.ConfigDict) -> base.ConfigDict:
+  """Adds the method; its weight and its warm-up are reconstructions."""
+  config.method = 'tfd'
+  config.method_args = base.ConfigDict({'taps': ('stage1', 'stage2', 'stage3')})
+  config.weights = base.ConfigDict(
+    {'ce': 1.0, 'inter': base.warmed_up(5e-3, 20)}
+  )
+  return config
+
+
+RECIPES = {'digits': digits, 'cifar100_r20': cifar100_r20}
