@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import functools
+import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -55,8 +56,8 @@ def build(config: ConfigDict) -> Parts:
   """
   _check_values(config)
   mesh = sharding.make_mesh(config.mesh.data)
-  sharding.check_batch(mesh, config.batch_size)
-  sharding.check_batch(mesh, config.eval_batch_size)
+  for key in ('batch_size', 'eval_batch_size'):
+    sharding.check_batch(mesh, config[key], f'config.{key}')
   known = data.facts(config.data.name, config.data.image_size)
   if known:  # what does not fit is said before data is fetched
     check(config, *known)
@@ -67,6 +68,11 @@ def build(config: ConfigDict) -> Parts:
     raise errors.UsageError(
       f'config.batch_size={config.batch_size} is more than the '
       f'{info.num_train} training images; take at most so many'
+    )
+  if not 0 <= config.data.crop_padding < info.image_size:
+    raise errors.UsageError(
+      f'config.data.crop_padding={config.data.crop_padding}: the images have '
+      f'{info.image_size} pixels; give less'
     )
   exp = experiment(config, len(info.class_names), steps_per_epoch)
   features, names = shapes(exp, info.image_size, config.batch_size)
@@ -130,6 +136,18 @@ def _check_values(config: ConfigDict) -> None:
     value = functools.reduce(getattr, groups, config)[last]
     if value not in allowed:
       raise errors.unknown(f'value of config.{path}:', value, allowed)
+  given = config.data
+  if given.workers < 0 or config.steps_per_dispatch < 0:
+    raise errors.UsageError(
+      f'config.data.workers={given.workers} and config.steps_per_dispatch='
+      f'{config.steps_per_dispatch} must not be negative'
+    )
+  area = tuple(given.area)
+  if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+    raise errors.UsageError(
+      f'config.data.area={area}: give the least and the greatest fraction of '
+      'the area, such as (0.08, 1.0)'
+    )
   if not 0 <= config.seed < 2**31:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')
 
@@ -196,6 +214,13 @@ def _optimizer(
     for key in fields:
       if key not in common:
         raise errors.unknown('field of an optimizer rule:', key, common)
+    try:
+      re.compile(expression)
+    except re.error as error:
+      raise errors.UsageError(
+        f'config.optimizer.rules: {expression!r} is no regular expression: '
+        f'{error}'
+      ) from error
     rate = optim.schedule(
       fields.pop('learning_rate'), steps_per_epoch, config.epochs
     )

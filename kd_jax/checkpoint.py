@@ -26,15 +26,30 @@ class Checkpoints:
     folder: holds one sub-folder a step.
   """
 
-  def __init__(self, folder: epath.PathLike, *, keep: int = 2):
-    """Opens the folder, which is made at the first save."""
+  def __init__(
+    self, folder: epath.PathLike, *, keep: int = 2, read_only: bool = False
+  ):
+    """Opens the folder, and makes it unless it is only read.
+
+    Args:
+      folder: one that nobody else writes, unless it is only read.
+      keep: how many of the newest checkpoints stay.
+      read_only: change nothing, and do not clean up.
+
+    Raises:
+      UsageError: where a folder to read is not there.
+    """
     self.folder = epath.Path(folder)
+    if read_only and not self.folder.exists():
+      raise errors.UsageError(f'{self.folder} is not there')
     self._manager = ocp.CheckpointManager(
       self.folder,
       item_handlers=ocp.StandardCheckpointHandler(),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.LatestN(n=keep),
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        create=not read_only,
+        read_only=read_only,
       ),
     )
 
@@ -85,6 +100,8 @@ class Checkpoints:
 
 def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
   """Saves a tree as the only one of its folder; complete when it returns."""
+  if epath.Path(folder).exists():
+    epath.Path(folder).rmtree()
   checkpoints = Checkpoints(folder, keep=1)
   checkpoints.save(step, tree)
   checkpoints.close()

@@ -28,7 +28,6 @@ INDIFFERENT = (
   'data.device_mb',
   'data.workers',
   'eval_batch_size',
-  'eval_every',
   'mesh',
   'recipe',
   'steps_per_dispatch',
@@ -94,7 +93,7 @@ def default() -> ConfigDict:
 
   config.mesh = ConfigDict({'data': -1})  # devices; -1 is all
   config.steps_per_dispatch = 0  # 0: 1 on CPU, many on GPU and TPU
-  config.eval_batch_size = 500  # images
+  config.eval_batch_size = 512  # images
   config.eval_every = 1.0  # epochs
   config.checkpoint_every = 1.0  # epochs
   config.cache_dir = ''  # '': $KD_JAX_CACHE, else ~/.cache/kd_jax
@@ -198,15 +197,23 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
   """
   result = default()
   for key in ('data', 'dtype', 'mesh', 'cache_dir', 'eval_batch_size'):
-    result[key] = config[key]
+    result[key] = copy.deepcopy(config[key])
   args = config.teacher.args.to_dict()
   args.pop('batch_norm', None)  # how the teacher is used, not trained
   result.student = network(config.teacher.name, **args)
   result.baseline = 'off'
+  recipe = config.teacher.recipe.to_dict()
+  rate = recipe.get('optimizer', {}).pop('learning_rate', None)
+  if rate is not None:  # whole, not merged with the default's
+    result.optimizer.learning_rate = (
+      ConfigDict(rate) if isinstance(rate, dict) else rate
+    )
   try:
-    result.update(config.teacher.recipe)
+    result.lock().update(recipe)
   except (AttributeError, KeyError, TypeError) as error:
-    raise errors.UsageError(f'config.teacher.recipe: {error}') from error
+    raise errors.UsageError(
+      f'config.teacher.recipe: {" ".join(str(error.args[0]).split())}'
+    ) from error
   return result
 
 
@@ -247,9 +254,9 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
   return kept
 
 
-def digest(config: ConfigDict) -> str:
+def digest(config: ConfigDict, more: Any = None) -> str:
   """A short name of all that determines a run's result, 8 hex digits."""
-  text = json.dumps(determining(plain(config)), sort_keys=True)
+  text = json.dumps([determining(plain(config)), more], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

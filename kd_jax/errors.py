@@ -41,7 +41,7 @@ def imported(module: str, attribute: str) -> Any:
   """
   try:
     found = importlib.import_module(module)
-  except ModuleNotFoundError as error:
+  except (ModuleNotFoundError, TypeError, ValueError) as error:
     raise UsageError(
       f'cannot import {module!r}: {error}; it must be installed or its folder '
       'on PYTHONPATH'

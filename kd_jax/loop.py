@@ -94,6 +94,12 @@ class Loop:
       self.state = self._checkpoints.restore(latest, like)
       self._reporter.line(f'resuming at step {latest}')
     self.step = latest or 0
+    if self.step > self._parts.total_steps:
+      raise errors.UsageError(
+        f'{self._checkpoints.folder} is at step {self.step}, beyond the '
+        f'{self._parts.total_steps} of this configuration and data; give '
+        'another --workdir'
+      )
     self.records = self._reporter.resume(self.step)
     before = self.records[-1]['wall_s'] if self.records else 0.0
     self._started = runs.now() - before
@@ -117,11 +123,11 @@ class Loop:
         self._dispatch(most if self.step + most <= stop else 1)
         if self.step == stop:
           self._at_stop()
-        elif should_stop():
-          self._read()
-          self._record({})
-          self._save()
         if should_stop():
+          self._read()
+          if self._means.count:
+            self._record({})
+          self._save()
           break
     finally:
       self._feeds.close()

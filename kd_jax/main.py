@@ -14,8 +14,8 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from kd_jax import build, errors, report, runs, trainer
 from kd_jax import config as config_lib
-from kd_jax import errors, report, runs, trainer
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'FILE[:recipe]; --config.a.b=value changes a value.'
@@ -60,10 +60,13 @@ def main(argv: Sequence[str]) -> int:
   if len(seeds) > 1:
     text, figures = report.seeds(results, alone)
     print(text)
-    summary = _folder(_CONFIG.value, several=False, name='seeds')
-    name = '-'.join(map(str, seeds))
-    summary.write(f'seeds-{name}.json', {**figures, **trainer.provenance()})
-    print(f'figures: {summary.path / f"seeds-{name}.json"}')
+    shared = _CONFIG.value.copy_and_resolve_references()
+    shared.seed = 0  # those of the runs stand in the file's name
+    summary = _folder(shared, several=False, prefix='seeds-')
+    name = f'seeds-{"-".join(map(str, seeds))}.json'
+    config = config_lib.plain(_CONFIG.value)
+    summary.write(name, {**figures, 'config': config, **trainer.provenance()})
+    print(f'figures: {summary.path / name}')
   return 0
 
 
@@ -77,7 +80,7 @@ def _seeds() -> list[int]:
 
 
 def _folder(
-  config: ConfigDict, *, several: bool, name: str = ''
+  config: ConfigDict, *, several: bool, prefix: str = ''
 ) -> runs.Folder:
   if _WORKDIR.value:
     base = epath.Path(_WORKDIR.value)
@@ -85,7 +88,7 @@ def _folder(
   given: Any = flags.FLAGS['config']
   file = given.config_filename.partition(':')[0]
   parts = [epath.Path(file).stem, config.recipe]
-  parts.append(name or config_lib.digest(config))
+  parts.append(prefix + config_lib.digest(config))
   return runs.Folder(epath.Path('runs') / '-'.join(filter(None, parts)))
 
 
@@ -96,7 +99,8 @@ def _alone(
   if config.baseline == 'off' or config.method == 'ce':
     return None
   baseline = config_lib.of_baseline(config)
-  folder = runs.cache_folder(baseline, 'alone')
+  info = build.open_source(config).info
+  folder = runs.cache_folder(baseline, info, 'alone')
   if config.baseline == 'cache':
     return folder.read('result.json')
   label = f'{label} alone'.strip()

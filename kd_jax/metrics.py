@@ -104,8 +104,10 @@ class Reporter:
       self._printed = time.monotonic()
       for row in text.splitlines() or ['']:
         print(f'{clear}{self._label}{row}', flush=True)
-    with (self._folder.path / 'log.txt').open('a') as file:
-      file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n')
+    runs.append(
+      self._folder.path / 'log.txt',
+      f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n',
+    )
 
   def progress(self, text: str) -> None:
     """Replaces the last line of a terminal, at most five times a second."""
@@ -116,7 +118,7 @@ class Reporter:
   def resume(self, step: int) -> list[dict[str, Any]]:
     """Forgets what was logged after `step`; returns the records up to it."""
     self._board = tensorboardX.SummaryWriter(
-      str(self._folder.path), purge_step=step + 1 if step else None
+      str(self._folder.path), purge_step=step + 1 if step else 0
     )
     return self.records.truncate(step)
 

@@ -54,6 +54,14 @@ def schedule(
     if name not in KINDS[kind]:
       known = (*KINDS[kind], 'kind', 'warmup_epochs')
       raise errors.unknown(f'field of schedule {kind}:', name, known)
+  for name, given in fields.items():
+    many = name == 'milestones'
+    good = isinstance(given, list | tuple) if many else _is_number(given)
+    if not good:
+      raise errors.UsageError(
+        f'schedule {kind}: {name}={given!r} must be '
+        f'{"a tuple of epochs" if many else "a number"}'
+      )
   if missing := [name for name in KINDS[kind] if name not in fields]:
     raise errors.UsageError(f'schedule {kind} lacks {", ".join(missing)}')
 
@@ -65,6 +73,10 @@ def schedule(
     return jnp.asarray(result, jnp.float32)
 
   return value
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shape(kind, fields, step, steps_per_epoch, epochs):

@@ -130,10 +130,10 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
         'teacher',
         teacher['network'],
         f'{teacher["top1"]:.2f}%',
-        '',
+        _percent(teacher.get('best_on_test')),
         short(teacher['params']),
         short(teacher['flops']),
-        '',
+        metrics.duration(teacher['wall_s']),
       )
     )
   if result['method'] != 'ce':
@@ -149,12 +149,16 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
   return '\n'.join(lines)
 
 
+def _percent(value: float | None) -> str:
+  return '' if value is None else f'{value:.2f}%'
+
+
 def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
   return (
     name,
     result['network'],
     f'{result["top1"]:.2f}%',
-    f'{result["best_on_test"]:.2f}%' if 'best_on_test' in result else '',
+    _percent(result.get('best_on_test')),
     short(result['params']),
     short(result['flops']),
     metrics.duration(result['wall_s']),

@@ -24,6 +24,10 @@ from ml_collections import ConfigDict
 import kd_jax
 from kd_jax import config as config_lib
 from kd_jax import errors, locks
+from kd_jax.data import source
+
+# What a run killed at its very start leaves.
+_OWN = ('.lock', 'config.json.part')
 
 
 class Folder:
@@ -38,7 +42,7 @@ class Folder:
     text = os.fspath(path)
     self.path = epath.Path(text if '://' in text else os.path.abspath(text))
 
-  def claim(self, config: ConfigDict) -> None:
+  def claim(self, config: ConfigDict, info: source.Info) -> None:
     """Makes the folder this configuration's, or sees that it already is.
 
     The number of epochs may grow, unless a schedule depends on it.
@@ -47,11 +51,14 @@ class Folder:
       UsageError: where it holds another configuration or cannot be written.
     """
     new = config_lib.plain(config)
+    new['data_facts'] = json.loads(json.dumps(info._asdict()))
     old = self.read('config.json')
     if old is not None:
       self._compare(config_lib.determining(old), config_lib.determining(new))
+      if old['epochs'] == new['epochs']:
+        return
     elif self.path.exists() and any(
-      p.name != '.lock' for p in self.path.iterdir()
+      p.name not in _OWN for p in self.path.iterdir()
     ):
       raise errors.UsageError(
         f'{self.path} holds files but no run; give an empty or new --workdir'
@@ -60,8 +67,9 @@ class Folder:
 
   def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
+    own = {key: new[key] for key in ('optimizer', 'weights')}
     lines = config_lib.difference(old, new)
-    if epochs_new != epochs_old and _depends_on_epochs(new):
+    if epochs_new != epochs_old and _depends_on_epochs(own):
       lines.append(
         f'config.epochs: {epochs_old} there, {epochs_new} here, and a cosine '
         'schedule depends on it'
@@ -122,19 +130,25 @@ def _depends_on_epochs(value: Any) -> bool:
   return isinstance(value, list) and any(_depends_on_epochs(v) for v in value)
 
 
-def cache_folder(config: ConfigDict, kind: str) -> Folder:
+def cache_folder(config: ConfigDict, info: source.Info, kind: str) -> Folder:
   """Where a network that many runs share is trained and kept.
 
   Args:
-    config: the configuration that trains it; with the version of kd_jax it
-      determines the folder.
+    config: the configuration that trains it.
+    info: of the data as it is there. Both, with the version of kd_jax,
+      determine the folder.
     kind: how it is used, for a person's eye: 'teacher' or 'alone'.
   """
   home = config.cache_dir or os.environ.get('KD_JAX_CACHE')
   root = epath.Path(home or '~/.cache/kd_jax').expanduser()
   name = (
     '-'.join(
-      (kind, config.student.name, config.data.name, config_lib.digest(config))
+      (
+        kind,
+        config.student.name,
+        config.data.name,
+        config_lib.digest(config, info._asdict()),
+      )
     )
     .replace('/', '_')
     .replace(':', '_')
@@ -170,8 +184,17 @@ class Records:
 
   def append(self, record: dict[str, Any]) -> None:
     """Adds a record; it is in the file when this returns."""
-    with self._path.open('a') as file:
-      file.write(json.dumps(record) + '\n')
+    append(self._path, json.dumps(record) + '\n')
+
+
+def append(path: epath.Path, text: str) -> None:
+  """Adds text to a file; in a bucket, which cannot append, writes it anew."""
+  if '://' in str(path):
+    before = path.read_text() if path.exists() else ''
+    path.write_text(before + text)
+    return
+  with path.open('a') as file:
+    file.write(text)
 
 
 def now() -> float:

@@ -27,14 +27,14 @@ def make_mesh(data: int = -1) -> Mesh:
   )
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
+def check_batch(mesh: Mesh, batch_size: int, key: str) -> None:
   """Raises UsageError where the mesh does not divide the global batch."""
   count = mesh.shape['data']
   if batch_size < 1 or batch_size % count:
     lower = batch_size // count * count
     near = [str(n) for n in (lower, lower + count) if n > 0]
     raise errors.UsageError(
-      f'a batch of {batch_size} does not divide over {count} devices; take '
+      f'{key}={batch_size} does not divide over {count} devices; take '
       f'{" or ".join(near)}, or fewer devices (config.mesh.data)'
     )
 

@@ -50,11 +50,12 @@ def obtain(
   size = parts.source.info.image_size
   facts = folder.read('teacher.json')
   if facts is None:
-    origin = _origin(config, train)
+    origin = _origin(config, parts, train)
     variables = load(origin / 'student', network, size, parts.mesh)
     facts = {
       'network': config.teacher.name,
       'from': str(origin),
+      **_trained(runs.Folder(origin)),
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
@@ -67,19 +68,26 @@ def obtain(
   return {name: variables}, facts
 
 
-def _origin(config: ConfigDict, train: Train) -> epath.Path:
+def _origin(config: ConfigDict, parts: build.Parts, train: Train) -> epath.Path:
   if config.teacher.path:
-    path = epath.Path(config.teacher.path)
-    if not (path / 'student').exists():
+    given = epath.Path(config.teacher.path).expanduser()
+    path = runs.Folder(given).path
+    if not (path / 'result.json').exists():
       raise errors.UsageError(
         f'config.teacher.path={config.teacher.path!r} is not the folder of a '
-        'finished run (it has no student/)'
+        'finished run (it has no result.json)'
       )
     return path
   recipe = config_lib.of_teacher(config)
-  folder = runs.cache_folder(recipe, 'teacher')
+  folder = runs.cache_folder(recipe, parts.source.info, 'teacher')
   train(recipe, folder, 'teacher')
   return folder.path
+
+
+def _trained(folder: runs.Folder) -> dict[str, Any]:
+  """What a finished run's result says of its training."""
+  result = folder.read('result.json')
+  return {k: result[k] for k in ('best_on_test', 'wall_s') if k in result}
 
 
 def load(
@@ -96,7 +104,7 @@ def load(
     ),
     dict(build.variables_of(network, image_size)),
   )
-  checkpoints = checkpoint.Checkpoints(path)
+  checkpoints = checkpoint.Checkpoints(path, read_only=True)
   try:
     return checkpoints.restore(checkpoints.latest(), like)
   finally:

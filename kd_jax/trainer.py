@@ -56,7 +56,7 @@ def train(
   parts = build.build(config)
   reporter = metrics.Reporter(folder, label)
   with folder.lock(wait=shared, say=print):
-    folder.claim(config)
+    folder.claim(config, parts.source.info)
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
       return result
@@ -179,13 +179,6 @@ def provenance() -> dict[str, Any]:
   """Hardware, versions and commit: what a figure must be read with."""
   devices = jax.devices()
   names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-  here = epath.Path(__file__).parent
-  commit = subprocess.run(
-    ['git', '-C', str(here), 'describe', '--always', '--dirty', '--abbrev=12'],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
   return {
     'hardware': f'{len(devices)} x {devices[0].device_kind}',
     'host': f'{platform.machine()}, {platform.system()}',
@@ -194,5 +187,20 @@ def provenance() -> dict[str, Any]:
       'kd_jax': kd_jax.__version__,
       **{name: importlib.metadata.version(name) for name in names},
     },
-    'commit': commit.stdout.strip() or 'unknown',
+    'commit': _commit(),
   }
+
+
+def _commit() -> str:
+  """The commit of the checkout that this runs from, or 'unknown'."""
+  package = epath.Path(__file__).parent
+  if not (package.parent / '.git').exists():
+    return 'unknown'  # installed from a wheel
+  describe = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
+  try:
+    found = subprocess.run(
+      describe, cwd=package, capture_output=True, text=True, check=False
+    )
+  except OSError:  # no git on this machine
+    return 'unknown'
+  return found.stdout.strip() or 'unknown'

@@ -35,7 +35,7 @@ MISTAKES = {
   '--config fpd --config.epoch=3': "did you mean 'epochs'",
   '--config fpd --config.weights.kdd=1': "did you mean 'kd'",
   '--config fpd --config.epochs=many': 'config.epochs=many',
-  '--config fpd --config.method=fdp': "did you mean 'fpd'",
+  '--config fpd --config.method=kdd': "did you mean 'kd'",
   '--config fpd --config.student.name=resnet9': "did you mean 'resnet8'",
   '--config fpd --config.data.name=digit': "did you mean 'digits'",
   "--config fpd --config.method_args.taps=('stem','stage9')": 'stage9',

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from kd_jax import config as config_lib
-from kd_jax import errors, metrics, runs
+from kd_jax import data, errors, metrics, runs
+
+INFO = data.open_source('digits').info
 
 
 def config(**changes):
@@ -12,41 +14,75 @@ def config(**changes):
   return made
 
 
+def claim(folder, config, info=INFO):
+  folder.claim(config, info)
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path):
+  folder = runs.Folder(tmp_path / 'run')
+  claim(folder, config())
+  with pytest.raises(errors.UsageError, match=r'num_train: 1437 there'):
+    claim(folder, config(), INFO._replace(num_train=1400))
+
+
+def test_what_a_kill_at_the_very_start_leaves_is_no_hindrance(tmp_path):
+  (tmp_path / 'config.json.part').write_text('{')
+  claim(runs.Folder(tmp_path), config())
+
+
+def test_a_teachers_recipe_leaves_the_runs_configuration_alone():
+  made = config()
+  made.teacher.recipe.data = {'crop_padding': 0}
+  assert config_lib.of_teacher(made).data.crop_padding == 0
+  assert made.data.crop_padding == 1
+
+
+def test_a_teachers_recipe_may_replace_the_schedule_but_not_misspell():
+  made = config()
+  cosine = {'kind': 'cosine', 'value': 0.1}
+  made.teacher.recipe.optimizer = {'learning_rate': cosine}
+  rate = config_lib.of_teacher(made).optimizer.learning_rate
+  assert rate.to_dict() == cosine
+  made.teacher.recipe.epoch = 3
+  with pytest.raises(errors.UsageError, match='epoch'):
+    config_lib.of_teacher(made)
+
+
 def test_the_same_configuration_may_claim_its_folder_again(tmp_path):
   folder = runs.Folder(tmp_path / 'run')
-  folder.claim(config())
-  folder.claim(config())
+  claim(folder, config())
+  claim(folder, config())
   assert folder.read('config.json')['epochs'] == config().epochs
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
   folder = runs.Folder(tmp_path / 'run')
-  folder.claim(config())
+  claim(folder, config())
   with pytest.raises(errors.UsageError, match=r'config\.batch_size: .* 7 here'):
-    folder.claim(config(batch_size=7))
+    claim(folder, config(batch_size=7))
   assert folder.read('config.json')['batch_size'] != 7
 
 
 def test_epochs_may_grow_but_not_shrink(tmp_path):
   folder = runs.Folder(tmp_path / 'run')
-  folder.claim(config(epochs=4))
-  folder.claim(config(epochs=6))
+  claim(folder, config(epochs=4))
+  claim(folder, config(epochs=6))
   with pytest.raises(errors.UsageError, match='only grow'):
-    folder.claim(config(epochs=5))
+    claim(folder, config(epochs=5))
 
 
 def test_epochs_may_not_grow_under_a_schedule_that_depends_on_them(tmp_path):
   cosine = {'optimizer': {'learning_rate': {'kind': 'cosine', 'value': 0.1}}}
   folder = runs.Folder(tmp_path / 'run')
-  folder.claim(config(epochs=4, **cosine))
+  claim(folder, config(epochs=4, **cosine))
   with pytest.raises(errors.UsageError, match='cosine'):
-    folder.claim(config(epochs=6, **cosine))
+    claim(folder, config(epochs=6, **cosine))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
   (tmp_path / 'thesis.tex').write_text('x')
   with pytest.raises(errors.UsageError, match='holds files but no run'):
-    runs.Folder(tmp_path).claim(config())
+    claim(runs.Folder(tmp_path), config())
 
 
 def test_a_live_folder_is_refused(tmp_path):
@@ -73,7 +109,7 @@ def test_only_what_determines_the_result_enters_the_digest():
 def test_the_teachers_cache_depends_on_its_recipe_and_not_on_the_student():
   def key(**changes):
     made = config_lib.of_teacher(config(**changes))
-    return runs.cache_folder(made, 'teacher').path.name
+    return runs.cache_folder(made, INFO, 'teacher').path.name
 
   assert key() == key(seed=5, epochs=3, method='kd')
   assert key() == key(student={'name': 'resnet14'})

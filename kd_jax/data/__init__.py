@@ -56,6 +56,10 @@ def open_source(
   """
   if name == 'digits':
     whole = digits.open_source()
+    if image_size not in (0, whole.info.image_size):
+      raise errors.UsageError(
+        f'config.data.image_size={image_size}: digits has 8 pixels; give 0'
+      )
   elif name.startswith('folder:'):
     whole = folder.open_folder(name, image_size)
   else:
@@ -107,6 +111,11 @@ def _part(
     return whole
   size = train_size or most
   held_out = round(val_fraction * size)
+  if val_fraction and not least <= held_out <= size - least:
+    raise errors.UsageError(
+      f'config.data.val_fraction={val_fraction} holds out {held_out} of {size} '
+      f'images; each part needs {least} or more, one of each class'
+    )
 
   def split(name: str) -> source.Images:
     images = whole.split('test' if name == 'test' else 'train')

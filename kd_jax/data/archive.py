@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 import hashlib
+import http.client
 import time
 from typing import NamedTuple
-import urllib.error
 import urllib.request
 
 from etils import epath
@@ -104,22 +104,24 @@ def _download(
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(path.name + '.part')
   say(f'downloading {archive.url} ({archive.size / 1e6:.0f} MB)')
-  for attempt in range(_TRIES):
-    done = part.stat().length if part.exists() else 0
-    if done >= archive.size:
-      break
+  for _ in range(_TRIES):
+    done = _length(part)
     try:
       _continue(archive, part, done, say)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-      # Where nothing ever came there is no network: more tries are in vain.
-      grown = part.exists() and part.stat().length > done
-      if not grown and (attempt or not done):
+    except (OSError, http.client.HTTPException) as error:
+      if _length(part) <= done:  # nothing came: more tries are in vain
         reason = getattr(error, 'reason', error)
         raise errors.UsageError(
           f'cannot download {_what(archive)}: {reason}. Put the file at '
           f'{path}, or name it by config.data.archive'
         ) from error
-      time.sleep(1)
+    if _length(part) >= archive.size:
+      break
+  if _length(part) < archive.size:
+    raise errors.UsageError(
+      f'{archive.url} broke off at {_length(part)} of {archive.size} bytes; '
+      'the same command goes on from there'
+    )
   try:
     verify(archive, part)
   except errors.UsageError:
@@ -128,9 +130,15 @@ def _download(
   part.replace(path)
 
 
+def _length(path: epath.Path) -> int:
+  return path.stat().length if path.exists() else 0
+
+
 def _continue(
   archive: Archive, part: epath.Path, done: int, say: Callable[[str], None]
 ) -> None:
+  if done >= archive.size:
+    return
   headers = {'Range': f'bytes={done}-'} if done else {}
   request = urllib.request.Request(archive.url, headers=headers)
   with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:

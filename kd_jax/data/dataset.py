@@ -19,7 +19,8 @@ import numpy as np
 from kd_jax.data import augment, source
 from kd_jax.features import Batch
 
-Feed = dict[str, np.ndarray]
+# Arrays by name, a batch or one item of it.
+Feed = dict[str, Any]
 
 
 class Feeds(Protocol):

@@ -10,7 +10,7 @@ from kd_jax.data import decode, source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.ppm')
 # How many images tell the size and, unless configured, the normalisation.
-_SAMPLE = 1000
+_SAMPLE = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Files:
     """N."""
     return len(self.paths)
 
-  def read(self, index: int) -> np.ndarray:
-    """The decoded image [h,w,3] u8."""
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """The decoded image [h,w,3] u8, and its label."""
     path = self.paths[index]
-    return decode.decode(path.read_bytes(), str(path))
+    image = decode.decode(path.read_bytes(), str(path))
+    return image, int(self.labels[index])
 
 
 def open_folder(name: str, image_size: int = 0) -> source.Source:
@@ -63,18 +64,17 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
     )
   splits = {split: _list(folders[split], names['train']) for split in folders}
   train = splits['train']
-  step = -(-len(train) // _SAMPLE)
-  sample = [train.read(i) for i in range(0, len(train), step)]
-  size = image_size or _common_size(root, sample)
-  pixels = np.stack([decode.fit(image, size) for image in sample]) / 255
+  sample = range(0, len(train), -(-len(train) // _SAMPLE))
+  size = image_size or _common_size(root, train, sample)
+  mean, std = _moments(train, sample, size)
   info = source.Info(
     name=name,
     class_names=tuple(names['train']),
     image_size=size,
     num_train=len(train),
     num_test=len(splits['test']),
-    mean=tuple(float(x) for x in pixels.mean((0, 1, 2)).round(4)),
-    std=tuple(float(x) for x in pixels.std((0, 1, 2)).round(4)),
+    mean=mean,
+    std=std,
   )
   return source.Source(info, splits.__getitem__)
 
@@ -102,11 +102,25 @@ def _list(folder: epath.Path, names: list[str]) -> Files:
   return Files(tuple(paths), np.array(labels, np.int32))
 
 
-def _common_size(root: epath.Path, images: list[np.ndarray]) -> int:
-  shapes = {image.shape[:2] for image in images}
+def _common_size(root: epath.Path, images: Files, sample: range) -> int:
+  shapes = {images.read(i)[0].shape[:2] for i in sample}
   if len(shapes) == 1 and len(set(*shapes)) == 1:
     return shapes.pop()[0]
   raise errors.UsageError(
     f'the images of {root} differ in size or are not square; say what networks '
     'shall see by config.data.image_size, such as 224'
   )
+
+
+def _moments(
+  images: Files, sample: range, size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation of each channel, over the sample."""
+  sums = np.zeros((2, 3))
+  for i in sample:
+    pixels = decode.fit(images.read(i)[0], size) / 255
+    sums += [pixels.mean((0, 1)), np.square(pixels).mean((0, 1))]
+  mean, square = sums / len(sample)
+  std = np.sqrt(np.maximum(square - mean**2, 1e-12))
+  rounded = (tuple(float(x) for x in v.round(4)) for v in (mean, std))
+  return next(rounded), next(rounded)

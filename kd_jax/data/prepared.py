@@ -52,7 +52,7 @@ class Records:
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """Class indices [N] i32, read once."""
+    """Class indices [N] i32; reads every record, for stratified parts."""
     found: list[int] = []
     for start in range(0, self.size, _SCAN):
       some = list(range(start, min(start + _SCAN, self.size)))
@@ -63,11 +63,11 @@ class Records:
     """N."""
     return self.size
 
-  def read(self, index: int) -> np.ndarray:
-    """The decoded image [h,w,3] u8."""
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """The decoded image [h,w,3] u8, and its label."""
     record = self._records[index]
     where = f'{index} of {self.split} in {self.folder}'
-    return decode.decode(bytes(record['image']), where)
+    return decode.decode(bytes(record['image']), where), int(record['label'])
 
 
 def root(data_dir: str) -> epath.Path:
@@ -113,10 +113,12 @@ def open_prepared(
     raise errors.UsageError(f'{folder} has no split {", ".join(missing)}')
   shape = builder.info.features['image'].shape
   size = image_size or shape[0]
+  if not image_size and shape[0] != shape[1]:
+    size = 0
   if not size:
     raise errors.UsageError(
-      f'the images of {name} have no common size; say what networks shall see '
-      'by config.data.image_size, such as 224'
+      f'the images of {name} have no common square size; say what networks '
+      'shall see by config.data.image_size, such as 224'
     )
   mean, std = NORMALISATION.get(name, IMAGENET)
   found = {

@@ -46,8 +46,8 @@ class Images(Protocol):
     """N."""
     ...
 
-  def read(self, index: int) -> np.ndarray:
-    """The decoded image [h,w,3] u8."""
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """The decoded image [h,w,3] u8, and its label."""
     ...
 
 
@@ -67,9 +67,9 @@ class Arrays:
     """N."""
     return len(self.labels)
 
-  def read(self, index: int) -> np.ndarray:
-    """The image [H,W,3] u8."""
-    return self.image[index]
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """The image [H,W,3] u8, and its label."""
+    return self.image[index], int(self.labels[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Subset:
     """N."""
     return len(self.chosen)
 
-  def read(self, index: int) -> np.ndarray:
-    """The decoded image [h,w,3] u8."""
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """The decoded image [h,w,3] u8, and its label."""
     return self.whole.read(int(self.chosen[index]))
 
 
@@ -133,13 +133,15 @@ class Source:
     if name not in self._arrays:
       images, size = self.split(name), self.info.image_size
       out = np.empty((len(images), size, size, 3), np.uint8)
+      labels = np.empty(len(images), np.int32)
       said = time.monotonic()
       for i in range(len(images)):
-        out[i] = decode.fit(images.read(i), size)
+        image, labels[i] = images.read(i)
+        out[i] = decode.fit(image, size)
         if time.monotonic() - said > 5:
           said = time.monotonic()
           say(f'decoding {self.info.name}: {i} of {len(images)} {name} images')
-      self._arrays[name] = Arrays(out, images.labels)
+      self._arrays[name] = Arrays(out, labels)
     return self._arrays[name]
 
 

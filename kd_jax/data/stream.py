@@ -36,9 +36,16 @@ class Decoder:
   area: tuple[float, ...] = ()
   seed: int = 0
 
-  def __call__(self, index: int, epoch: int = 0) -> np.ndarray:
-    """The image [size,size,3] u8."""
-    image = self.images.read(index)
+  def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
+    """One item: 'image' [size,size,3] u8, 'label' and 'index' i32."""
+    image, label = self.images.read(index)
+    return {
+      'image': self._sized(image, index, epoch),
+      'label': np.int32(label),
+      'index': np.int32(index),
+    }
+
+  def _sized(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
     if not self.area:
       return decode.fit(image, self.size)
     bits = np.random.Philox(np.random.SeedSequence((self.seed, epoch, index)))
@@ -47,26 +54,11 @@ class Decoder:
     return decode.random_resized_crop(image, self.size, rng, (least, most))
 
 
-class _Items:
-  """One item an image, in the order in which the device wants them."""
-
-  def __init__(self, decoder: Decoder, labels: np.ndarray):
-    self._decoder, self._labels = decoder, labels
-
-  def item(self, index: int, epoch: int) -> dataset.Feed:
-    return {
-      'image': self._decoder(index, epoch),
-      'label': self._labels[index],
-      'index': np.int32(index),
-    }
-
-
-class _TrainItems(_Items):
+class _TrainItems:
   """The items of all steps of a run; a grain random-access source."""
 
-  def __init__(self, decoder, labels, order: dataset.Order, steps: int):
-    super().__init__(decoder, labels)
-    self._order, self._steps = order, steps
+  def __init__(self, decoder: Decoder, order: dataset.Order, steps: int):
+    self._decoder, self._order, self._steps = decoder, order, steps
 
   def __len__(self) -> int:
     return self._steps * self._order.batch_size
@@ -74,7 +66,7 @@ class _TrainItems(_Items):
   def __getitem__(self, position: int) -> dataset.Feed:
     step, within = divmod(position, self._order.batch_size)
     epoch = step // self._order.steps_per_epoch
-    return self.item(int(self._order.index(step)[within]), epoch)
+    return self._decoder(int(self._order.index(step)[within]), epoch)
 
   def __getstate__(self) -> dict[str, Any]:
     order = self._order
@@ -85,12 +77,12 @@ class _TrainItems(_Items):
     self.__dict__.update({**state, '_order': dataset.Order(*state['_order'])})
 
 
-class _EvalItems(_Items):
+class _EvalItems:
   """The items of a split in order, padded to whole batches."""
 
-  def __init__(self, decoder, labels, batch_size: int):
-    super().__init__(decoder, labels)
-    feeds = list(dataset.masked(len(labels), batch_size))
+  def __init__(self, decoder: Decoder, batch_size: int):
+    self._decoder = decoder
+    feeds = list(dataset.masked(len(decoder.images), batch_size))
     self._index = np.concatenate([feed['index'] for feed in feeds])
     self._mask = np.concatenate([feed['mask'] for feed in feeds])
 
@@ -98,7 +90,7 @@ class _EvalItems(_Items):
     return len(self._index)
 
   def __getitem__(self, position: int) -> dataset.Feed:
-    item = self.item(int(self._index[position]), 0)
+    item = self._decoder(int(self._index[position]))
     return {**item, 'mask': self._mask[position]}
 
 
@@ -163,7 +155,7 @@ class Streamed:
     size, count = self._info.image_size, self._batch_size
     decoder = Decoder(self._images, size, self._area, self._seed)
     order = dataset.Order(self.size, count, self._seed)
-    items = _TrainItems(decoder, self._images.labels, order, self._steps)
+    items = _TrainItems(decoder, order, self._steps)
     return _batches(items, step * count, count, self._workers)
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
@@ -177,7 +169,7 @@ class Streamed:
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """See `dataset.EvalSet`."""
     decoder = Decoder(self._images, self._info.image_size)
-    items = _EvalItems(decoder, self._images.labels, batch_size)
+    items = _EvalItems(decoder, batch_size)
     return _batches(items, 0, batch_size, self._workers)
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:

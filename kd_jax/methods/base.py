@@ -91,3 +91,9 @@ def make(name: str, **kwargs: Any) -> Method:
       kind = f'argument of method {name}:'
       raise errors.unknown(kind, argument, fields(cls))
   return cls(**kwargs)
+
+
+def at_least(names: tuple[Any, ...], count: int, what: str) -> None:
+  """Raises UsageError where there are fewer than `count` names."""
+  if len(names) < count:
+    raise errors.UsageError(f'{what}={names}: give {count} or more')

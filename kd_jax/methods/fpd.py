@@ -154,6 +154,7 @@ class Method(base.Method):
     """Raises UsageError where the arguments contradict each other."""
     if self.version not in ('A', 'B'):
       raise errors.unknown('version of fpd:', self.version, 'AB')
+    base.at_least(self.taps, 1, 'fpd: taps')
     if self.width % self.se_reduction:
       raise errors.UsageError(
         f'fpd: se_reduction={self.se_reduction} does not divide '

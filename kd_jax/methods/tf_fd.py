@@ -31,6 +31,11 @@ class Method(base.Method):
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
   detach_salient: bool = False
 
+  def __post_init__(self):
+    """Raises UsageError where there is no pair of maps."""
+    base.at_least(self.taps, 2, 'tf_fd: taps')
+    super().__post_init__()
+
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Terms: 'ce', 'inter', 'intra' (means over pairs and over maps)."""
     student = feats['student']

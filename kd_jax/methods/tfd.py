@@ -26,6 +26,11 @@ class Method(base.Method):
 
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
 
+  def __post_init__(self):
+    """Raises UsageError where there is no pair of maps."""
+    base.at_least(self.taps, 2, 'tfd: taps')
+    super().__post_init__()
+
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Terms: 'ce', 'inter' (the mean over pairs)."""
     student = feats['student']

@@ -32,6 +32,8 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
   else:
     raise errors.unknown('network', name, NETWORKS)
   network_class: Any = getattr(factory, 'func', factory)
+  if not dataclasses.is_dataclass(network_class):
+    raise errors.UsageError(f'{name} is no Flax module')
   fields = {f.name for f in dataclasses.fields(network_class)}
   fields -= {'parent', 'name'}
   for field in kwargs:

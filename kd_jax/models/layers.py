@@ -129,7 +129,7 @@ class BatchNorm(nn.Module):
     """Normalises x [N,..,C].
 
     Raises:
-      ValueError: where group_size does not divide N.
+      UsageError: where group_size does not divide N.
     """
     channels = x.shape[-1]
     scale = self.param('scale', nn.initializers.ones, (channels,))
@@ -146,8 +146,10 @@ class BatchNorm(nn.Module):
       return y.astype(x.dtype)
 
     size = self.group_size or x.shape[0]
+    if self.is_initializing():
+      size = x.shape[0]  # any batch will do
     if x.shape[0] % size:
-      raise ValueError(
+      raise errors.UsageError(
         f'bn_group_size={size} does not divide the batch of {x.shape[0]}'
       )
     grouped = x.astype(jnp.float32).reshape(

@@ -106,4 +106,4 @@ def test_pooling_bins_are_those_of_adaptive_pooling(have, want):
 def test_an_odd_number_of_channels_is_refused():
   feats = {'f1': np.zeros((3, 4, 4, 5), np.float32)}
   with pytest.raises(errors.UsageError, match='f1 has 5 channels'):
-    terms(tiny.method('tf_fd', taps=('f1',)), feats)
+    terms(tiny.method('tf_fd', taps=('f1', 'f1')), feats)
