@@ -27,7 +27,9 @@ def test_other_data_under_the_same_name_is_refused(tmp_path):
 
 def test_what_a_kill_at_the_very_start_leaves_is_no_hindrance(tmp_path):
   (tmp_path / 'config.json.part').write_text('{')
-  claim(runs.Folder(tmp_path), config())
+  folder = runs.Folder(tmp_path)
+  claim(folder, config())
+  assert folder.read('config.json')['method'] == config().method
 
 
 def test_a_teachers_recipe_leaves_the_runs_configuration_alone():
