@@ -9,7 +9,6 @@ import dataclasses
 from typing import Any
 
 from absl import flags
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +97,8 @@ def _batches(
   items: Any, first: int, batch_size: int, workers: int
 ) -> dataset.Feeds:
   """Batches from position `first` on, decoded in other processes."""
+  import grain  # slow, and talks on older JAX, where nothing is streamed
+
   if workers and not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags
   made = grain.MapDataset.source(items)
