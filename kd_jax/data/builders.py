@@ -56,6 +56,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
       supervised_keys=('image', 'label'),
     )
 
+  def _generate_examples(self) -> Iterator[Example]:
+    raise NotImplementedError  # tfds asks for it; `_split_generators` serves
+
   def _broken(self, error: Exception) -> errors.UsageError:
     return errors.UsageError(
       f'{self.archive_path} is no whole archive of {self.name} '
@@ -121,9 +124,6 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
         image = Image.fromarray(np.ascontiguousarray(pixels))
         yield key, {'id': key, 'image': image, 'label': label}
         number += 1
-
-  def _generate_examples(self) -> Iterator[Example]:
-    raise NotImplementedError  # tfds asks for it; `_split_generators` serves
 
 
 class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
@@ -195,9 +195,6 @@ class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
         raise self._broken(error) from error
       key = name.rsplit('/', 1)[1].removesuffix('.JPEG')
       yield key, {'id': key, 'image': io.BytesIO(content), 'label': wnid}
-
-  def _generate_examples(self) -> Iterator[Example]:
-    raise NotImplementedError  # tfds asks for it; `_split_generators` serves
 
 
 BUILDERS: dict[str, type[_Builder]] = {
