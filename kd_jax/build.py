@@ -1,15 +1,18 @@
 """From a configuration to everything static, checked before data is read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
+import math
 import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+import numpy as np
 import optax
 
 from kd_jax import data, errors, models, optim, sharding, step
@@ -26,26 +29,76 @@ CHOICES = {
 }
 
 
+class Deployed(NamedTuple):
+  """What the prediction that a run is about needs.
+
+  Attributes:
+    name: of the prediction.
+    groups: the networks, and 'method', whose parameters it reads.
+    params: how many parameters it reads.
+    flops: of one image's forward pass; XLA's count of the unoptimised program,
+      where a multiplication and an addition are two.
+  """
+
+  name: str
+  groups: tuple[str, ...]
+  params: int
+  flops: float
+
+
+class Phase(NamedTuple):
+  """A stretch of a run over the same networks.
+
+  Attributes:
+    name: '' of the last one.
+    exp: networks, method, and the phase's weights and optimizer.
+    first: its first step.
+    last: the step after its last one.
+  """
+
+  name: str
+  exp: step.Experiment
+  first: int
+  last: int
+
+
 class Parts(NamedTuple):
   """What a run is made of.
 
   Attributes:
     source: the data set; its images are not read yet.
     mesh: the devices.
-    exp: networks, method, weights and optimizer.
+    phases: what is trained, one phase after the other.
     features: shapes and dtypes of every tap of every network.
-    deployed: the name of the prediction that the run is about.
+    deployed: what is kept at inference.
     steps_per_epoch: floor(images / batch).
-    total_steps: steps of the whole run.
   """
 
   source: source.Source
   mesh: Mesh
-  exp: step.Experiment
+  phases: tuple[Phase, ...]
   features: NetFeatures
-  deployed: str
+  deployed: Deployed
   steps_per_epoch: int
-  total_steps: int
+
+  @property
+  def exp(self) -> step.Experiment:
+    """The last phase's, whose networks and method are those of all."""
+    return self.phases[-1].exp
+
+  @property
+  def total_steps(self) -> int:
+    """Steps of the whole run."""
+    return self.phases[-1].last
+
+  @property
+  def epochs(self) -> int:
+    """Epochs of the whole run."""
+    return self.total_steps // self.steps_per_epoch
+
+  def phase(self, done: int) -> Phase:
+    """The phase that goes on after `done` steps."""
+    return next((p for p in self.phases if done < p.last), self.phases[-1])
 
 
 def build(config: ConfigDict) -> Parts:
@@ -74,16 +127,19 @@ def build(config: ConfigDict) -> Parts:
       f'config.data.crop_padding={config.data.crop_padding}: the images have '
       f'{info.image_size} pixels; give less'
     )
-  exp = experiment(config, len(info.class_names), steps_per_epoch)
-  features, names = shapes(exp, info.image_size, config.batch_size)
+  facts = {'num_classes': len(info.class_names)}
+  if 'train_labels' in base.fields(base.method_class(config.method)):
+    facts['train_labels'] = opened.split('train').labels
+  phases = phases_of(config, facts, steps_per_epoch)
+  size = info.image_size
+  features = [shapes(p.exp, size, config.batch_size) for p in phases][-1]
   return Parts(
     source=opened,
     mesh=mesh,
-    exp=exp,
+    phases=phases,
     features=features,
-    deployed=names[0],
+    deployed=deployed(phases[-1].exp, size),
     steps_per_epoch=steps_per_epoch,
-    total_steps=config.epochs * steps_per_epoch,
   )
 
 
@@ -93,7 +149,10 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   Raises:
     UsageError: for whatever does not exist or does not fit together.
   """
-  shapes(experiment(config, classes, 1), image_size, config.batch_size)
+  labels = np.arange(classes, dtype=np.int32)  # those of the data come later
+  facts = {'num_classes': classes, 'train_labels': labels}
+  for phase in phases_of(config, facts, 1):
+    shapes(phase.exp, image_size, config.batch_size)
 
 
 def open_source(config: ConfigDict) -> source.Source:
@@ -112,16 +171,71 @@ def open_source(config: ConfigDict) -> source.Source:
   )
 
 
+def phases_of(
+  config: ConfigDict, facts: Mapping[str, Any], steps_per_epoch: int
+) -> tuple[Phase, ...]:
+  """The phases of a run; without `config.phases` there is one.
+
+  Args:
+    config: of the run.
+    facts: what a method may want to know of the data: 'num_classes' and
+      'train_labels' [N] i32.
+    steps_per_epoch: steps in an epoch.
+
+  Raises:
+    UsageError: for whatever does not exist or does not fit together.
+  """
+  phases: list[Phase] = []
+  for name in (*sorted(config.phases), ''):
+    own = config.copy_and_resolve_references()
+    for key, value in (config.phases[name] if name else {}).items():
+      if key == 'learning_rate':
+        with own.ignore_type():
+          own.optimizer.learning_rate = value
+      elif key == 'weights':
+        with own.ignore_type():
+          own.weights.update(value)
+      elif key in ('epochs', 'trainable'):
+        own[key] = value
+      else:
+        known = ('epochs', 'learning_rate', 'trainable', 'weights')
+        raise errors.unknown(f'field of config.phases.{name}:', key, known)
+    first = phases[-1].last if phases else 0
+    last = first + own.epochs * steps_per_epoch
+    if last <= first:
+      raise errors.UsageError(f'config.phases.{name}.epochs must be positive')
+    exp = experiment(own, facts, steps_per_epoch, first)
+    phases.append(Phase(name, exp, first, last))
+  return tuple(phases)
+
+
 def experiment(
-  config: ConfigDict, classes: int, steps_per_epoch: int
+  config: ConfigDict,
+  facts: Mapping[str, Any],
+  steps_per_epoch: int,
+  first: int = 0,
 ) -> step.Experiment:
-  """Networks, method, weights and optimizer of a run."""
+  """Networks, method, weights and optimizer of a phase.
+
+  Args:
+    config: of the phase.
+    facts: see `phases_of`.
+    steps_per_epoch: steps in an epoch.
+    first: the phase's first step; schedules count from there.
+  """
+  classes = facts['num_classes']
+  method = _method(config, facts)
+  tx, trained = _optimizer(config, steps_per_epoch)
   return step.Experiment(
-    students={'student': make_network(config.student, classes, config.dtype)},
-    teachers=_teachers(config, classes),
-    method=_method(config, classes),
-    weights=_weights(config, steps_per_epoch),
-    tx=_optimizer(config, steps_per_epoch),
+    students={
+      name: make_network(config.student, classes, config.dtype)
+      for name in method.students
+    },
+    teachers=_teachers(config, classes, method),
+    method=method,
+    weights=_weights(config, method, steps_per_epoch, first),
+    tx=tx,
+    trained=trained,
   )
 
 
@@ -163,8 +277,10 @@ def make_network(network: ConfigDict, classes: int, dtype: str) -> nn.Module:
   return models.make(network.name, classes, **args)
 
 
-def _teachers(config: ConfigDict, classes: int) -> dict[str, nn.Module]:
-  reads = base.method_class(config.method).teachers
+def _teachers(
+  config: ConfigDict, classes: int, method: base.Method
+) -> dict[str, nn.Module]:
+  reads = method.teachers
   if reads and not config.teacher.name:
     raise errors.UsageError(
       f'method {config.method} needs a teacher: set config.teacher.name'
@@ -179,17 +295,19 @@ def _teachers(config: ConfigDict, classes: int) -> dict[str, nn.Module]:
   }
 
 
-def _method(config: ConfigDict, classes: int) -> base.Method:
+def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   cls = base.method_class(config.method)
-  facts = {'num_classes': classes, 'dtype': DTYPES[config.dtype]}
-  args = {key: facts[key] for key in facts.keys() & base.fields(cls)}
+  known = {**facts, 'dtype': DTYPES[config.dtype]}
+  args = {key: known[key] for key in known.keys() & base.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
   return base.make(config.method, **args)
 
 
-def _weights(config: ConfigDict, steps_per_epoch: int) -> dict[str, Any]:
-  terms = base.method_class(config.method).terms
+def _weights(
+  config: ConfigDict, method: base.Method, steps_per_epoch: int, first: int
+) -> dict[str, Any]:
+  terms = method.terms
   for name in config.weights:
     if name not in terms:
       raise errors.unknown(f'weight of method {config.method}:', name, terms)
@@ -198,29 +316,34 @@ def _weights(config: ConfigDict, steps_per_epoch: int) -> dict[str, Any]:
       f'config.weights lacks {", ".join(missing)} of method {config.method} '
       '(0.0 is off)'
     )
-  return {
-    name: optim.schedule(_plain(spec), steps_per_epoch, config.epochs)
-    for name, spec in config.weights.items()
-  }
+
+  def counted(spec: Any) -> optim.Schedule:
+    found = optim.schedule(_plain(spec), steps_per_epoch, config.epochs)
+    return lambda step: found(step - first)
+
+  return {name: counted(spec) for name, spec in config.weights.items()}
 
 
 def _optimizer(
   config: ConfigDict, steps_per_epoch: int
-) -> optax.GradientTransformation:
+) -> tuple[optax.GradientTransformation, Callable[[str], bool]]:
+  """The optimizer, and whether it trains the parameter of a path."""
   common = config.optimizer.to_dict()
-  rules = []
-  for expression, changes in (*common.pop('rules'), ('.*', {})):
-    fields = {**common, **_plain(changes)}
-    for key in fields:
-      if key not in common:
-        raise errors.unknown('field of an optimizer rule:', key, common)
+  rules, frozen = [], []
+  given = common.pop('rules')
+  for expression in (*(rule[0] for rule in given), *config.trainable):
     try:
       re.compile(expression)
     except re.error as error:
       raise errors.UsageError(
-        f'config.optimizer.rules: {expression!r} is no regular expression: '
-        f'{error}'
+        f'config.optimizer.rules or trainable: {expression!r} is no regular '
+        f'expression: {error}'
       ) from error
+  for expression, changes in (*given, ('.*', {})):
+    fields = {**common, **_plain(changes)}
+    for key in fields:
+      if key not in common:
+        raise errors.unknown('field of an optimizer rule:', key, common)
     rate = optim.schedule(
       fields.pop('learning_rate'), steps_per_epoch, config.epochs
     )
@@ -228,7 +351,14 @@ def _optimizer(
     resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
     fields['reset_momentum_at'] = resets
     rules.append((expression, optim.transformation(name, rate, **fields)))
-  return optim.by_path(rules)
+    frozen.append(name == 'frozen')
+  group = optim.grouping([rule[0] for rule in rules], config.trainable)
+
+  def trained(path: str) -> bool:
+    number = group(path)
+    return number >= 0 and not frozen[number]
+
+  return optim.by_path(rules, config.trainable), trained
 
 
 def _plain(value: Any) -> Any:
@@ -258,8 +388,8 @@ def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
 
 def shapes(
   exp: step.Experiment, image_size: int, batch_size: int
-) -> tuple[NetFeatures, list[str]]:
-  """Shapes of all features and the names that the method predicts.
+) -> NetFeatures:
+  """Shapes of all features.
 
   One training step is traced too, so that what does not fit shows here.
 
@@ -267,18 +397,60 @@ def shapes(
     UsageError: from the method, for a tap that is not there or does not fit.
   """
   batch = example(image_size, batch_size)
-  frozen = {
-    name: variables_of(network, image_size)
-    for name, network in exp.teachers.items()
-  }
-  names: list[str] = []
 
   def trace(frozen, batch):
     seed = jnp.zeros((), jnp.int32)
     state = step.init(exp, seed, frozen, batch)
     step.train_step(exp, seed, state, frozen, batch)
     networks = (state.params, state.model_state, frozen, batch)
-    names.extend(step.predict_step(exp, *networks))
+    step.predict_step(exp, *networks)
     return step.features_of(exp, *networks)
 
-  return jax.eval_shape(trace, frozen, batch), names
+  return jax.eval_shape(trace, _frozen(exp, image_size), batch)
+
+
+def _frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
+  return {
+    name: dict(variables_of(network, image_size))
+    for name, network in exp.teachers.items()
+  }
+
+
+def deployed(exp: step.Experiment, image_size: int) -> Deployed:
+  """What the first of the method's predictions needs, and its cost."""
+  frozen, batch = _frozen(exp, image_size), example(image_size, 2)
+  state = jax.eval_shape(
+    functools.partial(step.init, exp), jnp.int32(0), frozen, batch
+  )
+  one = {'image': example(image_size, 1)['image']}
+  names: list[str] = []
+
+  def predict(params, model_state, frozen):
+    image = jnp.zeros(one['image'].shape)
+    found = step.predict_step(
+      exp, params, model_state, frozen, {'image': image}
+    )
+    names.append(next(iter(found)))
+    return found[names[0]]
+
+  args = (state.params, state.model_state, frozen)
+  graph = jax.make_jaxpr(predict)(*args)
+  read = {v for v in graph.jaxpr.outvars if isinstance(v, core.Var)}
+  for equation in reversed(graph.jaxpr.eqns):
+    if not read.isdisjoint(equation.outvars):
+      read |= {v for v in equation.invars if isinstance(v, core.Var)}
+  leaves = jax.tree_util.tree_leaves_with_path(args)
+  groups, params = set(), 0
+  for (path, leaf), variable in zip(leaves, graph.jaxpr.invars, strict=True):
+    argument, group, *rest = optim.path_name(path).split('/')
+    is_parameter = argument == '0' or rest[0] == 'params'
+    if variable in read and is_parameter and argument != '1':
+      groups.add(group)
+      params += math.prod(leaf.shape)
+  analysis: Any = jax.jit(predict).lower(*args).cost_analysis()
+  return Deployed(
+    name=names[0],
+    groups=tuple(sorted(groups)),
+    params=params,
+    flops=float(analysis['flops']),
+  )

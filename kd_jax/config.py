@@ -91,6 +91,13 @@ def default() -> ConfigDict:
   # parameter's path changes these fields for it.
   config.optimizer.rules = ()
 
+  # Only parameters in whose path one of these is found are trained.
+  config.trainable = ('.*',)
+  # What comes before `epochs`, in the order of the names: each a ConfigDict
+  # with 'epochs' and what it changes of 'weights', 'learning_rate' (its epochs
+  # count from the phase's start) and 'trainable'. The optimizer starts anew.
+  config.phases = ConfigDict()
+
   config.mesh = ConfigDict({'data': -1})  # devices; -1 is all
   config.steps_per_dispatch = 0  # 0: 1 on CPU, many on GPU and TPU
   config.eval_batch_size = 512  # images
@@ -221,7 +228,9 @@ def of_baseline(config: ConfigDict) -> ConfigDict:
   """The configuration that trains a run's student alone, all else equal."""
   result = config.copy_and_resolve_references()
   fresh = default()
-  for key in ('method', 'method_args', 'weights', 'teacher'):
+  for key in (
+    'method', 'method_args', 'weights', 'teacher', 'trainable', 'phases'
+  ):  # fmt: skip
     result[key] = fresh[key]
   result.baseline = 'off'
   return result

@@ -27,6 +27,7 @@ class Loop:
   Attributes:
     state: what is trained.
     step: steps done.
+    frozen: the teachers' variables by name.
     records: what metrics.jsonl holds.
   """
 
@@ -52,16 +53,19 @@ class Loop:
       folder: of the run.
       reporter: of the run.
     """
-    self._config, self._parts, self._frozen = config, parts, frozen
+    self._config, self._parts, self.frozen = config, parts, frozen
     self._train, self._tests, self._reporter = train, tests, reporter
     self._seed = np.int32(config.seed)
-    whole = sharding.replicated(parts.mesh)
-    self._step_fn = jax.jit(
-      functools.partial(step.train_steps, parts.exp, train.batch),
-      donate_argnums=1,
-      in_shardings=(whole,) * 4 + (sharding.batched(parts.mesh, axis=1),),
-      out_shardings=whole,
-    )
+    self._whole = whole = sharding.replicated(parts.mesh)
+    self._step_fns = {
+      phase.name: jax.jit(
+        functools.partial(step.train_steps, phase.exp, train.batch),
+        donate_argnums=1,
+        in_shardings=(whole,) * 4 + (sharding.batched(parts.mesh, axis=1),),
+        out_shardings=whole,
+      )
+      for phase in parts.phases
+    }
     self._counts = {
       split: evaluate.make(parts.exp, test, parts.mesh)
       for split, test in tests.items()
@@ -80,20 +84,19 @@ class Loop:
       self._parts.source.info.image_size, self._config.batch_size
     )
     batch = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
-    init = jax.jit(
-      functools.partial(step.init, self._parts.exp), out_shardings=whole
-    )
     latest = self._checkpoints.latest()
+    phase = self._parts.phase(latest or 0)
+    init = jax.jit(functools.partial(step.init, phase.exp), out_shardings=whole)
     if latest is None:
-      self.state = init(self._seed, self._frozen, batch)
+      self.state = init(self._seed, self.frozen, batch)
     else:
       like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(init, self._seed, self._frozen, batch),
+        jax.eval_shape(init, self._seed, self.frozen, batch),
       )
       self.state = self._checkpoints.restore(latest, like)
       self._reporter.line(f'resuming at step {latest}')
-    self.step = latest or 0
+    self.step, self._phase = latest or 0, phase.name
     if self.step > self._parts.total_steps:
       raise errors.UsageError(
         f'{self._checkpoints.folder} is at step {self.step}, beyond the '
@@ -158,15 +161,16 @@ class Loop:
     every = {1.0, config.eval_every, config.checkpoint_every}
     periods = [self._period(e) for e in every]
     stops = [(self.step // period + 1) * period for period in periods]
-    return min(*stops, self._parts.total_steps)
+    return min(*stops, self._parts.phase(self.step).last)
 
   def _dispatch(self, count: int) -> None:
     """Starts `count` steps, then reads what the dispatch before them gave."""
     feeds = [next(self._feeds) for _ in range(count)]
-    self.state, terms = self._step_fn(
+    step_fn = self._step_fns[self._parts.phase(self.step).name]
+    self.state, terms = step_fn(
       self._seed,
       self.state,
-      self._frozen,
+      self.frozen,
       self._train.arrays,
       jax.tree.map(lambda *xs: np.stack(xs), *feeds),
     )
@@ -213,8 +217,19 @@ class Loop:
     if self._due(self._config.eval_every):
       found = self._evaluate()
     self._record(found)
+    self._next_phase()
     if self._due(self._config.checkpoint_every):
       self._save()
+
+  def _next_phase(self) -> None:
+    """The optimizer begins anew where a phase begins."""
+    phase = self._parts.phase(self.step)
+    if phase.name == self._phase:
+      return
+    self._phase = phase.name
+    fresh = jax.jit(phase.exp.tx.init, out_shardings=self._whole)
+    self.state = self.state.replace(opt_state=fresh(self.state.params))
+    self._reporter.line(f'phase {phase.name or "of config.epochs"} begins')
 
   def _evaluate(self) -> dict[str, float]:
     """Accuracy by 'split/measure'.
@@ -233,10 +248,10 @@ class Loop:
         self._config.eval_batch_size,
         self.state.params,
         self.state.model_state,
-        self._frozen,
+        self.frozen,
       )
       for name, measures in values.items():
-        own = split if name == self._parts.deployed else f'{split}/{name}'
+        own = split if name == self._parts.deployed.name else f'{split}/{name}'
         found |= {f'{own}/{key}': value for key, value in measures.items()}
     return found
 
@@ -253,7 +268,7 @@ class Loop:
     self._reporter.record(self.step, record)
     self.records.append({'step': self.step, **record})
     self._reporter.line(
-      f'epoch {epoch:.4g}/{self._config.epochs} | '
+      f'epoch {epoch:.4g}/{self._parts.epochs} | '
       f'{self._speed.text(self._images_left())} | {metrics.losses_text(means)}'
       f'{metrics.accuracy_text(self.records)}',
       important=self.step == self._parts.total_steps,

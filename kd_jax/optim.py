@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[str, ...]] = {
   'cosine': ('value',),
   'linear': ('start', 'value', 'epochs'),
   'ramp': ('value', 'epochs', 'first'),
+  'gaussian_ramp': ('value', 'epochs'),
 }
 
 
@@ -35,7 +36,9 @@ def schedule(
       'cosine' (value, falling to 0 at the end of the run);
       'linear' (from start to value over the first epochs, then constant);
       'ramp' (value * min(1, e / epochs) in epoch e, counted from first: the
-      warm-up of losses in released code, which begins at 0 or 1).
+      warm-up of losses in released code, which begins at 0 or 1);
+      'gaussian_ramp' (value * exp(-5 (1 - e / epochs)^2) in epoch e, counted
+      from 1, and value after these epochs: Laine and Aila, 2017; FFSD).
       Any of them may have 'warmup_epochs', a linear rise to the schedule.
     steps_per_epoch: steps in an epoch.
     epochs: length of the run.
@@ -91,6 +94,10 @@ def _shape(kind, fields, step, steps_per_epoch, epochs):
   if kind == 'ramp':
     epoch = jnp.floor(step / steps_per_epoch) + fields['first']
     return top * jnp.minimum(1.0, epoch / fields['epochs'])
+  if kind == 'gaussian_ramp':
+    epoch = jnp.floor(step / steps_per_epoch) + 1
+    left = jnp.maximum(0.0, 1 - epoch / fields['epochs'])
+    return top * jnp.exp(-5 * jnp.square(left))
   if kind == 'linear':
     done = jnp.clip(step / (fields['epochs'] * steps_per_epoch), 0.0, 1.0)
     return fields['start'] + (top - fields['start']) * done
@@ -161,31 +168,52 @@ def reset_at(
 
 def by_path(
   rules: Sequence[tuple[str, optax.GradientTransformation]],
+  trainable: Sequence[str] = ('.*',),
 ) -> optax.GradientTransformation:
   """One optimizer for several groups of parameters.
 
   Args:
     rules: (regular expression, transformation); a leaf takes the first whose
       expression is found in its path, such as 'student/conv1/kernel'.
+    trainable: regular expressions; a leaf in whose path none is found has no
+      update at all.
 
   Raises:
     UsageError: at `init`, for a path that no rule matches.
   """
+  group = grouping([expression for expression, _ in rules], trainable)
+  transforms = {str(i): tx for i, (_, tx) in enumerate(rules)}
+  return optax.partition(
+    {**transforms, '-1': optax.set_to_zero()},
+    lambda params: jax.tree.map_with_path(
+      lambda path, _: str(group(path_name(path))), params
+    ),
+  )
 
-  def label(path: Any, _: Any) -> str:
-    name = path_name(path)
-    for i, (expression, _) in enumerate(rules):
+
+def grouping(
+  expressions: Sequence[str], trainable: Sequence[str] = ('.*',)
+) -> Callable[[str], int]:
+  """Which of the expressions is the first that is found in a path.
+
+  Returns:
+    A function of a path, such as 'student/conv1/kernel', that gives the
+    expression's number, or -1 where none of `trainable` is found; it raises
+    UsageError for a path that no expression matches.
+  """
+
+  def group(name: str) -> int:
+    if not any(re.search(expression, name) for expression in trainable):
+      return -1
+    for i, expression in enumerate(expressions):
       if re.search(expression, name):
-        return str(i)
+        return i
     raise errors.UsageError(
       f'no optimizer rule matches parameter {name!r} (rules: '
-      f'{", ".join(repr(r) for r, _ in rules)}); end the rules with ".*"'
+      f'{", ".join(map(repr, expressions))}); end the rules with ".*"'
     )
 
-  return optax.partition(
-    {str(i): tx for i, (_, tx) in enumerate(rules)},
-    lambda params: jax.tree.map_with_path(label, params),
-  )
+  return group
 
 
 def path_name(path: Any) -> str:

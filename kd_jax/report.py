@@ -40,14 +40,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
-  """Of every network: 'params', and 'flops' of one image's forward pass.
+  """'params' and 'flops' of what is deployed, and of every teacher.
 
-  FLOPs are XLA's count of the unoptimised program: a multiplication and an
-  addition are two.
+  They are of one image's forward pass; see `build.Deployed`.
   """
-  networks = {**parts.exp.students, **parts.exp.teachers}
-  size = parts.source.info.image_size
-  return {name: cost(network, size) for name, network in networks.items()}
+  kept, size = parts.deployed, parts.source.info.image_size
+  return {
+    kept.name: {'params': kept.params, 'flops': kept.flops},
+    **{name: cost(net, size) for name, net in parts.exp.teachers.items()},
+  }
 
 
 def cost(network: nn.Module, image_size: int) -> dict[str, float]:
@@ -80,11 +81,14 @@ def opening(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> str:
     f'data      {info.name}: {info.num_train} training and {info.num_test} '
     f'test images, {size}x{size}, {len(info.class_names)} classes'
   ]
-  named = {'student': config.student.name, 'teacher': config.teacher.name}
   for name, found in costs(parts).items():
+    taught = name in parts.exp.teachers
+    network = config.teacher.name if taught else config.student.name
+    also = [g for g in parts.deployed.groups if g != name and not taught]
     lines.append(
-      f'{name:9} {named.get(name, "")}: {short(found["params"])} parameters, '
+      f'{name:9} {network}: {short(found["params"])} parameters, '
       f'{short(found["flops"])} FLOPs an image'
+      + (f' (with those of {", ".join(also)})' if also else '')
     )
   terms = ', '.join(f'{n} {_weight(w)}' for n, w in config.weights.items())
   lines.append(f'method    {config.method}: weights {terms}')
@@ -99,7 +103,7 @@ def opening(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> str:
   lines += [
     f'devices   {len(devices)} x {devices[0].device_kind} (mesh '
     f'{dict(parts.mesh.shape)}), {config.dtype}',
-    f'steps     {parts.total_steps} = {config.epochs} epochs of '
+    f'steps     {parts.total_steps} = {parts.epochs} epochs of '
     f'{parts.steps_per_epoch}, {config.batch_size} images each, seed '
     f'{config.seed}',
     f'folder    {folder.path}',

@@ -25,6 +25,9 @@ class Experiment(NamedTuple):
     method: the loss over their features.
     weights: a schedule (step to weight) for each of the method's terms.
     tx: the optimizer.
+    trained: whether the parameter of this path, such as 'student/fc/bias', is
+      trained. A module's other collections (batch statistics, banks) stand
+      still where its parameters do.
   """
 
   students: dict[str, nn.Module]
@@ -32,6 +35,7 @@ class Experiment(NamedTuple):
   method: base.Method
   weights: dict[str, optim.Schedule]
   tx: optax.GradientTransformation
+  trained: Callable[[str], bool] = lambda path: True
 
 
 @struct.dataclass
@@ -184,6 +188,12 @@ def train_step(
   (total, (terms, weighted, changed)), grads = grad(state.params)
   updates, opt_state = exp.tx.update(grads, state.opt_state, state.params)
   measures = changed['method'].pop('metrics', {})
+  changed = _moved(exp, state.model_state, changed)
+  grads = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+    if exp.trained(optim.path_name(path))
+  ]
   new_state = TrainState(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
@@ -192,7 +202,7 @@ def train_step(
   )
   return new_state, {
     'total': total,
-    'grad_norm': jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))),
+    'grad_norm': jnp.sqrt(sum((jnp.vdot(g, g) for g in grads), jnp.zeros(()))),
     **{f'loss/{name}': value for name, value in terms.items()},
     **{f'weighted/{name}': value for name, value in weighted.items()},
     **{f'method/{name}': value for name, value in measures.items()},
@@ -286,6 +296,16 @@ def _teacher_features(
       name, network, frozen[name], batch['image'], train=False
     )
   return jax.lax.stop_gradient(feats)
+
+
+def _moved(exp: Experiment, old: Any, new: Any) -> Any:
+  """`new` collections where parameters are trained, else `old` ones."""
+
+  def choose(path, before, after):
+    group, _, *rest = optim.path_name(path).split('/')
+    return after if exp.trained('/'.join((group, *rest))) else before
+
+  return jax.tree.map_with_path(choose, old, new)
 
 
 def _rngs(key: jax.Array) -> dict[str, jax.Array]:

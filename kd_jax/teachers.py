@@ -77,6 +77,12 @@ def _origin(config: ConfigDict, parts: build.Parts, train: Train) -> epath.Path:
         f'config.teacher.path={config.teacher.path!r} is not the folder of a '
         'finished run (it has no result.json)'
       )
+    if not (path / 'student').exists():
+      raise errors.UsageError(
+        f'config.teacher.path={config.teacher.path!r}: the student of that run '
+        'does not stand alone (it predicts through its method), so it cannot '
+        'be a teacher'
+      )
     return path
   recipe = config_lib.of_teacher(config)
   folder = runs.cache_folder(recipe, parts.source.info, 'teacher')

@@ -139,13 +139,13 @@ def _finish(
   teacher: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """Writes the trained network, the picture and the result."""
-  name = parts.deployed
-  if name in run.state.params:
-    checkpoint.save_only(
-      folder.path / 'student',
-      run.step,
-      {'params': run.state.params[name], **run.state.model_state[name]},
-    )
+  kept = parts.deployed
+  if len(kept.groups) == 1:  # a network that stands alone
+    variables = _variables(run, kept.groups[0])
+    checkpoint.save_only(folder.path / 'student', run.step, variables)
+  else:
+    variables = {name: _variables(run, name) for name in kept.groups}
+    checkpoint.save_only(folder.path / 'deployed', run.step, variables)
   report.curves(run.records, folder.path / 'curves.png')
   chosen = 'val' if parts.source.info.num_val else 'test'
   measured = [r for r in run.records if f'{chosen}/top1' in r]
@@ -158,10 +158,11 @@ def _finish(
     'train_images': parts.source.info.num_train,
     'test_images': int(last['test/images']),
     'seed': config.seed,
-    'epochs': config.epochs,
+    'epochs': parts.epochs,
     'steps': parts.total_steps,
     'network': config.student.name,
-    **costs['student'],
+    'kept': list(kept.groups),
+    **costs[kept.name],
     'top1': last['test/top1'],
     'top5': last['test/top5'],
     f'best_on_{chosen}': best[f'{chosen}/top1'],
@@ -173,6 +174,13 @@ def _finish(
   }
   folder.write('result.json', result)
   return result
+
+
+def _variables(run: loop.Loop, name: str) -> dict[str, Any]:
+  """Parameters and other collections of a network or of the method."""
+  if name in run.frozen:
+    return dict(run.frozen[name])
+  return {'params': run.state.params[name], **run.state.model_state[name]}
 
 
 def provenance() -> dict[str, Any]:

@@ -40,12 +40,11 @@ def variables(net, seed=0):
 
 
 def experiment(method, tx=None, weights=None, student=None, teacher=None):
-  """A method over two tiny networks, every weight a constant 1."""
-  ones = {name: (lambda _: jax.numpy.ones(())) for name in type(method).terms}
-  teachers = {'teacher': teacher or network(widths=(4, 4, 8, 16))}
+  """A method over tiny networks, every weight a constant 1."""
+  ones = {name: (lambda _: jax.numpy.ones(())) for name in method.terms}
   return step.Experiment(
-    students={'student': student or network()},
-    teachers=teachers if type(method).teachers else {},
+    students={name: student or network() for name in method.students},
+    teachers={name: teacher or network() for name in method.teachers},
     method=method,
     weights=weights or ones,
     tx=tx,
@@ -54,6 +53,6 @@ def experiment(method, tx=None, weights=None, student=None, teacher=None):
 
 def method(name, **kwargs):
   """A method by name, its data facts filled in."""
-  facts = {'num_classes': CLASSES}
+  facts = {'num_classes': CLASSES, 'train_labels': batch()['label']}
   own = base.fields(base.method_class(name))
   return base.make(name, **{k: facts[k] for k in facts if k in own}, **kwargs)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from kd_jax import errors, methods
+from kd_jax import errors, losses, methods
 from kd_jax.features import Batch, NetFeatures, Terms
 
 
@@ -20,13 +20,18 @@ class Method(nn.Module):
   `apply` depends on nothing but its arguments. `stop_gradient` says who learns
   from whom.
 
+  A class gives `terms`, `students` and `teachers` as class variables, or as
+  properties where they depend on its arguments.
+
   Attributes:
     terms: for each loss term, the parameter groups that it trains: network
       names and 'method' (the adapters).
+    students: the networks that it trains.
     teachers: the frozen networks whose features it reads.
   """
 
   terms: ClassVar[dict[str, tuple[str, ...]]] = {}
+  students: ClassVar[tuple[str, ...]] = ('student',)
   teachers: ClassVar[tuple[str, ...]] = ('teacher',)
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
@@ -50,6 +55,88 @@ class Method(nn.Module):
   def pairs(self) -> tuple[tuple[str, str], ...]:
     """Which teacher tap meets which student tap."""
     return ()
+
+
+class WithTeacher(Method):
+  """A method with a teacher: it has the terms 'ce' and 'kd' beside its own.
+
+  So that any of them can be combined with KD by a weight.
+
+  Attributes:
+    temperature: KD's T.
+  """
+
+  temperature: float = 4.0
+
+  def standard(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """The terms 'ce' and 'kd' of the student's own logits."""
+    student = feats['student']['logits']
+    teacher = feats['teacher']['logits']
+    return {
+      'ce': losses.cross_entropy(student, batch['label']),
+      'kd': losses.kl(student, teacher, self.temperature),
+    }
+
+
+class WithTaps(WithTeacher):
+  """A method whose student's taps meet the teacher's, pair by pair.
+
+  Attributes:
+    taps: of the student, shallow first.
+    teacher_taps: of the teacher, one for each; () is the same names.
+  """
+
+  taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
+  teacher_taps: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    """Raises UsageError where taps cannot be paired."""
+    at_least(self.taps, 1, 'method_args.taps')
+    if len(self.teacher_taps) not in (0, len(self.taps)):
+      raise errors.UsageError(
+        f'method_args.taps={self.taps} and teacher_taps={self.teacher_taps} '
+        'must have as many names, one pair each; () takes the same names'
+      )
+    super().__post_init__()
+
+  def pairs(self) -> tuple[tuple[str, str], ...]:
+    """The teacher's tap and the student's, for each pair."""
+    return tuple(zip(self.teacher_taps or self.taps, self.taps, strict=True))
+
+  def met(
+    self, feats: NetFeatures, ndim: int = 4
+  ) -> list[tuple[jax.Array, jax.Array]]:
+    """The student's and the teacher's features of each pair.
+
+    No gradient flows to the teacher's.
+
+    Args:
+      feats: of both networks.
+      ndim: 4 for maps [N,H,W,C], 2 for vectors [N,C].
+
+    Raises:
+      UsageError: where one is no map, or no vector.
+    """
+    found = []
+    for t, s in self.pairs():
+      pair = feats['student'][s], feats['teacher'][t]
+      if {x.ndim for x in pair} != {ndim}:
+        kind = {4: 'maps [N,H,W,C]', 2: 'vectors [N,C]'}[ndim]
+        raise mismatch(feats, t, s, f'must be {kind}')
+      found.append((pair[0], jax.lax.stop_gradient(pair[1])))
+    return found
+
+
+def mismatch(
+  feats: NetFeatures, teacher: str, student: str, what: str
+) -> errors.UsageError:
+  """The error for a pair of taps that cannot meet, with both shapes."""
+  s, t = feats['student'][student].shape, feats['teacher'][teacher].shape
+  return errors.UsageError(
+    f"the teacher's {teacher} {t[1:]} and the student's {student} {s[1:]} "
+    f'{what}; choose other taps (config.method_args) or another pair of '
+    'networks'
+  )
 
 
 def names() -> list[str]:

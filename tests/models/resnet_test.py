@@ -64,7 +64,7 @@ def test_a_cifar_stage_halves_the_side_from_the_second_on():
     tiny.experiment(tiny.method('ce'), tx=optax.identity(), student=network),
     32,
     2,
-  )[0]['student']
+  )['student']
   shapes = [
     feats[name].shape for name in ('stem', 'stage1', 'stage2', 'stage3')
   ]
