@@ -67,7 +67,7 @@ def ofd(
   """Adds the method: its teacher runs on batch statistics."""
   config.method = 'ofd'
   config.method_args = base.ConfigDict({'stages': stages})
-  config.weights = base.ConfigDict({'ce': 1.0, 'ofd': weight})
+  config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'ofd': weight})
   config.teacher.args.batch_norm = 'batch'
   return config
 

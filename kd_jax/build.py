@@ -127,7 +127,7 @@ def build(config: ConfigDict) -> Parts:
       f'config.data.crop_padding={config.data.crop_padding}: the images have '
       f'{info.image_size} pixels; give less'
     )
-  facts = {'num_classes': len(info.class_names)}
+  facts: dict[str, Any] = {'num_classes': len(info.class_names)}
   if 'train_labels' in base.fields(base.method_class(config.method)):
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)

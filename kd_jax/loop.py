@@ -27,7 +27,6 @@ class Loop:
   Attributes:
     state: what is trained.
     step: steps done.
-    frozen: the teachers' variables by name.
     records: what metrics.jsonl holds.
   """
 
@@ -53,7 +52,7 @@ class Loop:
       folder: of the run.
       reporter: of the run.
     """
-    self._config, self._parts, self.frozen = config, parts, frozen
+    self._config, self._parts, self._frozen = config, parts, frozen
     self._train, self._tests, self._reporter = train, tests, reporter
     self._seed = np.int32(config.seed)
     self._whole = whole = sharding.replicated(parts.mesh)
@@ -88,11 +87,11 @@ class Loop:
     phase = self._parts.phase(latest or 0)
     init = jax.jit(functools.partial(step.init, phase.exp), out_shardings=whole)
     if latest is None:
-      self.state = init(self._seed, self.frozen, batch)
+      self.state = init(self._seed, self._frozen, batch)
     else:
       like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(init, self._seed, self.frozen, batch),
+        jax.eval_shape(init, self._seed, self._frozen, batch),
       )
       self.state = self._checkpoints.restore(latest, like)
       self._reporter.line(f'resuming at step {latest}')
@@ -170,7 +169,7 @@ class Loop:
     self.state, terms = step_fn(
       self._seed,
       self.state,
-      self.frozen,
+      self._frozen,
       self._train.arrays,
       jax.tree.map(lambda *xs: np.stack(xs), *feeds),
     )
@@ -248,7 +247,7 @@ class Loop:
         self._config.eval_batch_size,
         self.state.params,
         self.state.model_state,
-        self.frozen,
+        self._frozen,
       )
       for name, measures in values.items():
         own = split if name == self._parts.deployed.name else f'{split}/{name}'

@@ -143,8 +143,9 @@ def _finish(
   if len(kept.groups) == 1:  # a network that stands alone
     variables = _variables(run, kept.groups[0])
     checkpoint.save_only(folder.path / 'student', run.step, variables)
-  else:
-    variables = {name: _variables(run, name) for name in kept.groups}
+  else:  # the teacher's part stands in teacher/
+    own = [name for name in kept.groups if name not in parts.exp.teachers]
+    variables = {name: _variables(run, name) for name in own}
     checkpoint.save_only(folder.path / 'deployed', run.step, variables)
   report.curves(run.records, folder.path / 'curves.png')
   chosen = 'val' if parts.source.info.num_val else 'test'
@@ -178,8 +179,6 @@ def _finish(
 
 def _variables(run: loop.Loop, name: str) -> dict[str, Any]:
   """Parameters and other collections of a network or of the method."""
-  if name in run.frozen:
-    return dict(run.frozen[name])
   return {'params': run.state.params[name], **run.state.model_state[name]}
 
 

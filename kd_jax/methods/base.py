@@ -1,5 +1,6 @@
 """What a distillation method is, and methods by name."""
 
+from collections.abc import Sequence
 import dataclasses
 import importlib
 import pkgutil
@@ -91,40 +92,67 @@ class WithTaps(WithTeacher):
 
   def __post_init__(self):
     """Raises UsageError where taps cannot be paired."""
-    at_least(self.taps, 1, 'method_args.taps')
-    if len(self.teacher_taps) not in (0, len(self.taps)):
-      raise errors.UsageError(
-        f'method_args.taps={self.taps} and teacher_taps={self.teacher_taps} '
-        'must have as many names, one pair each; () takes the same names'
-      )
+    paired(self.taps, self.teacher_taps, 'taps')
     super().__post_init__()
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
     """The teacher's tap and the student's, for each pair."""
-    return tuple(zip(self.teacher_taps or self.taps, self.taps, strict=True))
+    both = paired(self.taps, self.teacher_taps, 'taps')
+    return tuple((theirs, ours) for ours, theirs in both)
 
   def met(
     self, feats: NetFeatures, ndim: int = 4
   ) -> list[tuple[jax.Array, jax.Array]]:
-    """The student's and the teacher's features of each pair.
+    """See the function `met`."""
+    return met(feats, self.pairs(), ndim)
 
-    No gradient flows to the teacher's.
 
-    Args:
-      feats: of both networks.
-      ndim: 4 for maps [N,H,W,C], 2 for vectors [N,C].
+def paired(
+  ours: Sequence[Any], theirs: Sequence[Any], what: str
+) -> tuple[tuple[Any, Any], ...]:
+  """The student's taps with the teacher's, or with themselves.
 
-    Raises:
-      UsageError: where one is no map, or no vector.
-    """
-    found = []
-    for t, s in self.pairs():
-      pair = feats['student'][s], feats['teacher'][t]
-      if {x.ndim for x in pair} != {ndim}:
-        kind = {4: 'maps [N,H,W,C]', 2: 'vectors [N,C]'}[ndim]
-        raise mismatch(feats, t, s, f'must be {kind}')
-      found.append((pair[0], jax.lax.stop_gradient(pair[1])))
-    return found
+  Args:
+    ours: of the student, shallow first.
+    theirs: of the teacher; empty is the same as the student's.
+    what: the argument's name in `config.method_args`.
+
+  Raises:
+    UsageError: where there is none, or not as many of both.
+  """
+  at_least(tuple(ours), 1, f'config.method_args.{what}')
+  if len(theirs) not in (0, len(ours)):
+    raise errors.UsageError(
+      f'config.method_args.{what}={tuple(ours)} and teacher_{what}='
+      f'{tuple(theirs)} must have as many values, a pair each; () takes the '
+      "student's"
+    )
+  return tuple(zip(ours, theirs or ours, strict=True))
+
+
+def met(
+  feats: NetFeatures, pairs: Sequence[tuple[str, str]], ndim: int = 4
+) -> list[tuple[jax.Array, jax.Array]]:
+  """The student's and the teacher's features of each pair.
+
+  No gradient flows to the teacher's.
+
+  Args:
+    feats: of both networks.
+    pairs: as `Method.pairs`: the teacher's tap, the student's tap.
+    ndim: 4 for maps [N,H,W,C], 2 for vectors [N,C].
+
+  Raises:
+    UsageError: where one is no map, or no vector.
+  """
+  found = []
+  for theirs, ours in pairs:
+    s, t = feats['student'][ours], feats['teacher'][theirs]
+    if {s.ndim, t.ndim} != {ndim}:
+      kind = {4: 'maps [N,H,W,C]', 2: 'vectors [N,C]'}[ndim]
+      raise mismatch(feats, theirs, ours, f'must be {kind}')
+    found.append((s, jax.lax.stop_gradient(t)))
+  return found
 
 
 def mismatch(

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import errors, losses
-from kd_jax.features import Batch, Features, NetFeatures, Terms
+from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 from kd_jax.models import layers
 
@@ -113,11 +113,13 @@ def top_down(laterals: Sequence[jax.Array]) -> list[jax.Array]:
   return levels[::-1]
 
 
-class Method(base.Method):
+class Method(base.WithTaps):
   """FPD with KD and cross-entropy (reconstructed; see the module's head).
 
   Attributes:
-    taps: the maps that enter the pyramid, shallow first, of both networks.
+    taps: the student's maps that enter the pyramid, shallow first.
+    teacher_taps: the teacher's, one for each; () is the same names. Of two
+      maps of different sizes the larger is averaged to the smaller (ours).
     version: 'A': 1x1 laterals; every level's MSE on the smoothed and on the
       gated maps, softmax-weighted. 'B': 3x3 convolutions with BatchNorm and
       LeakyReLU; MSE of the smoothed maps' channel means and of the gated maps'
@@ -125,7 +127,6 @@ class Method(base.Method):
     width: channels of the pyramid.
     se_reduction: width over the gate's inner width.
     widened: version B's least width of each level before the laterals.
-    temperature: KD's T.
     guided: KD and pyramid learn only from images that the teacher classifies
       correctly; the mean of the pyramid's MSE stays over the whole batch.
     stop_grad_teacher_pyramid: the pyramid does not learn from the teacher's
@@ -145,7 +146,6 @@ class Method(base.Method):
   width: int = 256
   se_reduction: int = 16
   widened: tuple[int, ...] = (32, 64, 128, 256)
-  temperature: float = 4.0
   guided: bool = False
   stop_grad_teacher_pyramid: bool = False
   dtype: jnp.dtype = jnp.float32
@@ -154,7 +154,6 @@ class Method(base.Method):
     """Raises UsageError where the arguments contradict each other."""
     if self.version not in ('A', 'B'):
       raise errors.unknown('version of fpd:', self.version, 'AB')
-    base.at_least(self.taps, 1, 'fpd: taps')
     if self.width % self.se_reduction:
       raise errors.UsageError(
         f'fpd: se_reduction={self.se_reduction} does not divide '
@@ -175,7 +174,7 @@ class Method(base.Method):
       guide = teacher['logits'].argmax(-1) == losses.classes(batch['label'])
     else:
       guide = jnp.ones(teacher['logits'].shape[:1], bool)
-    smooth_t, gated_t, smooth_s, gated_s = self.pyramids(student, teacher)
+    smooth_t, gated_t, smooth_s, gated_s = self.pyramids(feats)
     keep = guide[:, None, None, None]
     levels = [
       (jnp.where(keep, s, 0.0), jnp.where(keep, t, 0.0))
@@ -202,23 +201,10 @@ class Method(base.Method):
       'fpd': losses.softmax_weighted_sum(parts),
     }
 
-  def pyramids(
-    self, student: Features, teacher: Features
-  ) -> tuple[list[jax.Array], ...]:
-    """Smoothed and gated levels of the teacher, then of the student, f32.
-
-    Raises:
-      UsageError: where a pair of maps differs in height or width.
-    """
-    maps_t = [jax.lax.stop_gradient(teacher[name]) for name in self.taps]
-    maps_s = [student[name] for name in self.taps]
-    for name, t, s in zip(self.taps, maps_t, maps_s, strict=True):
-      if t.ndim != 4 or t.shape[1:3] != s.shape[1:3]:
-        raise errors.UsageError(
-          f"fpd: the teacher's {name} {t.shape[1:]} and the student's "
-          f'{s.shape[1:]} must be maps of the same height and width; choose '
-          'other taps (config.method_args.taps) or another pair of networks'
-        )
+  def pyramids(self, feats: NetFeatures) -> tuple[list[jax.Array], ...]:
+    """Smoothed and gated levels of the teacher, then of the student, f32."""
+    met = [losses.aligned(s, t) for s, t in base.met(feats, super().pairs())]
+    maps_s, maps_t = map(list, zip(*met, strict=True))
     shape = (self.version, self.width, self.widened, self.dtype)
     laterals = Laterals(*shape, name='laterals')
     laterals_t = laterals
@@ -247,5 +233,5 @@ class Method(base.Method):
     return tuple(out)
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Every tap meets its namesake, and the logits meet."""
-    return (*((name, name) for name in self.taps), ('logits', 'logits'))
+    """The maps of the pyramids meet, and the logits."""
+    return (*super().pairs(), ('logits', 'logits'))

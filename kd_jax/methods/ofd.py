@@ -15,52 +15,62 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, losses
+from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 from kd_jax.models import adapters, resnet
 
 
-class Method(base.Method):
+class Method(base.WithTeacher):
   """OFD with cross-entropy.
 
   The weight of 'ofd' multiplies the distance's sum over an image: 1e-3 on
   CIFAR, 1e-4 on ImageNet. The teacher runs on batch statistics in the paper:
-  set `config.teacher.args.batch_norm='batch'`.
+  set `config.teacher.args.batch_norm='batch'`. Of two maps of different sizes
+  the larger is averaged to the smaller (mdistiller's port, which does so where
+  the teacher's is larger; the paper's pairs are equal).
 
   Attributes:
-    stages: the stages whose maps meet, shallow first; the deepest weighs 1,
-      each one before it half of the next.
+    stages: the student's stages whose maps meet, shallow first; the deepest
+      weighs 1, each one before it half of the next.
+    teacher_stages: the teacher's, one for each; () is the same.
   """
 
-  terms: ClassVar = {'ce': ('student',), 'ofd': ('student', 'method')}
+  terms: ClassVar = {
+    'ce': ('student',),
+    'kd': ('student',),
+    'ofd': ('student', 'method'),
+  }
 
   stages: tuple[int, ...] = (1, 2, 3)
+  teacher_stages: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    """Raises UsageError where stages cannot be paired."""
+    base.paired(self.stages, self.teacher_stages, 'stages')
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'ofd'."""
-    student, teacher = feats['student'], feats['teacher']
+    """Terms: 'ce', 'kd', 'ofd'."""
+    teacher = feats['teacher']
+    met = base.met(feats, self.pairs())
+    stages = base.paired(self.stages, self.teacher_stages, 'stages')
     total = jnp.zeros(())
-    for i, stage in enumerate(self.stages):
-      name = f'stage{stage}_pre'
-      s, t = student[name], jax.lax.stop_gradient(teacher[name])
-      if s.shape[1:3] != t.shape[1:3]:
-        raise errors.UsageError(
-          f"ofd: the teacher's {name} {t.shape[1:]} and the student's "
-          f'{s.shape[1:]} must have the same height and width; choose other '
-          'stages (config.method_args.stages) or another pair of networks'
-        )
-      scale, bias = resnet.last_bn(teacher['params'], stage)
+    for i, ((s, t), (ours, theirs)) in enumerate(zip(met, stages, strict=True)):
+      scale, bias = resnet.last_bn(teacher['params'], theirs)
       margin = jax.lax.stop_gradient(losses.margin(scale, bias))
-      connected = adapters.Connector(name=f'connector{stage}')(s, t.shape[-1])
+      s, t = losses.aligned(s, t)
+      connected = adapters.Connector(name=f'connector{ours}')(s, t.shape[-1])
       distance = losses.partial_l2(connected, t, margin)
       total += distance / 2 ** (len(self.stages) - 1 - i)
-    return {
-      'ce': losses.cross_entropy(student['logits'], batch['label']),
-      'ofd': total,
-    }
+    return {**self.standard(feats, batch), 'ofd': total}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Each stage's map before its last ReLU meets its namesake."""
-    return tuple((f'stage{i}_pre', f'stage{i}_pre') for i in self.stages)
+    """Each stage's map before its last ReLU, of the teacher and the student."""
+    return tuple(
+      (f'stage{theirs}_pre', f'stage{ours}_pre')
+      for ours, theirs in base.paired(
+        self.stages, self.teacher_stages, 'stages'
+      )
+    )

@@ -179,3 +179,22 @@ def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
   block = params[max(blocks, key=lambda name: int(name.split('block')[1]))]
   norm = block['bn3' if 'bn3' in block else 'bn2']
   return norm['scale'], norm['bias']
+
+
+def head(params: dict[str, Any], pooled: jax.Array) -> jax.Array:
+  """A network's classifier alone: pooled [N,C] to logits [N,K] f32.
+
+  Args:
+    params: of a network whose last layer is called 'fc'.
+    pooled: what its 'pooled' tap would be.
+
+  Raises:
+    UsageError: where the network has no such layer.
+  """
+  if 'fc' not in params:
+    raise errors.UsageError(
+      "the teacher has no layer 'fc' whose weights the student could reuse "
+      f'(it has {", ".join(sorted(params))})'
+    )
+  kernel, bias = params['fc']['kernel'], params['fc']['bias']
+  return pooled.astype(jnp.float32) @ kernel + bias[None, :]

@@ -234,10 +234,18 @@ def test_stopping_the_teachers_side_changes_the_pyramids_gradient_only():
   )
 
 
-def test_maps_of_different_sizes_are_refused_with_both_shapes():
+def test_maps_of_different_sizes_meet_at_the_smaller_size():
   small = {**SHAPES, 'stage3': (4, 10)}
-  with pytest.raises(errors.UsageError, match=r'stage3.*2, 2.*4, 4'):
-    start(fpd.Method(width=16), pair(shapes=small))
+  variables, feats, batch = start(fpd.Method(width=16), pair(shapes=small))
+  terms, _ = apply(fpd.Method(width=16), variables, feats, batch)
+  assert np.isfinite(terms['fpd'])
+
+
+def test_vectors_are_refused_with_both_shapes():
+  _, feats, batch = start(fpd.Method(width=16))
+  feats['student'] = {**feats['student'], 'stage3': np.zeros((4, 10))}
+  with pytest.raises(errors.UsageError, match=r'stage3.*\(2, 2.*\(10,\)'):
+    fpd.Method(width=16).init(jax.random.key(0), feats, batch)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_deep_stages_weigh_more():
   student = {k: rng.permutation(v) for k, v in maps.items()}
   feats = {
     'student': {**student, 'logits': logits},
-    'teacher': {**maps, 'params': variables['params']},
+    'teacher': {**maps, 'logits': logits, 'params': variables['params']},
   }
   made = method.init(jax.random.key(0), feats, batch)
 
@@ -185,13 +185,41 @@ def test_a_network_without_such_batch_norms_is_refused():
     resnet.last_bn({'fc': {}}, 1)
 
 
-def test_maps_of_different_sizes_are_refused():
-  maps = {'logits': np.zeros((1, 10)), 'params': {}}
+def test_a_larger_teacher_map_is_averaged_to_the_students():
+  params = tiny.variables(tiny.network())['params']
+  rng = np.random.default_rng(0)
+  small = rng.normal(size=(2, 2, 2, 4)).astype(np.float32)
+  large = small.repeat(2, axis=1).repeat(2, axis=2)
+  logits = np.zeros((2, 10), np.float32)
+  student = {'stage1_pre': rng.permutation(small), 'logits': logits}
+  values = []
+  for theirs in (small, large):
+    teacher = {'stage2_pre': theirs, 'logits': logits, 'params': params}
+    method = tiny.method('ofd', stages=(1,), teacher_stages=(2,))
+    # The connector's width and the margin are those of the teacher's stage.
+    teacher['stage2_pre'] = np.concatenate([theirs, theirs], axis=-1)
+    feats = {'student': student, 'teacher': teacher}
+    made = method.init(jax.random.key(0), feats, tiny.batch(2))
+    terms, _ = method.apply(
+      made, feats, tiny.batch(2), mutable=['batch_stats']
+    )
+    values.append(terms['ofd'])
+  np.testing.assert_allclose(*values, rtol=1e-6)
+  assert values[0] > 0
+
+
+def test_vectors_are_refused_with_both_shapes():
   feats = {
-    'student': {**maps, 'stage1_pre': np.zeros((1, 4, 4, 2))},
-    'teacher': {**maps, 'stage1_pre': np.zeros((1, 2, 2, 2))},
+    'student': {'stage1_pre': np.zeros((1, 4, 4, 2))},
+    'teacher': {'stage1_pre': np.zeros((1, 2))},
   }
-  with pytest.raises(errors.UsageError, match=r'stage1_pre \(2, 2, 2\)'):
+  message = r'stage1_pre \(2,\).*stage1_pre \(4, 4, 2\) must be maps'
+  with pytest.raises(errors.UsageError, match=message):
     tiny.method('ofd', stages=(1,)).init(
       jax.random.key(0), feats, tiny.batch(1)
     )
+
+
+def test_stages_that_cannot_be_paired_are_refused():
+  with pytest.raises(errors.UsageError, match=r'stages=\(1, 2\)'):
+    tiny.method('ofd', stages=(1, 2), teacher_stages=(2,))

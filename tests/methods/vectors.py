@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 
+import jax
 import numpy as np
 
 STORED = pathlib.Path(__file__).parent.parent / 'vectors'
@@ -31,3 +32,45 @@ def assert_near(got, want, rtol=1e-5, least=0.0):
   assert got.shape == want.shape
   bound = rtol * max(np.abs(want).max(), least)
   np.testing.assert_allclose(got, want, rtol=0, atol=bound)
+
+
+def nhwc(x):
+  """[N,C,H,W] as [N,H,W,C]; [N,C] as it is."""
+  return np.moveaxis(x, 1, -1)
+
+
+def kernel(x):
+  """torch's convolution OIHW as HWIO, its linear layer OI as IO."""
+  return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+
+
+def largest(case, prefix):
+  """1e-2 of the largest entry under the keys that begin with `prefix`."""
+  keys = [key for key in case if key.startswith(prefix)]
+  return 1e-2 * max(np.abs(case[key]).max() for key in keys)
+
+
+def conv_bn(case, prefix, conv, bn):
+  """Parameters and statistics of a convolution and its BatchNorm, in torch's
+  layout by the keys `<prefix><conv>.weight`, `<prefix><bn>.running_mean`.."""
+  params = {
+    'conv': {'kernel': kernel(case[f'{prefix}{conv}.weight'])},
+    'bn': {
+      'scale': case[f'{prefix}{bn}.weight'],
+      'bias': case[f'{prefix}{bn}.bias'],
+    },
+  }
+  return params, statistics(case, f'{prefix}{bn}')
+
+
+def statistics(case, name):
+  """A BatchNorm's running statistics."""
+  return {
+    'mean': case[f'{name}.running_mean'],
+    'var': case[f'{name}.running_var'],
+  }
+
+
+def assert_tree_near(got, want, rtol=1e-5, least=0.0):
+  """`assert_near` for every leaf of two trees of the same structure."""
+  jax.tree.map(lambda a, b: assert_near(a, b, rtol, least), dict(got), want)

@@ -1,0 +1,55 @@
+"""PEFD: the mean of several projections of the student meets the teacher.
+
+Source: Chen et al., "Improved Feature Distillation via Projector Ensemble",
+NeurIPS 2022; PEFD 7f1e2de (helper/loops.py, models/util.py), which we follow.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax import errors, losses
+from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.methods import base
+from kd_jax.models import layers
+
+
+class Method(base.WithTaps):
+  """PEFD: cosine distance of pooled features through a projector ensemble.
+
+  Attributes:
+    taps: the student's vectors that are projected; one tap.
+    projectors: how many, each a linear layer with ReLU.
+  """
+
+  terms: ClassVar = {
+    'ce': ('student',),
+    'kd': ('student',),
+    'pefd': ('student', 'method'),
+  }
+
+  taps: tuple[str, ...] = ('pooled',)
+  projectors: int = 3
+
+  def __post_init__(self):
+    """Raises UsageError where there is no projector."""
+    if self.projectors < 1:
+      raise errors.UsageError(
+        f'config.method_args.projectors={self.projectors}: give 1 or more'
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """Terms: 'ce', 'kd', 'pefd' (1 minus the cosine, mean over the batch)."""
+    ((student, teacher),) = self.met(feats, ndim=2)
+    projected = [
+      nn.relu(layers.Linear(teacher.shape[-1], name=f'projector{i}')(student))
+      for i in range(self.projectors)
+    ]
+    mean = jnp.stack(projected).mean(axis=0)
+    return {
+      **self.standard(feats, batch),
+      'pefd': losses.cosine_distance(mean, teacher),
+    }
