@@ -1,16 +1,51 @@
 """The smallest networks, features and batches that tests share."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from kd_jax import models, step
+from kd_jax.features import tap
 from kd_jax.methods import base
+from kd_jax.models import layers
 
 CLASSES, SIZE = 10, 8
 
 
 def network(name='resnet8', widths=(4, 4, 8, 16), **kwargs):
   return models.make(name, CLASSES, widths=widths, **kwargs)
+
+
+class Block(nn.Module):
+  """One convolution and BatchNorm; named as a residual block's last pair."""
+
+  width: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = layers.conv(self.width, 3, self.stride, name='conv2')(x)
+    return layers.BatchNorm(name='bn2')(x, train=train)
+
+
+class Plain(nn.Module):
+  """A ResNet's taps and parameter names with a fifth of its layers.
+
+  What every method's contract is checked on, as it compiles fast.
+  """
+
+  widths: tuple[int, ...] = (4, 4, 8, 16)
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    x = layers.conv(self.widths[0], 3, name='conv1')(images)
+    x = tap(self, 'stem', nn.relu(x))
+    for i, width in enumerate(self.widths[1:], 1):
+      stride = 1 if i == 1 else 2
+      pre = Block(width, stride, name=f'stage{i}_block1')(x, train=train)
+      x = tap(self, f'stage{i}', nn.relu(tap(self, f'stage{i}_pre', pre)))
+    pooled = tap(self, 'pooled', x.mean(axis=(1, 2)))
+    return tap(self, 'logits', layers.Linear(CLASSES, name='fc')(pooled))
 
 
 def batch(size=8, seed=0):

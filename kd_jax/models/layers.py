@@ -38,6 +38,7 @@ def conv(
   kernel: int,
   stride: int = 1,
   *,
+  groups: int = 1,
   dtype: jnp.dtype = jnp.float32,
   name: str | None = None,
 ) -> nn.Conv:
@@ -50,6 +51,7 @@ def conv(
     (kernel, kernel),
     (stride, stride),
     padding=((kernel // 2, kernel // 2),) * 2,
+    feature_group_count=groups,
     use_bias=False,
     dtype=dtype,
     kernel_init=conv_init,

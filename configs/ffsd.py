@@ -1,0 +1,129 @@
+"""FFSD: Li et al., "Distilling a Powerful Student Model via Online Knowledge
+Distillation", TNNLS 2022.
+
+  python -m kd_jax.main --config configs/ffsd.py
+"""
+
+from kd_jax import config as base
+
+
+def get_config(recipe: str | None = None) -> base.ConfigDict:
+  """The recipe's configuration."""
+  return base.pick(recipe, RECIPES)
+
+
+def digits() -> base.ConfigDict:
+  """300 embedded images of digits, 8x8 pixels; a minute on a laptop."""
+  return ffsd(base.teacher_free(base.digits()), milestones=(36, 48))
+
+
+def cifar100_r20() -> base.ConfigDict:
+  """resnet20 on CIFAR-100, the released recipe.
+
+  Published: 72.70% top-1 of the leader, mean of three runs' best epochs
+  (FFSD's README).
+
+    python -m kd_jax.main --config configs/ffsd.py:cifar100_r20
+  """
+  return cifar100('resnet20')
+
+
+def cifar100_r32() -> base.ConfigDict:
+  """resnet32 on CIFAR-100: published 74.85% (as `cifar100_r20`)."""
+  return cifar100('resnet32')
+
+
+def cifar100_r56() -> base.ConfigDict:
+  """resnet56 on CIFAR-100: published 75.80% (as `cifar100_r20`)."""
+  return cifar100('resnet56')
+
+
+def cifar100_r8() -> base.ConfigDict:
+  """resnet8 on CIFAR-100 with RepDistiller's schedule: a small network."""
+  config = base.teacher_free(base.default())
+  config.student = base.network('resnet8')
+  return ffsd(config, milestones=(150, 180, 210))
+
+
+def imagenet_r18() -> base.ConfigDict:
+  """ResNet18 on ImageNet: published 70.87% top-1 of the leader.
+
+  python -m kd_jax.main --config configs/ffsd.py:imagenet_r18
+  """
+  config = base.teacher_free(base.default())
+  config.data.name = 'imagenet2012'
+  config.data.augment = 'random_resized_crop'
+  config.data.image_size = 224
+  config.epochs, config.batch_size = 90, 256
+  config.student = base.network('resnet18')
+  config.optimizer.nesterov = True
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.learning_rate = base.step_schedule(0.1, (30, 60, 80))
+  config.optimizer.learning_rate.warmup_epochs = 5
+  config = ffsd(config, milestones=(30, 60, 80))
+  config.method_args.taps = ('stage1', 'stage2', 'stage3', 'stage4')
+  return config
+
+
+def cifar100(network: str) -> base.ConfigDict:
+  """The released recipe: 299 epochs, Nesterov, reflected borders."""
+  config = base.teacher_free(base.default())
+  config.student = base.network(network)
+  config.epochs, config.batch_size = 299, 128
+  config.data.padding_mode = 'reflect'
+  config.data.mean = (0.5071, 0.4865, 0.4409)
+  config.data.std = (0.2673, 0.2564, 0.2762)
+  config.optimizer.learning_rate = base.step_schedule(0.1, (150, 225))
+  config.optimizer.nesterov = True
+  config.optimizer.weight_decay = 1e-4
+  return ffsd(config, milestones=(150, 225))
+
+
+def ffsd(
+  config: base.ConfigDict, milestones: tuple[int, ...]
+) -> base.ConfigDict:
+  """Adds the method, its released weights and its three optimizers."""
+  config.method = 'ffsd'
+  config.method_args = base.ConfigDict(
+    {
+      'common_students': 2,
+      'taps': ('stage1', 'stage2', 'stage3'),
+      'temperature': 2.0,
+    }
+  )
+  ones = ('ce', 'mutual', 'fusion_ce', 'fusion_kd', 'leader_kd')
+  ramps = {
+    1e-5: ('diversity', 'common_sd'),
+    10.0: ('fusion', 'trans_fusion', 'leader_sd'),
+    1000.0: ('decoder',),
+  }
+  config.weights = base.ConfigDict(
+    dict.fromkeys(ones, 1.0)
+    | {
+      name: {'kind': 'gaussian_ramp', 'value': value, 'epochs': 5}
+      for value, names in ramps.items()
+      for name in names
+    }
+  )
+  config.optimizer.rules = (
+    (
+      '^method/decoder',
+      {
+        'name': 'adam',
+        'learning_rate': base.step_schedule(1e-3, milestones).to_dict(),
+        'weight_decay': 1e-4,
+      },
+    ),
+    ('^method/fusion', {'weight_decay': 1e-5}),
+  )
+  return config
+
+
+RECIPES = {
+  'digits': digits,
+  'cifar100_r8': cifar100_r8,
+  'cifar100_r20': cifar100_r20,
+  'cifar100_r32': cifar100_r32,
+  'cifar100_r56': cifar100_r56,
+  'imagenet_r18': imagenet_r18,
+}

@@ -1,0 +1,271 @@
+import re
+
+import jax
+from jax import test_util
+import numpy as np
+import pytest
+
+from kd_jax import errors, losses, optim
+from kd_jax.methods import ffsd
+from tests import tiny
+from tests.methods import vectors
+
+TERMS, _ = vectors.load('ffsd_terms')
+MODULES, _ = vectors.load('ffsd_modules')
+RTOL = 1e-4  # through batch norm
+
+
+def value_and_grad(loss):
+  x, y = (vectors.nhwc(TERMS[k]) for k in ('in_x', 'in_y'))
+  return jax.value_and_grad(loss)(x, y)
+
+
+@pytest.mark.parametrize(
+  ('loss', 'value', 'grad'),
+  [
+    (losses.diversity, 'out_diversity_loss', 'grad_diversity_x'),
+    (
+      losses.attention_transfer,
+      'out_attention_loss_maps',
+      'grad_attention_x',
+    ),
+    (losses.unit_distance, 'out_attention_loss_features', 'grad_features_x'),
+  ],
+  ids=['diversity', 'attention', 'features'],
+)
+def test_distances_and_their_gradients_are_the_originals(loss, value, grad):
+  got, found = value_and_grad(loss)
+  vectors.assert_near(got, TERMS[value])
+  vectors.assert_near(found, vectors.nhwc(TERMS[grad]))
+
+
+def test_the_shifted_map_is_the_originals():
+  want = vectors.nhwc(TERMS['out_diversity_target'])
+  got = losses.shifted_map(vectors.nhwc(TERMS['in_y']))
+  vectors.assert_near(got, want)
+
+
+def test_the_ramp_is_the_originals():
+  keys = [k for k in TERMS if k.startswith('out_lambda_fusion_epoch')]
+  full = max(float(TERMS[k]) for k in keys)
+  ramp = optim.schedule(
+    {'kind': 'gaussian_ramp', 'value': full, 'epochs': 5}, 7, 20
+  )
+  checked = 0
+  for key in keys:
+    epoch = int(re.search(r'\d+$', key)[0])
+    if epoch:  # epochs count from 1
+      got = ramp(np.int32((epoch - 1) * 7 + 3))
+      np.testing.assert_allclose(got, TERMS[key], rtol=1e-5)
+      checked += 1
+  assert checked > 5
+
+
+def separable(prefix, kind='par'):
+  """Parameters and statistics of a `Separable`, from torch's layout."""
+  key = f'{kind}_{prefix}_'
+  params, stats = {}, {}
+  for conv, bn, i in (('conv1', 'bn1', 1), ('conv1_1', 'bn1_1', 2)):
+    params[f'conv{i}'] = {
+      'kernel': vectors.kernel(MODULES[f'{key}{conv}.weight'])
+    }
+    params[f'bn{i}'] = {
+      'scale': MODULES[f'{key}{bn}.weight'],
+      'bias': MODULES[f'{key}{bn}.bias'],
+    }
+    if kind != 'grad':
+      stats[f'bn{i}'] = vectors.statistics(MODULES, f'{key}{bn}')
+  return params, stats
+
+
+def fusion(kind='par'):
+  params, stats = separable('fusion', kind)
+  key = f'{kind}_fusion_fc2'
+  fc = {
+    'kernel': MODULES[f'{key}.weight'].T,
+    'bias': MODULES[f'{key}.bias'],
+  }
+  return {'fuse': params, 'fc': fc}, {'fuse': stats}
+
+
+def check(module, found, x, value, grad_x, prefix, *args, **kwargs):
+  """Output, gradients and buffers of a module against the stored ones."""
+  params, stats = found('par')
+
+  def loss(params, x):
+    out, changed = module.apply(
+      {'params': params, 'batch_stats': stats},
+      x,
+      *args,
+      **kwargs,
+      mutable=['batch_stats'],
+    )
+    return value(out), (out, changed['batch_stats'])
+
+  (_, (out, moved)), (grads, grad) = jax.value_and_grad(
+    loss, argnums=(0, 1), has_aux=True
+  )(params, x)
+  least = vectors.largest(MODULES, f'grad_{prefix}_')
+  vectors.assert_tree_near(grads, found('grad')[0], RTOL, least)
+  vectors.assert_near(grad, grad_x, RTOL, least)
+  return out, moved
+
+
+def test_the_fusion_is_the_originals():
+  logits, fused = MODULES['out_fusion_logits'], MODULES['out_fusion_map']
+  out, moved = check(
+    ffsd.Fusion(logits.shape[-1]),
+    fusion,
+    vectors.nhwc(MODULES['in_fusion_x']),
+    lambda out: sum((o**2).mean() for o in out),
+    vectors.nhwc(MODULES['grad_fusion_x']),
+    'fusion',
+    fused.shape[1],
+  )
+  vectors.assert_near(out[0], vectors.nhwc(fused), RTOL)
+  vectors.assert_near(out[1], logits, RTOL)
+  vectors.assert_tree_near(moved, fusion('buf')[1], RTOL)
+
+
+def test_the_trans_fusion_is_the_originals():
+  want = MODULES['out_trans']
+  out, _ = check(
+    ffsd.Separable(want.shape[1]),
+    lambda kind: separable('trans', kind),
+    vectors.nhwc(MODULES['in_trans_x']),
+    lambda out: (out**2).mean(),
+    vectors.nhwc(MODULES['grad_trans_x']),
+    'trans',
+  )
+  vectors.assert_near(out, vectors.nhwc(want), RTOL)
+
+
+def decoder(kind='par'):
+  params, stats = {}, {}
+  blocks = sorted(
+    {m[1] for k in MODULES if (m := re.match(r'par_sd_layer(\d+)', k))}
+  )
+  for i in blocks:
+    key = f'{kind}_sd_layer{i}'
+    (kernel,) = (
+      MODULES[k] for k in MODULES if k.startswith(f'{key}.convtran')
+    )
+    params[f'conv{i}'] = {'kernel': kernel.transpose(2, 3, 0, 1)[::-1, ::-1]}
+    params[f'bn{i}'] = {
+      'scale': MODULES[f'{key}.norm.weight'],
+      'bias': MODULES[f'{key}.norm.bias'],
+    }
+    if kind != 'grad':
+      stats[f'bn{i}'] = vectors.statistics(MODULES, f'{key}.norm')
+  return params, stats
+
+
+def test_a_decoder_is_the_originals_in_both_modes():
+  outs = [k for k in sorted(MODULES) if re.match(r'out_sd_train_layer\d+$', k)]
+  widths = [MODULES[k].shape[1] for k in outs]
+  x = vectors.nhwc(MODULES['in_sd_x'])
+  module = ffsd.Decoder(widths)
+  out, moved = check(
+    module,
+    decoder,
+    x,
+    lambda out: sum((o**2).mean() for o in out),
+    vectors.nhwc(MODULES['grad_sd_x']),
+    'sd',
+    train=True,
+  )
+  for got, key in zip(out, outs, strict=True):
+    vectors.assert_near(got, vectors.nhwc(MODULES[key]), RTOL)
+  _, buffers = decoder('buf')
+  vectors.assert_tree_near(moved, buffers, RTOL)
+  evaluated = module.apply(
+    {'params': decoder()[0], 'batch_stats': buffers}, x, train=False
+  )
+  for got, key in zip(evaluated, outs, strict=True):
+    want = MODULES[key.replace('train', 'eval')]
+    vectors.assert_near(got, vectors.nhwc(want), RTOL)
+
+
+def maps(seed, sides=(8, 4, 2), n=4):
+  rng = np.random.default_rng(seed)
+  found = {
+    f'stage{i}': np.maximum(
+      rng.normal(size=(n, side, side, 4 * 2**i)), 0
+    ).astype(np.float32)
+    for i, side in enumerate(sides, 1)
+  }
+  found['logits'] = rng.normal(size=(n, tiny.CLASSES)).astype(np.float32)
+  return found
+
+
+def start(**args):
+  method = tiny.method('ffsd', **args)
+  feats = {name: maps(i) for i, name in enumerate(method.students)}
+  batch = tiny.batch(4)
+  return method, method.init(jax.random.key(0), feats, batch), feats, batch
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_peers_teach_by_the_mean_of_their_divergences(count):
+  method, variables, feats, batch = start(common_students=count)
+  terms, _ = method.apply(variables, feats, batch, mutable=['batch_stats'])
+  logits = [feats[f'student_{i}']['logits'] for i in range(count)]
+  want = sum(
+    float(losses.kl(a, b, 2.0))
+    for i, a in enumerate(logits)
+    for j, b in enumerate(logits)
+    if i != j
+  ) / (count - 1)
+  assert float(terms['mutual']) == pytest.approx(want, rel=1e-5)
+  assert set(terms) == set(method.terms)
+  groups = set(variables['params'])
+  assert {f'decoder_student_{i}' for i in range(1, count)} < groups
+  assert 'decoder_student_0' not in groups
+
+
+def test_self_distillation_judges_before_the_decoders_statistics_move():
+  method, variables, feats, batch = start()
+  moving, changed = method.apply(
+    variables, feats, batch, mutable=['batch_stats']
+  )
+  standing = method.apply(variables, feats, batch, mutable=[])[0]
+  for term in ('leader_sd', 'common_sd'):
+    assert float(moving[term]) == float(standing[term])
+  after, _ = method.apply(
+    {**variables, **changed}, feats, batch, mutable=['batch_stats']
+  )
+  assert float(after['leader_sd']) != float(moving['leader_sd'])
+
+
+def test_the_leader_is_deployed():
+  method, variables, feats, _ = start()
+  found = method.apply(variables, feats, method='predict')
+  assert list(found) == ['leader', 'student_0', 'student_1']
+  np.testing.assert_array_equal(found['leader'], feats['leader']['logits'])
+
+
+def test_equal_attention_is_pulled_apart():
+  x = np.abs(np.random.default_rng(0).normal(size=(2, 4, 4, 3)))
+  assert float(losses.diversity(x, x)) > 1e-3
+  np.testing.assert_allclose(losses.attention_transfer(x, x), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize('loss', [losses.diversity, losses.unit_distance])
+def test_gradients_are_those_of_finite_differences_and_finite(loss):
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=(2, 2, 3, 3, 4)).astype(np.float32)
+  test_util.check_grads(lambda x: loss(x, b), (a,), 1, ['rev'], rtol=1e-2)
+  grad = jax.grad(loss)(np.zeros_like(a), np.zeros_like(b))
+  assert np.isfinite(grad).all()
+
+
+def test_what_does_not_fit_is_refused():
+  with pytest.raises(errors.UsageError, match='common_students=1'):
+    tiny.method('ffsd', common_students=1)
+  method = tiny.method('ffsd')
+  feats = {name: maps(0, sides=(8, 8, 4)) for name in method.students}
+  message = r'stage1 \(8, 8, 8\) must be .* stage2 \(8, 8, 16\)'
+  with pytest.raises(errors.UsageError, match=message):
+    method.init(jax.random.key(0), feats, tiny.batch(4))
+  with pytest.raises(errors.UsageError, match='2 positions'):
+    losses.diversity(np.ones((1, 1, 2, 3)), np.ones((1, 1, 2, 3)))
