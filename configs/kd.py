@@ -39,6 +39,24 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return repdistiller('resnet32x4', 'resnet8x4')
 
 
+def cifar100_r32x4_r8x4_standardized() -> base.ConfigDict:
+  """resnet32x4 to resnet8x4 on CIFAR-100, with standardised logits.
+
+  Sun et al., "Logit Standardization in Knowledge Distillation", 2024: weights
+  0.1 and 9 at T=2. Published: 76.62% top-1 (the paper; teacher 79.42, student
+  alone 72.50; the best epoch, about 0.3 above the last).
+
+    python -m kd_jax.main \\
+      --config configs/kd.py:cifar100_r32x4_r8x4_standardized
+  """
+  config = repdistiller('resnet32x4', 'resnet8x4')
+  config.method_args = base.ConfigDict(
+    {'temperature': 2.0, 'standardize': True}
+  )
+  config.weights = base.ConfigDict({'ce': 0.1, 'kd': 9.0})
+  return config
+
+
 def repdistiller(teacher: str, student: str) -> base.ConfigDict:
   """Weights 0.1 and 0.9 at T=4; the defaults are RepDistiller's recipe."""
   config = base.default()
@@ -54,4 +72,5 @@ RECIPES = {
   'digits': digits,
   'cifar100_r20_r8': cifar100_r20_r8,
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  'cifar100_r32x4_r8x4_standardized': cifar100_r32x4_r8x4_standardized,
 }

@@ -133,6 +133,36 @@ def warmed_up(value: float, epochs: int, first: int = 1) -> ConfigDict:
   )
 
 
+def initialised(
+  config: ConfigDict,
+  *,
+  epochs: int,
+  weights: Mapping[str, float],
+  trainable: tuple[str, ...],
+  learning_rate: float | None = None,
+) -> ConfigDict:
+  """The configuration with a first phase, at a constant learning rate.
+
+  Args:
+    config: of what comes after it.
+    epochs: of the phase.
+    weights: that differ from `config.weights` in it.
+    trainable: see `config.trainable`.
+    learning_rate: None is the value that the main schedule begins with.
+  """
+  if learning_rate is None:
+    learning_rate = config.optimizer.learning_rate.value
+  config.phases.initialise = ConfigDict(
+    {
+      'epochs': epochs,
+      'weights': dict(weights),
+      'trainable': trainable,
+      'learning_rate': learning_rate,
+    }
+  )
+  return config
+
+
 def teacher_free(config: ConfigDict) -> ConfigDict:
   """The configuration without its teacher."""
   config.teacher = default().teacher

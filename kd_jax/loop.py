@@ -228,7 +228,8 @@ class Loop:
     self._phase = phase.name
     fresh = jax.jit(phase.exp.tx.init, out_shardings=self._whole)
     self.state = self.state.replace(opt_state=fresh(self.state.params))
-    self._reporter.line(f'phase {phase.name or "of config.epochs"} begins')
+    what = f'phase {phase.name}' if phase.name else 'the last phase'
+    self._reporter.line(f'step {self.step}: {what} begins')
 
   def _evaluate(self) -> dict[str, float]:
     """Accuracy by 'split/measure'.

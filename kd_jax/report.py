@@ -92,6 +92,13 @@ def opening(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> str:
     )
   terms = ', '.join(f'{n} {_weight(w)}' for n, w in config.weights.items())
   lines.append(f'method    {config.method}: weights {terms}')
+  for phase in parts.phases[:-1]:
+    changes = config.phases[phase.name].get('weights', {})
+    terms = ', '.join(f'{n} {_weight(w)}' for n, w in changes.items())
+    lines.append(
+      f'          first, phase {phase.name} of {phase.last - phase.first} steps'
+      + (f': weights {terms}' if terms else '')
+    )
   if note := RECONSTRUCTED.get(config.method):
     lines.append(f'          {note}')
   lines += [

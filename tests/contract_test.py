@@ -14,17 +14,41 @@ from tests import tiny
 
 # Arguments that make each method small; a method without a case fails.
 CASES = {
+  'ab': {},
+  'at': {},
+  'cc': {'width': 8},
   'ce': {},
+  'crd': {'width': 8, 'negatives': 4},
+  'dist': {},
+  'dkd': {},
+  'fitnet': {},
+  'ffsd': {},
   'fpd': {'width': 16, 'se_reduction': 2},
+  'fsp': {},
+  'ft': {},
   'kd': {},
+  'nst': {},
   'ofd': {},
+  'pefd': {},
+  'pics': {'projectors': 2},
+  'pkt': {},
+  'rkd': {},
+  'reviewkd': {
+    'taps': ('stage2', 'pooled'),
+    'teacher_taps': ('stage2_pre', 'pooled'),
+    'max_width': 8,
+  },
+  'simkd': {},
+  'sp': {},
   'tf_fd': {},
   'tfd': {},
+  'vid': {},
 }
 # Other settings of a method that must keep the contract too.
 VARIANTS = {
   'fpd B': ('fpd', {**CASES['fpd'], 'version': 'B', 'guided': True}),
   'fpd unequal': ('fpd', CASES['fpd']),
+  'tf_fd with kd': ('tf_fd', {'with_kd': True}),
 }
 ALL = {name: (name, args) for name, args in CASES.items()} | VARIANTS
 
@@ -36,7 +60,8 @@ def experiment(case):
   return tiny.experiment(
     tiny.method(name, **args),
     tx=optim.by_path([('.*', sgd)]),
-    teacher=tiny.network(widths=widths),
+    student=tiny.Plain(),
+    teacher=tiny.Plain(widths),
   )
 
 
@@ -157,7 +182,7 @@ def test_prediction_costs_what_is_deployed_alone(case):
     assert kept.params == alone['params']
     assert kept.flops == pytest.approx(alone['flops'], rel=0.01)
   else:  # a deeper teacher costs nothing more: its convolutions are pruned
-    deeper = {name: tiny.network('resnet14') for name in exp.teachers}
+    deeper = {name: tiny.network() for name in exp.teachers}
     again = build.deployed(exp._replace(teachers=deeper), tiny.SIZE)
     assert again == kept
 

@@ -1,5 +1,6 @@
 """The command line: every mistake is one line and exit code 2."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -27,6 +28,15 @@ def start(*arguments, cwd=ROOT, **environment):
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+def configuration(name):
+  """The module `configs/<name>.py`."""
+  path = ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(f'configs_{name}', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 MISTAKES = {
@@ -74,16 +84,11 @@ def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
   'name', sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 )
 def test_every_recipe_of_every_configuration_builds(name):
-  import importlib.util
-
   from kd_jax import build, data
 
   # What is not there in a test, with its classes and image size.
   absent = {'imagenet2012': (1000, 224)}
-  path = ROOT / 'configs' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(f'configs_{name}', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = configuration(name)
   for recipe in module.RECIPES:
     config = module.get_config(recipe)
     assert config.recipe == recipe

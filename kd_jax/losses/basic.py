@@ -68,3 +68,8 @@ def smooth_l1(a: jax.Array, b: jax.Array) -> jax.Array:
   """Huber's loss with delta 1, mean over every element."""
   size = jnp.abs(a - b)
   return jnp.where(size < 1, jnp.square(size) / 2, size - 0.5).mean()
+
+
+def cosine_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+  """1 minus the cosine of vectors [N,C], mean over the batch."""
+  return 1 - (unit(a) * unit(b)).sum(axis=-1).mean()

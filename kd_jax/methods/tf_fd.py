@@ -1,10 +1,9 @@
 """Tf-FD: features of one network teach each other, across and within layers.
 
 Source: Li, ECCV 2022; Teacher-free-Distillation 3427f98 (train_kd.py), which we
-follow: means over pairs and over maps, the salient half not detached.
+follow: means over pairs and over maps, the salient half not detached. With a
+teacher's logits beside it is the paper's "KD + Tf-FD".
 """
-
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -13,31 +12,37 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.Method):
+class Method(base.WithTeacher):
   """Teacher-free feature distillation, both halves, with CE.
 
   Attributes:
     taps: the maps, shallow first, each with an even number of channels.
     detach_salient: the salient half of a map's channels does not move.
+    with_kd: there is a teacher for the logits, and the term 'kd'.
   """
-
-  terms: ClassVar = {
-    'ce': ('student',),
-    'inter': ('student',),
-    'intra': ('student',),
-  }
-  teachers: ClassVar = ()
 
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
   detach_salient: bool = False
+  with_kd: bool = False
 
   def __post_init__(self):
     """Raises UsageError where there is no pair of maps."""
     base.at_least(self.taps, 2, 'tf_fd: taps')
     super().__post_init__()
 
+  @property
+  def terms(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]
+    """'ce', 'inter', 'intra', and 'kd' with a teacher."""
+    names = ('ce', 'inter', 'intra', *(('kd',) if self.with_kd else ()))
+    return dict.fromkeys(names, ('student',))
+
+  @property
+  def teachers(self) -> tuple[str, ...]:  # type: ignore[override]
+    """None but for KD."""
+    return ('teacher',) if self.with_kd else ()
+
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'inter', 'intra' (means over pairs and over maps)."""
+    """Terms: see `terms`; means over pairs and over maps."""
     student = feats['student']
     maps = [student[name] for name in self.taps]
     for name, x in zip(self.taps, maps, strict=True):
@@ -49,8 +54,12 @@ class Method(base.Method):
     intra = [
       losses.intra_layer(x, detach_salient=self.detach_salient) for x in maps
     ]
+    if self.with_kd:
+      standard = self.standard(feats, batch)
+    else:
+      standard = {'ce': losses.cross_entropy(student['logits'], batch['label'])}
     return {
-      'ce': losses.cross_entropy(student['logits'], batch['label']),
+      **standard,
       'inter': losses.inter_layers(maps),
       'intra': jnp.stack(intra).mean(),
     }

@@ -147,9 +147,7 @@ def decoder(kind='par'):
   )
   for i in blocks:
     key = f'{kind}_sd_layer{i}'
-    (kernel,) = (
-      MODULES[k] for k in MODULES if k.startswith(f'{key}.convtran')
-    )
+    (kernel,) = (MODULES[k] for k in MODULES if k.startswith(f'{key}.convtran'))
     params[f'conv{i}'] = {'kernel': kernel.transpose(2, 3, 0, 1)[::-1, ::-1]}
     params[f'bn{i}'] = {
       'scale': MODULES[f'{key}.norm.weight'],

@@ -74,3 +74,67 @@ def test_no_gradient_reaches_the_teacher(case):
     case['in_logits_s'], case['in_logits_t'], 4.0
   )
   assert not np.any(grad)
+
+
+def standardized_kd(student, teacher, temperature=2.0):
+  """The method's term over standardised logits."""
+  method = tiny.method('kd', temperature=temperature, standardize=True)
+  feats = {'student': {'logits': student}, 'teacher': {'logits': teacher}}
+  return method.apply({}, feats, {'label': np.zeros(len(student), int)})['kd']
+
+
+def test_the_term_over_standardised_logits_is_the_originals():
+  recent, _ = vectors.load('logits_recent')
+  value, grad = jax.value_and_grad(standardized_kd)(
+    recent['in_logits_student'], recent['in_logits_teacher']
+  )
+  vectors.assert_near(value, recent['out_ls_T2'])
+  vectors.assert_near(grad, recent['grad_ls_T2_logits_student'])
+
+
+def test_standardised_logits_have_mean_0_and_unbiased_variance_1(case):
+  got = losses.standardized(case['in_logits_s'])
+  np.testing.assert_allclose(got.mean(axis=1), 0, atol=1e-6)
+  np.testing.assert_allclose(np.var(got, axis=1, ddof=1), 1, rtol=1e-5)
+
+
+def test_only_the_ratio_of_standardised_logits_counts(case):
+  s, t = case['in_logits_s'], case['in_logits_t']
+  np.testing.assert_allclose(
+    standardized_kd(3 * s + 5, t), standardized_kd(s, t), rtol=1e-4
+  )
+  np.testing.assert_allclose(standardized_kd(3 * t + 5, t), 0, atol=1e-6)
+
+
+def test_the_cross_entropy_is_that_of_the_logits_as_they_are(case):
+  feats = {
+    'student': {'logits': case['in_logits_s']},
+    'teacher': {'logits': case['in_logits_t']},
+  }
+  batch = {'label': case['in_label'].astype(np.int32)}
+  plain, standardised = (
+    tiny.method('kd', standardize=flag).apply({}, feats, batch)
+    for flag in (False, True)
+  )
+  assert plain['ce'] == standardised['ce']
+  assert plain['kd'] != standardised['kd']
+
+
+def test_equal_logits_of_an_image_have_a_finite_standardised_gradient(case):
+  zeros = np.zeros_like(case['in_logits_s'])
+  for logits in (zeros, zeros + 7):
+    value, grad = jax.value_and_grad(standardized_kd)(
+      logits, case['in_logits_t']
+    )
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+def test_the_standardised_gradient_is_that_of_finite_differences(case):
+  test_util.check_grads(
+    lambda s: standardized_kd(s, case['in_logits_t']),
+    (case['in_logits_s'],),
+    order=1,
+    modes=['rev'],
+    rtol=1e-2,
+  )

@@ -200,9 +200,7 @@ def test_a_larger_teacher_map_is_averaged_to_the_students():
     teacher['stage2_pre'] = np.concatenate([theirs, theirs], axis=-1)
     feats = {'student': student, 'teacher': teacher}
     made = method.init(jax.random.key(0), feats, tiny.batch(2))
-    terms, _ = method.apply(
-      made, feats, tiny.batch(2), mutable=['batch_stats']
-    )
+    terms, _ = method.apply(made, feats, tiny.batch(2), mutable=['batch_stats'])
     values.append(terms['ofd'])
   np.testing.assert_allclose(*values, rtol=1e-6)
   assert values[0] > 0

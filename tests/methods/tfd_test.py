@@ -107,3 +107,27 @@ def test_an_odd_number_of_channels_is_refused():
   feats = {'f1': np.zeros((3, 4, 4, 5), np.float32)}
   with pytest.raises(errors.UsageError, match='f1 has 5 channels'):
     terms(tiny.method('tf_fd', taps=('f1', 'f1')), feats)
+
+
+def test_a_kd_teacher_is_an_option_of_tf_fd():
+  plain, combined = tiny.method('tf_fd'), tiny.method('tf_fd', with_kd=True)
+  assert plain.teachers == ()
+  assert combined.teachers == ('teacher',)
+  assert set(combined.terms) - set(plain.terms) == {'kd'}
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(2, 4, tiny.CLASSES)).astype(np.float32)
+  maps = {
+    f'stage{i}': rng.normal(size=(4, 4, 4, 2 * i)).astype(np.float32)
+    for i in (1, 2, 3)
+  }
+  feats = {
+    'student': {**maps, 'logits': logits[0]},
+    'teacher': {'logits': logits[1]},
+  }
+  batch = tiny.batch(4)
+  terms = combined.apply({}, feats, batch)
+  want = plain.apply({}, {'student': feats['student']}, batch)
+  want['kd'] = losses.kl(*logits, 4.0)
+  assert set(terms) == set(want)
+  for name, value in want.items():
+    np.testing.assert_array_equal(terms[name], value)

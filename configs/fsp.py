@@ -1,0 +1,53 @@
+"""FSP: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017.
+
+python -m kd_jax.main --config configs/fsp.py
+"""
+
+from kd_jax import config as base
+
+
+def get_config(recipe: str | None = None) -> base.ConfigDict:
+  """The recipe's configuration."""
+  return base.pick(recipe, RECIPES)
+
+
+def digits() -> base.ConfigDict:
+  """300 embedded images of digits, 8x8 pixels; a minute on a laptop.
+
+  FSP needs the teacher's channels, so that the student is wider than others'.
+  """
+  config = base.digits()
+  config.student = base.network('resnet8', widths=(16, 16, 32, 64))
+  return fsp(config, epochs=10)
+
+
+def cifar100_r32x4_r8x4() -> base.ConfigDict:
+  """resnet32x4 to resnet8x4 on CIFAR-100: 30 and 240 epochs.
+
+  Published: 72.62% top-1 (RepDistiller's README; teacher 79.42, student alone
+  72.50).
+
+    python -m kd_jax.main --config configs/fsp.py:cifar100_r32x4_r8x4
+  """
+  config = base.default()
+  config.student = base.network('resnet8x4')
+  config.teacher.update(base.network('resnet32x4'))
+  return fsp(config, epochs=30)
+
+
+def fsp(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
+  """Adds the method: `epochs` of FSP for all but the classifier, then CE."""
+  config.method = 'fsp'
+  config.method_args = base.ConfigDict(
+    {'taps': ('stem', 'stage1', 'stage2', 'stage3')}
+  )
+  config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'fsp': 0.0})
+  return base.initialised(
+    config,
+    epochs=epochs,
+    weights={'ce': 0.0, 'fsp': 1.0},
+    trainable=('^student/(?!fc/)',),
+  )
+
+
+RECIPES = {'digits': digits, 'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4}

@@ -1,0 +1,51 @@
+"""FitNet: the student's map, through a convolution, approaches the teacher's.
+
+Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015;
+RepDistiller b84f547 (`HintLoss`, `ConvReg`), which we follow: hint and
+cross-entropy train together, where the paper trains the hint first, and the
+regressor ends with BatchNorm and ReLU.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax import losses
+from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.methods import base
+from kd_jax.models import adapters
+
+
+class Method(base.WithTaps):
+  """The mean squared distance of hints, with cross-entropy and KD.
+
+  The teacher's map may have any number of channels. It is as large as the
+  student's, smaller, or exactly twice as large. With several taps the
+  distances are added (the released code has one).
+  """
+
+  terms: ClassVar = {
+    'ce': ('student',),
+    'kd': ('student',),
+    'fitnet': ('student', 'method'),
+  }
+
+  taps: tuple[str, ...] = ('stage2',)
+
+  @nn.compact
+  def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """Terms: 'ce', 'kd', 'fitnet'."""
+    total = jnp.zeros(())
+    met = zip(self.met(feats), self.pairs(), strict=True)
+    for i, ((s, t), names) in enumerate(met):
+      if adapters.regression(*s.shape[1:3], *t.shape[1:3]) is None:
+        raise base.mismatch(
+          feats,
+          *names,
+          "must have sizes of which the student's is half the teacher's, the "
+          'same or larger',
+        )
+      regressor = adapters.ConvReg(name=f'regressor{i}')
+      total += losses.mse(regressor(s, t.shape), t)
+    return {**self.standard(feats, batch), 'fitnet': total}

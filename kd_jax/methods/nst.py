@@ -1,0 +1,32 @@
+"""NST: the student's channels are distributed over places as the teacher's.
+
+Source: Huang & Wang, "Like What You Like: Knowledge Distill via Neuron
+Selectivity Transfer", 2017; RepDistiller b84f547 (distiller_zoo/NST.py), which
+we follow: the squared polynomial kernel, on every stage.
+"""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from kd_jax import losses
+from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.methods import base
+
+
+class Method(base.WithTaps):
+  """The sum over taps of the channels' discrepancies, with CE and KD."""
+
+  terms: ClassVar = {
+    'ce': ('student',),
+    'kd': ('student',),
+    'nst': ('student',),
+  }
+
+  def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """Terms: 'ce', 'kd', 'nst'."""
+    each = [
+      losses.neuron_selectivity(*losses.aligned(s, t))
+      for s, t in self.met(feats)
+    ]
+    return {**self.standard(feats, batch), 'nst': jnp.stack(each).sum()}

@@ -1,0 +1,39 @@
+"""PKT: an image's neighbours are as probable to the student as the teacher's.
+
+Source: Passalis & Tefas, "Learning Deep Representations with Probabilistic
+Knowledge Transfer", ECCV 2018; RepDistiller b84f547 (distiller_zoo/PKT.py),
+which we follow: the mean over pairs, where the paper has the sum.
+"""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from kd_jax import losses
+from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.methods import base
+
+
+class Method(base.WithTaps):
+  """The sum over taps of the neighbourhoods' divergences, with CE and KD.
+
+  Attributes:
+    epsilon: added to lengths and to probabilities.
+  """
+
+  terms: ClassVar = {
+    'ce': ('student',),
+    'kd': ('student',),
+    'pkt': ('student',),
+  }
+
+  taps: tuple[str, ...] = ('pooled',)
+  epsilon: float = 1e-7
+
+  def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """Terms: 'ce', 'kd', 'pkt'."""
+    each = [
+      losses.probabilistic_transfer(s, t, self.epsilon)
+      for s, t in self.met(feats, ndim=2)
+    ]
+    return {**self.standard(feats, batch), 'pkt': jnp.stack(each).sum()}

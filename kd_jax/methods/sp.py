@@ -1,0 +1,27 @@
+"""SP: images that are similar to the teacher are similar to the student.
+
+Source: Tung & Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019;
+RepDistiller b84f547 (distiller_zoo/SP.py), which we follow: the last map alone
+is compared, where the paper's sum may run over several pairs of layers.
+"""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from kd_jax import losses
+from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.methods import base
+
+
+class Method(base.WithTaps):
+  """The sum over taps of the similarities' distances, with CE and KD."""
+
+  terms: ClassVar = {'ce': ('student',), 'kd': ('student',), 'sp': ('student',)}
+
+  taps: tuple[str, ...] = ('stage3',)
+
+  def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """Terms: 'ce', 'kd', 'sp'."""
+    each = [losses.similarity_preserving(s, t) for s, t in self.met(feats)]
+    return {**self.standard(feats, batch), 'sp': jnp.stack(each).sum()}
