@@ -40,8 +40,7 @@ def cifar100_r56() -> base.ConfigDict:
 
 def cifar100_r8() -> base.ConfigDict:
   """resnet8 on CIFAR-100 with RepDistiller's schedule: a small network."""
-  config = base.teacher_free(base.default())
-  config.student = base.network('resnet8')
+  config = base.teacher_free(base.small_pair())
   return ffsd(config, milestones=(150, 180, 210))
 
 

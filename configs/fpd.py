@@ -16,11 +16,7 @@ def get_config(recipe: str | None = None) -> base.ConfigDict:
 
 def digits() -> base.ConfigDict:
   """300 embedded images of digits, 8x8 pixels; minutes on a laptop."""
-  config = base.digits()
-  config.method = 'fpd'
-  config.method_args = method_args(width=64)
-  config.weights = base.ConfigDict({'ce': 0.1, 'kd': 0.8, 'fpd': 0.1})
-  return config
+  return fpd(base.digits(), width=64)
 
 
 def method_args(**changes) -> base.ConfigDict:
@@ -73,6 +69,21 @@ def cifar10_r34_r18() -> base.ConfigDict:
   return paper('cifar10', 'resnet34', 'resnet18')
 
 
+def cifar100_r32x4_r8x4() -> base.ConfigDict:
+  """resnet32x4 to resnet8x4 on CIFAR-100: the pair of the code's example."""
+  config = base.small_pair()
+  config.student.name, config.teacher.name = 'resnet8x4', 'resnet32x4'
+  return fpd(config)
+
+
+def cifar100_r20_r8() -> base.ConfigDict:
+  """resnet20 to resnet8 on CIFAR-100: a small pair, with a narrow pyramid.
+
+  The pyramid of 256 channels costs a hundred times these networks.
+  """
+  return fpd(base.small_pair(), width=32)
+
+
 def paper(data: str, teacher: str, student: str) -> base.ConfigDict:
   """RepDistiller's recipe: batch 64, 240 epochs, 0.05 and x0.1 at 150/180/210.
 
@@ -82,8 +93,13 @@ def paper(data: str, teacher: str, student: str) -> base.ConfigDict:
   config.data.name = data
   config.student = base.network(student, stem='cifar')
   config.teacher.update(base.network(teacher, stem='cifar'))
+  return fpd(config)
+
+
+def fpd(config: base.ConfigDict, **changes) -> base.ConfigDict:
+  """Adds the method with the weights of the code's example."""
   config.method = 'fpd'
-  config.method_args = method_args()
+  config.method_args = method_args(**changes)
   config.weights = base.ConfigDict({'ce': 0.1, 'kd': 0.8, 'fpd': 0.1})
   return config
 
@@ -93,4 +109,6 @@ RECIPES = {
   'cifar100_r34_r18': cifar100_r34_r18,
   'cifar100_r152_r50': cifar100_r152_r50,
   'cifar10_r34_r18': cifar10_r34_r18,
+  'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  'cifar100_r20_r8': cifar100_r20_r8,
 }

@@ -30,6 +30,11 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return ofd(config, stages=(1, 2, 3), weight=1e-3)
 
 
+def cifar100_r20_r8() -> base.ConfigDict:
+  """resnet20 to resnet8 on CIFAR-100: a small pair."""
+  return ofd(base.small_pair(), stages=(1, 2, 3), weight=1e-3)
+
+
 def imagenet_r152_r50() -> base.ConfigDict:
   """ResNet152 to ResNet50 on ImageNet, the paper's recipe.
 
@@ -75,5 +80,6 @@ def ofd(
 RECIPES = {
   'digits': digits,
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  'cifar100_r20_r8': cifar100_r20_r8,
   'imagenet_r152_r50': imagenet_r152_r50,
 }

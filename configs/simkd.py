@@ -33,10 +33,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 def cifar100_r20_r8() -> base.ConfigDict:
   """resnet20 to resnet8 on CIFAR-100: a small pair."""
-  config = base.default()
-  config.student = base.network('resnet8')
-  config.teacher.update(base.network('resnet20'))
-  return simkd(config)
+  return simkd(base.small_pair())
 
 
 def simkd(config: base.ConfigDict) -> base.ConfigDict:

@@ -27,6 +27,11 @@ def cifar100_r20() -> base.ConfigDict:
   return tfd(base.tf_fd_recipe('resnet20'))
 
 
+def cifar100_r8() -> base.ConfigDict:
+  """resnet8 on CIFAR-100 with RepDistiller's schedule: a small network."""
+  return tfd(base.teacher_free(base.small_pair()))
+
+
 def tfd(config: base.ConfigDict) -> base.ConfigDict:
   """Adds the method; its weight and its warm-up are reconstructions."""
   config.method = 'tfd'
@@ -37,4 +42,8 @@ def tfd(config: base.ConfigDict) -> base.ConfigDict:
   return config
 
 
-RECIPES = {'digits': digits, 'cifar100_r20': cifar100_r20}
+RECIPES = {
+  'digits': digits,
+  'cifar100_r20': cifar100_r20,
+  'cifar100_r8': cifar100_r8,
+}

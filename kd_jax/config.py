@@ -182,6 +182,14 @@ def tf_fd_recipe(student: str) -> ConfigDict:
   return config
 
 
+def small_pair() -> ConfigDict:
+  """resnet20 to resnet8 on CIFAR-100 with RepDistiller's recipe."""
+  config = default()
+  config.student = network('resnet8')
+  config.teacher.update(network('resnet20'))
+  return config
+
+
 def digits() -> ConfigDict:
   """What every embedded recipe shares: data, networks, teacher, schedule."""
   config = default()

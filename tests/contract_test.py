@@ -1,6 +1,7 @@
 """What every method keeps, whatever it does: one case each, none left out."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -12,50 +13,32 @@ from kd_jax import build, optim, report, sharding, step
 from kd_jax.methods import base
 from tests import tiny
 
-# Arguments that make each method small; a method without a case fails.
-CASES = {
-  'ab': {},
-  'at': {},
-  'cc': {'width': 8},
-  'ce': {},
-  'crd': {'width': 8, 'negatives': 4},
-  'dist': {},
-  'dkd': {},
-  'fitnet': {},
-  'ffsd': {},
-  'fpd': {'width': 16, 'se_reduction': 2},
-  'fsp': {},
-  'ft': {},
-  'kd': {},
-  'nst': {},
-  'ofd': {},
-  'pefd': {},
-  'pics': {'projectors': 2},
-  'pkt': {},
-  'rkd': {},
-  'reviewkd': {
-    'taps': ('stage2', 'pooled'),
-    'teacher_taps': ('stage2_pre', 'pooled'),
-    'max_width': 8,
-  },
-  'simkd': {},
-  'sp': {},
-  'tf_fd': {},
-  'tfd': {},
-  'vid': {},
-}
-# Other settings of a method that must keep the contract too.
-VARIANTS = {
-  'fpd B': ('fpd', {**CASES['fpd'], 'version': 'B', 'guided': True}),
-  'fpd unequal': ('fpd', CASES['fpd']),
-  'tf_fd with kd': ('tf_fd', {'with_kd': True}),
-}
-ALL = {name: (name, args) for name, args in CASES.items()} | VARIANTS
+
+def _cases():
+  """(method, arguments, whether the teacher has the student's channels).
+
+  A test file of a method may say in CONTRACT which arguments make the method
+  small, by a case's name, and in EQUAL which of these cases need a teacher
+  with the student's channels.
+  """
+  found = {}
+  for name in base.names():
+    try:
+      module = importlib.import_module(f'tests.methods.{name}_test')
+    except ModuleNotFoundError:
+      continue
+    equal = getattr(module, 'EQUAL', ())
+    for case, args in getattr(module, 'CONTRACT', {'': {}}).items():
+      found[f'{name} {case}'.strip()] = name, args, case in equal
+  return found
+
+
+ALL = _cases()
 
 
 def experiment(case):
-  name, args = ALL[case]
-  widths = (8, 8, 16, 32) if case == 'fpd unequal' else (4, 4, 8, 16)
+  name, args, equal = ALL[case]
+  widths = (4, 4, 8, 16) if equal else (8, 8, 16, 32)
   sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
   return tiny.experiment(
     tiny.method(name, **args),
@@ -91,8 +74,8 @@ def started(case):
   return exp, init(np.int32(0), frozen, batch), frozen, batch
 
 
-def test_every_method_has_a_case():
-  assert set(CASES) == set(base.names())
+def test_every_method_has_a_test_file_and_a_case():
+  assert {name for name, _, _ in ALL.values()} == set(base.names())
 
 
 @pytest.mark.parametrize('case', ALL)
@@ -187,7 +170,7 @@ def test_prediction_costs_what_is_deployed_alone(case):
     assert again == kept
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', ALL)
 def test_features_are_checked_without_data(case):
   exp = experiment(case)._replace(tx=optax.identity())
   feats = build.shapes(exp, tiny.SIZE, 8)

@@ -25,7 +25,8 @@ FLOORS = [
   {'evaluate'},
   {'build'},
   {'teachers', 'report', 'loop'},
-  {'trainer'},
+  {'trainer', 'compare'},
+  {'benchmark'},
   {'main'},
 ]
 

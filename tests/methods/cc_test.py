@@ -7,6 +7,9 @@ from kd_jax import errors, losses
 from tests import tiny
 from tests.methods import vectors
 
+# The cases of the contract test: arguments that make the method small.
+CONTRACT = {'': {'width': 8}}
+
 
 def embedded(seed, shape=(5, 3)):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

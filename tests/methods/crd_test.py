@@ -11,6 +11,9 @@ from kd_jax.methods import base, crd
 from tests import tiny
 from tests.methods import vectors
 
+# The cases of the contract test: arguments that make the method small.
+CONTRACT = {'': {'width': 8, 'negatives': 4}}
+
 
 def method_of(labels, **kwargs):
   classes = int(np.max(labels)) + 1

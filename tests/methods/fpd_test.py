@@ -8,6 +8,15 @@ from kd_jax import errors, losses
 from kd_jax.methods import fpd
 from tests import tiny
 
+# The cases of the contract test: arguments that make the method small.
+SMALL = {'width': 16, 'se_reduction': 2}
+CONTRACT = {
+  '': SMALL,
+  'B': {**SMALL, 'version': 'B', 'guided': True},
+  'unequal': SMALL,
+}
+EQUAL = ('', 'B')  # cases whose teacher has the student's channels
+
 SHAPES = {'stem': (8, 6), 'stage1': (8, 6), 'stage2': (4, 8), 'stage3': (2, 10)}
 
 

@@ -6,6 +6,9 @@ from kd_jax import errors
 from tests import tiny
 from tests.methods import simkd_test, vectors
 
+# The cases of the contract test: arguments that make the method small.
+CONTRACT = {'': {'projectors': 2}}
+
 
 def test_three_projectors_are_integrated_as_stored():
   """The vector is of our reconstruction: no evidence about the paper."""

@@ -9,6 +9,15 @@ from kd_jax.methods import reviewkd
 from tests import tiny
 from tests.methods import vectors
 
+# The cases of the contract test: arguments that make the method small.
+CONTRACT = {
+  '': {
+    'taps': ('stage2', 'pooled'),
+    'teacher_taps': ('stage2_pre', 'pooled'),
+    'max_width': 8,
+  }
+}
+
 distance = jax.jit(losses.hierarchical_context)
 
 
