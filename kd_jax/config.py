@@ -270,6 +270,8 @@ def of_baseline(config: ConfigDict) -> ConfigDict:
     'method', 'method_args', 'weights', 'teacher', 'trainable', 'phases'
   ):  # fmt: skip
     result[key] = fresh[key]
+  rules = result.optimizer.rules  # without those of what is not there
+  result.optimizer.rules = tuple(r for r in rules if '^method/' not in r[0])
   result.baseline = 'off'
   return result
 
