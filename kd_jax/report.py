@@ -12,18 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from kd_jax import build, metrics, runs
-
-# Said beside every result of a method that is not the paper's own code.
-RECONSTRUCTED = {
-  'fpd': (
-    'FPD is a reconstruction: the paper publishes an abstract only; taps and '
-    'weights are our choice'
-  ),
-  'tfd': (
-    'TFD is a reconstruction: the paper publishes an abstract only; it is the '
-    "inter-layer half of Tf-FD's code with a weight of our choice"
-  ),
-}
+from kd_jax.methods import base
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -99,7 +88,7 @@ def opening(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> str:
       f'          first, phase {phase.name} of {phase.last - phase.first} steps'
       + (f': weights {terms}' if terms else '')
     )
-  if note := RECONSTRUCTED.get(config.method):
+  if note := parts.exp.method.reconstructed:
     lines.append(f'          {note}')
   lines += [
     f'          teacher {t} {_shape(parts, "teacher", t)} '
@@ -155,7 +144,7 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
     )
   rows.append(_row(f'student, {result["method"]}', result))
   lines = [table(rows)]
-  if note := RECONSTRUCTED.get(result['method']):
+  if note := base.method_class(result['method']).reconstructed:
     lines.append(note)
   return '\n'.join(lines)
 

@@ -29,11 +29,13 @@ class Method(nn.Module):
       names and 'method' (the adapters).
     students: the networks that it trains.
     teachers: the frozen networks whose features it reads.
+    reconstructed: said beside its results where it is not the paper's own code.
   """
 
   terms: ClassVar[dict[str, tuple[str, ...]]] = {}
   students: ClassVar[tuple[str, ...]] = ('student',)
   teachers: ClassVar[tuple[str, ...]] = ('teacher',)
+  reconstructed: ClassVar[str] = ''
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Every term of `terms`, unweighted, each a scalar f32."""

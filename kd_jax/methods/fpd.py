@@ -140,6 +140,10 @@ class Method(base.WithTaps):
     'kd': ('student',),
     'fpd': ('student', 'method'),
   }
+  reconstructed: ClassVar = (
+    'FPD is a reconstruction: the paper publishes an abstract only; taps and '
+    'weights are our choice'
+  )
 
   taps: tuple[str, ...] = ('stem', 'stage1', 'stage2', 'stage3')
   version: Literal['A', 'B'] = 'A'

@@ -37,6 +37,10 @@ class Method(base.WithTaps):
     'kd': ('student', 'method'),
     'pics': ('student', 'method'),
   }
+  reconstructed: ClassVar = (
+    'PICS is a reconstruction: of the paper only abstract and introduction are '
+    "public; it is the mean of SimKD's projectors"
+  )
 
   taps: tuple[str, ...] = ('stage3',)
   projectors: int = 3

@@ -23,6 +23,10 @@ class Method(base.Method):
 
   terms: ClassVar = {'ce': ('student',), 'inter': ('student',)}
   teachers: ClassVar = ()
+  reconstructed: ClassVar = (
+    'TFD is a reconstruction: the paper publishes an abstract only; it is the '
+    "inter-layer half of Tf-FD's code with a weight of our choice"
+  )
 
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
 
