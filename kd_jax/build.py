@@ -111,6 +111,7 @@ def build(config: ConfigDict) -> Parts:
   mesh = sharding.make_mesh(config.mesh.data)
   for key in ('batch_size', 'eval_batch_size'):
     sharding.check_batch(mesh, config[key], f'config.{key}')
+  _check_parts(config, mesh)
   known = data.facts(config.data.name, config.data.image_size)
   if known:  # what does not fit is said before data is fetched
     check(config, *known)
@@ -228,7 +229,9 @@ def experiment(
   tx, trained = _optimizer(config, steps_per_epoch)
   return step.Experiment(
     students={
-      name: make_network(config.student, classes, config.dtype)
+      name: make_network(
+        config.student, classes, config.dtype, config.bn_group_size
+      )
       for name in method.students
     },
     teachers=_teachers(config, classes, method),
@@ -236,6 +239,7 @@ def experiment(
     weights=_weights(config, method, steps_per_epoch, first),
     tx=tx,
     trained=trained,
+    accumulate_steps=config.accumulate_steps,
   )
 
 
@@ -266,7 +270,31 @@ def _check_values(config: ConfigDict) -> None:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')
 
 
-def make_network(network: ConfigDict, classes: int, dtype: str) -> nn.Module:
+def _check_parts(config: ConfigDict, mesh: Mesh) -> None:
+  """Checks how a batch is cut: for accumulation, and for BatchNorm."""
+  parts, group = config.accumulate_steps, config.bn_group_size
+  devices = mesh.shape['data']
+  if parts < 1 or config.batch_size % (parts * devices):
+    raise errors.UsageError(
+      f'config.accumulate_steps={parts}: config.batch_size={config.batch_size} '
+      f'does not divide into so many parts over {devices} devices'
+    )
+  if group < 0 or (group and config.batch_size // parts % group):
+    raise errors.UsageError(
+      f'config.bn_group_size={group} does not divide the '
+      f'{config.batch_size // parts} images of a batch'
+      + (' of accumulate_steps' if parts > 1 else '')
+    )
+  if config.optimizer.clip_norm < 0:
+    raise errors.UsageError(
+      f'config.optimizer.clip_norm={config.optimizer.clip_norm} must not be '
+      'negative; 0 is off'
+    )
+
+
+def make_network(
+  network: ConfigDict, classes: int, dtype: str, bn_group_size: int = 0
+) -> nn.Module:
   """The network of `config.student` or `config.teacher`."""
   args = {
     key: tuple(value) if isinstance(value, list) else value
@@ -274,6 +302,8 @@ def make_network(network: ConfigDict, classes: int, dtype: str) -> nn.Module:
   }
   if dtype != 'float32':
     args.setdefault('dtype', DTYPES[dtype])
+  if bn_group_size:
+    args.setdefault('bn_group_size', bn_group_size)
   return models.make(network.name, classes, **args)
 
 
@@ -291,7 +321,10 @@ def _teachers(
       f'{config.teacher.name!r}: set it to the empty string'
     )
   return {
-    name: make_network(config.teacher, classes, config.dtype) for name in reads
+    name: make_network(
+      config.teacher, classes, config.dtype, config.bn_group_size
+    )
+    for name in reads
   }
 
 
@@ -329,6 +362,7 @@ def _optimizer(
 ) -> tuple[optax.GradientTransformation, Callable[[str], bool]]:
   """The optimizer, and whether it trains the parameter of a path."""
   common = config.optimizer.to_dict()
+  most = common.pop('clip_norm')
   rules, frozen = [], []
   given = common.pop('rules')
   for expression in (*(rule[0] for rule in given), *config.trainable):
@@ -358,7 +392,10 @@ def _optimizer(
     number = group(path)
     return number >= 0 and not frozen[number]
 
-  return optim.by_path(rules, config.trainable), trained
+  tx = optim.by_path(rules, config.trainable)
+  if most:
+    tx = optax.chain(optax.clip_by_global_norm(most), tx)
+  return tx, trained
 
 
 def _plain(value: Any) -> Any:

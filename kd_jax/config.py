@@ -46,6 +46,11 @@ def default() -> ConfigDict:
   config.seed = 0  # decides initialisation, order, crops and flips
   config.epochs = 240  # of floor(images / batch_size) steps
   config.batch_size = 64  # images over all devices
+  # Parts of a batch that are computed one after the other, for one update: to
+  # fit a small device. BatchNorm and losses over a batch see a part.
+  config.accumulate_steps = 1
+  # Images that share the networks' BatchNorm statistics; 0 is the whole batch.
+  config.bn_group_size = 0
   config.dtype = 'float32'  # what networks compute in; or 'bfloat16'
 
   config.data = ConfigDict()
@@ -87,6 +92,7 @@ def default() -> ConfigDict:
   config.optimizer.nesterov = False
   config.optimizer.reset_momentum_at = ()  # epochs; see optim.transformation
   config.optimizer.weight_decay = 5e-4  # of every parameter, as torch's
+  config.optimizer.clip_norm = 0.0  # of all gradients together; 0 is off
   # ((regular expression, {field: value}), ...): the first that is found in a
   # parameter's path changes these fields for it.
   config.optimizer.rules = ()

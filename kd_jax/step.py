@@ -28,6 +28,10 @@ class Experiment(NamedTuple):
     trained: whether the parameter of this path, such as 'student/fc/bias', is
       trained. A module's other collections (batch statistics, banks) stand
       still where its parameters do.
+    accumulate_steps: parts that a batch is computed in, one after the other,
+      before one update with the mean of their gradients. A part is a batch of
+      its own to BatchNorm, whose running statistics move with each, and to
+      losses that compare the images of a batch.
   """
 
   students: dict[str, nn.Module]
@@ -36,6 +40,7 @@ class Experiment(NamedTuple):
   weights: dict[str, optim.Schedule]
   tx: optax.GradientTransformation
   trained: Callable[[str], bool] = lambda path: True
+  accumulate_steps: int = 1
 
 
 @struct.dataclass
@@ -157,12 +162,58 @@ def train_step(
     'loss/<term>' (raw), 'weighted/<term>', 'grad_norm', 'method/<measure>'.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
+  params = state.params
+
+  def one(model_state, given):
+    key, part = given
+    return _gradient(exp, params, model_state, state.step, frozen, key, part)
+
+  if exp.accumulate_steps == 1:
+    model_state, (grads, scalars) = one(state.model_state, (key, batch))
+  else:
+    parts = _split(batch, exp.accumulate_steps)
+    keys = jax.random.split(key, exp.accumulate_steps)
+    model_state, each = jax.lax.scan(one, state.model_state, (keys, parts))
+    grads, scalars = jax.tree.map(lambda x: x.mean(axis=0), each)
+  updates, opt_state = exp.tx.update(grads, state.opt_state, params)
+  new_state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(params, updates),
+    model_state=model_state,
+    opt_state=opt_state,
+  )
+  return new_state, {**scalars, 'grad_norm': optax.tree.norm(grads)}
+
+
+def _split(batch: Batch, count: int) -> Batch:
+  """[N,...] as [count,N/count,...]; every part lies on all devices."""
+
+  def split(x):
+    parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
+    return jnp.swapaxes(parts, 0, 1)
+
+  return jax.tree.map(split, batch)
+
+
+def _gradient(
+  exp: Experiment,
+  params: dict[str, Any],
+  model_state: dict[str, Any],
+  step: jax.Array,
+  frozen: Mapping[str, Variables],
+  key: jax.Array,
+  batch: Batch,
+) -> tuple[dict[str, Any], tuple[Any, Terms]]:
+  """The other collections after one batch, its gradients and scalars.
+
+  The gradient of what is not trained is 0.
+  """
   teachers = _teacher_features(exp, frozen, batch)
 
   def objective(params):
     feats, changed = dict(teachers), {}
     for name, network in exp.students.items():
-      other = state.model_state[name]
+      other = model_state[name]
       feats[name], changed[name] = run(
         name,
         network,
@@ -172,7 +223,7 @@ def train_step(
         mutable=list(other),
         rngs=_rngs(key),
       )
-    other = state.model_state['method']
+    other = model_state['method']
     terms, changed['method'] = exp.method.apply(
       {'params': params['method'], **other},
       feats,
@@ -180,33 +231,27 @@ def train_step(
       rngs=_rngs(key),
       mutable=['metrics', *other],
     )
-    weighted = {n: exp.weights[n](state.step) * v for n, v in terms.items()}
+    weighted = {n: exp.weights[n](step) * v for n, v in terms.items()}
     total = sum(weighted.values(), jnp.zeros(()))
     return total, (terms, weighted, changed)
 
   grad = jax.value_and_grad(objective, has_aux=True)
-  (total, (terms, weighted, changed)), grads = grad(state.params)
-  updates, opt_state = exp.tx.update(grads, state.opt_state, state.params)
+  (total, (terms, weighted, changed)), grads = grad(params)
   measures = changed['method'].pop('metrics', {})
-  changed = _moved(exp, state.model_state, changed)
-  grads = [
-    leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
-    if exp.trained(optim.path_name(path))
-  ]
-  new_state = TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    model_state=changed,
-    opt_state=opt_state,
+
+  def only_trained(path, leaf):
+    trained = exp.trained(optim.path_name(path))
+    return leaf if trained else jnp.zeros_like(leaf)
+
+  return _moved(exp, model_state, changed), (
+    jax.tree.map_with_path(only_trained, grads),
+    {
+      'total': total,
+      **{f'loss/{name}': value for name, value in terms.items()},
+      **{f'weighted/{name}': value for name, value in weighted.items()},
+      **{f'method/{name}': value for name, value in measures.items()},
+    },
   )
-  return new_state, {
-    'total': total,
-    'grad_norm': jnp.sqrt(sum((jnp.vdot(g, g) for g in grads), jnp.zeros(()))),
-    **{f'loss/{name}': value for name, value in terms.items()},
-    **{f'weighted/{name}': value for name, value in weighted.items()},
-    **{f'method/{name}': value for name, value in measures.items()},
-  }
 
 
 def train_steps(

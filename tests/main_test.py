@@ -51,6 +51,8 @@ MISTAKES = {
   "--config fpd --config.method_args.taps=('stem','stage9')": 'stage9',
   '--config fpd --config.mesh.data=99': 'config.mesh.data=99',
   '--config fpd --config.baseline=yes': "'yes'",
+  '--config fpd --config.accumulate_steps=5': 'config.accumulate_steps=5',
+  '--config fpd --config.bn_group_size=5': 'config.bn_group_size=5',
   '--config fpd stray': "unexpected argument 'stray'",
   '--config fpd --wokdir=x': 'workdir',
   '--config fpd --seeds=0,a': 'whole numbers',

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from kd_jax import optim, sharding, step
@@ -131,6 +132,81 @@ def test_the_student_starts_the_same_under_every_method():
     init = jax.jit(functools.partial(step.init, exp))
     starts.append(init(np.int32(3), frozen, batch).params['student'])
   jax.tree.map(np.testing.assert_array_equal, *starts)
+
+
+class Plain(nn.Module):
+  """A network without BatchNorm: a batch's parts do not meet in it."""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    x = nn.relu(layers.Linear(16)(images.reshape(len(images), -1)))
+    return tap(self, 'logits', layers.Linear(tiny.CLASSES, name='fc')(x))
+
+
+def stepped(student, parts, tx=None, trained=None, devices=1):
+  sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
+  exp = tiny.experiment(
+    tiny.method('kd'),
+    tx=tx or optim.by_path([('.*', sgd)]),
+    student=student,
+    teacher=tiny.Plain(),
+  )._replace(accumulate_steps=parts)
+  if trained:
+    exp = exp._replace(trained=trained)
+  frozen = {'teacher': tiny.variables(exp.teachers['teacher'], seed=1)}
+  batch = tiny.batch(16)
+  mesh = sharding.make_mesh(devices)
+  whole, split = sharding.replicated(mesh), sharding.batched(mesh)
+  state = jax.jit(functools.partial(step.init, exp))(np.int32(0), frozen, batch)
+  one = jax.jit(
+    lambda s, f, b: step.train_step(exp, jnp.int32(0), s, f, b),
+    in_shardings=(whole, whole, split),
+    out_shardings=whole,
+  )
+  return jax.device_get((state, *one(state, frozen, batch)))
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(devices):
+  _, whole, terms = stepped(Plain(), 1)
+  _, parts, means = stepped(Plain(), 4, devices=devices)
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(near, whole, parts)
+  jax.tree.map(near, terms, means)
+
+
+def test_each_part_moves_the_running_statistics():
+  before, after, _ = stepped(Dense(), 2)
+  _, whole, _ = stepped(Dense(), 1)
+  mean = [
+    s.model_state['student']['batch_stats']['bn']['mean']
+    for s in (before, whole, after)
+  ]
+  moved = [np.abs(m - mean[0]).sum() for m in mean[1:]]
+  # Two updates of momentum 0.9 go 1.9 times as far as one.
+  assert moved[1] / moved[0] == pytest.approx(1.9, rel=0.05)
+
+
+def test_what_is_not_trained_neither_moves_nor_counts_in_the_gradient():
+  before, after, terms = stepped(
+    Dense(), 1, trained=lambda path: path.startswith('student/fc/')
+  )
+  stats = [s.model_state['student']['batch_stats'] for s in (before, after)]
+  jax.tree.map(np.testing.assert_array_equal, *stats)
+  _, _, both = stepped(Dense(), 1)
+  assert 0 < float(terms['grad_norm']) < float(both['grad_norm'])
+
+
+def test_clipping_bounds_the_norm_of_all_gradients_together():
+  plain = optim.by_path(
+    [('.*', optim.transformation('sgd', lambda _: 1.0, momentum=0.0))]
+  )
+  before, after, terms = stepped(
+    Plain(), 1, tx=optax.chain(optax.clip_by_global_norm(0.5), plain)
+  )
+  moved = jax.tree.map(np.subtract, after.params, before.params)
+  assert float(terms['grad_norm']) > 0.5
+  assert float(optax.tree.norm(moved)) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_all_finite_sees_one_nan_among_many():
