@@ -6,10 +6,14 @@ anything is read: Orbax's own restoring takes part of a tree that does not fit,
 and casts dtypes, without a word.
 """
 
+from collections.abc import Callable
+import functools
 from typing import Any
 
 from etils import epath
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -17,6 +21,14 @@ from kd_jax import errors, optim
 
 # How many lines of a difference are worth reading.
 _MOST_ROWS = 20
+
+
+# The leaf that holds the digest of all others.
+DIGEST = 'digest'
+
+
+class Damaged(errors.RunError):
+  """A checkpoint that cannot be read, or is not what was written."""
 
 
 class Checkpoints:
@@ -57,10 +69,26 @@ class Checkpoints:
     """The newest complete step, or None."""
     return self._manager.latest_step()
 
+  def steps(self) -> list[int]:
+    """The complete steps, newest first."""
+    return sorted(self._manager.all_steps(), reverse=True)
+
   def save(self, step: int, tree: Any) -> None:
     """Starts saving; the arrays may be changed or donated at once."""
     if step not in self._manager.all_steps():
-      self._manager.save(step, args=ocp.args.StandardSave(_flat(tree)))
+      flat = _flat(tree)
+      sharding = next(iter(flat.values())).sharding
+      flat[DIGEST] = jax.device_put(np.uint32(_digest(flat)), sharding)
+      self._manager.save(step, args=ocp.args.StandardSave(flat))
+
+  def set_aside(self, step: int) -> epath.Path:
+    """Moves a damaged checkpoint out of the way; returns where it is now."""
+    place = self.folder.parent / f'damaged-{step}'
+    if place.exists():
+      place.rmtree()
+    (self.folder / str(step)).rename(place)
+    self._manager.reload()
+    return place
 
   def restore(self, step: int | None, like: Any) -> Any:
     """The tree of a step, on the devices that `like` names.
@@ -72,18 +100,41 @@ class Checkpoints:
     Raises:
       UsageError: where there is no step, or where paths, shapes or dtypes
         differ, with a table.
+      Damaged: where it cannot be read, or is not what was written.
     """
     if step is None:
       raise errors.UsageError(f'{self.folder} holds no complete checkpoint')
+    where = str(self.folder / str(step))
     wanted = _flat(like)
-    check(
-      self._manager.item_metadata(step), wanted, str(self.folder / str(step))
+    found = self._read(where, self._manager.item_metadata, step)
+    if not found:
+      raise Damaged(f'checkpoint {where} is damaged: it has no metadata')
+    sharding = next(iter(wanted.values())).sharding
+    digest = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
+    check(found, {**wanted, DIGEST: digest}, where)
+    abstract = jax.tree.map(_abstract, wanted)
+    args = ocp.args.StandardRestore({**abstract, DIGEST: digest})
+    flat = self._read(
+      where, lambda step: self._manager.restore(step, args=args), step
     )
-    flat = self._manager.restore(
-      step, args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted))
-    )
+    stored = int(flat.pop(DIGEST))
+    if _digest(flat) != stored:
+      raise Damaged(
+        f'checkpoint {where} is damaged: its arrays are not those that were '
+        'written (their digests differ)'
+      )
     structure = jax.tree.structure(like)
     return jax.tree.unflatten(structure, [flat[name] for name in wanted])
+
+  def _read(self, where: str, read: Callable[[int], Any], step: int) -> Any:
+    # Orbax and TensorStore raise whatever they met, bare `Exception` included.
+    try:
+      return read(step)
+    except Exception as error:
+      line = str(error).strip().partition('\n')[0][:200]
+      raise Damaged(
+        f'checkpoint {where} is damaged: {type(error).__name__}: {line}'
+      ) from error
 
   def wait(self) -> None:
     """Returns when every save is complete.
@@ -142,6 +193,28 @@ def check(found: Any, wanted: dict[str, Any], where: str) -> None:
 def _flat(tree: Any) -> dict[str, Any]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {optim.path_name(path): leaf for path, leaf in leaves}
+
+
+def _digest(flat: dict[str, jax.Array]) -> int:
+  """A checksum of all bits, 32 of them, whatever devices they lie on."""
+  each = [_digest_of(flat[name]) for name in sorted(flat)]
+  return functools.reduce(
+    lambda total, one: (total * 31 + int(one)) % 2**32, each, 0
+  )
+
+
+@jax.jit
+def _digest_of(x: jax.Array) -> jax.Array:
+  """An array's: a sum of integers, which does not depend on their order.
+
+  An odd factor for each place makes a swap show.
+  """
+  if x.dtype == jnp.bool_:
+    x = x.astype(jnp.uint8)
+  kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).ravel()
+  place = jnp.arange(bits.size, dtype=jnp.uint32) * 2 + 1
+  return (bits * place).sum(dtype=jnp.uint32)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -82,20 +82,38 @@ class Loop:
     shapes = build.example(
       self._parts.source.info.image_size, self._config.batch_size
     )
-    batch = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
-    latest = self._checkpoints.latest()
-    phase = self._parts.phase(latest or 0)
-    init = jax.jit(functools.partial(step.init, phase.exp), out_shardings=whole)
-    if latest is None:
-      self.state = init(self._seed, self._frozen, batch)
-    else:
+    batch: Any = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+    damaged: dict[int, checkpoint.Damaged] = {}
+    state: Any = None
+    self.step = 0
+    for done in self._checkpoints.steps():
+      init = functools.partial(step.init, self._parts.phase(done).exp)
       like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
         jax.eval_shape(init, self._seed, self._frozen, batch),
       )
-      self.state = self._checkpoints.restore(latest, like)
-      self._reporter.line(f'resuming at step {latest}')
-    self.step, self._phase = latest or 0, phase.name
+      try:
+        state, self.step = self._checkpoints.restore(done, like), done
+        break
+      except checkpoint.Damaged as error:
+        damaged[done] = error
+    if state is None and damaged:
+      raise errors.RunError(
+        f'{next(iter(damaged.values()))}; there is no other to go on from: '
+        'give another --workdir to begin anew'
+      )
+    for done, why in damaged.items():
+      place = self._checkpoints.set_aside(done)
+      self._reporter.line(f'{why}; it is now {place}')
+    phase = self._parts.phase(self.step)
+    self._phase = phase.name
+    if state is None:
+      init = functools.partial(step.init, phase.exp)
+      first = jax.jit(init, out_shardings=whole)
+      state = first(self._seed, self._frozen, batch)
+    else:
+      self._reporter.line(f'resuming at step {self.step}')
+    self.state = state
     if self.step > self._parts.total_steps:
       raise errors.UsageError(
         f'{self._checkpoints.folder} is at step {self.step}, beyond the '

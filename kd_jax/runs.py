@@ -7,7 +7,8 @@ log.txt         what a person saw
 curves.png      learning curves
 checkpoints/    the training state, the newest two
 teacher/        the teacher's variables, teacher.json: its accuracy
-student/        the trained student's variables
+student/        the trained student's variables, where it stands alone; else
+deployed/       what was trained of it (SimKD's projector, say)
 result.json     there once the run is finished
 """
 

@@ -56,6 +56,7 @@ def leaves(folder):
       sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]),
     )
     for name, meta in dict(manager.item_metadata(step)).items()
+    if name != checkpoint.DIGEST
   }
   found = checkpoints.restore(step, like)
   checkpoints.close()
