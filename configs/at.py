@@ -29,10 +29,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/at.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return at(config, weight=1000.0)
+  return at(base.pair(), weight=1000.0)
 
 
 def at(config: base.ConfigDict, weight: float) -> base.ConfigDict:

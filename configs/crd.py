@@ -40,10 +40,7 @@ def cifar100_r32x4_r8x4_kd() -> base.ConfigDict:
 
 def repdistiller(kd: float) -> base.ConfigDict:
   """The pair of networks; the defaults are RepDistiller's recipe."""
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return crd(config, negatives=16384, kd=kd)
+  return crd(base.pair(), negatives=16384, kd=kd)
 
 
 def crd(config: base.ConfigDict, negatives: int, kd: float) -> base.ConfigDict:

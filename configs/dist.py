@@ -29,10 +29,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/dist.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return dist(config, weight=2.0, temperature=4.0)
+  return dist(base.pair(), weight=2.0, temperature=4.0)
 
 
 def dist(

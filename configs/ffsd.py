@@ -14,7 +14,7 @@ def get_config(recipe: str | None = None) -> base.ConfigDict:
 
 def digits() -> base.ConfigDict:
   """300 embedded images of digits, 8x8 pixels; a minute on a laptop."""
-  return ffsd(base.teacher_free(base.digits()), milestones=(36, 48))
+  return ffsd(base.teacher_free(base.digits()))
 
 
 def cifar100_r20() -> base.ConfigDict:
@@ -40,8 +40,7 @@ def cifar100_r56() -> base.ConfigDict:
 
 def cifar100_r8() -> base.ConfigDict:
   """resnet8 on CIFAR-100 with RepDistiller's schedule: a small network."""
-  config = base.teacher_free(base.small_pair())
-  return ffsd(config, milestones=(150, 180, 210))
+  return ffsd(base.teacher_free(base.small_pair()))
 
 
 def imagenet_r18() -> base.ConfigDict:
@@ -59,7 +58,7 @@ def imagenet_r18() -> base.ConfigDict:
   config.optimizer.weight_decay = 1e-4
   config.optimizer.learning_rate = base.step_schedule(0.1, (30, 60, 80))
   config.optimizer.learning_rate.warmup_epochs = 5
-  config = ffsd(config, milestones=(30, 60, 80))
+  config = ffsd(config)
   config.method_args.taps = ('stage1', 'stage2', 'stage3', 'stage4')
   return config
 
@@ -75,13 +74,14 @@ def cifar100(network: str) -> base.ConfigDict:
   config.optimizer.learning_rate = base.step_schedule(0.1, (150, 225))
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 1e-4
-  return ffsd(config, milestones=(150, 225))
+  return ffsd(config)
 
 
-def ffsd(
-  config: base.ConfigDict, milestones: tuple[int, ...]
-) -> base.ConfigDict:
-  """Adds the method, its released weights and its three optimizers."""
+def ffsd(config: base.ConfigDict) -> base.ConfigDict:
+  """Adds the method, its released weights and its three optimizers.
+
+  All follow the schedule of `config.optimizer`, the decoders' from 1e-3.
+  """
   config.method = 'ffsd'
   config.method_args = base.ConfigDict(
     {
@@ -109,7 +109,10 @@ def ffsd(
       '^method/decoder',
       {
         'name': 'adam',
-        'learning_rate': base.step_schedule(1e-3, milestones).to_dict(),
+        'learning_rate': {
+          **config.optimizer.learning_rate.to_dict(),
+          'value': 1e-3,
+        },
         'weight_decay': 1e-4,
       },
     ),

@@ -71,9 +71,7 @@ def cifar10_r34_r18() -> base.ConfigDict:
 
 def cifar100_r32x4_r8x4() -> base.ConfigDict:
   """resnet32x4 to resnet8x4 on CIFAR-100: the pair of the code's example."""
-  config = base.small_pair()
-  config.student.name, config.teacher.name = 'resnet8x4', 'resnet32x4'
-  return fpd(config)
+  return fpd(base.pair())
 
 
 def cifar100_r20_r8() -> base.ConfigDict:

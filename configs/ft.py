@@ -25,10 +25,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/ft.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return ft(config, epochs=30)
+  return ft(base.pair(), epochs=30)
 
 
 def ft(config: base.ConfigDict, epochs: int) -> base.ConfigDict:

@@ -59,12 +59,10 @@ def cifar100_r32x4_r8x4_standardized() -> base.ConfigDict:
 
 def repdistiller(teacher: str, student: str) -> base.ConfigDict:
   """Weights 0.1 and 0.9 at T=4; the defaults are RepDistiller's recipe."""
-  config = base.default()
+  config = base.pair(teacher, student)
   config.method = 'kd'
   config.method_args = base.ConfigDict({'temperature': 4.0})
   config.weights = base.ConfigDict({'ce': 0.1, 'kd': 0.9})
-  config.student = base.network(student)
-  config.teacher.update(base.network(teacher))
   return config
 
 

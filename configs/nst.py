@@ -24,10 +24,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/nst.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return nst(config, weight=50.0)
+  return nst(base.pair(), weight=50.0)
 
 
 def nst(config: base.ConfigDict, weight: float) -> base.ConfigDict:

@@ -24,10 +24,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/ofd.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return ofd(config, stages=(1, 2, 3), weight=1e-3)
+  return ofd(base.pair(), stages=(1, 2, 3), weight=1e-3)
 
 
 def cifar100_r20_r8() -> base.ConfigDict:

@@ -45,9 +45,7 @@ def cifar100_r56_r20() -> base.ConfigDict:
 
 def cifar100(teacher: str, student: str, weight: float) -> base.ConfigDict:
   """The defaults are mdistiller's recipe."""
-  config = base.default()
-  config.student = base.network(student)
-  config.teacher.update(base.network(teacher))
+  config = base.pair(teacher, student)
   return reviewkd(config, weight)
 
 

@@ -25,10 +25,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/simkd.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return simkd(config)
+  return simkd(base.pair())
 
 
 def cifar100_r20_r8() -> base.ConfigDict:

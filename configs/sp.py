@@ -24,10 +24,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/sp.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return sp(config, weight=3000.0)
+  return sp(base.pair(), weight=3000.0)
 
 
 def sp(config: base.ConfigDict, weight: float) -> base.ConfigDict:

@@ -24,10 +24,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/vid.py:cifar100_r32x4_r8x4
   """
-  config = base.default()
-  config.student = base.network('resnet8x4')
-  config.teacher.update(base.network('resnet32x4'))
-  return vid(config)
+  return vid(base.pair())
 
 
 def vid(config: base.ConfigDict) -> base.ConfigDict:

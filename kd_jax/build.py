@@ -1,6 +1,6 @@
 """From a configuration to everything static, checked before data is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 import re
@@ -54,12 +54,14 @@ class Phase(NamedTuple):
     exp: networks, method, and the phase's weights and optimizer.
     first: its first step.
     last: the step after its last one.
+    rules: the regular expressions that name parameters.
   """
 
   name: str
   exp: step.Experiment
   first: int
   last: int
+  rules: tuple[str, ...]
 
 
 class Parts(NamedTuple):
@@ -133,7 +135,9 @@ def build(config: ConfigDict) -> Parts:
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)
   size = info.image_size
-  features = [shapes(p.exp, size, config.batch_size) for p in phases][-1]
+  features = [shapes(p.exp, size, config.batch_size, p.rules) for p in phases][
+    -1
+  ]
   return Parts(
     source=opened,
     mesh=mesh,
@@ -153,7 +157,7 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   labels = np.arange(classes, dtype=np.int32)  # those of the data come later
   facts = {'num_classes': classes, 'train_labels': labels}
   for phase in phases_of(config, facts, 1):
-    shapes(phase.exp, image_size, config.batch_size)
+    shapes(phase.exp, image_size, config.batch_size, phase.rules)
 
 
 def open_source(config: ConfigDict) -> source.Source:
@@ -194,19 +198,25 @@ def phases_of(
         with own.ignore_type():
           own.optimizer.learning_rate = value
       elif key == 'weights':
-        with own.ignore_type():
-          own.weights.update(value)
+        with own.ignore_type(), own.unlocked():
+          for term, weight in value.items():
+            own.weights[term] = weight
       elif key in ('epochs', 'trainable'):
-        own[key] = value
+        with own.ignore_type():
+          own[key] = value
       else:
         known = ('epochs', 'learning_rate', 'trainable', 'weights')
         raise errors.unknown(f'field of config.phases.{name}:', key, known)
+    if not isinstance(own.epochs, int) or own.epochs < 1:
+      where = f'config.phases.{name}' if name else 'config'
+      raise errors.UsageError(
+        f'{where}.epochs={own.epochs} must be a whole number of 1 or more'
+      )
     first = phases[-1].last if phases else 0
     last = first + own.epochs * steps_per_epoch
-    if last <= first:
-      raise errors.UsageError(f'config.phases.{name}.epochs must be positive')
     exp = experiment(own, facts, steps_per_epoch, first)
-    phases.append(Phase(name, exp, first, last))
+    rules = (*(rule[0] for rule in own.optimizer.rules), *own.trainable)
+    phases.append(Phase(name, exp, first, last, rules))
   return tuple(phases)
 
 
@@ -424,26 +434,50 @@ def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
 
 
 def shapes(
-  exp: step.Experiment, image_size: int, batch_size: int
+  exp: step.Experiment,
+  image_size: int,
+  batch_size: int,
+  rules: Sequence[str] = (),
 ) -> NetFeatures:
   """Shapes of all features.
 
   One training step is traced too, so that what does not fit shows here.
 
+  Args:
+    exp: the experiment.
+    image_size: pixels.
+    batch_size: images.
+    rules: regular expressions, each to be found in some parameter's path.
+
   Raises:
-    UsageError: from the method, for a tap that is not there or does not fit.
+    UsageError: from the method, for a tap that is not there or does not fit;
+      for a rule that matches nothing.
   """
   batch = example(image_size, batch_size)
 
   def trace(frozen, batch):
     seed = jnp.zeros((), jnp.int32)
     state = step.init(exp, seed, frozen, batch)
+    _check_rules(rules, state.params)
     step.train_step(exp, seed, state, frozen, batch)
     networks = (state.params, state.model_state, frozen, batch)
     step.predict_step(exp, *networks)
     return step.features_of(exp, *networks)
 
   return jax.eval_shape(trace, _frozen(exp, image_size), batch)
+
+
+def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
+  paths = [
+    optim.path_name(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  for rule in rules:
+    if not any(re.search(rule, path) for path in paths):
+      parts = {'/'.join(path.split('/')[:2]) + '/' for path in paths}
+      raise errors.unknown(
+        'parameters of config.optimizer.rules or trainable:', rule, parts
+      )
 
 
 def _frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
@@ -481,7 +515,7 @@ def deployed(exp: step.Experiment, image_size: int) -> Deployed:
   for (path, leaf), variable in zip(leaves, graph.jaxpr.invars, strict=True):
     argument, group, *rest = optim.path_name(path).split('/')
     is_parameter = argument == '0' or rest[0] == 'params'
-    if variable in read and is_parameter and argument != '1':
+    if variable in read and is_parameter:
       groups.add(group)
       params += math.prod(leaf.shape)
   analysis: Any = jax.jit(predict).lower(*args).cost_analysis()

@@ -188,12 +188,17 @@ def tf_fd_recipe(student: str) -> ConfigDict:
   return config
 
 
-def small_pair() -> ConfigDict:
-  """resnet20 to resnet8 on CIFAR-100 with RepDistiller's recipe."""
+def pair(teacher: str = 'resnet32x4', student: str = 'resnet8x4') -> ConfigDict:
+  """A pair of networks on CIFAR-100 with RepDistiller's recipe."""
   config = default()
-  config.student = network('resnet8')
-  config.teacher.update(network('resnet20'))
+  config.student = network(student)
+  config.teacher.update(network(teacher))
   return config
+
+
+def small_pair() -> ConfigDict:
+  """`pair` of resnet20 and resnet8."""
+  return pair('resnet20', 'resnet8')
 
 
 def digits() -> ConfigDict:
@@ -276,8 +281,12 @@ def of_baseline(config: ConfigDict) -> ConfigDict:
     'method', 'method_args', 'weights', 'teacher', 'trainable', 'phases'
   ):  # fmt: skip
     result[key] = fresh[key]
-  rules = result.optimizer.rules  # without those of what is not there
-  result.optimizer.rules = tuple(r for r in rules if '^method/' not in r[0])
+  # Without the rules of what is not there.
+  result.optimizer.rules = tuple(
+    rule
+    for rule in result.optimizer.rules
+    if not rule[0].startswith(('^method', '^leader', '^student_'))
+  )
   result.baseline = 'off'
   return result
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,13 @@ def started(case):
 
 def test_every_method_has_a_test_file_and_a_case():
   assert {name for name, _, _ in ALL.values()} == set(base.names())
+
+
+def test_every_method_checks_a_gradient_by_finite_differences():
+  folder = pathlib.Path(__file__).parent / 'methods'
+  for name in base.names():
+    text = (folder / f'{name}_test.py').read_text()
+    assert 'check_grads(' in text, f'{name}_test.py lacks check_grads'
 
 
 @pytest.mark.parametrize('case', ALL)
@@ -165,7 +173,10 @@ def test_prediction_costs_what_is_deployed_alone(case):
     assert kept.params == alone['params']
     assert kept.flops == pytest.approx(alone['flops'], rel=0.01)
   else:  # a deeper teacher costs nothing more: its convolutions are pruned
-    deeper = {name: tiny.network() for name in exp.teachers}
+    deeper = {
+      name: tiny.network(widths=net.widths)
+      for name, net in exp.teachers.items()
+    }
     again = build.deployed(exp._replace(teachers=deeper), tiny.SIZE)
     assert again == kept
 

@@ -120,31 +120,54 @@ def test_a_phase_begins_with_its_own_weights_rates_and_optimizer(
 ):
   config = config_of('ab', teacher)
   config.phases.initialise.learning_rate = 0.25
+  ramp = {'kind': 'ramp', 'value': 8.0, 'epochs': 4, 'first': 1}
+  with config.ignore_type():
+    config.weights.kd = ramp  # and a phase may replace a schedule
+  config.phases.initialise.weights.kd = 0.5
   first, last = build.build(config).phases
   assert (first.first, first.last, last.first, last.last) == (0, 4, 4, 12)
   assert float(first.exp.weights['ce'](0)) == 0
   assert float(last.exp.weights['ce'](4)) == 1
+  assert float(first.exp.weights['kd'](3)) == 0.5
+  # A schedule's epochs of four steps count from the phase's first step.
+  assert [float(last.exp.weights['kd'](n)) for n in (4, 8)] == [2.0, 4.0]
+  params = {'student': {'conv1': np.ones(3, np.float32)}}
+  grads = jax.tree.map(np.ones_like, params)
+  for phase, rate in ((first, 0.25), (last, 0.05)):
+    tx = phase.exp.tx
+    updates, _ = tx.update(grads, tx.init(params), params)
+    decay = config.optimizer.weight_decay
+    np.testing.assert_allclose(
+      updates['student']['conv1'], -rate * (1 + decay), rtol=1e-5
+    )
   assert first.exp.trained('method/connector1/conv/kernel')
   assert not first.exp.trained('student/fc/kernel')
   assert not last.exp.trained('method/connector1/conv/kernel')
   after = train(config, tmp_path / 'stopped', steps=STEPS)
-  traces = [v for n, v in after.items() if n.endswith('trace/student/fc/bias')]
-  assert traces, 'the second phase has momentum for the classifier'
-  assert not any(np.any(trace) for trace in traces)
+  # Both phases train the convolution; only the last the classifier.
+  for leaf in ('student/conv1/kernel', 'student/fc/bias'):
+    traces = [v for n, v in after.items() if n.endswith(f'trace/{leaf}')]
+    assert traces, leaf
+    assert not any(np.any(trace) for trace in traces), leaf
+  counts = [v for n, v in after.items() if n.endswith('/count')]
+  assert counts
+  assert not any(np.any(count) for count in counts)
 
 
 @pytest.mark.parametrize(
   ('field', 'value', 'message'),
   [
     ('epoch', 3, "'epoch'; did you mean 'epochs'"),
-    ('epochs', 0, 'initialise.epochs must be positive'),
+    ('epochs', 0, 'initialise.epochs=0 must be a whole number'),
+    ('epochs', 0.5, 'initialise.epochs=0.5 must be a whole number'),
+    ('trainable', ('^studnet/',), "'^studnet/'"),
     ('trainable', ('(',), 'no regular expression'),
     ('weights', {'abb': 1.0}, "'abb'; did you mean 'ab'"),
   ],
 )
 def test_an_impossible_phase_is_refused(field, value, message):
   config = config_of('ab')
-  with config.unlocked():
+  with config.unlocked(), config.ignore_type():
     config.phases.initialise[field] = value
   with pytest.raises(errors.UsageError, match=re.escape(message)):
     build.build(config)

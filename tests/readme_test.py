@@ -24,6 +24,6 @@ def test_a_block_of_python_runs_as_it_stands(code):
 def test_the_table_of_methods_has_each_of_them_once():
   section = README.split('## Methods')[1].split('\n## ')[0]
   rows = re.findall(r'^\| `(\w+)` \|', section, re.MULTILINE)
-  assert sorted(set(rows)) == base.names()
+  assert sorted(rows) == base.names()
   for name in base.names():
     assert config_lib.find(name)

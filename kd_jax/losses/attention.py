@@ -7,8 +7,8 @@ from kd_jax.losses import basic
 
 
 def attention_map(x: jax.Array) -> jax.Array:
-  """The mean over channels of the squares of x [N,H,W,C]: [N,H,W]."""
-  return jnp.square(x).mean(axis=-1)
+  """The mean over channels of the squares of x [N,H,W,C]: [N,H,W] f32."""
+  return jnp.square(x.astype(jnp.float32)).mean(axis=-1)
 
 
 def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:

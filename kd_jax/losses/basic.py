@@ -23,10 +23,11 @@ def softmax_weighted_sum(values: Sequence[jax.Array]) -> jax.Array:
 
 
 def avg_pool_to(x: jax.Array, height: int, width: int) -> jax.Array:
-  """Averages x [N,H,W,C] to [N,height,width,C], as adaptive pooling does.
+  """Averages x [N,H,W,C] to [N,height,width,C] f32: adaptive pooling.
 
   Bin i covers rows floor(i*H/height) to ceil((i+1)*H/height), exclusive.
   """
+  x = x.astype(jnp.float32)
   for axis, size in ((1, height), (2, width)):
     have = x.shape[axis]
     if have == size:
@@ -54,19 +55,20 @@ def unit(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
 
   torch's `normalize` divides by 1e-12 there, so that its gradient explodes.
   """
+  x = x.astype(jnp.float32)
   square = jnp.square(x).sum(axis=axis, keepdims=True)
   long = square > 1e-24
   return jnp.where(long, x * jax.lax.rsqrt(jnp.where(long, square, 1.0)), 0.0)
 
 
 def flat(x: jax.Array) -> jax.Array:
-  """[N,...] as [N,n]."""
-  return x.reshape(x.shape[0], -1)
+  """[N,...] as [N,n] f32."""
+  return x.reshape(x.shape[0], -1).astype(jnp.float32)
 
 
 def smooth_l1(a: jax.Array, b: jax.Array) -> jax.Array:
   """Huber's loss with delta 1, mean over every element."""
-  size = jnp.abs(a - b)
+  size = jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))
   return jnp.where(size < 1, jnp.square(size) / 2, size - 0.5).mean()
 
 

@@ -22,6 +22,7 @@ def activation_boundary(
   Source: Heo et al., AAAI 2019, equation 6; `ABLoss` of RepDistiller b84f547
   without its factor 3/1000, which is a weight here.
   """
+  student = student.astype(jnp.float32)
   above = jnp.maximum(student + margin, 0.0)
   below = jnp.maximum(margin - student, 0.0)
   hinge = jnp.where(teacher > 0, below, above)
@@ -40,7 +41,7 @@ def flow(first: jax.Array, second: jax.Array) -> jax.Array:
 
   Source: Yim et al., CVPR 2017, equation 1; `FSP` of RepDistiller b84f547.
   """
-  first, second = basic.aligned(first, second)
+  first, second = (x.astype(jnp.float32) for x in basic.aligned(first, second))
   positions = first.shape[1] * first.shape[2]
   return jnp.einsum('nhwj,nhwk->njk', second, first) / positions
 

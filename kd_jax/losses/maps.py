@@ -50,7 +50,8 @@ def partial_l2(
   Source: Heo et al., ICCV 2019, equation 4; `distillation_loss` of
   overhaul-distillation 76344a8 (which sums over the batch too).
   """
-  target = jnp.maximum(teacher, margin[None, None, None, :])
+  student = student.astype(jnp.float32)
+  target = jnp.maximum(teacher.astype(jnp.float32), margin[None, None, None, :])
   counts = (student > target) | (target > 0)
   squares = jnp.where(counts, jnp.square(student - target), 0.0)
   return squares.sum() / student.shape[0]

@@ -76,6 +76,7 @@ def relational_angle(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 def _differences(x: jax.Array) -> jax.Array:
   """[N,N,C]: at a, b what leads from x[a] to x[b], for x [N,C]."""
+  x = x.astype(jnp.float32)
   return x[None, :, :] - x[:, None, :]
 
 
@@ -100,6 +101,7 @@ def probabilistic_transfer(
   """
 
   def probabilities(x):
+    x = x.astype(jnp.float32)
     square = jnp.square(x).sum(axis=-1, keepdims=True)
     dead = square == 0
     length = jnp.sqrt(jnp.where(dead, 1.0, square))
@@ -124,6 +126,6 @@ def correlation(a: jax.Array, b: jax.Array) -> jax.Array:
 
   Source: `Correlation` of RepDistiller b84f547, after Peng et al., ICCV 2019.
   """
-  apart = jnp.abs(a - b)
+  apart = jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))
   pairs = max(len(a) - 1, 1)
   return (apart[:-1] * apart[1:]).sum() / pairs

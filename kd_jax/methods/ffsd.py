@@ -89,8 +89,8 @@ class Method(base.Method):
   Attributes:
     num_classes: K.
     common_students: how many (M).
-    taps: the maps, shallow first; each has half the sides and twice the
-      channels of the one before, or as many as the decoders put out.
+    taps: the maps, shallow first; each has half the height and width of the
+      one before.
     temperature: T of all divergences of logits.
   """
 

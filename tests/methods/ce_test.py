@@ -1,5 +1,7 @@
+from jax import test_util
 import numpy as np
 
+from kd_jax import losses
 from tests import tiny
 
 
@@ -13,3 +15,12 @@ def test_it_is_the_mean_log_probability_of_the_labels():
   want = -np.log(p[np.arange(8), batch['label']]).mean()
   np.testing.assert_allclose(term, want, rtol=1e-5)
   assert method.teachers == ()
+
+
+def test_the_gradient_is_that_of_finite_differences():
+  rng = np.random.default_rng(1)
+  logits = rng.normal(size=(4, tiny.CLASSES)).astype(np.float32)
+  labels = tiny.batch(4)['label']
+  test_util.check_grads(
+    lambda z: losses.cross_entropy(z, labels), (logits,), 1, ['rev'], rtol=1e-2
+  )

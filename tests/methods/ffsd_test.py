@@ -221,6 +221,69 @@ def test_peers_teach_by_the_mean_of_their_divergences(count):
   assert 'decoder_student_0' not in groups
 
 
+def test_every_term_is_put_together_as_specified():
+  """Written from the specification: which map meets which, and by what."""
+  method, variables, feats, batch = start(common_students=3)
+  terms, _ = method.apply(variables, feats, batch, mutable=['batch_stats'])
+
+  def module(made, name, *args, **kwargs):
+    own = {c: v[name] for c, v in variables.items() if name in v}
+    mutable = ['batch_stats'] if kwargs.get('train', True) else False
+    found = made.apply(own, *args, **kwargs, mutable=mutable)
+    return found[0] if mutable else found
+
+  a = {n: [f[f'stage{i}'] for i in (1, 2, 3)] for n, f in feats.items()}
+  z = {n: f['logits'] for n, f in feats.items()}
+  peers = [f'student_{i}' for i in range(3)]
+  joined = np.concatenate([a[n][2] for n in peers], axis=-1)
+  width = a['leader'][2].shape[-1]
+  fused, z_fused = module(ffsd.Fusion(tiny.CLASSES), 'fusion', joined, width)
+  spread = module(
+    ffsd.Separable(joined.shape[-1]), 'leader_trans', a['leader'][2]
+  )
+  widths = [a['leader'][i].shape[-1] for i in (1, 0)]
+
+  def decoded(name, x, train):
+    return module(ffsd.Decoder(widths), f'decoder_{name}', x, train=train)
+
+  def sd(name, source):
+    large, small = a[name][0], a[name][1]
+    to_small, to_large = decoded(name, source, train=False)
+    return losses.attention_transfer(
+      large, to_large
+    ) + losses.attention_transfer(small, to_small)
+
+  def decoding(name):
+    to_small, to_large = decoded(name, a[name][2], train=True)
+    return sum(
+      losses.unit_distance(out, want) + losses.attention_transfer(out, want)
+      for out, want in ((to_small, a[name][1]), (to_large, a[name][0]))
+    )
+
+  def kd(student, teacher):
+    return losses.kl(student, teacher, 2.0)
+
+  label = batch['label']
+  want = {
+    'ce': sum(losses.cross_entropy(x, label) for x in z.values()),
+    'mutual': sum(kd(z[i], z[j]) / 2 for i in peers for j in peers if i != j),
+    'diversity': losses.diversity(a['student_1'][2], a['student_0'][2])
+    + losses.diversity(a['student_2'][2], a['student_1'][2]),
+    'common_sd': sd('student_1', losses.shifted_map(a['student_0'][2]))
+    + sd('student_2', losses.shifted_map(a['student_1'][2])),
+    'fusion_ce': losses.cross_entropy(z_fused, label),
+    'fusion_kd': kd(z_fused, sum(z[n] for n in peers) / 3),
+    'leader_kd': kd(z['leader'], z_fused),
+    'fusion': losses.attention_transfer(a['leader'][2], fused),
+    'trans_fusion': losses.attention_transfer(spread, joined),
+    'leader_sd': sd('leader', fused),
+    'decoder': sum(decoding(n) for n in ('leader', 'student_1', 'student_2')),
+  }
+  assert set(terms) == set(want)
+  for name, value in want.items():
+    np.testing.assert_allclose(terms[name], value, rtol=1e-5, err_msg=name)
+
+
 def test_self_distillation_judges_before_the_decoders_statistics_move():
   method, variables, feats, batch = start()
   moving, changed = method.apply(

@@ -11,10 +11,6 @@ from tests.methods import vectors
 RTOL = 1e-4  # through batch norm
 
 
-def nhwc(x):
-  return np.moveaxis(x, 1, -1)
-
-
 def feats_of(s, t):
   logits = np.zeros((len(s), tiny.CLASSES), np.float32)
   return {
@@ -51,7 +47,7 @@ def test_every_spatial_case_is_the_originals():
   numbers = [key.removeprefix('in_fs') for key in case if 'in_fs' in key]
   assert numbers
   for n in numbers:
-    s, t = nhwc(case[f'in_fs{n}']), nhwc(case[f'in_ft{n}'])
+    s, t = vectors.nhwc(case[f'in_fs{n}']), vectors.nhwc(case[f'in_ft{n}'])
     transposed = t.shape[1] == 2 * s.shape[1]
 
     def tree(prefix, n=n, transposed=transposed):
@@ -79,7 +75,7 @@ def test_every_spatial_case_is_the_originals():
     mapped, _ = adapters.ConvReg().apply(
       {'params': tree('par'), **before}, s, t.shape, mutable=['batch_stats']
     )
-    vectors.assert_near(mapped, nhwc(case[f'out_reg{n}']), RTOL)
+    vectors.assert_near(mapped, vectors.nhwc(case[f'out_reg{n}']), RTOL)
 
     def loss(params, s, t=t, before=before):
       variables = {
@@ -92,7 +88,7 @@ def test_every_spatial_case_is_the_originals():
       loss, argnums=(0, 1), has_aux=True
     )(tree('par'), s)
     vectors.assert_near(value, case[f'out_loss{n}'], RTOL)
-    wanted = {'s': nhwc(case[f'grad_fs{n}']), 'reg': tree('grad')}
+    wanted = {'s': vectors.nhwc(case[f'grad_fs{n}']), 'reg': tree('grad')}
     got = {'s': grad_s, 'reg': grads}
     least = 1e-2 * max(np.abs(g).max() for g in jax.tree.leaves(wanted))
     jax.tree.map(

@@ -8,10 +8,6 @@ from tests import tiny
 from tests.methods import vectors
 
 
-def nhwc(x):
-  return np.moveaxis(x, 1, -1)
-
-
 def maps(seed, shape=(2, 3, 3, 4)):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -31,12 +27,12 @@ def term(student, teacher, taps):
 def test_the_term_and_its_gradients_are_the_originals():
   case, _ = vectors.load('feature_losses')
   stages = range(len([key for key in case if key.startswith('grad_nst_')]))
-  student = [nhwc(case[f'in_s{i}']) for i in stages]
-  teacher = [nhwc(case[f'in_t{i}']) for i in stages]
+  student = [vectors.nhwc(case[f'in_s{i}']) for i in stages]
+  teacher = [vectors.nhwc(case[f'in_t{i}']) for i in stages]
   taps = tuple(f'stage{i + 1}' for i in stages)
   value, grads = jax.value_and_grad(term)(student, teacher, taps)
   vectors.assert_near(value, case['out_nst'])
-  wants = [nhwc(case[f'grad_nst_{i}']) for i in stages]
+  wants = [vectors.nhwc(case[f'grad_nst_{i}']) for i in stages]
   least = 1e-2 * max(np.abs(want).max() for want in wants)
   for got, want in zip(grads, wants, strict=True):
     vectors.assert_near(got, want, least=least)

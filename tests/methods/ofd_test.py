@@ -10,10 +10,6 @@ from tests import tiny
 from tests.methods import vectors
 
 
-def nhwc(x):
-  return np.moveaxis(x, 1, -1)
-
-
 def test_margins_are_the_originals():
   case, _ = vectors.load('ofd_margin')
   got = jax.jit(losses.margin)(case['in_gamma'], case['in_beta'])
@@ -44,19 +40,19 @@ def test_a_dead_channel_has_a_finite_margin_and_gradient():
 
 def test_the_distance_and_its_gradient_are_the_originals():
   case, _ = vectors.load('ofd_loss')
-  s, t = nhwc(case['in_s']), nhwc(case['in_t'])
+  s, t = vectors.nhwc(case['in_s']), vectors.nhwc(case['in_t'])
   margin = case['in_margin'].reshape(-1)
   mean, grad = jax.value_and_grad(losses.partial_l2)(s, t, margin)
   batch = len(s)
   vectors.assert_near(mean * batch, case['out_sum'])
-  vectors.assert_near(grad * batch, nhwc(case['grad_s']))
+  vectors.assert_near(grad * batch, vectors.nhwc(case['grad_s']))
   vectors.assert_near(mean / 1000, case['out_scaled_cifar'])
   vectors.assert_near(mean, case['out_mdistiller_batchmean'])
 
 
 def test_the_connector_is_the_originals():
   case, _ = vectors.load('ofd_loss')
-  x, t = nhwc(case['in_conn_x']), nhwc(case['in_t'])
+  x, t = vectors.nhwc(case['in_conn_x']), vectors.nhwc(case['in_t'])
   margin = case['in_margin'].reshape(-1)
   variables = {
     'params': {
@@ -85,7 +81,7 @@ def test_the_connector_is_the_originals():
     loss, argnums=(0, 1), has_aux=True
   )(variables['params'], x)
   rtol = 1e-4  # through batch norm
-  vectors.assert_near(y, nhwc(case['out_conn']), rtol)
+  vectors.assert_near(y, vectors.nhwc(case['out_conn']), rtol)
   vectors.assert_near(total, case['out_conn_loss_sum'], rtol)
   keys = [key for key in case if key.startswith('grad_conn')]
   least = 1e-2 * max(np.abs(case[key]).max() for key in keys)
@@ -96,7 +92,7 @@ def test_the_connector_is_the_originals():
     (grads['bn']['scale'], 'grad_conn_1.weight'),
     (grads['bn']['bias'], 'grad_conn_1.bias'),
   ):
-    want = nhwc(case[key]) if key.endswith('x') else case[key]
+    want = vectors.nhwc(case[key]) if key.endswith('x') else case[key]
     vectors.assert_near(got, want, rtol, least)
   vectors.assert_near(
     stats['bn']['mean'], case['buf_conn_1.running_mean'], rtol

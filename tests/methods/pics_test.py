@@ -1,4 +1,5 @@
 import jax
+from jax import test_util
 import numpy as np
 import pytest
 
@@ -112,3 +113,19 @@ def test_the_loss_is_that_of_the_mean_not_the_mean_of_losses():
 def test_no_projector_is_refused():
   with pytest.raises(errors.UsageError, match='projectors=0'):
     tiny.method('pics', projectors=0)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+  feats, batch = simkd_test.small(), tiny.batch(3)
+  batch['label'] = batch['label'] % 5
+  method = tiny.method('pics')
+  made = method.init(jax.random.key(0), feats, batch)
+
+  def total(student):
+    own = {**feats, 'student': {**feats['student'], 'stage3': student}}
+    terms, _ = method.apply(made, own, batch, mutable=['batch_stats'])
+    return terms['pics'] + terms['ce']
+
+  test_util.check_grads(
+    total, (feats['student']['stage3'],), 1, ['rev'], rtol=2e-2, eps=1e-4
+  )

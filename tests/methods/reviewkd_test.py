@@ -21,10 +21,6 @@ CONTRACT = {
 distance = jax.jit(losses.hierarchical_context)
 
 
-def nhwc(x):
-  return np.moveaxis(x, 1, -1)
-
-
 def maps(seed, shape):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -42,11 +38,11 @@ def hcl(students, teachers):
 
 def test_the_distance_and_its_gradients_are_the_originals(case):
   levels = range(len([key for key in case if key.startswith('in_fs')]))
-  students = [nhwc(case[f'in_fs{i}']) for i in levels]
-  teachers = [nhwc(case[f'in_ft{i}']) for i in levels]
+  students = [vectors.nhwc(case[f'in_fs{i}']) for i in levels]
+  teachers = [vectors.nhwc(case[f'in_ft{i}']) for i in levels]
   value, grads = jax.jit(jax.value_and_grad(hcl))(students, teachers)
   vectors.assert_near(value, case['out_hcl'])
-  wants = [nhwc(case[f'grad_hcl_fs{i}']) for i in levels]
+  wants = [vectors.nhwc(case[f'grad_hcl_fs{i}']) for i in levels]
   least = 1e-2 * max(np.abs(want).max() for want in wants)
   for got, want in zip(grads, wants, strict=True):
     vectors.assert_near(got, want, least=least)
@@ -81,8 +77,11 @@ def test_the_fusion_and_its_gradients_are_the_originals(case):
     }
     for i in (1, 2)
   }
-  x, deeper = nhwc(case['in_abf_x']), nhwc(case['in_abf_y'])
-  out, passed = nhwc(case['out_abf_out']), nhwc(case['out_abf_res'])
+  x, deeper = vectors.nhwc(case['in_abf_x']), vectors.nhwc(case['in_abf_y'])
+  out, passed = (
+    vectors.nhwc(case['out_abf_out']),
+    vectors.nhwc(case['out_abf_res']),
+  )
   fusion = reviewkd.Fusion(passed.shape[-1], out.shape[-1])
 
   def loss(params, x, deeper):
@@ -102,8 +101,8 @@ def test_the_fusion_and_its_gradients_are_the_originals(case):
   vectors.assert_near(found[1], passed, rtol)
   keys = [key for key in case if key.startswith('grad_abf')]
   least = 1e-2 * max(np.abs(case[key]).max() for key in keys)
-  vectors.assert_near(grads[1], nhwc(case['grad_abf_x']), rtol, least)
-  vectors.assert_near(grads[2], nhwc(case['grad_abf_y']), rtol, least)
+  vectors.assert_near(grads[1], vectors.nhwc(case['grad_abf_x']), rtol, least)
+  vectors.assert_near(grads[2], vectors.nhwc(case['grad_abf_y']), rtol, least)
   for (module, name), key in NAMES.items():
     want = ours(case[f'grad_abf_{key}'])
     vectors.assert_near(grads[0][module][name], want, rtol, least)

@@ -1,6 +1,7 @@
 import re
 
 import jax
+from jax import test_util
 import numpy as np
 import pytest
 
@@ -136,3 +137,19 @@ def test_a_teacher_without_a_classifier_of_that_name_is_refused():
   feats['teacher']['params'] = {'dense': {}}
   with pytest.raises(errors.UsageError, match="no layer 'fc'"):
     tiny.method('simkd').init(jax.random.key(0), feats, tiny.batch(3))
+
+
+def test_the_gradient_is_that_of_finite_differences():
+  feats, batch = small(), tiny.batch(3)
+  batch['label'] = batch['label'] % 5
+  method = tiny.method('simkd')
+  made = method.init(jax.random.key(0), feats, batch)
+
+  def total(student):
+    own = {**feats, 'student': {**feats['student'], 'stage3': student}}
+    terms, _ = method.apply(made, own, batch, mutable=['batch_stats'])
+    return terms['simkd'] + terms['ce']
+
+  test_util.check_grads(
+    total, (feats['student']['stage3'],), 1, ['rev'], rtol=2e-2, eps=2e-4
+  )

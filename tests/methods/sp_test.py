@@ -8,10 +8,6 @@ from tests import tiny
 from tests.methods import vectors
 
 
-def nhwc(x):
-  return np.moveaxis(x, 1, -1)
-
-
 def maps(seed, shape=(4, 3, 3, 2)):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -33,10 +29,10 @@ def test_the_term_and_its_gradient_are_the_originals():
   (key,) = (key for key in case if key.startswith('grad_sp_last_'))
   last = key.removeprefix('grad_sp_last_')
   value, grad = jax.value_and_grad(term)(
-    nhwc(case[f'in_s{last}']), nhwc(case[f'in_t{last}'])
+    vectors.nhwc(case[f'in_s{last}']), vectors.nhwc(case[f'in_t{last}'])
   )
   vectors.assert_near(value, case['out_sp_last'])
-  vectors.assert_near(grad, nhwc(case[key]))
+  vectors.assert_near(grad, vectors.nhwc(case[key]))
 
 
 def test_several_taps_are_summed():

@@ -1,6 +1,7 @@
 """Tf-FD, and TFD where it is a part of it."""
 
 import jax
+from jax import test_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -134,3 +135,10 @@ def test_a_kd_teacher_is_an_option_of_tf_fd():
   assert set(terms) == set(want)
   for name, value in want.items():
     np.testing.assert_array_equal(terms[name], value)
+
+
+def test_the_intra_layer_gradient_is_that_of_finite_differences():
+  noise = np.random.default_rng(0).uniform(size=(2, 3, 3, 4))
+  # The flatter a channel the more salient it is: a clear order.
+  x = (1 + noise * [0.1, 1, 3, 9]).astype(np.float32)
+  test_util.check_grads(losses.intra_layer, (x,), 1, ['rev'], rtol=1e-2)

@@ -50,19 +50,6 @@ def largest(case, prefix):
   return 1e-2 * max(np.abs(case[key]).max() for key in keys)
 
 
-def conv_bn(case, prefix, conv, bn):
-  """Parameters and statistics of a convolution and its BatchNorm, in torch's
-  layout by the keys `<prefix><conv>.weight`, `<prefix><bn>.running_mean`.."""
-  params = {
-    'conv': {'kernel': kernel(case[f'{prefix}{conv}.weight'])},
-    'bn': {
-      'scale': case[f'{prefix}{bn}.weight'],
-      'bias': case[f'{prefix}{bn}.bias'],
-    },
-  }
-  return params, statistics(case, f'{prefix}{bn}')
-
-
 def statistics(case, name):
   """A BatchNorm's running statistics."""
   return {

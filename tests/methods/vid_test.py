@@ -10,10 +10,6 @@ from tests import tiny
 from tests.methods import vectors
 
 
-def nhwc(x):
-  return np.moveaxis(x, 1, -1)
-
-
 def oihw(kernel):
   return kernel.transpose(3, 2, 0, 1)
 
@@ -46,7 +42,7 @@ def started(feats, taps=('stage1',)):
 
 def test_value_and_every_gradient_are_the_originals():
   case, _ = vectors.load('feature_losses')
-  s, t = nhwc(case['in_s1']), nhwc(case['in_t1'])
+  s, t = vectors.nhwc(case['in_s1']), vectors.nhwc(case['in_t1'])
   params = {
     'log_scale0': case['par_vid_log_scale'],
     'predictor0': {
@@ -67,7 +63,7 @@ def test_value_and_every_gradient_are_the_originals():
   value, (grads, grad_s) = loss((params, s))
   vectors.assert_near(value, case['out_vid_stage1'])
   pairs = [
-    (grad_s, nhwc(case['grad_vid_stage1_1'])),
+    (grad_s, vectors.nhwc(case['grad_vid_stage1_1'])),
     (grads['log_scale0'], case['grad_vid_log_scale']),
   ]
   for i in range(3):
