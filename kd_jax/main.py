@@ -5,6 +5,7 @@ same command again.
 """
 
 from collections.abc import Callable, Sequence
+import os
 import re
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
+import jax
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import build, errors, report, runs, trainer
@@ -44,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
     )
   if _CONFIG.value is None:
     raise errors.UsageError('--config is missing: try --config fpd')
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
+    compiled = runs.cache_root(_CONFIG.value) / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
   seeds = _seeds() or [_CONFIG.value.seed]
   stop = _stop_on_sigterm()
   results, alone = [], []

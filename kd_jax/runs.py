@@ -140,8 +140,6 @@ def cache_folder(config: ConfigDict, info: source.Info, kind: str) -> Folder:
       determine the folder.
     kind: how it is used, for a person's eye: 'teacher' or 'alone'.
   """
-  home = config.cache_dir or os.environ.get('KD_JAX_CACHE')
-  root = epath.Path(home or '~/.cache/kd_jax').expanduser()
   name = (
     '-'.join(
       (
@@ -154,7 +152,14 @@ def cache_folder(config: ConfigDict, info: source.Info, kind: str) -> Folder:
     .replace('/', '_')
     .replace(':', '_')
   )
-  return Folder(root / f'networks-{kd_jax.__version__}' / name)
+  home = cache_root(config)
+  return Folder(home / f'networks-{kd_jax.__version__}' / name)
+
+
+def cache_root(config: ConfigDict) -> epath.Path:
+  """Where all runs share networks and compiled programs."""
+  home = config.cache_dir or os.environ.get('KD_JAX_CACHE')
+  return epath.Path(home or '~/.cache/kd_jax').expanduser()
 
 
 class Records:

@@ -1,14 +1,25 @@
 """The command line: every mistake is one line and exit code 2."""
 
+import atexit
+import functools
 import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+@functools.cache
+def compiled():
+  """A folder of this session for compiled programs."""
+  folder = tempfile.TemporaryDirectory(prefix='kd_jax_compiled_')
+  atexit.register(folder.cleanup)
+  return folder.name
 
 
 def start(*arguments, cwd=ROOT, **environment):
@@ -22,6 +33,9 @@ def start(*arguments, cwd=ROOT, **environment):
       'PYTHONPATH': os.pathsep.join(paths),
       'JAX_PLATFORMS': 'cpu',
       'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+      # Many tests compile the same programs.
+      'JAX_COMPILATION_CACHE_DIR': compiled(),
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       **environment,
     },
     stdout=subprocess.PIPE,
