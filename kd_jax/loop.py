@@ -28,6 +28,7 @@ class Loop:
     state: what is trained.
     step: steps done.
     records: what metrics.jsonl holds.
+    clock: where the run's time went.
   """
 
   def __init__(
@@ -39,6 +40,7 @@ class Loop:
     frozen: dict[str, Any],
     folder: runs.Folder,
     reporter: metrics.Reporter,
+    began: float,
   ):
     """Restores the newest checkpoint, or makes the first state.
 
@@ -51,7 +53,10 @@ class Loop:
       frozen: the teachers' variables by name.
       folder: of the run.
       reporter: of the run.
+      began: when this start of the run began, by `runs.now`.
     """
+    self.clock = metrics.Clock()
+    self._compiled: set[tuple[str, int]] = set()
     self._config, self._parts, self._frozen = config, parts, frozen
     self._train, self._tests, self._reporter = train, tests, reporter
     self._seed = np.int32(config.seed)
@@ -76,6 +81,7 @@ class Loop:
     self._unread: list[tuple[int, step.Terms]] = []
     self._speed = metrics.Speed()
     self._feeds = train.feeds(self.step)
+    self.clock.add('starting', runs.now() - began)
 
   def _restore(self, whole: jax.sharding.Sharding) -> None:
     """Sets state, step and records from the folder, or anew."""
@@ -120,8 +126,12 @@ class Loop:
         f'{self._parts.total_steps} of this configuration and data; give '
         'another --workdir'
       )
+    known = self._reporter.records.read()
     self.records = self._reporter.resume(self.step)
     before = self.records[-1]['wall_s'] if self.records else 0.0
+    if known:
+      self.clock.resume(self.records[-1] if self.records else {})
+      self.clock.add('lost to interruptions', known[-1]['wall_s'] - before)
     self._started = runs.now() - before
 
   def run(self, should_stop: Callable[[], bool]) -> bool:
@@ -151,7 +161,10 @@ class Loop:
           break
     finally:
       self._feeds.close()
-      self._checkpoints.close()
+      with self.clock.spent('saving'):
+        self._checkpoints.close()
+      if self.step == total:
+        self._reporter.line(f'time {self.clock.text()}')
       self._reporter.close()
     return self.step == total
 
@@ -182,16 +195,21 @@ class Loop:
 
   def _dispatch(self, count: int) -> None:
     """Starts `count` steps, then reads what the dispatch before them gave."""
-    feeds = [next(self._feeds) for _ in range(count)]
-    step_fn = self._step_fns[self._parts.phase(self.step).name]
-    self.state, terms = step_fn(
-      self._seed,
-      self.state,
-      self._frozen,
-      self._train.arrays,
-      jax.tree.map(lambda *xs: np.stack(xs), *feeds),
-    )
-    self._read()
+    with self.clock.spent('waiting for data'):
+      feeds = [next(self._feeds) for _ in range(count)]
+    phase = self._parts.phase(self.step).name
+    known = (phase, count) in self._compiled
+    self._compiled.add((phase, count))
+    with self.clock.spent('training' if known else 'compiling'):
+      self.state, terms = self._step_fns[phase](
+        self._seed,
+        self.state,
+        self._frozen,
+        self._train.arrays,
+        jax.tree.map(lambda *xs: np.stack(xs), *feeds),
+      )
+    with self.clock.spent('training'):
+      self._read()
     self._unread.append((self.step, terms))
     self.step += count
 
@@ -229,10 +247,12 @@ class Loop:
     )
 
   def _at_stop(self) -> None:
-    self._read()
+    with self.clock.spent('training'):
+      self._read()
     found: dict[str, float] = {}
     if self._due(self._config.eval_every):
-      found = self._evaluate()
+      with self.clock.spent('evaluating'):
+        found = self._evaluate()
     self._record(found)
     self._next_phase()
     if self._due(self._config.checkpoint_every):
@@ -282,6 +302,7 @@ class Loop:
       'wall_s': round(runs.now() - self._started, 3),
       **{f'train/{name}': value for name, value in means.items()},
       **found,
+      **self.clock.record(),
     }
     self._reporter.record(self.step, record)
     self.records.append({'step': self.step, **record})
@@ -293,6 +314,10 @@ class Loop:
     )
 
   def _save(self) -> None:
+    with self.clock.spent('saving'):
+      self._save_finite()
+
+  def _save_finite(self) -> None:
     if not self._finite(self.state):
       raise errors.RunError(
         self._failure(f'step {self.step}: the update made parameters infinite')

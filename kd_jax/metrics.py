@@ -1,6 +1,7 @@
 """What a run tells: to a person, to metrics.jsonl and to TensorBoard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import math
 import sys
 import time
@@ -56,6 +57,44 @@ class Speed:
       return 'compiling'
     rate = self._images / seconds
     return f'{rate:.0f} images/s, ETA {duration(left / rate)}'
+
+
+class Clock:
+  """Seconds by what a run spends them on, over all its interruptions."""
+
+  def __init__(self) -> None:
+    """Starts with nothing spent."""
+    self.seconds: dict[str, float] = {}
+
+  def add(self, what: str, seconds: float) -> None:
+    """Adds to what is spent."""
+    self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+  @contextlib.contextmanager
+  def spent(self, what: str) -> Iterator[None]:
+    """Adds the time until it is left."""
+    began = time.monotonic()
+    try:
+      yield
+    finally:
+      self.add(what, time.monotonic() - began)
+
+  def record(self) -> dict[str, float]:
+    """For metrics.jsonl: 'time/<what>'."""
+    return {f'time/{k}': round(v, 3) for k, v in self.seconds.items()}
+
+  def resume(self, record: Mapping[str, float]) -> None:
+    """Goes on from what `record` gave."""
+    for name, value in record.items():
+      if name.startswith('time/'):
+        self.add(name.removeprefix('time/'), value)
+
+  def text(self) -> str:
+    """'3 min 05 s: training 70%, compiling 20%, evaluating 10%'."""
+    total = sum(self.seconds.values()) or 1.0
+    most = sorted(self.seconds.items(), key=lambda item: -item[1])
+    shares = [f'{k} {100 * v / total:.0f}%' for k, v in most]
+    return f'{duration(total)}: {", ".join(shares)}'
 
 
 def losses_text(values: Mapping[str, float]) -> str:

@@ -53,6 +53,7 @@ def train(
     RunError: for a run that went wrong.
     Interrupted: where it was asked to stop.
   """
+  began = runs.now()
   parts = build.build(config)
   reporter = metrics.Reporter(folder, label)
   with folder.lock(wait=shared, say=print):
@@ -71,7 +72,7 @@ def train(
     )
     reporter.line(report.opening(config, parts, folder))
     data = _training(config, parts, reporter.line)
-    run = loop.Loop(config, parts, data, tests, frozen, folder, reporter)
+    run = loop.Loop(config, parts, data, tests, frozen, folder, reporter, began)
     if not run.run(should_stop):
       raise Interrupted(
         f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
@@ -170,6 +171,7 @@ def _finish(
     f'best_on_{chosen}_epoch': best['epoch'],
     'protocol': 'last epoch',
     'wall_s': last['wall_s'],
+    'time_s': {k: round(v, 3) for k, v in run.clock.seconds.items()},
     'teacher': teacher and {**teacher, **costs['teacher']},
     **provenance(),
   }

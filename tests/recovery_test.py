@@ -48,6 +48,14 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
   for name, leaf in want.items():
     np.testing.assert_array_equal(got[name], leaf, err_msg=name)
   assert again['top1'] == first['top1']
+  # What it spent before is not forgotten, and what was lost is said.
+  assert {'starting', 'compiling', 'training', 'evaluating', 'saving'} < set(
+    first['time_s']
+  )
+  assert 'lost to interruptions' not in first['time_s']
+  assert again['time_s']['lost to interruptions'] > 0
+  assert again['time_s']['starting'] > first['time_s']['starting']
+  assert 'time ' in said
 
   (tmp_path / 'run/result.json').unlink()
   for kept in (tmp_path / 'run/checkpoints').glob('[0-9]*'):
