@@ -62,6 +62,7 @@ def train(
     if result is not None and result['steps'] == parts.total_steps:
       return result
     tests = _tests(config, parts, reporter.line)
+    asked = runs.now()
     frozen, teacher = teachers.obtain(
       config,
       parts,
@@ -70,9 +71,14 @@ def train(
       functools.partial(train, should_stop=should_stop, shared=True),
       reporter.line,
     )
+    taught = runs.now() - asked
     reporter.line(report.opening(config, parts, folder))
     data = _training(config, parts, reporter.line)
-    run = loop.Loop(config, parts, data, tests, frozen, folder, reporter, began)
+    run = loop.Loop(
+      config, parts, data, tests, frozen, folder, reporter, began + taught
+    )
+    if teacher:
+      run.clock.add('teacher', taught)
     if not run.run(should_stop):
       raise Interrupted(
         f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
