@@ -109,16 +109,19 @@ class Checkpoints:
     found = self._read(where, self._manager.item_metadata, step)
     if not found:
       raise Damaged(f'checkpoint {where} is damaged: it has no metadata')
-    sharding = next(iter(wanted.values())).sharding
-    digest = jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)
-    check(found, {**wanted, DIGEST: digest}, where)
-    abstract = jax.tree.map(_abstract, wanted)
-    args = ocp.args.StandardRestore({**abstract, DIGEST: digest})
+    asked = {name: _abstract(x) for name, x in wanted.items()}
+    if DIGEST in found:  # what was written by older versions has none
+      any_leaf = next(iter(asked.values()))
+      asked[DIGEST] = jax.ShapeDtypeStruct(
+        (), jnp.uint32, sharding=any_leaf.sharding
+      )
+    check(found, asked, where)
+    args = ocp.args.StandardRestore(asked)
     flat = self._read(
       where, lambda step: self._manager.restore(step, args=args), step
     )
-    stored = int(flat.pop(DIGEST))
-    if _digest(flat) != stored:
+    stored = flat.pop(DIGEST, None)
+    if stored is not None and _digest(flat) != int(stored):
       raise Damaged(
         f'checkpoint {where} is damaged: its arrays are not those that were '
         'written (their digests differ)'

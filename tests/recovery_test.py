@@ -1,5 +1,7 @@
 """What a run does where its checkpoints are damaged."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -63,5 +65,6 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
   before = sorted(p.name for p in (tmp_path / 'run/checkpoints').iterdir())
   with pytest.raises(errors.RunError, match='no other to go on from'):
     trainer.train(config_of(), folder)
+  gc.collect()  # what Orbax left shows here, not in another test
   after = sorted(p.name for p in (tmp_path / 'run/checkpoints').iterdir())
   assert after == before
