@@ -13,8 +13,15 @@ def get_config(recipe: str | None = None) -> base.ConfigDict:
 
 
 def digits() -> base.ConfigDict:
-  """300 embedded images of digits, 8x8 pixels; a minute on a laptop."""
-  return ft(base.digits(), epochs=10)
+  """300 embedded images of digits, 8x8 pixels; a minute on a laptop.
+
+  The weight is a quarter of the paper's: a map at length 1 has entries four
+  times as large on 2x2 positions as on 8x8. (With 200: 87.72% over seeds 100
+  to 104, 7.8 points below the student alone.)
+  """
+  config = ft(base.digits(), epochs=10)
+  config.weights.ft = 50.0
+  return config
 
 
 def cifar100_r32x4_r8x4() -> base.ConfigDict:
