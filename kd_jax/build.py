@@ -472,8 +472,9 @@ def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
     optim.path_name(path)
     for path, _ in jax.tree_util.tree_leaves_with_path(params)
   ]
+  groups = [f'{name}/' for name in params]  # a method may need no adapters
   for rule in rules:
-    if not any(re.search(rule, path) for path in paths):
+    if not any(re.search(rule, path) for path in (*paths, *groups)):
       parts = {'/'.join(path.split('/')[:2]) + '/' for path in paths}
       raise errors.unknown(
         'parameters of config.optimizer.rules or trainable:', rule, parts

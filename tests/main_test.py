@@ -9,8 +9,6 @@ import subprocess
 import sys
 import tempfile
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -94,22 +92,3 @@ def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
       assert err.count('\n') == 1, f'{args}\n{err}'
       assert err.startswith('kd_jax: ')
       assert cure in err, f'{args}\n{err}'
-
-
-@pytest.mark.parametrize(
-  'name', sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
-)
-def test_every_recipe_of_every_configuration_builds(name):
-  from kd_jax import build, data
-
-  # What is not there in a test, with its classes and image size.
-  absent = {'imagenet2012': (1000, 224)}
-  module = configuration(name)
-  for recipe in module.RECIPES:
-    config = module.get_config(recipe)
-    assert config.recipe == recipe
-    name = config.data.name
-    if known := data.facts(name) or absent.get(name):
-      build.check(config, *known)
-    else:
-      assert build.build(config).total_steps > 0

@@ -1,0 +1,24 @@
+"""Every recipe that is shipped."""
+
+import pytest
+
+from kd_jax import build, data
+from tests import main_test
+
+
+@pytest.mark.parametrize(
+  'name',
+  sorted(path.stem for path in (main_test.ROOT / 'configs').glob('*.py')),
+)
+def test_every_recipe_of_every_configuration_builds(name):
+  # What is not there in a test, with its classes and image size.
+  absent = {'imagenet2012': (1000, 224)}
+  module = main_test.configuration(name)
+  for recipe in module.RECIPES:
+    config = module.get_config(recipe)
+    assert config.recipe == recipe
+    name = config.data.name
+    if known := data.facts(name) or absent.get(name):
+      build.check(config, *known)
+    else:
+      assert build.build(config).total_steps > 0
