@@ -1,7 +1,8 @@
 """Trains: `python -m kd_jax.main --config configs/fpd.py`.
 
-Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved: start the
-same command again.
+Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 ended by
+the watchdog, 134 ended by the runtime since another process was gone. After the
+last three, start the same command again.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from kd_jax import build, errors, report, runs, trainer
+from kd_jax import build, errors, processes, report, runs, trainer
 from kd_jax import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +30,13 @@ _SEEDS = flags.DEFINE_list(
   'seeds', None, 'Seeds to run one after the other, such as 0,1,2.'
 )
 
+# XLA reads these when its GPU backend starts, and knows them on every backend:
+# no kernels with atomic sums, and none chosen by timing.
+_DETERMINISTIC = (
+  '--xla_gpu_deterministic_ops=true',
+  '--xla_gpu_autotune_level=0',
+)
+
 EXIT_CODES = {
   errors.RunError: 1,
   errors.UsageError: 2,
@@ -38,7 +46,7 @@ EXIT_CODES = {
 
 def main(argv: Sequence[str]) -> int:
   """Runs the configuration for every seed and prints the results."""
-  logging.set_verbosity(logging.WARNING)  # Orbax tells every save otherwise
+  logging.set_verbosity(logging.ERROR)  # Orbax tells every save otherwise
   if len(argv) > 1:
     raise errors.UsageError(
       f'unexpected argument {argv[1]!r}: options begin with --, and a value '
@@ -46,10 +54,8 @@ def main(argv: Sequence[str]) -> int:
     )
   if _CONFIG.value is None:
     raise errors.UsageError('--config is missing: try --config fpd')
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
-    compiled = runs.cache_root(_CONFIG.value) / 'compiled'
-    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
   seeds = _seeds() or [_CONFIG.value.seed]
+  _before_jax_starts(_CONFIG.value)
   stop = _stop_on_sigterm()
   results, alone = [], []
   for seed in seeds:
@@ -60,19 +66,30 @@ def main(argv: Sequence[str]) -> int:
     result = trainer.train(config, folder, label, should_stop=stop)
     results.append(result)
     alone.append(_alone(config, label, stop))
-    print(report.closing(result, alone[-1]))
-    print(f'folder: {folder.path}')
+    processes.say(report.closing(result, alone[-1]))
+    processes.say(f'folder: {folder.path}')
   if len(seeds) > 1:
     text, figures = report.seeds(results, alone)
-    print(text)
+    processes.say(text)
     shared = _CONFIG.value.copy_and_resolve_references()
     shared.seed = 0  # those of the runs stand in the file's name
     summary = _folder(shared, several=False, prefix='seeds-')
     name = f'seeds-{"-".join(map(str, seeds))}.json'
     config = config_lib.plain(_CONFIG.value)
     summary.write(name, {**figures, 'config': config, **trainer.provenance()})
-    print(f'figures: {summary.path / name}')
+    processes.say(f'figures: {summary.path / name}')
   return 0
+
+
+def _before_jax_starts(config: ConfigDict) -> None:
+  """What must be said before the first use of a device."""
+  if config.deterministic:
+    flags = (os.environ.get('XLA_FLAGS', ''), *_DETERMINISTIC)
+    os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
+    compiled = runs.cache_root(config) / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+  processes.start(config.heartbeat_timeout_seconds)
 
 
 def _seeds() -> list[int]:
@@ -113,7 +130,12 @@ def _alone(
 
 
 def _stop_on_sigterm() -> Callable[[], bool]:
-  """Whether SIGTERM has come since; the run then saves and ends with 75."""
+  """Whether SIGTERM has come since; the run then saves and ends with 75.
+
+  Of several processes one is enough. (JAX has such a service too. It is not
+  used: Orbax asks it from a thread of process 0 alone, with a step of the
+  past, and then not all processes hear of it at the same step.)
+  """
   asked: list[int] = []
   signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
   return lambda: bool(asked)
@@ -164,9 +186,11 @@ def run() -> None:
   try:
     sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
     app.run(main, flags_parser=_parse)
-  except (errors.UsageError, errors.RunError, trainer.Interrupted) as error:
-    print(f'kd_jax: {error}', file=sys.stderr)
-    sys.exit(EXIT_CODES[type(error)])
+  except tuple(EXIT_CODES) as error:
+    print(f'kd_jax: {error}', file=sys.stderr, flush=True)
+    code = next(c for kind, c in EXIT_CODES.items() if isinstance(error, kind))
+    processes.leave(code)
+    sys.exit(code)
 
 
 if __name__ == '__main__':

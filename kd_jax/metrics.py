@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
-from kd_jax import runs
+from kd_jax import processes, runs
 
 
 class Means:
@@ -120,7 +120,10 @@ def accuracy_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Reporter:
-  """Says what happens, on the screen and in the run's folder."""
+  """Says what happens, on the screen and in the run's folder.
+
+  Of several processes only process 0 says anything.
+  """
 
   def __init__(self, folder: runs.Folder, label: str = ''):
     """Opens the run's log.
@@ -138,6 +141,8 @@ class Reporter:
   def line(self, text: str, *, important: bool = True) -> None:
     """A line for the log and, at most every ten seconds unless it is
     important, for the screen."""
+    if not processes.is_first():
+      return
     clear = '\r\x1b[K' if self._tty else ''
     if important or time.monotonic() - self._printed > 10:
       self._printed = time.monotonic()
@@ -150,19 +155,34 @@ class Reporter:
 
   def progress(self, text: str) -> None:
     """Replaces the last line of a terminal, at most five times a second."""
-    if self._tty and time.monotonic() - self._shown > 0.2:
+    if (
+      self._tty
+      and processes.is_first()
+      and time.monotonic() - self._shown > 0.2
+    ):
       self._shown = time.monotonic()
       print(f'\r\x1b[K{self._label}{text}', end='', flush=True)
 
-  def resume(self, step: int) -> list[dict[str, Any]]:
-    """Forgets what was logged after `step`; returns the records up to it."""
+  def resume(
+    self, step: int
+  ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Forgets what was logged after `step`.
+
+    Returns:
+      The records that were there, and those of them up to `step`.
+    """
+    if not processes.is_first():
+      return [], []
+    known = self.records.read()
     self._board = tensorboardX.SummaryWriter(
       str(self._folder.path), purge_step=step + 1 if step else 0
     )
-    return self.records.truncate(step)
+    return known, self.records.truncate(step)
 
   def record(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a line to metrics.jsonl and scalars to TensorBoard."""
+    if not processes.is_first():
+      return
     self.records.append({'step': step, **values})
     if self._board is not None:
       for name, value in values.items():

@@ -12,27 +12,30 @@ deployed/       what was trained of it (SimKD's projector, say)
 result.json     there once the run is finished
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import os
 import time
 from typing import Any
+import uuid
 
 from etils import epath
 from ml_collections import ConfigDict
 
 import kd_jax
 from kd_jax import config as config_lib
-from kd_jax import errors, locks
+from kd_jax import errors, locks, processes
 from kd_jax.data import source
 
 # What a run killed at its very start leaves.
-_OWN = ('.lock', 'config.json.part')
+_SHARED = '.shared'
+_OWN = ('.lock', _SHARED, 'config.json.part')
 
 
 class Folder:
-  """A run's folder.
+  """A run's folder. Where there are several processes, all of them call its
+  methods together; process 0 reads and writes, and tells the others.
 
   Attributes:
     path: where it is.
@@ -53,7 +56,10 @@ class Folder:
     """
     new = config_lib.plain(config)
     new['data_facts'] = json.loads(json.dumps(info._asdict()))
-    old = self.read('config.json')
+    processes.first(lambda: self._claim(new))
+
+  def _claim(self, new: dict[str, Any]) -> None:
+    old = self._read('config.json')
     if old is not None:
       self._compare(config_lib.determining(old), config_lib.determining(new))
       if old['epochs'] == new['epochs']:
@@ -64,7 +70,7 @@ class Folder:
       raise errors.UsageError(
         f'{self.path} holds files but no run; give an empty or new --workdir'
       )
-    self.write('config.json', new)
+    self.write_alone('config.json', new)
 
   def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
@@ -86,12 +92,49 @@ class Folder:
         '--workdir, or none:\n' + '\n'.join(f'  {line}' for line in lines)
       )
 
+  @contextlib.contextmanager
   def lock(
     self, *, wait: bool, say: Callable[[str], None] = print
-  ) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes of this machine out; see `locks.hold`."""
-    self._make()
-    return locks.hold(self.path / '.lock', wait=wait, say=say)
+  ) -> Iterator[None]:
+    """Keeps other runs out; see `locks.hold`.
+
+    Raises:
+      UsageError: also where not all processes see the folder.
+    """
+    with contextlib.ExitStack() as held:
+
+      def take():
+        self._make()
+        own = locks.hold(self.path / '.lock', wait=wait, say=say)
+        held.enter_context(own)
+
+      processes.first(take)
+      if processes.count() > 1:
+        self._check_shared()
+      yield
+
+  def _check_shared(self) -> None:
+    path = self.path / _SHARED
+
+    def write():
+      token = uuid.uuid4().hex
+      path.write_text(token)
+      return token
+
+    def look():
+      for _ in range(30):  # a network's file system may be late
+        if path.exists() and path.read_text() == written:
+          return
+        time.sleep(1)
+      raise errors.UsageError(
+        f'{processes.name()} does not see {self.path} as process 0 writes it; '
+        'several processes need folders on storage that all share: give such '
+        'a --workdir and config.cache_dir'
+      )
+
+    written = processes.first(write)
+    processes.together(look)
+    processes.first(path.unlink)
 
   def _make(self) -> None:
     try:
@@ -104,6 +147,9 @@ class Folder:
 
   def read(self, name: str) -> Any:
     """The content of a JSON file, or None where there is none."""
+    return processes.first(lambda: self._read(name))
+
+  def _read(self, name: str) -> Any:
     path = self.path / name
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -113,6 +159,10 @@ class Folder:
     Raises:
       UsageError: where the folder cannot be written.
     """
+    processes.first(lambda: self.write_alone(name, value))
+
+  def write_alone(self, name: str, value: Any) -> None:
+    """As `write`, within what process 0 does without the others."""
     self._make()
     part = self.path / f'{name}.part'
     try:

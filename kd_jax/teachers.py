@@ -8,7 +8,15 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import build, checkpoint, errors, evaluate, runs, sharding
+from kd_jax import (
+  build,
+  checkpoint,
+  errors,
+  evaluate,
+  processes,
+  runs,
+  sharding,
+)
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
 
@@ -51,11 +59,14 @@ def obtain(
   facts = folder.read('teacher.json')
   if facts is None:
     origin = _origin(config, parts, train)
-    variables = load(origin / 'student', network, size, parts.mesh)
+    trained = runs.Folder(origin).read('result.json')
+    variables = processes.together(
+      lambda: load(origin / 'student', network, size, parts.mesh)
+    )
     facts = {
       'network': config.teacher.name,
       'from': str(origin),
-      **_trained(runs.Folder(origin)),
+      **{k: trained[k] for k in ('best_on_test', 'wall_s') if k in trained},
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
@@ -70,30 +81,28 @@ def obtain(
 
 def _origin(config: ConfigDict, parts: build.Parts, train: Train) -> epath.Path:
   if config.teacher.path:
-    given = epath.Path(config.teacher.path).expanduser()
-    path = runs.Folder(given).path
-    if not (path / 'result.json').exists():
-      raise errors.UsageError(
-        f'config.teacher.path={config.teacher.path!r} is not the folder of a '
-        'finished run (it has no result.json)'
-      )
-    if not (path / 'student').exists():
-      raise errors.UsageError(
-        f'config.teacher.path={config.teacher.path!r}: the student of that run '
-        'does not stand alone (it predicts through its method), so it cannot '
-        'be a teacher'
-      )
-    return path
+    return processes.together(lambda: _given(config))
   recipe = config_lib.of_teacher(config)
   folder = runs.cache_folder(recipe, parts.source.info, 'teacher')
   train(recipe, folder, 'teacher')
   return folder.path
 
 
-def _trained(folder: runs.Folder) -> dict[str, Any]:
-  """What a finished run's result says of its training."""
-  result = folder.read('result.json')
-  return {k: result[k] for k in ('best_on_test', 'wall_s') if k in result}
+def _given(config: ConfigDict) -> epath.Path:
+  given = epath.Path(config.teacher.path).expanduser()
+  path = runs.Folder(given).path
+  if not (path / 'result.json').exists():
+    raise errors.UsageError(
+      f'config.teacher.path={config.teacher.path!r} is not the folder of a '
+      'finished run (it has no result.json)'
+    )
+  if not (path / 'student').exists():
+    raise errors.UsageError(
+      f'config.teacher.path={config.teacher.path!r}: the student of that run '
+      'does not stand alone (it predicts through its method), so it cannot '
+      'be a teacher'
+    )
+  return path
 
 
 def load(

@@ -19,6 +19,8 @@ FLOORS = [
     'checkpoint',
     'config',
     'locks',
+    'processes',
+    'watchdog',
   },
   {'methods', 'runs'},
   {'step', 'metrics'},
