@@ -6,6 +6,7 @@ last three, start the same command again.
 """
 
 from collections.abc import Callable, Sequence
+import errno
 import os
 import re
 import signal
@@ -36,6 +37,9 @@ _DETERMINISTIC = (
   '--xla_gpu_deterministic_ops=true',
   '--xla_gpu_autotune_level=0',
 )
+
+# What the storage of a run may say: full, over its quota, read-only.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 EXIT_CODES = {
   errors.RunError: 1,
@@ -181,11 +185,24 @@ def _usage_error(error: Exception) -> errors.UsageError:
   return errors.UsageError(text.replace('\\n', ' '))
 
 
+def _said_plainly(argv: Sequence[str]) -> int:
+  """`main`, with a storage that takes no more as a `RunError`."""
+  try:
+    return main(argv)
+  except OSError as error:
+    if error.errno not in _STORAGE:
+      raise
+    raise errors.RunError(
+      f'cannot write: {error}; mend it, and start the same command again: it '
+      'goes on from the last checkpoint'
+    ) from error
+
+
 def run() -> None:
   """The entry point: one line on stderr and an exit code for every mistake."""
   try:
     sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
-    app.run(main, flags_parser=_parse)
+    app.run(_said_plainly, flags_parser=_parse)
   except tuple(EXIT_CODES) as error:
     print(f'kd_jax: {error}', file=sys.stderr, flush=True)
     code = next(c for kind, c in EXIT_CODES.items() if isinstance(error, kind))

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests import main_test
 from tests.end_to_end_test import SMALL, leaves
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -128,8 +129,8 @@ def rows() -> list[Row]:
   ]
 
 
+# Those of one process stand in end_to_end_test and recovery_test.
 QUICK = [
-  Row(1, 'run/array write', 0.5, 'fail', then=('run/dispatch', 'SIGKILL')),
   Row(2, 'run/commit', 0.5, 'SIGKILL'),
   Row(2, 'run/dispatch', 0.5, 'SIGTERM', (1,)),
 ]
@@ -184,6 +185,9 @@ class Drill:
     folder.mkdir()
     if row.action == 'fill':
       mounted(folder)
+    if not row.moment.startswith('teacher'):
+      there = self.home / f'undisturbed-{row.processes}/cache'
+      shutil.copytree(there, folder / 'cache')
     faults = []
     for victim in row.victims:
       total = self._trace[row.processes].get((row.moment, victim), 0)
@@ -230,22 +234,17 @@ class Drill:
     process = subprocess.Popen(
       [*command, f'--workdir={folder / "run"}'],
       cwd=ROOT,
-      env={
-        **os.environ,
-        'PATH': f'{self.home / "bin"}{os.pathsep}{os.environ["PATH"]}',
-        'PYTHONPATH': str(ROOT),
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_NUM_CPU_DEVICES': '1',
-        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-        'JAX_COMPILATION_CACHE_DIR': str(compiled),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_ENABLE_COMPILATION_CACHE': str(cached).lower(),
-        'KD_JAX_CACHE': str(folder / 'cache'),
-        'FAULT_FOLDER': str(folder),
-        'FAULTS': json.dumps(faults),
-        'GRACE': '40',
-        'MAX_RESTARTS': '3',
-      },
+      env=main_test.environment(
+        PATH=f'{self.home / "bin"}{os.pathsep}{os.environ["PATH"]}',
+        JAX_NUM_CPU_DEVICES='1',
+        JAX_COMPILATION_CACHE_DIR=str(compiled),
+        JAX_ENABLE_COMPILATION_CACHE=str(cached).lower(),
+        KD_JAX_CACHE=str(folder / 'cache'),
+        FAULT_FOLDER=str(folder),
+        FAULTS=json.dumps(faults),
+        GRACE='40',
+        MAX_RESTARTS='3',
+      ),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -256,12 +255,13 @@ class Drill:
       watcher = threading.Thread(target=wake, args=(folder,))
       watcher.start()
     told, lines = [], []
-    assert process.stdout is not None
-    for line in process.stdout:
-      lines.append(line)
-      if re.search(r'local_processes: |trying again|kd_jax: ', line):
-        told.append((time.time(), line.strip()))
-    code = process.wait()
+    with process:
+      assert process.stdout is not None
+      for line in process.stdout:
+        lines.append(line)
+        if re.search(r'local_processes: |trying again|kd_jax: ', line):
+          told.append((time.time(), line.strip()))
+    code = process.returncode
     if watcher:
       watcher.join()
     return ''.join(lines), code, told
