@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import build, checkpoint, errors, evaluate, runs, sharding
+from kd_jax import abstract, build, checkpoint, errors, evaluate, runs, sharding
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
 
@@ -108,7 +108,7 @@ def load(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
     ),
-    dict(build.variables_of(network, image_size)),
+    dict(abstract.variables_of(network, image_size)),
   )
   checkpoints = checkpoint.Checkpoints(path, read_only=True)
   try:

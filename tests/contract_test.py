@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import build, optim, report, sharding, step
+from kd_jax import abstract, optim, report, sharding, step
 from kd_jax.methods import base
 from tests import tiny
 
@@ -167,7 +167,7 @@ def test_a_step_on_four_devices_equals_a_step_on_one(case):
 @pytest.mark.parametrize('case', ALL)
 def test_prediction_costs_what_is_deployed_alone(case):
   exp = experiment(case)
-  kept = build.deployed(exp, tiny.SIZE)
+  kept = abstract.deployed(exp, tiny.SIZE)
   if len(kept.groups) == 1:
     alone = report.cost(exp.students[kept.name], tiny.SIZE)
     assert kept.params == alone['params']
@@ -177,12 +177,12 @@ def test_prediction_costs_what_is_deployed_alone(case):
       name: tiny.network(widths=net.widths)
       for name, net in exp.teachers.items()
     }
-    again = build.deployed(exp._replace(teachers=deeper), tiny.SIZE)
+    again = abstract.deployed(exp._replace(teachers=deeper), tiny.SIZE)
     assert again == kept
 
 
 @pytest.mark.parametrize('case', ALL)
 def test_features_are_checked_without_data(case):
   exp = experiment(case)._replace(tx=optax.identity())
-  feats = build.shapes(exp, tiny.SIZE, 8)
+  feats = abstract.shapes(exp, tiny.SIZE, 8)
   assert set(feats) == {*exp.method.students, *exp.method.teachers}
