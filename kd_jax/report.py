@@ -189,7 +189,8 @@ def seeds(
 
   Returns:
     The text; and 'student', 'alone' and 'difference' (each as `spread`; the
-    last two only where every seed has its student alone), 'seeds'.
+    last two only where every seed has its student alone); for each seed
+    'seeds', 'top1', and 'alone_top1' and 'teacher_top1' where there are such.
   """
   top1 = [result['top1'] for result in results]
   figures: dict[str, Any] = {
@@ -197,6 +198,8 @@ def seeds(
     'top1': top1,
     'student': spread(top1),
   }
+  if all(result['teacher'] for result in results):
+    figures['teacher_top1'] = [r['teacher']['top1'] for r in results]
   rows = [('top-1, last epoch', 'mean', 'std', 'seeds')]
   trained = [a['top1'] for a in alone if a is not None]
   if len(trained) == len(results):
