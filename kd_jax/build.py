@@ -320,7 +320,11 @@ def _teachers(
 
 def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   cls = base.method_class(config.method)
-  known = {**facts, 'dtype': DTYPES[config.dtype]}
+  known = {
+    **facts,
+    'dtype': DTYPES[config.dtype],
+    'bn_group_size': config.bn_group_size,
+  }
   args = {key: known[key] for key in known.keys() & base.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value

@@ -165,6 +165,38 @@ def test_a_step_on_four_devices_equals_a_step_on_one(case):
 
 
 @pytest.mark.parametrize('case', ALL)
+def test_adapters_group_a_batch_as_bn_group_size_says(case):
+  exp, state, frozen, batch = started(case)
+  other = dict(state.model_state['method'])
+  if 'batch_stats' not in other:
+    return
+  other['batch_stats'] = jax.tree.map(jnp.zeros_like, other['batch_stats'])
+
+  def statistics(batch, size):
+    """What one batch adds to the adapters' running statistics."""
+    networks = (state.params, state.model_state, frozen, batch)
+    _, moved = exp.method.clone(bn_group_size=size).apply(
+      {'params': state.params['method'], **other},
+      step.features_of(exp, *networks),
+      batch,
+      rngs={'method': jax.random.key(0)},
+      mutable=['metrics', *other],
+    )
+    return moved['batch_stats']
+
+  @jax.jit
+  def grouped_and_apart(batch):
+    halves = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), batch)
+    apart = jax.vmap(lambda half: statistics(half, 0))(halves)
+    return statistics(batch, 4), apart
+
+  grouped, apart = grouped_and_apart(batch)
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  # float32 through batch norm
+  jax.tree.map(lambda a, b: near(a, b.mean(axis=0)), grouped, apart)
+
+
+@pytest.mark.parametrize('case', ALL)
 def test_prediction_costs_what_is_deployed_alone(case):
   exp = experiment(case)
   kept = abstract.deployed(exp, tiny.SIZE)

@@ -121,11 +121,13 @@ class WithTeachersClassifier(WithTaps):
     taps: the student's last map before pooling, after its ReLU; one tap.
     factor: see `projectors.Projector.factor`; a greater one is cheaper.
     dtype: what the projectors compute in.
+    bn_group_size: see `projectors.Projector.bn_group_size`.
   """
 
   taps: tuple[str, ...] = ('stage3',)
   factor: int = 2
   dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
 
   @property
   def count(self) -> int:
@@ -135,7 +137,7 @@ class WithTeachersClassifier(WithTaps):
   def setup(self):
     """Makes what training and prediction share."""
     self.reused = projectors.ReusedClassifier(
-      self.count, self.factor, self.dtype
+      self.count, self.factor, self.dtype, self.bn_group_size
     )
 
   def reuse(
