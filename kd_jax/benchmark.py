@@ -23,7 +23,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import build, errors, report, sharding, step, trainer
+from kd_jax import abstract, build, errors, report, sharding, step, trainer
 from kd_jax import config as config_lib
 
 
@@ -104,7 +104,7 @@ def prepare(name: str, args: argparse.Namespace) -> Step:
   facts = {'num_classes': args.classes, 'train_labels': labels}
   phases = build.phases_of(config, facts, args.images // args.batch_size)
   exp = phases[0].exp
-  build.shapes(exp, args.image_size, args.batch_size)
+  abstract.shapes(exp, args.image_size, args.batch_size)
   mesh = sharding.make_mesh()
   sharding.check_batch(mesh, args.batch_size, '--batch_size')
   whole, split = sharding.replicated(mesh), sharding.batched(mesh)
@@ -144,7 +144,7 @@ def prepare(name: str, args: argparse.Namespace) -> Step:
   extra = sum(
     math.prod(x.shape) for x in jax.tree.leaves(state.params['method'])
   )
-  kept = build.deployed(exp, args.image_size).params
+  kept = abstract.deployed(exp, args.image_size).params
   print(f'{name}: compiled in {seconds:.1f} s', file=sys.stderr, flush=True)
   return Step(name, compiled, state, frozen, batch, seconds, extra, kept)
 

@@ -65,7 +65,8 @@ def default() -> ConfigDict:
   # Parts of a batch that are computed one after the other, for one update: to
   # fit a small device. BatchNorm and losses over a batch see a part.
   config.accumulate_steps = 1
-  # Images that share the networks' BatchNorm statistics; 0 is the whole batch.
+  # Images that share BatchNorm statistics, in networks and in the method's
+  # adapters; 0 is the whole batch.
   config.bn_group_size = 0
   config.dtype = 'float32'  # what networks compute in; or 'bfloat16'
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import (
+  abstract,
   build,
   checkpoint,
   errors,
@@ -101,7 +102,7 @@ class Loop:
 
   def _restore(self, whole: jax.sharding.Sharding) -> None:
     """Sets state, step and records from the folder, or anew."""
-    shapes = build.example(
+    shapes = abstract.example(
       self._parts.source.info.image_size, self._config.batch_size
     )
     batch: Any = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}

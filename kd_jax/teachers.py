@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import (
+  abstract,
   build,
   checkpoint,
   errors,
@@ -117,7 +118,7 @@ def load(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
     ),
-    dict(build.variables_of(network, image_size)),
+    dict(abstract.variables_of(network, image_size)),
   )
   checkpoints = checkpoint.Checkpoints(path, read_only=True)
   try:
