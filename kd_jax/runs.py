@@ -30,6 +30,7 @@ from kd_jax.data import source
 
 # What a run killed at its very start leaves.
 _SHARED = '.shared'
+_LATE_S = 30
 _OWN = ('.lock', _SHARED, 'config.json.part')
 
 
@@ -122,7 +123,7 @@ class Folder:
       return token
 
     def look():
-      for _ in range(30):  # a network's file system may be late
+      for _ in range(_LATE_S):  # a network's file system may be late
         if path.exists() and path.read_text() == written:
           return
         time.sleep(1)

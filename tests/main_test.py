@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 
+from kd_jax import main, processes
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -122,6 +124,22 @@ def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert err.count('\n') == 1, f'{args}\n{err}'
     assert err.startswith('kd_jax: ')
     assert cure in err, f'{args}\n{err}'
+
+
+def test_deterministic_says_so_to_xla_before_jax_starts(monkeypatch):
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', compiled())
+  started = []
+  monkeypatch.setattr(
+    processes, 'start', lambda _: started.append(os.environ['XLA_FLAGS'])
+  )
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_use_onednn=false')
+  config = configuration('kd').get_config()
+  main._before_jax_starts(config)
+  config.deterministic = True
+  main._before_jax_starts(config)
+  assert started[0] == '--xla_cpu_use_onednn=false'
+  assert started[1].startswith('--xla_cpu_use_onednn=false ')
+  assert '--xla_gpu_deterministic_ops=true' in started[1]
 
 
 def test_the_module_itself_ends_with_that_code_and_line(tmp_path):

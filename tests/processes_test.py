@@ -136,3 +136,44 @@ def test_one_process_joins_nobody(monkeypatch):
   assert processes.first(lambda: 3) == 3
   assert processes.poll(True)()
   assert not processes.poll(False)()
+
+
+@pytest.mark.parametrize(
+  ('environment', 'several'),
+  [
+    ({}, False),
+    ({'SLURM_JOB_ID': '7', 'SLURM_PROCID': '0', 'SLURM_NTASKS': '4'}, False),
+    (
+      {
+        'SLURM_JOB_ID': '7',
+        'SLURM_PROCID': '0',
+        'SLURM_STEP_NODELIST': 'n[1-4]',
+        'SLURM_NTASKS': '4',
+      },
+      True,
+    ),
+    ({'TPU_WORKER_HOSTNAMES': 'a', 'TPU_WORKER_ID': '0'}, False),
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '0'}, True),
+    (
+      {
+        'TPU_WORKER_HOSTNAMES': 'a,b',
+        'TPU_WORKER_ID': '0',
+        'JAX_PLATFORMS': 'cpu',
+      },
+      False,
+    ),
+  ],
+)
+def test_the_environment_says_whether_there_are_others(
+  monkeypatch, environment, several
+):
+  for name in ('JAX_PLATFORMS', *processes.EXPLICIT):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  given = []
+  monkeypatch.setattr(
+    jax.distributed, 'initialize', lambda **own: given.append(own)
+  )
+  processes.start(17)
+  assert given == ([{'heartbeat_timeout_seconds': 17}] if several else [])
