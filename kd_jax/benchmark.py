@@ -165,7 +165,7 @@ def prepare(name: str, args: argparse.Namespace, mesh: Mesh) -> Step:
   if args.devices:
     name = f'{name} on {mesh.size}'
   print(f'{name}: compiled in {seconds:.1f} s', file=sys.stderr, flush=True)
-  exchanged = collective_bytes(compiled.as_text())
+  exchanged = collective_bytes(compiled.as_text() or '')
   return Step(
     name, compiled, state, frozen, batch, seconds, extra, kept, exchanged
   )
