@@ -79,7 +79,7 @@ def train(
     )
     if teacher:
       run.clock.add('teacher', taught)
-    if not run.run(should_stop):
+    if not run.run(folder.guarded(should_stop)):
       raise Interrupted(
         f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
         'the same command goes on from there'
