@@ -15,7 +15,7 @@ SCRIPTS = sorted(LAUNCH.glob('*.sh'))
 MANIFESTS = sorted(LAUNCH.glob('*.yaml'))
 
 # Notes how it was called, and ends with the next of the codes in `codes`;
-# `wait` instead of a code: with 75, once SIGTERM comes.
+# `wait` instead of a code: with 75, once SIGTERM comes; `waits` says to whom.
 STAND_IN = """#!/usr/bin/env bash
 here=$(dirname "$0")
 printf '%s\\x1f' "$(basename "$0")" "$@" >> "$here/calls"
@@ -25,7 +25,8 @@ code=$(head -n 1 "$here/codes")
 sed -i 1d "$here/codes"
 if [ "$code" = wait ]; then
   trap 'exit 75' TERM
-  touch "$here/waits"
+  echo $$ > "$here/pid"
+  mv "$here/pid" "$here/waits"
   while true; do sleep 0.05; done
 fi
 exit "${code:-0}"
@@ -162,13 +163,7 @@ def test_slurm_leaves_a_cancelled_job_cancelled(tmp_path):
   # SLURM signals the steps too; the script waits for them to save.
   time.sleep(0.3)
   assert process.poll() is None
-  (step,) = [
-    int(name)
-    for name in os.listdir('/proc')
-    if name.isdigit()
-    and str(tmp_path / 'srun').encode()
-    in pathlib.Path(f'/proc/{name}/cmdline').read_bytes()
-  ]
+  step = int((tmp_path / 'waits').read_text())
   os.kill(step, signal.SIGTERM)
   process.communicate(timeout=60)
   assert process.returncode == 75
