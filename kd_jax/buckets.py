@@ -6,6 +6,7 @@ still is what the writer has read: its generation, a number that every write
 changes.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -47,6 +48,8 @@ def prepare(path: epath.PathLike) -> None:
       f"{path} needs gcsfs: pip install 'kd_jax[gcs]' ({error})"
     ) from error
   fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+  # It logs a traceback of each error that it also raises.
+  logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
 
 
 class Object:
