@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
+import pathlib
 import sys
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 import tensorboardX
 
-from kd_jax import processes, runs
+from kd_jax import buckets, processes, runs
 
 
 class Means:
@@ -135,6 +137,7 @@ class Reporter:
     self._folder, self._label = folder, f'[{label}] ' if label else ''
     self.records = runs.Records(folder)
     self._board: tensorboardX.SummaryWriter | None = None
+    self._events: tempfile.TemporaryDirectory[str] | None = None
     self._tty = sys.stdout.isatty()
     self._shown = self._printed = 0.0
 
@@ -148,9 +151,8 @@ class Reporter:
       self._printed = time.monotonic()
       for row in text.splitlines() or ['']:
         print(f'{clear}{self._label}{row}', flush=True)
-    runs.append(
-      self._folder.path / 'log.txt',
-      f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n',
+    self._folder.append(
+      'log.txt', f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n'
     )
 
   def progress(self, text: str) -> None:
@@ -174,8 +176,12 @@ class Reporter:
     if not processes.is_first():
       return [], []
     known = self.records.read()
+    place = str(self._folder.path)
+    if buckets.is_bucket(place):  # events grow here and are then copied
+      self._events = tempfile.TemporaryDirectory(prefix='kd_jax-events-')
+      place = self._events.name
     self._board = tensorboardX.SummaryWriter(
-      str(self._folder.path), purge_step=step + 1 if step else 0
+      place, purge_step=step + 1 if step else 0
     )
     return known, self.records.truncate(step)
 
@@ -188,11 +194,16 @@ class Reporter:
       for name, value in values.items():
         self._board.add_scalar(name, value, step)
       self._board.flush()
+    if self._events is not None:
+      for file in pathlib.Path(self._events.name).iterdir():
+        self._folder.write_bytes(file.name, file.read_bytes())
 
   def close(self) -> None:
     """Ends the TensorBoard file."""
     if self._board is not None:
       self._board.close()
+    if self._events is not None:
+      self._events.cleanup()
 
 
 def first_bad(

@@ -24,8 +24,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import kd_jax
+from kd_jax import buckets, errors, locks, processes
 from kd_jax import config as config_lib
-from kd_jax import errors, locks, processes
 from kd_jax.data import source
 
 # What a run killed at its very start leaves.
@@ -33,19 +33,34 @@ _SHARED = '.shared'
 _LATE_S = 30
 _OWN = ('.lock', _SHARED, 'config.json.part')
 
+_METRICS = 'metrics.jsonl'
+
 
 class Folder:
-  """A run's folder. Where there are several processes, all of them call its
-  methods together; process 0 reads and writes, and tells the others.
+  """A run's folder, on a disk or in a bucket (gs://bucket/...).
+
+  Where there are several processes, all of them call its methods together;
+  process 0 reads and writes, and tells the others.
 
   Attributes:
     path: where it is.
   """
 
   def __init__(self, path: epath.PathLike):
-    """Names the folder; nothing is read or written yet."""
+    """Names the folder; nothing is read or written yet.
+
+    Raises:
+      UsageError: for a bucket that is not one of `gs://`.
+    """
     text = os.fspath(path)
-    self.path = epath.Path(text if '://' in text else os.path.abspath(text))
+    self._in_bucket = buckets.is_bucket(text)
+    if self._in_bucket:
+      buckets.prepare(text)
+    else:
+      text = os.path.abspath(text)
+    self.path = epath.Path(text)
+    self._held: locks.Held | None = None
+    self._texts: dict[str, str] = {}  # of a bucket's files that grow
 
   def claim(self, config: ConfigDict, info: source.Info) -> None:
     """Makes the folder this configuration's, or sees that it already is.
@@ -107,12 +122,16 @@ class Folder:
       def take():
         self._make()
         own = locks.hold(self.path / '.lock', wait=wait, say=say)
-        held.enter_context(own)
+        self._held = held.enter_context(own)
+        self._texts.clear()
 
       processes.first(take)
-      if processes.count() > 1:
-        self._check_shared()
-      yield
+      try:
+        if processes.count() > 1:
+          self._check_shared()
+        yield
+      finally:
+        self._held = None
 
   def _check_shared(self) -> None:
     path = self.path / _SHARED
@@ -137,7 +156,27 @@ class Folder:
     processes.together(look)
     processes.first(path.unlink)
 
+  def guard(self) -> None:
+    """Sees that the lock is still held; every write here begins with it.
+
+    Raises:
+      RunError: where another run has taken it over (in a bucket).
+    """
+    if self._held is not None:
+      self._held.check()
+
+  def guarded(self, ask: Callable[[], bool]) -> Callable[[], bool]:
+    """The question `ask`, which also sees that the lock is still held."""
+
+    def asked() -> bool:
+      self.guard()
+      return ask()
+
+    return asked
+
   def _make(self) -> None:
+    if self._in_bucket:  # gcsfs would make the bucket
+      return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -165,14 +204,48 @@ class Folder:
   def write_alone(self, name: str, value: Any) -> None:
     """As `write`, within what process 0 does without the others."""
     self._make()
-    part = self.path / f'{name}.part'
+    self._write_text(name, json.dumps(value, indent=2) + '\n')
+
+  def _write_text(self, name: str, text: str) -> None:
+    self.guard()
+    path = self.path / name
     try:
-      part.write_text(json.dumps(value, indent=2) + '\n')
-      part.replace(self.path / name)
+      if self._in_bucket:  # an object is there whole or not at all
+        path.write_text(text)
+      else:
+        part = self.path / f'{name}.part'
+        part.write_text(text)
+        part.replace(path)
     except OSError as error:
       raise errors.UsageError(
-        f'cannot write {self.path / name}: {error.strerror}'
+        f'cannot write {path}: {error.strerror or error}'
       ) from error
+
+  def write_bytes(self, name: str, content: bytes) -> None:
+    """Writes a file; in a bucket, all or nothing."""
+    self.guard()
+    (self.path / name).write_bytes(content)
+
+  def append(self, name: str, text: str) -> None:
+    """Adds text to a file; it is there when this returns.
+
+    A bucket cannot append: the file is written anew.
+    """
+    if self._in_bucket:
+      path = self.path / name
+      if name not in self._texts:
+        self._texts[name] = path.read_text() if path.exists() else ''
+      self._texts[name] += text
+      self._write_text(name, self._texts[name])
+      return
+    self.guard()
+    with (self.path / name).open('a') as file:
+      file.write(text)
+
+  def replace(self, name: str, text: str) -> None:
+    """Writes a file to which `append` then adds, all or nothing."""
+    self._texts[name] = text
+    self._write_text(name, text)
 
 
 def _depends_on_epochs(value: Any) -> bool:
@@ -218,15 +291,15 @@ class Records:
 
   def __init__(self, folder: Folder):
     """Names the file."""
-    self._path = folder.path / 'metrics.jsonl'
+    self._folder = folder
 
   def read(self) -> list[dict[str, Any]]:
     """Every complete record."""
-    if not self._path.exists():
+    path = self._folder.path / _METRICS
+    if not path.exists():
       return []
-    lines = self._path.read_text().splitlines()
     found = []
-    for line in lines:
+    for line in path.read_text().splitlines():
       with contextlib.suppress(json.JSONDecodeError):  # cut off by a kill
         found.append(json.loads(line))
     return found
@@ -234,24 +307,13 @@ class Records:
   def truncate(self, step: int) -> list[dict[str, Any]]:
     """Drops what was logged after `step`, and returns the rest."""
     kept = [record for record in self.read() if record['step'] <= step]
-    part = self._path.with_name(self._path.name + '.part')
-    part.write_text(''.join(json.dumps(record) + '\n' for record in kept))
-    part.replace(self._path)
+    text = ''.join(json.dumps(record) + '\n' for record in kept)
+    self._folder.replace(_METRICS, text)
     return kept
 
   def append(self, record: dict[str, Any]) -> None:
     """Adds a record; it is in the file when this returns."""
-    append(self._path, json.dumps(record) + '\n')
-
-
-def append(path: epath.Path, text: str) -> None:
-  """Adds text to a file; in a bucket, which cannot append, writes it anew."""
-  if '://' in str(path):
-    before = path.read_text() if path.exists() else ''
-    path.write_text(before + text)
-    return
-  with path.open('a') as file:
-    file.write(text)
+    self._folder.append(_METRICS, json.dumps(record) + '\n')
 
 
 def now() -> float:

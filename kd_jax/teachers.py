@@ -71,6 +71,7 @@ def obtain(
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
+    folder.guard()  # its training may have taken long
     checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:

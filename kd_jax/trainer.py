@@ -92,7 +92,7 @@ def train(
       if teacher:
         run.clock.add('teacher', taught)
       try:
-        done = run.run(should_stop)
+        done = run.run(folder.guarded(should_stop))
       except loop.NotSaved as error:
         raise Interrupted(f'{error}; the same command goes on') from error
       if not done:

@@ -18,6 +18,7 @@ FLOORS = [
     'sharding',
     'checkpoint',
     'config',
+    'buckets',
     'locks',
     'processes',
     'watchdog',
