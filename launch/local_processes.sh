@@ -4,10 +4,10 @@
 #
 #   bash launch/local_processes.sh N --config fpd --workdir runs/mine
 #
-# To try a pod's ways on one machine. Prerequisites: kd_jax installed in the
-# Python that `python` is; with GPUs, each process takes all of them (to use all
-# GPUs of a machine, launch/one_machine.sh is the way). Has been run with CPU
-# devices; not yet run with GPUs.
+# To try a pod's ways on one machine. Needs kd_jax installed in the Python that
+# `python` is; with GPUs, each process takes all of them (to use all GPUs of a
+# machine, launch/one_machine.sh is the way). Has been run with CPU devices; not
+# yet run with GPUs.
 #
 # Started again on 75 (stopped and saved), 76 (a process hung), 134 (aborted:
 # another process was gone) and death by a signal, MAX_RESTARTS times (100);
@@ -29,10 +29,10 @@ trap '[ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2> /dev/null' EXIT
 
 start() {
   local port i
-  port=$(python -c 'import socket
-s = socket.socket()
-s.bind(("", 0))
-print(s.getsockname()[1])')
+  port=$((20000 + RANDOM % 12000))
+  while (: > "/dev/tcp/127.0.0.1/$port") 2> /dev/null; do # somebody listens
+    port=$((port + 1))
+  done
   for ((i = 0; i < count; i++)); do
     JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count \
       JAX_PROCESS_ID=$i python -m kd_jax.main "$@" &

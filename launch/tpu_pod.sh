@@ -4,15 +4,17 @@
 #   bash launch/tpu_pod.sh create --spot   # asks for the slice (a queue)
 #   bash launch/tpu_pod.sh state           # ACTIVE: it is there
 #   bash launch/tpu_pod.sh install         # this checkout, on every worker
-#   bash launch/tpu_pod.sh run --config fpd --workdir gs://my-bucket/runs/mine
+#   bash launch/tpu_pod.sh run --config fpd --workdir gs://my-bucket/runs/mine \
+#     --config.cache_dir=gs://my-bucket/cache
 #   bash launch/tpu_pod.sh log             # of the first worker
 #   bash launch/tpu_pod.sh stop            # saves; `run` goes on from there
 #   bash launch/tpu_pod.sh delete
 #
 # After a slice was taken away: delete, create, install, and the same `run`.
-# The run folder must be in a bucket (in the slice's region): the workers share
-# no disk, and their disks go with the slice. Each worker starts its process
-# again as launch/one_machine.sh says, so `run` may be left alone.
+# The run folder and the cache of teachers must be in a bucket (in the slice's
+# region): the workers share no disk, and their disks go with the slice. Each
+# worker prepares the data set on its own disk, and starts its process again as
+# launch/one_machine.sh says, so `run` may be left alone.
 #
 # Edit these two lines.
 name=${NAME:-kd-jax} zone=${ZONE:-us-east5-b}

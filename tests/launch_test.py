@@ -291,3 +291,78 @@ def test_the_gpu_jobset_says_who_is_who():
   field = env['JAX_PROCESS_ID']['valueFrom']['fieldRef']['fieldPath']
   index = 'batch.kubernetes.io/job-completion-index'
   assert field == f"metadata.annotations['{index}']"
+
+
+# As process i, ends with the next of the codes in `codes-i`.
+PROCESS = """#!/usr/bin/env bash
+here=$(dirname "$0")
+echo "$JAX_NUM_PROCESSES $*" >> "$here/calls-$JAX_PROCESS_ID"
+code=$(head -n 1 "$here/codes-$JAX_PROCESS_ID")
+sed -i 1d "$here/codes-$JAX_PROCESS_ID"
+case $code in
+  kill) kill -KILL $$ ;;
+  stuck) while true; do sleep 0.1; done ;;
+  wait) trap 'exit 75' TERM; while true; do sleep 0.1; done ;;
+esac
+sleep "${code#*:}"
+exit "${code%:*}"
+"""
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'starts', 'end', 'said'),
+  [
+    (['0:0'], ['0:0.5'], 1, 0, ''),
+    (['2:0'], ['2:0'], 1, 2, ''),
+    (['134:0'], ['1:0.5'], 1, 1, ''),  # the fault, not what followed from it
+    (['75:0', '0:0'], ['75:0.3', '0:0'], 2, 0, 'stopped and saved'),
+    (['134:0.3', '0:0'], ['76:0', '0:0'], 2, 0, 'its watchdog'),
+    (['kill', '0:0'], ['134:0.3', '0:0'], 2, 0, 'ended by signal 9'),
+    (['134:0', '0:0'], ['stuck', '0:0'], 2, 0, 'ending 1 that did not end'),
+    (['75:0'] * 9, ['75:0'] * 9, 3, 75, 'not started again'),
+  ],
+)
+def test_local_processes_start_again_together(
+  tmp_path, first, second, starts, end, said
+):
+  (tmp_path / 'python').write_text(PROCESS)
+  (tmp_path / 'python').chmod(0o755)
+  for i, codes in enumerate((first, second)):
+    (tmp_path / f'codes-{i}').write_text('\n'.join(codes) + '\n')
+  ended = subprocess.run(
+    ['bash', LAUNCH / 'local_processes.sh', '2', '--config', 'a b'],
+    env={
+      'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+      'GRACE': '1',
+      'MAX_RESTARTS': '2',
+    },
+    stderr=subprocess.PIPE,
+    text=True,
+    timeout=60,
+    check=False,
+  )
+  assert ended.returncode == end
+  assert said in ended.stderr
+  for i in range(2):
+    calls = (tmp_path / f'calls-{i}').read_text().splitlines()
+    assert calls == ['2 -m kd_jax.main --config a b'] * starts
+
+
+def test_local_processes_pass_sigterm_on_and_end(tmp_path):
+  (tmp_path / 'python').write_text(PROCESS)
+  (tmp_path / 'python').chmod(0o755)
+  for i in range(2):
+    (tmp_path / f'codes-{i}').write_text('wait\n')
+  process = subprocess.Popen(
+    ['bash', LAUNCH / 'local_processes.sh', '2'],
+    env={'PATH': f'{tmp_path}:{os.environ["PATH"]}'},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  while len(list(tmp_path.glob('calls-*'))) < 2:
+    time.sleep(0.05)
+  time.sleep(0.3)
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate(timeout=30)
+  assert process.returncode == 75
+  assert 'not started again' in said
