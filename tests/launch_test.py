@@ -333,7 +333,7 @@ def test_local_processes_start_again_together(
     ['bash', LAUNCH / 'local_processes.sh', '2', '--config', 'a b'],
     env={
       'PATH': f'{tmp_path}:{os.environ["PATH"]}',
-      'GRACE': '1',
+      'GRACE': '4',
       'MAX_RESTARTS': '2',
     },
     stderr=subprocess.PIPE,
