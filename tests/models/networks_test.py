@@ -192,6 +192,22 @@ def test_batch_norm_modes_reach_every_layer(name):
     assert str(graph(name, train=train, batch_norm='running')) == running
 
 
+def test_ffsds_last_batch_norm_keeps_a_tenth_and_others_nine():
+  for name, keep in (('wrn_16_2_ffsd', 0.1), ('wrn_16_1', 0.9)):
+    made = variables(name)
+    network = narrow(name)
+    before = made['batch_stats']['bn_last']['mean']
+    _, changed = jax.jit(
+      lambda v, network=network: network.apply(
+        v, IMAGES, train=True, mutable=['batch_stats', 'intermediates']
+      )
+    )(made)
+    batch = changed['intermediates']['stage3'].mean(axis=(0, 1, 2))
+    want = keep * before + (1 - keep) * batch
+    after = changed['batch_stats']['bn_last']['mean']
+    np.testing.assert_allclose(after, want, rtol=1e-4, atol=1e-5)
+
+
 def test_depthwise_convolutions_count_all_their_channels_as_fan_out():
   kernel = layers.conv_init(jax.random.key(0), (3, 3, 1, 4096))
   assert np.std(kernel) == pytest.approx((2 / (9 * 4096)) ** 0.5, rel=0.02)

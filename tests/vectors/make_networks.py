@@ -1,0 +1,548 @@
+"""Stores what the original networks compute, with weights made from names.
+
+It needs torch, torchvision, timm and checkouts of the originals:
+
+  python tests/vectors/make_networks.py --originals=FOLDER [--full] OUT
+
+FOLDER holds RepDistiller (b84f547), SimKD (2b389c3), FFSD (d5cfda9) and
+overhaul-distillation (76344a8). Of each network and each tap OUT/<case>.npz
+keeps a sample of entries and the norm; the weights are not kept, as `generated`
+makes them again from their names and shapes. Without --full it makes the cases
+that the tests read (tests/vectors/networks); with it every network in full
+size, for the table that tests/vectors/compare_networks.py prints.
+"""
+
+import argparse
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import sys
+from typing import Any
+import zlib
+
+import numpy as np
+
+SAMPLE = 192  # entries kept of a tap
+
+Taps = dict[str, Any]
+
+
+def generated(name, shape):
+  """The weight of a state dict's entry: a function of its name and shape."""
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
+  if name.endswith('running_var'):
+    value = rng.uniform(0.5, 1.5, shape)
+  elif len(shape) > 1:
+    value = rng.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
+  elif name.endswith('.weight'):
+    value = rng.uniform(0.5, 1.5, shape)
+  else:
+    value = 0.2 * rng.normal(size=shape)
+  return value.astype(np.float32)
+
+
+def images(shape):
+  """Images [N,H,W,3] f32 of a case."""
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def sample(value):
+  """The entries that are kept of a tap [N,...,C], and its norm."""
+  flat = np.asarray(value, np.float32).ravel()
+  rng = np.random.default_rng(flat.size)
+  kept = rng.choice(flat.size, min(SAMPLE, flat.size), replace=False)
+  return flat[np.sort(kept)], np.linalg.norm(flat.astype(np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One original.
+
+  Attributes:
+    network: our name of it.
+    make: the original, as a function of the loaded modules.
+    taps: where each of our taps is in it; see `record`.
+    args: our arguments that make the network it is.
+    shapes: of the batches [N,H,W,3] that it runs on.
+    num_classes: K.
+  """
+
+  network: str
+  make: Callable[[Any], Any]
+  taps: Taps
+  args: dict[str, Any] = dataclasses.field(default_factory=dict)
+  shapes: tuple[tuple[int, ...], ...] = ((2, 32, 32, 3), (3, 37, 29, 3))
+  num_classes: int = 7
+
+
+LARGE = ((1, 64, 64, 3), (2, 75, 59, 3))
+
+
+class Originals:
+  """Loads a file of a checkout as a module."""
+
+  def __init__(self, folder):
+    self.folder = pathlib.Path(folder)
+
+  def __call__(self, repository, path):
+    root = self.folder / repository
+    sys.path.insert(0, str(root))
+    try:
+      spec = importlib.util.spec_from_file_location('original', root / path)
+      module = importlib.util.module_from_spec(spec)
+      spec.loader.exec_module(module)
+      return module
+    finally:
+      sys.path.remove(str(root))
+      for name in [n for n in sys.modules if n.split('.')[0] == 'models']:
+        del sys.modules[name]
+
+
+def _stages(count, post=None, stem='in:layer1', **more):
+  """Taps of networks whose stages end in (map, map before the ReLU)."""
+  taps = {'stem': stem}
+  for i in range(1, count + 1):
+    taps |= {f'stage{i}': f'layer{i}:0', f'stage{i}_pre': f'layer{i}:1'}
+  return taps | ({f'stage{count}_post': post} if post else {}) | more
+
+
+def _blocks(last, relu, stem):
+  """Taps of ResNets without pairs: the input of a stage's last ReLU."""
+  taps = {'stem': stem}
+  for i, j in enumerate(last, 1):
+    taps |= {
+      f'stage{i}': f'layer{i}',
+      f'stage{i}_pre': f'in:layer{i}.{j}.{relu}',
+    }
+  return taps
+
+
+WRN = {
+  'stem': 'conv1',
+  'stage1': 'block1',
+  'stage1_pre': 'block2.layer.0.bn1',
+  'stage2': 'block2',
+  'stage2_pre': 'block3.layer.0.bn1',
+  'stage3': 'block3',
+  'stage3_pre': 'bn1',
+  'stage3_post': 'relu',
+}
+WRN_FFSD = {
+  'stem': 'conv1',
+  'stage1': 'layer1',
+  'stage1_pre': 'layer2.0.bn1',
+  'stage2': 'layer2',
+  'stage2_pre': 'layer3.0.bn1',
+  'stage3': 'layer3',
+  'stage3_pre': 'bn1',
+  'stage3_post': 'relu1',
+}
+VGG = {
+  'stem': 'in:pool0',
+  'stage1': 'in:pool1',
+  'stage1_pre': 'block1',
+  'stage2': 'in:pool2',
+  'stage2_pre': 'block2',
+  'stage3': 'relu:block3',
+  'stage3_pre': 'block3',
+  'stage4': 'in:pool4',
+  'stage4_pre': 'block4',
+}
+MOBILE_V1 = {'stem': 'model.0'}
+for _i, _n in enumerate((3, 5, 11, 13), 1):
+  MOBILE_V1 |= {f'stage{_i}': f'model.{_n}', f'stage{_i}_pre': f'model.{_n}.4'}
+
+
+def _mobile_v2(stem, stages, post):
+  taps = {'stem': stem, 'stage4_post': post}
+  for i, name in enumerate(stages, 1):
+    taps |= {f'stage{i}': name, f'stage{i}_pre': name}
+  return taps
+
+
+MOBILE_V2 = _mobile_v2(
+  'conv1', ('blocks.1', 'blocks.2', 'blocks.4', 'blocks.6'), 'conv2'
+)
+MOBILE_V2_TORCHVISION = _mobile_v2(
+  'features.0',
+  ('features.3', 'features.6', 'features.13', 'features.17'),
+  'features.18',
+)
+MOBILE_V2_TIMM = _mobile_v2(
+  'bn1', ('blocks.1', 'blocks.2', 'blocks.4', 'blocks.6'), 'bn2'
+)
+
+
+def _resnet(name, depth, filters, repository='RepDistiller'):
+  def make(load):
+    cls = load(repository, 'models/resnet.py').ResNet
+    return cls(depth, filters, num_classes=7)
+
+  if repository == 'RepDistiller':
+    return Case(name, make, _stages(3, stem='relu'))
+  last = ((depth - 2) // 6 - 1,) * 3
+  return Case(name, make, _blocks(last, 'relu', 'relu'))
+
+
+def _resnet_v2(name, block, sizes, **args):
+  def make(load):
+    module = load('RepDistiller', 'models/resnetv2.py')
+    return module.ResNet(getattr(module, block), sizes, num_classes=7)
+
+  return Case(name, make, _stages(4), {'stem': 'cifar', **args})
+
+
+def _resnet_torchvision(name, block, sizes, **args):
+  def make(_):
+    from torchvision.models import resnet
+
+    return resnet.ResNet(getattr(resnet, block), sizes, num_classes=7)
+
+  taps = _blocks([n - 1 for n in sizes], 'relu', 'relu')
+  return Case(name, make, taps, args, LARGE)
+
+
+def _resnet_timm(name, block, sizes, **args):
+  def make(_):
+    from timm.models import resnet
+
+    return resnet.ResNet(getattr(resnet, block), sizes, num_classes=7)
+
+  act = 'act2' if block == 'BasicBlock' else 'act3'
+  taps = _blocks([n - 1 for n in sizes], act, 'act1')
+  return Case(name, make, taps, args, LARGE)
+
+
+def _wrn(name, depth, widen, repository='RepDistiller', **args):
+  path = {
+    'RepDistiller': 'models/wrn.py',
+    'overhaul-distillation': 'CIFAR-100/models/WideResNet.py',
+  }[repository]
+
+  def make(load):
+    cls = load(repository, path).WideResNet
+    return cls(depth=depth, num_classes=7, widen_factor=widen)
+
+  return Case(name, make, WRN, args)
+
+
+def _wrn_ffsd(name, depth, factor, **args):
+  def make(load):
+    module = load('FFSD', 'models/wideresnet_cifar.py')
+    return module.Wide_ResNet(depth, factor, 0, 7)
+
+  return Case(name, make, WRN_FFSD, args)
+
+
+def _vgg(name):
+  def make(load):
+    module = load('RepDistiller', 'models/vgg.py')
+    return getattr(module, f'{name}_bn')(num_classes=7)
+
+  shapes = ((1, 64, 40, 3), (2, 32, 32, 3), (3, 37, 29, 3))
+  return Case(name, make, VGG, shapes=shapes)
+
+
+def _mobile_v1(name):
+  def make(load):
+    path = 'ImageNet/models/MobileNet.py'
+    return load('overhaul-distillation', path).MobileNet()
+
+  return Case(name, make, MOBILE_V1, {}, LARGE, 1000)
+
+
+def _mobile_v2_cifar(name, factor=0.5, **args):
+  def make(load):
+    module = load('RepDistiller', 'models/mobilenetv2.py')
+    return module.mobilenetv2_T_w(6, factor, 7)
+
+  return Case(name, make, MOBILE_V2, args)
+
+
+def _mobile_v2_torchvision(name, factor=1.0, **args):
+  def make(_):
+    from torchvision.models import mobilenetv2
+
+    return mobilenetv2.MobileNetV2(7, factor)
+
+  return Case(name, make, MOBILE_V2_TORCHVISION, args, LARGE)
+
+
+def _mobile_v2_timm(name, variant, **args):
+  def make(_):
+    import timm
+
+    return timm.create_model(variant, pretrained=False, num_classes=7)
+
+  return Case(name, make, MOBILE_V2_TIMM, args, LARGE)
+
+
+def _shuffle_v1(name, cfg=None, **args):
+  def make(load):
+    module = load('RepDistiller', 'models/ShuffleNetv1.py')
+    if cfg is None:
+      return module.ShuffleV1(num_classes=7)
+    return module.ShuffleNet(cfg, num_classes=7)
+
+  return Case(name, make, _stages(3), args)
+
+
+def _shuffle_v2(name, size, repository='RepDistiller', **args):
+  def make(load):
+    module = load(repository, 'models/ShuffleNetv2.py')
+    return module.ShuffleNetV2(net_size=size, num_classes=7)
+
+  return Case(name, make, _stages(3, 'relu:bn2'), args)
+
+
+def _once(case):
+  """The case on its last, odd shape alone: another of its kind has all."""
+  return dataclasses.replace(case, shapes=case.shapes[-1:])
+
+
+# What the tests read: every original, and every layout of names.
+STORED = {
+  'resnet8x4': _resnet('resnet8x4', 8, [32, 64, 128, 256]),
+  'resnet14x2': _once(_resnet('resnet14x2', 14, [16, 32, 64, 128], 'SimKD')),
+  'resnet18_cifar': _once(_resnet_v2('resnet18', 'BasicBlock', [2, 2, 2, 2])),
+  'resnet50_cifar': _once(
+    _resnet_v2('resnet50', 'Bottleneck', [1, 2, 1, 1], stage_sizes=[1, 2, 1, 1])
+  ),
+  'resnet18_torchvision': _once(
+    _resnet_torchvision(
+      'resnet18', 'BasicBlock', [2, 1, 1, 1], stage_sizes=[2, 1, 1, 1]
+    )
+  ),
+  'resnet50_torchvision': _resnet_torchvision(
+    'resnet50', 'Bottleneck', [1, 2, 1, 1], stage_sizes=[1, 2, 1, 1]
+  ),
+  'resnet18_timm': _once(
+    _resnet_timm(
+      'resnet18', 'BasicBlock', [2, 1, 1, 1], stage_sizes=[2, 1, 1, 1]
+    )
+  ),
+  'resnet50_timm': _once(
+    _resnet_timm(
+      'resnet50', 'Bottleneck', [1, 2, 1, 1], stage_sizes=[1, 2, 1, 1]
+    )
+  ),
+  'wrn_16_2': _wrn('wrn_16_2', 16, 2),
+  'wrn_16_1': _once(_wrn('wrn_16_1', 16, 1)),
+  'wrn_16_2_ofd': _once(_wrn('wrn_16_2', 16, 2, 'overhaul-distillation')),
+  'wrn_16_2_ffsd': _wrn_ffsd('wrn_16_2_ffsd', 16, 2),
+  'wrn_16_1_ffsd': _once(_wrn_ffsd('wrn_16_2_ffsd', 16, 1, widen=1)),
+  'vgg8': _vgg('vgg8'),
+  'vgg13': _once(_vgg('vgg13')),
+  'mobilenetv1': _mobile_v1('mobilenetv1'),
+  'mobilenetv2': _mobile_v2_cifar('mobilenetv2'),
+  'mobilenetv2_torchvision': _mobile_v2_torchvision(
+    'mobilenetv2_imagenet', 0.35, width=0.35
+  ),
+  'mobilenetv2_timm': _once(
+    _mobile_v2_timm('mobilenetv2_imagenet', 'mobilenetv2_050', width=0.5)
+  ),
+  'shufflenetv1': _shuffle_v1(
+    'shufflenetv1',
+    {'out_planes': [240, 480, 960], 'num_blocks': [2, 3, 2], 'groups': 3},
+    stage_sizes=[2, 3, 2],
+  ),
+  'shufflenetv2': _shuffle_v2(
+    'shufflenetv2', 0.2, stage_sizes=[4, 4, 4], widths=[40, 80, 160, 512]
+  ),
+}
+
+NARROW_FILTERS, WIDE_FILTERS = [16, 16, 32, 64], [32, 64, 128, 256]
+MIDDLE_FILTERS = [16, 32, 64, 128]
+SIZES = {
+  18: ('BasicBlock', [2, 2, 2, 2]),
+  34: ('BasicBlock', [3, 4, 6, 3]),
+  50: ('Bottleneck', [3, 4, 6, 3]),
+  101: ('Bottleneck', [3, 4, 23, 3]),
+  152: ('Bottleneck', [3, 8, 36, 3]),
+}
+# Every network in full size.
+FULL = {
+  **{
+    f'resnet{depth}': _resnet(f'resnet{depth}', depth, NARROW_FILTERS)
+    for depth in (8, 14, 20, 32, 44, 56, 110)
+  },
+  'resnet8x4': _resnet('resnet8x4', 8, WIDE_FILTERS),
+  'resnet32x4': _resnet('resnet32x4', 32, WIDE_FILTERS),
+  'resnet38': _resnet('resnet38', 38, NARROW_FILTERS, 'SimKD'),
+  'resnet14x2': _resnet('resnet14x2', 14, MIDDLE_FILTERS, 'SimKD'),
+  'resnet38x2': _resnet('resnet38x2', 38, MIDDLE_FILTERS, 'SimKD'),
+  'resnet38x4': _resnet('resnet38x4', 38, WIDE_FILTERS, 'SimKD'),
+  **{
+    f'resnet{depth}_cifar': _resnet_v2(f'resnet{depth}', *SIZES[depth])
+    for depth in (18, 34, 50)
+  },
+  **{
+    f'resnet{depth}_torchvision': _resnet_torchvision(
+      f'resnet{depth}', *SIZES[depth]
+    )
+    for depth in SIZES
+  },
+  **{
+    f'resnet{depth}_timm': _resnet_timm(f'resnet{depth}', *SIZES[depth])
+    for depth in (18, 34, 50)
+  },
+  **{
+    f'wrn_{depth}_{widen}': _wrn(f'wrn_{depth}_{widen}', depth, widen)
+    for depth, widen in ((16, 1), (16, 2), (40, 1), (40, 2))
+  },
+  **{
+    f'wrn_{depth}_{widen}': _wrn(
+      f'wrn_{depth}_{widen}', depth, widen, 'overhaul-distillation'
+    )
+    for depth, widen in ((16, 4), (28, 2), (28, 4))
+  },
+  'wrn_16_2_ffsd': _wrn_ffsd('wrn_16_2_ffsd', 16, 2),
+  'wrn_40_2_ffsd': _wrn_ffsd('wrn_40_2_ffsd', 40, 2),
+  **{f'vgg{depth}': _vgg(f'vgg{depth}') for depth in (8, 11, 13, 16, 19)},
+  'mobilenetv1': _mobile_v1('mobilenetv1'),
+  'mobilenetv2': _mobile_v2_cifar('mobilenetv2'),
+  'mobilenetv2_torchvision': _mobile_v2_torchvision('mobilenetv2_imagenet'),
+  'mobilenetv2_timm': _mobile_v2_timm(
+    'mobilenetv2_imagenet', 'mobilenetv2_100'
+  ),
+  'shufflenetv1': _shuffle_v1('shufflenetv1'),
+  'shufflenetv2': _shuffle_v2('shufflenetv2', 1),
+  'shufflenetv2x1_5': _shuffle_v2('shufflenetv2x1_5', 1.5, 'SimKD'),
+}
+
+
+@contextlib.contextmanager
+def whole_map_pooled():
+  """Widens the fixed window before the classifier to maps of other sizes.
+
+  Windows of 4 or more stand nowhere else in these networks.
+  """
+  from torch.nn import functional
+
+  original = functional.avg_pool2d
+
+  def pool(x, window, *args, **kwargs):
+    if isinstance(window, int) and window >= 4:
+      return x.mean((2, 3), keepdim=True)
+    return original(x, window, *args, **kwargs)
+
+  functional.avg_pool2d = pool
+  try:
+    yield
+  finally:
+    functional.avg_pool2d = original
+
+
+def record(network, taps, image):
+  """The taps and logits of one batch [N,C,H,W].
+
+  A place is a module's name, whose output it is, ':0' or ':1' of its pair,
+  behind 'in:' its input, behind 'relu:' the ReLU of its output; a list is
+  joined along the channels. Of several calls the last counts.
+  """
+  import torch
+
+  seen = {}
+
+  def keep(name):
+    def hook(_, inputs, output):
+      seen['in:' + name] = inputs[0]
+      outputs = output if isinstance(output, tuple) else (output,)
+      for i, each in enumerate(outputs):
+        seen[f'{name}:{i}'] = each.clone()
+      seen[name] = seen['relu:' + name] = seen[f'{name}:0']
+
+    return hook
+
+  def keep_input(name):
+    # Apart, as what follows may overwrite it in place.
+    def hook(_, inputs):
+      seen['before:' + name] = inputs[0].clone()
+
+    return hook
+
+  handles = []
+  for name, module in network.named_modules():
+    handles += [
+      module.register_forward_hook(keep(name)),
+      module.register_forward_pre_hook(keep_input(name)),
+    ]
+  with torch.no_grad(), whole_map_pooled():
+    logits = network(image)
+  for handle in handles:
+    handle.remove()
+
+  def at(place):
+    if isinstance(place, list):
+      return torch.cat([at(each) for each in place], 1)
+    if place.startswith('in:'):
+      return seen['before:' + place[3:]]
+    found = seen[place]
+    return found.relu() if place.startswith('relu:') else found
+
+  last = [
+    n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear)
+  ]
+  found = {name: at(place) for name, place in taps.items()}
+  pooled = at('in:' + last[-1]).flatten(1)
+  return {**found, 'pooled': pooled, 'logits': logits}
+
+
+def vectors(case, load):
+  """The arrays of a case's file."""
+  import torch
+
+  network = case.make(load).eval()
+  if isinstance(getattr(network, 'avgpool', None), torch.nn.AvgPool2d):
+    network.avgpool = torch.nn.AdaptiveAvgPool2d(1)
+  state = network.state_dict()
+  network.load_state_dict(
+    {
+      name: torch.tensor(generated(name, tuple(value.shape)))
+      if value.is_floating_point()
+      else value
+      for name, value in state.items()
+    }
+  )
+  arrays = {}
+  for shape in case.shapes:
+    image = torch.tensor(images(shape)).permute(0, 3, 1, 2)
+    for tap, value in record(network, case.taps, image).items():
+      value = value.numpy()
+      key = f'{"x".join(map(str, shape))}/{tap}'
+      arrays[key], norm = sample(np.moveaxis(value, 1, -1))
+      arrays[key + '/norm'] = norm
+      arrays[key + '/shape'] = np.moveaxis(value, 1, -1).shape
+  meta = {
+    'network': case.network,
+    'args': case.args,
+    'num_classes': case.num_classes,
+    'shapes': case.shapes,
+    'params': sum(p.numel() for p in network.parameters()),
+    'state': [[name, list(value.shape)] for name, value in state.items()],
+  }
+  return {**arrays, 'meta': np.array(json.dumps(meta))}
+
+
+def main():
+  """Writes the files."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--originals', required=True)
+  parser.add_argument('--full', action='store_true')
+  parser.add_argument('--only', nargs='*')
+  parser.add_argument('out', type=pathlib.Path)
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+  for name, case in (FULL if args.full else STORED).items():
+    if args.only and name not in args.only:
+      continue
+    arrays = vectors(case, Originals(args.originals))
+    np.savez_compressed(args.out / f'{name}.npz', **arrays)
+    print(name, flush=True)
+
+
+if __name__ == '__main__':
+  main()
