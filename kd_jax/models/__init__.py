@@ -10,11 +10,29 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import errors
-from kd_jax.models import mobilenet, resnet, shufflenet, vgg, wide_resnet
+from kd_jax.models import (
+  densenet,
+  googlenet,
+  mobilenet,
+  pyramidnet,
+  resnet,
+  shufflenet,
+  vgg,
+  wide_resnet,
+)
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
   name: factory
-  for module in (resnet, wide_resnet, vgg, mobilenet, shufflenet)
+  for module in (
+    resnet,
+    wide_resnet,
+    vgg,
+    mobilenet,
+    shufflenet,
+    pyramidnet,
+    densenet,
+    googlenet,
+  )
   for name, factory in module.NETWORKS.items()
 }
 

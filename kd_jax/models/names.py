@@ -12,7 +12,16 @@ from typing import Any
 
 import flax.linen as nn
 
-from kd_jax.models import mobilenet, resnet, shufflenet, vgg, wide_resnet
+from kd_jax.models import (
+  densenet,
+  googlenet,
+  mobilenet,
+  pyramidnet,
+  resnet,
+  shufflenet,
+  vgg,
+  wide_resnet,
+)
 
 Rules = list[tuple[str, Callable[..., str]]]
 Namer = Callable[[str], str]
@@ -204,6 +213,55 @@ def _shufflenet(network: nn.Module) -> dict[str, Rules]:
   }
 
 
+def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, Rules]:
+  return {
+    'overhaul-distillation': [
+      ('(conv1|bn1|fc)', _same),
+      ('bn_last', lambda: 'bn_final'),
+      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+    ]
+  }
+
+
+def _densenet(network: densenet.DenseNet) -> dict[str, Rules]:
+  return {
+    'FFSD': [
+      ('(conv1|fc)', _same),
+      ('bn_last', lambda: 'bn'),
+      (r'transition(\d)_(conv|bn)', lambda i, kind: f'trans{i}.{kind}1'),
+      (
+        r'stage(\d+)_layer(\d+)/(\w+)',
+        lambda i, j, x: f'dense{i}.{j - 1}.{x}',
+      ),
+    ]
+  }
+
+
+def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
+  convolutions = {
+    '1': ('branch1x1', 0),
+    '2a': ('branch3x3', 0),
+    '2b': ('branch3x3', 3),
+    '3a': ('branch5x5', 0),
+    '3b': ('branch5x5', 3),
+    '3c': ('branch5x5', 6),
+    '4': ('branch_pool', 1),
+  }
+
+  def layer(i: int, j: int, kind: str, number: int | str) -> str:
+    branch, at = convolutions[str(number)]
+    block = f'inception_{"abcde"[j - 1]}{i + 2}'
+    return f'{block}.{branch}.{at + (kind == "bn")}'
+
+  return {
+    'FFSD': [
+      ('fc', lambda: 'linear'),
+      ('(conv|bn)1', lambda kind: f'pre_layers.{int(kind == "bn")}'),
+      (r'stage(\d+)_inception(\d+)/(conv|bn)(\w+)', layer),
+    ]
+  }
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -212,4 +270,7 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   mobilenet.MobileNetV2: _mobilenet_v2,
   shufflenet.ShuffleNetV1: _shufflenet,
   shufflenet.ShuffleNetV2: _shufflenet,
+  pyramidnet.PyramidNet: _pyramidnet,
+  densenet.DenseNet: _densenet,
+  googlenet.GoogLeNet: _googlenet,
 }

@@ -27,6 +27,13 @@ NARROW = {
   },
   'shufflenetv1': {'stage_sizes': (2, 2), 'widths': (48, 60)},
   'shufflenetv2': {'stage_sizes': (2, 2), 'widths': (8, 16, 24)},
+  'pyramidnet110': {'depth': 8, 'alpha': 9},
+  'pyramidnet200': {'depth': 11, 'alpha': 9},
+  'densenet40_12': {'depth': 7, 'growth': 3},
+  'googlenet': {
+    'width': 8,
+    'stages': (((4, 4, 8, 2, 4, 4),), ((8, 4, 8, 2, 4, 4),)),
+  },
 }
 STAGES = {'MobileNetV1': 4, 'MobileNetV2': 4, 'VGG': 4}
 IMAGES = np.random.default_rng(0).normal(size=(8, 32, 32, 3))
@@ -121,7 +128,12 @@ def test_the_reused_classifier_gives_a_networks_own_logits(name):
 
 
 @pytest.mark.parametrize(
-  'name', [name for name in NARROW if not name.startswith('shuffle')]
+  'name',
+  [
+    name
+    for name in NARROW
+    if not name.startswith(('shuffle', 'densenet', 'googlenet'))
+  ],
 )
 def test_the_margins_batch_norm_is_the_one_behind_the_pre_tap(name):
   # Where its scale and bias are 0, so is its tap, but for a shortcut's part.
@@ -143,9 +155,12 @@ def test_the_margins_batch_norm_is_the_one_behind_the_pre_tap(name):
       assert not after[f'stage{stage}_pre'].any()
 
 
-def test_shufflenets_give_no_margins():
+@pytest.mark.parametrize(
+  'name', ['shufflenetv1', 'shufflenetv2', 'densenet40_12', 'googlenet']
+)
+def test_networks_that_ofd_is_not_defined_for_give_no_margins(name):
   with pytest.raises(errors.UsageError, match='no blocks of stage 1'):
-    parts.last_bn(variables('shufflenetv2')['params'], 1)
+    parts.last_bn(variables(name)['params'], 1)
 
 
 def test_a_classifier_for_other_channels_says_which_map_is_pooled():
@@ -218,6 +233,8 @@ def test_depthwise_convolutions_count_all_their_channels_as_fan_out():
   [
     ('wrn_16_2', {'depth': 17}, r'depth=17.*6n\+4'),
     ('wrn_16_2', {'variant': 'ffds'}, "did you mean 'ffsd'"),
+    ('pyramidnet200', {'depth': 111}, r'9n\+2 with bottlenecks'),
+    ('densenet40_12', {'depth': 41}, r'depth=41.*3n\+4'),
     ('vgg8', {'widths': ((4,),)}, 'stem and of 4 stages'),
     ('mobilenetv1', {'stem': 'cifr'}, "did you mean 'cifar'"),
     ('shufflenetv2', {'stage_sizes': (4, 8)}, 'as many stages as widths'),

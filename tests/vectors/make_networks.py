@@ -298,6 +298,60 @@ def _shuffle_v2(name, size, repository='RepDistiller', **args):
   return Case(name, make, _stages(3, 'relu:bn2'), args)
 
 
+def _pyramid(name, layers, widening, bottleneck, **args):
+  def make(load):
+    import torch
+
+    # The original pads on a GPU.
+    torch.cuda.FloatTensor = torch.FloatTensor
+    path = 'CIFAR-100/models/PyramidNet.py'
+    cls = load('overhaul-distillation', path).PyramidNet
+    return cls(layers, widening, 7, bottleneck)
+
+  norm = 'bn2' if bottleneck else 'bn1'
+  taps = {
+    'stem': 'bn1',
+    'stage1': 'layer1',
+    'stage1_pre': f'layer2.0.{norm}',
+    'stage2': 'layer2',
+    'stage2_pre': f'layer3.0.{norm}',
+    'stage3': 'layer3',
+    'stage3_pre': 'bn_final',
+    'stage3_post': 'relu_final',
+  }
+  return Case(name, make, taps, args)
+
+
+def _dense(name, number=40, **args):
+  def make(load):
+    cls = load('FFSD', 'models/densenet_cifar.py').DenseNet
+    return cls(depth=number, num_classes=7)
+
+  taps = {
+    'stem': 'conv1',
+    'stage1': 'dense1',
+    'stage1_pre': 'trans1.bn1',
+    'stage2': 'dense2',
+    'stage2_pre': 'trans2.bn1',
+    'stage3': 'dense3',
+    'stage3_pre': 'bn',
+    'stage3_post': 'relu',
+  }
+  return Case(name, make, taps, args)
+
+
+def _google(name):
+  def make(load):
+    return load('FFSD', 'models/googlenet_cifar.py').googlenet(num_classes=7)
+
+  taps = {'stem': 'pre_layers'}
+  norms = ('branch1x1.1', 'branch3x3.4', 'branch5x5.7', 'branch_pool.2')
+  for i, block in enumerate(('b3', 'e4', 'b5'), 1):
+    taps[f'stage{i}'] = f'inception_{block}'
+    taps[f'stage{i}_pre'] = [f'inception_{block}.{norm}' for norm in norms]
+  return Case(name, make, taps, shapes=((2, 32, 32, 3), (3, 21, 17, 3)))
+
+
 def _once(case):
   """The case on its last, odd shape alone: another of its kind has all."""
   return dataclasses.replace(case, shapes=case.shapes[-1:])
@@ -352,6 +406,12 @@ STORED = {
   'shufflenetv2': _shuffle_v2(
     'shufflenetv2', 0.2, stage_sizes=[4, 4, 4], widths=[40, 80, 160, 512]
   ),
+  'pyramidnet20': _pyramid('pyramidnet110', 20, 17, False, depth=20, alpha=17),
+  'pyramidnet20_bottleneck': _pyramid(
+    'pyramidnet200', 20, 17, True, depth=20, alpha=17
+  ),
+  'densenet13': _dense('densenet40_12', 13, depth=13),
+  'googlenet': _once(_google('googlenet')),
 }
 
 NARROW_FILTERS, WIDE_FILTERS = [16, 16, 32, 64], [32, 64, 128, 256]
@@ -411,6 +471,10 @@ FULL = {
   'shufflenetv1': _shuffle_v1('shufflenetv1'),
   'shufflenetv2': _shuffle_v2('shufflenetv2', 1),
   'shufflenetv2x1_5': _shuffle_v2('shufflenetv2x1_5', 1.5, 'SimKD'),
+  'pyramidnet110': _pyramid('pyramidnet110', 110, 84, False),
+  'pyramidnet200': _pyramid('pyramidnet200', 200, 240, True),
+  'densenet40_12': _dense('densenet40_12'),
+  'googlenet': _google('googlenet'),
 }
 
 
