@@ -26,7 +26,8 @@ class Method(base.WithTaps):
   through the projectors and the teacher's classifier, which is frozen.
 
   Attributes:
-    taps: the student's last map before pooling, after its ReLU; one tap.
+    taps: the student's last map before pooling, after its ReLU; one tap. It
+      is 'stage3_post' or the like where a network has such a tap.
     projectors: how many (M).
     factor: of their size (r); a greater one is cheaper.
     dtype: what the projectors compute in.

@@ -233,8 +233,9 @@ class Network(nn.Module, kw_only=True):
     kernel_init: nn.initializers.Initializer = torch_init,
     bias_init: nn.initializers.Initializer | None = None,
   ) -> jax.Array:
-    """The mean of [N,h,w,c] over space and the layer 'fc', both tapped."""
-    pooled = tap(self, 'pooled', x.astype(jnp.float32).mean(axis=(1, 2)))
+    """The mean of [N,h,w,c] over space, or [N,c], and 'fc', both tapped."""
+    x = x.astype(jnp.float32)
+    pooled = tap(self, 'pooled', x.mean(axis=(1, 2)) if x.ndim == 4 else x)
     logits = Linear(
       self.num_classes, self.dtype, kernel_init, bias_init, name='fc'
     )(pooled)

@@ -67,9 +67,7 @@ def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
     ]
 
   return {
-    'torchvision, timm, RepDistiller (resnet.py), SimKD, FFSD': rules(
-      'downsample', 'fc'
-    ),
+    'torchvision, timm, RepDistiller, SimKD, FFSD': rules('downsample', 'fc'),
     'RepDistiller (resnetv2.py)': rules('shortcut', 'linear'),
   }
 
@@ -102,12 +100,19 @@ def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, Rules]:
 
 
 def _vgg(network: vgg.VGG) -> dict[str, Rules]:
+  imagenet = network.stem == 'imagenet'
+
   def layer(i: int, j: int, kind: str) -> str:
-    return f'block{i}.{3 * (j - 1) + (kind == "bn")}'
+    at = 3 * (j - 1) + (kind == 'bn')
+    if not imagenet:
+      return f'block{i}.{at}'
+    # Of each stage before it three for a layer, and the max-pool.
+    return f'features.{at + sum(3 * len(w) + 1 for w in network.widths[:i])}'
 
   return {
-    'RepDistiller': [
-      ('fc', lambda: 'classifier'),
+    'torchvision' if imagenet else 'RepDistiller': [
+      ('fc', lambda: 'classifier.6' if imagenet else 'classifier'),
+      (r'hidden(\d)', lambda n: f'classifier.{3 * (n - 1)}'),
       (r'stem_block(\d+)/(conv|bn)1', lambda j, kind: layer(0, j, kind)),
       (BLOCK + '(conv|bn)1', layer),
     ]

@@ -6,9 +6,10 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from kd_jax import errors, models, sharding
+from kd_jax import build, errors, models, sharding
 from kd_jax.models import __main__ as command
 from kd_jax.models import layers, parts
 from tests import tiny
@@ -19,6 +20,10 @@ NARROW = {
   'wrn_16_1': {'depth': 10},
   'wrn_16_2_ffsd': {'depth': 10, 'widen': 1},
   'vgg8': {'widths': ((4,), (4, 4), (8,), (8,), (16,))},
+  'vgg11_imagenet': {
+    'widths': ((4,), (4,), (8,), (8,), (16,)),
+    'hidden': 16,
+  },
   'mobilenetv1': {'stages': (((4, 1), (8, 2)), ((16, 2),), ((24, 2),))},
   'mobilenetv2': {'stages': (((1, 16, 1, 1), (2, 24, 2, 2)), ((2, 32, 1, 2),))},
   'mobilenetv2_imagenet': {
@@ -109,10 +114,11 @@ def test_every_network_has_every_tap(name):
   assert found['logits'].shape == (2, 7)
   assert all(tap.dtype == jnp.float32 for tap in found.values())
   pooled = found.get(f'stage{last}_post', found[f'stage{last}'])
-  assert found['pooled'].shape == (2, pooled.shape[-1])
+  if not re.fullmatch(r'vgg\d+_imagenet', name):  # it has hidden layers
+    assert found['pooled'].shape == (2, pooled.shape[-1])
 
 
-@pytest.mark.parametrize('name', NARROW)
+@pytest.mark.parametrize('name', sorted(set(NARROW) - {'vgg11_imagenet'}))
 def test_what_is_pooled_is_the_last_map(name):
   found = taps(name)
   last = max(tap for tap in found if re.fullmatch(r'stage\d', tap))
@@ -221,6 +227,83 @@ def test_ffsds_last_batch_norm_keeps_a_tenth_and_others_nine():
     want = keep * before + (1 - keep) * batch
     after = changed['batch_stats']['bn_last']['mean']
     np.testing.assert_allclose(after, want, rtol=1e-4, atol=1e-5)
+
+
+def shapes(method, student, teacher, **args):
+  exp = tiny.experiment(
+    tiny.method(method, **args),
+    tx=optax.identity(),
+    student=narrow(student),
+    teacher=narrow(teacher),
+  )
+  return build.shapes(exp, 32, 8)
+
+
+@pytest.mark.parametrize(
+  ('student', 'teacher'),
+  [
+    ('wrn_16_1', 'wrn_16_1'),
+    ('resnet8', 'wrn_16_1'),
+    ('wrn_16_1', 'pyramidnet200'),
+    ('pyramidnet110', 'pyramidnet200'),
+    ('mobilenetv1', 'resnet8'),
+    ('shufflenetv2', 'vgg8'),
+    ('vgg8', 'mobilenetv2'),
+  ],
+)
+def test_ofd_joins_the_first_two_stages_of(student, teacher):
+  shapes('ofd', student, teacher, stages=(1, 2))
+
+
+@pytest.mark.parametrize(
+  ('teacher', 'tap'),
+  [
+    ('resnet8', 'stage3'),
+    ('wrn_16_1', 'stage3_post'),
+    ('pyramidnet200', 'stage3_post'),
+    ('vgg8', 'stage4'),
+    ('mobilenetv1', 'stage3'),
+    ('mobilenetv2', 'stage2_post'),
+    ('shufflenetv1', 'stage2'),
+    ('shufflenetv2', 'stage2_post'),
+    ('densenet40_12', 'stage3_post'),
+    ('googlenet', 'stage2'),
+  ],
+)
+def test_the_classifier_is_reused_of(teacher, tap):
+  args = {'taps': ('stage2',), 'teacher_taps': (tap,), 'factor': 1}
+  shapes('simkd', 'shufflenetv2', teacher, **args)
+
+
+# Where the originals set nothing, torch's defaults: U(-1, 1)/sqrt(fan_in).
+TORCH_CONV = ('mobilenetv1', 'shufflenetv1', 'shufflenetv2')
+SMALL_FC = ('vgg8', 'vgg11_imagenet', 'mobilenetv2', 'mobilenetv2_imagenet')
+ZERO_BIAS = (*SMALL_FC, 'wrn_16_1')
+
+
+@pytest.mark.parametrize('name', NARROW)
+def test_layers_start_as_the_originals(name):
+  params = variables(name)['params']
+  scaled = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    if leaf.ndim == 4:
+      h, w, features_in, features_out = leaf.shape
+      variance = (
+        1 / (3 * h * w * features_in)
+        if name in TORCH_CONV
+        else 2 / (h * w * features_out)
+      )
+      scaled.append(leaf.ravel() / variance**0.5)
+    elif 'conv' in str(path[-2]) and path[-1].key == 'bias':
+      assert leaf.any() == name.endswith(('ffsd', 'googlenet'))
+  together = np.concatenate(scaled)
+  assert np.std(together) == pytest.approx(1, rel=0.06)
+  # A uniform distribution ends at sqrt(3) standard deviations.
+  assert (np.abs(together).max() <= 3**0.5 + 1e-5) == (name in TORCH_CONV)
+  kernel, bias = params['fc']['kernel'], params['fc']['bias']
+  std = 0.01 if name in SMALL_FC else (3 * kernel.shape[0]) ** -0.5
+  assert np.std(kernel) == pytest.approx(std, rel=0.2)
+  assert bias.any() != (name in ZERO_BIAS)
 
 
 def test_depthwise_convolutions_count_all_their_channels_as_fan_out():

@@ -246,6 +246,37 @@ def _vgg(name):
   return Case(name, make, VGG, shapes=shapes)
 
 
+def _vgg_torchvision(name, variant, size):
+  def make(_):
+    from torchvision.models import vgg
+
+    layers = vgg.make_layers(vgg.cfgs[variant], batch_norm=True)
+    network = vgg.VGG(layers, num_classes=7, init_weights=False)
+    if size:  # the original has 4096, which takes a minute to make
+      import torch
+
+      network.classifier[0] = torch.nn.Linear(512 * 7 * 7, size)
+      network.classifier[3] = torch.nn.Linear(size, size)
+      network.classifier[6] = torch.nn.Linear(size, 7)
+    return network
+
+  pools, at = [], 0
+  for count in {'A': '11222', 'B': '22222', 'D': '22333', 'E': '22444'}[
+    variant
+  ]:
+    at += 3 * int(count)
+    pools.append(at)
+    at += 1
+  taps = {'stem': f'in:features.{pools[0]}'}
+  for i, pool in enumerate(pools[1:], 1):
+    # A ReLU stands before a pool, its BatchNorm before it.
+    taps[f'stage{i}'] = f'in:features.{pool}'
+    taps[f'stage{i}_pre'] = f'features.{pool - 2}'
+  args = {'hidden': size} if size else {}
+  shapes = ((1, 224, 224, 3), (2, 75, 59, 3))
+  return Case(name, make, taps, args, shapes)
+
+
 def _mobile_v1(name):
   def make(load):
     path = 'ImageNet/models/MobileNet.py'
@@ -390,6 +421,7 @@ STORED = {
   'wrn_16_1_ffsd': _once(_wrn_ffsd('wrn_16_2_ffsd', 16, 1, widen=1)),
   'vgg8': _vgg('vgg8'),
   'vgg13': _once(_vgg('vgg13')),
+  'vgg11_torchvision': _once(_vgg_torchvision('vgg11_imagenet', 'A', 16)),
   'mobilenetv1': _mobile_v1('mobilenetv1'),
   'mobilenetv2': _mobile_v2_cifar('mobilenetv2'),
   'mobilenetv2_torchvision': _mobile_v2_torchvision(
@@ -462,6 +494,12 @@ FULL = {
   'wrn_16_2_ffsd': _wrn_ffsd('wrn_16_2_ffsd', 16, 2),
   'wrn_40_2_ffsd': _wrn_ffsd('wrn_40_2_ffsd', 40, 2),
   **{f'vgg{depth}': _vgg(f'vgg{depth}') for depth in (8, 11, 13, 16, 19)},
+  **{
+    f'vgg{depth}_torchvision': _vgg_torchvision(
+      f'vgg{depth}_imagenet', variant, 0
+    )
+    for depth, variant in ((11, 'A'), (13, 'B'), (16, 'D'), (19, 'E'))
+  },
   'mobilenetv1': _mobile_v1('mobilenetv1'),
   'mobilenetv2': _mobile_v2_cifar('mobilenetv2'),
   'mobilenetv2_torchvision': _mobile_v2_torchvision('mobilenetv2_imagenet'),
