@@ -6,12 +6,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from kd_jax import build, errors, models, sharding
+from kd_jax import errors, models, sharding
 from kd_jax.models import __main__ as command
-from kd_jax.models import layers, parts
+from kd_jax.models import layers
 from tests import tiny
 
 # The arguments that make one network of each class small.
@@ -127,55 +126,6 @@ def test_what_is_pooled_is_the_last_map(name):
 
 
 @pytest.mark.parametrize('name', NARROW)
-def test_the_reused_classifier_gives_a_networks_own_logits(name):
-  found = taps(name)
-  logits = parts.head(variables(name)['params'], found['pooled'])
-  np.testing.assert_allclose(found['logits'], logits, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  'name',
-  [
-    name
-    for name in NARROW
-    if not name.startswith(('shuffle', 'densenet', 'googlenet'))
-  ],
-)
-def test_the_margins_batch_norm_is_the_one_behind_the_pre_tap(name):
-  # Where its scale and bias are 0, so is its tap, but for a shortcut's part.
-  made = jax.device_get(variables(name))
-  before = taps(name)
-  count = sum(bool(re.fullmatch(r'stage\d_pre', tap)) for tap in before)
-  for stage in range(1, count + 1):
-    scale, bias = parts.last_bn(made['params'], stage)
-    assert scale.shape == bias.shape == before[f'stage{stage}_pre'].shape[-1:]
-    changed = jax.tree.map(
-      lambda x, a=scale, b=bias: x * 0 if x is a or x is b else x, made
-    )
-    after = forward(name)(changed)
-    moved = {tap for tap in after if (after[tap] != before[tap]).any()}
-    assert f'stage{stage}_pre' in moved
-    earlier = {f'stage{i}_pre' for i in range(1, stage)}
-    assert not moved & earlier
-    if name.startswith(('wrn', 'vgg', 'mobilenetv1', 'pyramidnet')):
-      assert not after[f'stage{stage}_pre'].any()
-
-
-@pytest.mark.parametrize(
-  'name', ['shufflenetv1', 'shufflenetv2', 'densenet40_12', 'googlenet']
-)
-def test_networks_that_ofd_is_not_defined_for_give_no_margins(name):
-  with pytest.raises(errors.UsageError, match='no blocks of stage 1'):
-    parts.last_bn(variables(name)['params'], 1)
-
-
-def test_a_classifier_for_other_channels_says_which_map_is_pooled():
-  params = variables('shufflenetv2')['params']
-  with pytest.raises(errors.UsageError, match=r'reads 24 channels.*has 16'):
-    parts.head(params, np.zeros((1, 16), np.float32))
-
-
-@pytest.mark.parametrize('name', NARROW)
 def test_training_on_four_devices_equals_training_on_one(name):
   def train(variables, images):
     return narrow(name).apply(
@@ -227,52 +177,6 @@ def test_ffsds_last_batch_norm_keeps_a_tenth_and_others_nine():
     want = keep * before + (1 - keep) * batch
     after = changed['batch_stats']['bn_last']['mean']
     np.testing.assert_allclose(after, want, rtol=1e-4, atol=1e-5)
-
-
-def shapes(method, student, teacher, **args):
-  exp = tiny.experiment(
-    tiny.method(method, **args),
-    tx=optax.identity(),
-    student=narrow(student),
-    teacher=narrow(teacher),
-  )
-  return build.shapes(exp, 32, 8)
-
-
-@pytest.mark.parametrize(
-  ('student', 'teacher'),
-  [
-    ('wrn_16_1', 'wrn_16_1'),
-    ('resnet8', 'wrn_16_1'),
-    ('wrn_16_1', 'pyramidnet200'),
-    ('pyramidnet110', 'pyramidnet200'),
-    ('mobilenetv1', 'resnet8'),
-    ('shufflenetv2', 'vgg8'),
-    ('vgg8', 'mobilenetv2'),
-  ],
-)
-def test_ofd_joins_the_first_two_stages_of(student, teacher):
-  shapes('ofd', student, teacher, stages=(1, 2))
-
-
-@pytest.mark.parametrize(
-  ('teacher', 'tap'),
-  [
-    ('resnet8', 'stage3'),
-    ('wrn_16_1', 'stage3_post'),
-    ('pyramidnet200', 'stage3_post'),
-    ('vgg8', 'stage4'),
-    ('mobilenetv1', 'stage3'),
-    ('mobilenetv2', 'stage2_post'),
-    ('shufflenetv1', 'stage2'),
-    ('shufflenetv2', 'stage2_post'),
-    ('densenet40_12', 'stage3_post'),
-    ('googlenet', 'stage2'),
-  ],
-)
-def test_the_classifier_is_reused_of(teacher, tap):
-  args = {'taps': ('stage2',), 'teacher_taps': (tap,), 'factor': 1}
-  shapes('simkd', 'shufflenetv2', teacher, **args)
 
 
 # Where the originals set nothing, torch's defaults: U(-1, 1)/sqrt(fan_in).
