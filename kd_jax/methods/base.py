@@ -118,7 +118,8 @@ class WithTeachersClassifier(WithTaps):
   through projectors and the teacher's classifier, which is frozen.
 
   Attributes:
-    taps: the student's last map before pooling, after its ReLU; one tap.
+    taps: the student's last map before pooling, after its ReLU; one tap. It
+      is 'stage3_post' or the like where a network has such a tap.
     factor: see `projectors.Projector.factor`; a greater one is cheaper.
     dtype: what the projectors compute in.
     bn_group_size: see `projectors.Projector.bn_group_size`.

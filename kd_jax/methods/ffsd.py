@@ -99,7 +99,8 @@ class Method(base.Method):
     num_classes: K.
     common_students: how many (M).
     taps: the maps, shallow first; each has half the height and width of the
-      one before.
+      one before. The original's last is 'stage3_post' of a WideResNet or a
+      DenseNet.
     temperature: T of all divergences of logits.
     bn_group_size: of fusion and decoders; see `layers.BatchNorm.group_size`.
   """

@@ -2,14 +2,39 @@
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from kd_jax import errors
-from kd_jax.models import resnet
+from kd_jax.models import (
+  densenet,
+  googlenet,
+  mobilenet,
+  pyramidnet,
+  resnet,
+  shufflenet,
+  vgg,
+  wide_resnet,
+)
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {**resnet.NETWORKS}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  name: factory
+  for module in (
+    resnet,
+    wide_resnet,
+    vgg,
+    mobilenet,
+    shufflenet,
+    pyramidnet,
+    densenet,
+    googlenet,
+  )
+  for name, factory in module.NETWORKS.items()
+}
 
 
 def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
@@ -40,3 +65,48 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)
   return factory(num_classes=num_classes, **kwargs)
+
+
+def image_size(network: nn.Module) -> int:
+  """The side of the images that a network is made for, in pixels."""
+  return 224 if getattr(network, 'stem', 'cifar') == 'imagenet' else 32
+
+
+class Description(NamedTuple):
+  """What a network costs and offers.
+
+  Attributes:
+    params: parameters.
+    flops: floating-point operations of one image's forward pass, before the
+      compiler simplifies it; a multiplication and an addition are two.
+    taps: each tap's shape without N, in the order they are computed in.
+  """
+
+  params: int
+  flops: float
+  taps: dict[str, tuple[int, ...]]
+
+
+def describe(network: nn.Module, size: int) -> Description:
+  """Describes a network for images of `size` pixels; computes nothing."""
+
+  def init(image):
+    made = dict(
+      network.init(jax.random.key(0), image, train=False, mutable=True)
+    )
+    names.extend(made['intermediates'])
+    return made
+
+  names: list[str] = []
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  variables = jax.eval_shape(init, image)
+  shapes = variables.pop('intermediates')
+  forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
+  analysis: Any = forward.lower(variables, image).cost_analysis()
+  return Description(
+    params=sum(
+      math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
+    ),
+    flops=float(analysis['flops']),
+    taps={name: shapes[name].shape[1:] for name in names},
+  )

@@ -1,5 +1,7 @@
 """The layers all networks are made of, with PyTorch's numerics."""
 
+from collections.abc import Callable
+import functools
 from typing import Literal, get_args
 
 import flax.linen as nn
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import errors
+from kd_jax.features import tap
 
 BatchNormMode = Literal['auto', 'batch', 'running']
 
@@ -21,6 +24,8 @@ def check_mode(mode: str) -> None:
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch's Conv2d and Linear.
 torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+# N(0, 0.01^2): the classifiers of VGG and MobileNetV2.
+small_init = nn.initializers.normal(0.01)
 
 
 def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
@@ -40,11 +45,14 @@ def conv(
   *,
   groups: int = 1,
   dtype: jnp.dtype = jnp.float32,
+  kernel_init: nn.initializers.Initializer = conv_init,
+  bias_init: nn.initializers.Initializer | None = None,
   name: str | None = None,
 ) -> nn.Conv:
-  """A bias-free square convolution that pads k//2 on every side, as torch's.
+  """A square convolution that pads k//2 on every side, as torch's.
 
-  Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1).
+  Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1). It has a
+  bias where `bias_init` is given.
   """
   return nn.Conv(
     features,
@@ -52,9 +60,10 @@ def conv(
     (stride, stride),
     padding=((kernel // 2, kernel // 2),) * 2,
     feature_group_count=groups,
-    use_bias=False,
+    use_bias=bias_init is not None,
     dtype=dtype,
-    kernel_init=conv_init,
+    kernel_init=kernel_init,
+    bias_init=bias_init or nn.initializers.zeros,
     name=name,
   )
 
@@ -88,17 +97,27 @@ def torch_conv(
 
 
 class Linear(nn.Module):
-  """A dense layer with torch's default initialisation: [N,C] to [N,K]."""
+  """A dense layer: [N,C] to [N,K].
+
+  Attributes:
+    features: K.
+    dtype: what it computes in.
+    kernel_init: of its kernel; torch's default.
+    bias_init: of its bias; None is torch's default.
+  """
 
   features: int
   dtype: jnp.dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = torch_init
+  bias_init: nn.initializers.Initializer | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [N,C] to [N,features] in `dtype`."""
     fan_in = x.shape[-1]
-    kernel = self.param('kernel', torch_init, (fan_in, self.features))
-    bias = self.param('bias', torch_bias_init(fan_in), (self.features,))
+    kernel = self.param('kernel', self.kernel_init, (fan_in, self.features))
+    bias_init = self.bias_init or torch_bias_init(fan_in)
+    bias = self.param('bias', bias_init, (self.features,))
     kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
     return x.astype(self.dtype) @ kernel + bias[None, :]
 
@@ -175,3 +194,55 @@ class BatchNorm(nn.Module):
       mean.value = keep * mean.value + (1 - keep) * new_mean
       var.value = keep * var.value + (1 - keep) * new_var
     return y.reshape(x.shape).astype(x.dtype)
+
+
+class Network(nn.Module, kw_only=True):
+  """What the image classifiers share: images [N,H,W,3] to logits [N,K] f32.
+
+  Taps of every network: 'stem', 'stage{i}' and 'stage{i}_pre' for each stage,
+  'pooled', 'logits'; and 'stage{i}_post' of the last stage where another map
+  than 'stage{i}' is pooled.
+
+  Attributes:
+    num_classes: K.
+    dtype: what it computes in; parameters, statistics and taps are float32.
+    batch_norm: see `BatchNorm.mode`.
+    bn_group_size: see `BatchNorm.group_size`.
+  """
+
+  num_classes: int
+  dtype: jnp.dtype = jnp.float32
+  batch_norm: BatchNormMode = 'auto'
+  bn_group_size: int = 0
+
+  def __post_init__(self):
+    """Raises UsageError for an unknown mode."""
+    check_mode(self.batch_norm)
+    super().__post_init__()
+
+  @property
+  def norm(self) -> Callable[..., BatchNorm]:
+    """Makes a BatchNorm in the network's mode."""
+    return functools.partial(
+      BatchNorm, mode=self.batch_norm, group_size=self.bn_group_size
+    )
+
+  def classify(
+    self,
+    x: jax.Array,
+    kernel_init: nn.initializers.Initializer = torch_init,
+    bias_init: nn.initializers.Initializer | None = None,
+  ) -> jax.Array:
+    """The mean of [N,h,w,c] over space, or [N,c], and 'fc', both tapped."""
+    x = x.astype(jnp.float32)
+    pooled = tap(self, 'pooled', x.mean(axis=(1, 2)) if x.ndim == 4 else x)
+    logits = Linear(
+      self.num_classes, self.dtype, kernel_init, bias_init, name='fc'
+    )(pooled)
+    return tap(self, 'logits', logits.astype(jnp.float32))
+
+
+def check_choice(kind: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises UsageError where a network's field is none of its choices."""
+  if value not in choices:
+    raise errors.unknown(kind, value, choices)

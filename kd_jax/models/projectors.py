@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import errors, losses
-from kd_jax.models import layers, resnet
+from kd_jax.models import layers, parts
 
 
 class Projector(nn.Module):
@@ -94,5 +94,5 @@ class ReusedClassifier(nn.Module):
     ]
     projected = jnp.stack(maps).mean(axis=0)
     frozen = jax.lax.stop_gradient(params)
-    logits = resnet.head(frozen, projected.mean(axis=(1, 2)))
+    logits = parts.head(frozen, projected.mean(axis=(1, 2)))
     return projected, target, logits

@@ -1,18 +1,21 @@
 """ResNets for CIFAR and ImageNet, every feature map tapped.
 
 One class serves RepDistiller's CIFAR family (resnet8 .. resnet110, resnet8x4,
-resnet32x4: three stages, 3x3 stem) and ResNet18 .. ResNet152 (four stages) with
-either stem. Shortcuts are 1x1 convolutions with BatchNorm wherever stride or
-width changes; a bottleneck's stride is on its 3x3 convolution (torchvision's
-"v1.5").
+resnet32x4: three stages, 3x3 stem), SimKD's wide ones beside it (resnet14x2,
+resnet38x2, resnet38x4, which its tables call WRN-16-2, WRN-40-2, WRN-40-4) and
+ResNet18 .. ResNet152 (four stages) with either stem: RepDistiller's ResNet50 is
+'resnet50' with stem='cifar'. Shortcuts are 1x1 convolutions with BatchNorm
+wherever stride or width changes; a bottleneck's stride is on its 3x3
+convolution (torchvision's "v1.5").
 
 Source: He et al., CVPR 2016; RepDistiller b84f547 (models/resnet.py,
-resnetv2.py) and torchvision for widths, initialisation and parameter counts.
+resnetv2.py), SimKD 2b389c3 (models/resnet.py) and torchvision for widths,
+initialisation and parameter counts.
 """
 
 from collections.abc import Callable
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -55,33 +58,22 @@ class Block(nn.Module):
     return x + y
 
 
-class ResNet(nn.Module):
-  """A ResNet over images [N,H,W,3]; returns logits [N,num_classes] f32.
-
-  Taps: 'stem', 'stage{i}' and 'stage{i}_pre' for each stage, 'pooled',
-  'logits'.
+class ResNet(layers.Network):
+  """A ResNet; see `layers.Network`.
 
   Attributes:
-    num_classes: K.
     stage_sizes: blocks in each stage.
     widths: the stem's channels, then each stage's (a bottleneck puts out four
       times its stage's width).
     bottleneck: three-convolution blocks instead of two.
     stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 one of stride 2 and a
       3x3 max-pool of stride 2.
-    dtype: what it computes in; parameters, statistics and taps are float32.
-    batch_norm: see `layers.BatchNorm.mode`.
-    bn_group_size: see `layers.BatchNorm.group_size`.
   """
 
-  num_classes: int
   stage_sizes: tuple[int, ...]
   widths: tuple[int, ...]
   bottleneck: bool = False
   stem: Literal['cifar', 'imagenet'] = 'cifar'
-  dtype: jnp.dtype = jnp.float32
-  batch_norm: layers.BatchNormMode = 'auto'
-  bn_group_size: int = 0
 
   def __post_init__(self):
     """Raises UsageError where the fields contradict each other."""
@@ -90,17 +82,13 @@ class ResNet(nn.Module):
         f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
         f"needs {len(self.stage_sizes) + 1}, the stem's first"
       )
-    if self.stem not in ('cifar', 'imagenet'):
-      raise errors.unknown('stem', self.stem, ('cifar', 'imagenet'))
-    layers.check_mode(self.batch_norm)
+    layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
-    norm = functools.partial(
-      layers.BatchNorm, mode=self.batch_norm, group_size=self.bn_group_size
-    )
+    norm = self.norm
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
     x = images.astype(self.dtype)
     x = layers.conv(
@@ -124,10 +112,7 @@ class ResNet(nn.Module):
         x = nn.relu(pre)
       tap(self, f'stage{i}_pre', pre)
       tap(self, f'stage{i}', x)
-
-    pooled = tap(self, 'pooled', x.astype(jnp.float32).mean(axis=(1, 2)))
-    logits = layers.Linear(self.num_classes, self.dtype, name='fc')(pooled)
-    return tap(self, 'logits', logits.astype(jnp.float32))
+    return self.classify(x)
 
 
 def _cifar(depth: int, widths: tuple[int, ...]) -> Callable[..., ResNet]:
@@ -148,53 +133,16 @@ def _imagenet(bottleneck: bool, *sizes: int) -> Callable[..., ResNet]:
 NETWORKS: dict[str, Callable[..., ResNet]] = {
   **{
     f'resnet{depth}': _cifar(depth, (16, 16, 32, 64))
-    for depth in (8, 14, 20, 32, 44, 56, 110)
+    for depth in (8, 14, 20, 32, 38, 44, 56, 110)
   },
+  'resnet14x2': _cifar(14, (16, 32, 64, 128)),
+  'resnet38x2': _cifar(38, (16, 32, 64, 128)),
   'resnet8x4': _cifar(8, (32, 64, 128, 256)),
   'resnet32x4': _cifar(32, (32, 64, 128, 256)),
+  'resnet38x4': _cifar(38, (32, 64, 128, 256)),
   'resnet18': _imagenet(False, 2, 2, 2, 2),
   'resnet34': _imagenet(False, 3, 4, 6, 3),
   'resnet50': _imagenet(True, 3, 4, 6, 3),
   'resnet101': _imagenet(True, 3, 4, 23, 3),
   'resnet152': _imagenet(True, 3, 8, 36, 3),
 }
-
-
-def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
-  """Scale and bias [C] of the last BatchNorm of a stage's last block.
-
-  Args:
-    params: of a `ResNet`.
-    stage: counted from 1.
-
-  Raises:
-    UsageError: where the network has no such BatchNorm.
-  """
-  blocks = [name for name in params if name.startswith(f'stage{stage}_block')]
-  if not blocks:
-    raise errors.UsageError(
-      f'the teacher has no blocks of stage {stage} whose BatchNorm gives a '
-      'margin; take a ResNet, or fewer stages (config.method_args.stages)'
-    )
-  block = params[max(blocks, key=lambda name: int(name.split('block')[1]))]
-  norm = block['bn3' if 'bn3' in block else 'bn2']
-  return norm['scale'], norm['bias']
-
-
-def head(params: dict[str, Any], pooled: jax.Array) -> jax.Array:
-  """A network's classifier alone: pooled [N,C] to logits [N,K] f32.
-
-  Args:
-    params: of a network whose last layer is called 'fc'.
-    pooled: what its 'pooled' tap would be.
-
-  Raises:
-    UsageError: where the network has no such layer.
-  """
-  if 'fc' not in params:
-    raise errors.UsageError(
-      "the teacher has no layer 'fc' whose weights the student could reuse "
-      f'(it has {", ".join(sorted(params))})'
-    )
-  kernel, bias = params['fc']['kernel'], params['fc']['bias']
-  return pooled.astype(jnp.float32) @ kernel + bias[None, :]

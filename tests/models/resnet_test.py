@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import abstract, errors, models
+from kd_jax import abstract, models
 from kd_jax.models import layers
 from tests import tiny
 
@@ -36,26 +36,6 @@ def test_imagenet_resnets_have_torchvisions_parameter_counts(name):
 )
 def test_cifar_resnets_have_repdistillers_parameter_counts(name, count):
   assert parameters(models.make(name, 100), 32) == count
-
-
-@pytest.mark.parametrize('name', sorted(models.NETWORKS))
-def test_every_network_has_every_tap(name):
-  network = models.make(name, 7)
-  stages = len(network.stage_sizes)
-
-  def taps(images):
-    variables = network.init(jax.random.key(0), images, train=False)
-    return network.apply(
-      variables, images, train=False, mutable=['intermediates']
-    )[1]['intermediates']
-
-  found = jax.eval_shape(
-    taps, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-  )
-  names = {f'stage{i}{p}' for i in range(1, stages + 1) for p in ('', '_pre')}
-  assert set(found) == {'stem', 'pooled', 'logits', *names}
-  assert found['logits'].shape == (2, 7)
-  assert all(tap.dtype == jnp.float32 for tap in found.values())
 
 
 def test_a_cifar_stage_halves_the_side_from_the_second_on():
@@ -177,20 +157,3 @@ def test_batch_norm_groups_have_their_own_statistics():
 def test_batch_norm_refuses_a_group_that_does_not_divide_the_batch():
   with pytest.raises(ValueError, match='bn_group_size=3'):
     batch_norm(np.zeros((8, 4), np.float32), train=True, group_size=3)
-
-
-def test_an_unknown_network_names_the_nearest():
-  with pytest.raises(errors.UsageError, match="did you mean 'resnet32x4'"):
-    models.make('resnet32x', 10)
-
-
-def test_an_unknown_argument_names_the_nearest():
-  with pytest.raises(errors.UsageError, match="did you mean 'widths'"):
-    models.make('resnet8', 10, width=(1, 2, 3, 4))
-
-
-def test_a_network_of_ones_own_is_found_by_its_import_path():
-  network = models.make(
-    'kd_jax.models.resnet:ResNet', 3, **{'stage_sizes': (1,), 'widths': (4, 4)}
-  )
-  assert network.num_classes == 3

@@ -1,0 +1,103 @@
+"""GoogLeNet for small images, with BatchNorm and without auxiliary heads.
+
+Source: Szegedy et al., CVPR 2015; FFSD d5cfda9 (models/googlenet_cifar.py).
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.features import tap
+from kd_jax.models import layers
+
+# Channels of one block: the 1x1 branch; the 3x3 branch's two convolutions; the
+# 5x5 branch's first one, then both of its 3x3; the pooled branch.
+Row = tuple[int, int, int, int, int, int]
+
+
+class Inception(nn.Module):
+  """Four branches side by side; what their last ReLUs read."""
+
+  row: Row
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [N,H,W,C] to [N,H,W,C'], C' the sum of the branches'."""
+
+    def conv(x: jax.Array, width: int, kernel: int, name: str) -> jax.Array:
+      fan_in = kernel * kernel * x.shape[-1]
+      x = layers.conv(
+        width,
+        kernel,
+        dtype=self.dtype,
+        bias_init=layers.torch_bias_init(fan_in),
+        name=f'conv{name}',
+      )(x)
+      return self.norm(name=f'bn{name}')(x, train=train)
+
+    one, three_in, three, five_in, five, pool = self.row
+    threes = nn.relu(conv(x, three_in, 1, '2a'))
+    fives = nn.relu(conv(x, five_in, 1, '3a'))
+    fives = nn.relu(conv(fives, five, 3, '3b'))
+    pooled = nn.max_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
+    return jnp.concatenate(
+      [
+        conv(x, one, 1, '1'),
+        conv(threes, three, 3, '2b'),
+        conv(fives, five, 3, '3c'),
+        conv(pooled, pool, 1, '4'),
+      ],
+      axis=-1,
+    )
+
+
+class GoogLeNet(layers.Network):
+  """GoogLeNet; see `layers.Network`.
+
+  Attributes:
+    width: channels of the stem.
+    stages: the rows of each stage's blocks.
+  """
+
+  width: int = 192
+  stages: tuple[tuple[Row, ...], ...] = (
+    ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
+    (
+      (192, 96, 208, 16, 48, 64),
+      (160, 112, 224, 24, 64, 64),
+      (128, 128, 256, 24, 64, 64),
+      (112, 144, 288, 32, 64, 64),
+      (256, 160, 320, 32, 128, 128),
+    ),
+    ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
+  )
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    x = layers.conv(
+      self.width,
+      3,
+      dtype=self.dtype,
+      bias_init=layers.torch_bias_init(27),
+      name='conv1',
+    )(images.astype(self.dtype))
+    x = tap(self, 'stem', nn.relu(self.norm(name='bn1')(x, train=train)))
+    for i, rows in enumerate(self.stages, 1):
+      if i > 1:
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+      for j, row in enumerate(rows, 1):
+        pre = Inception(
+          row, self.norm, self.dtype, name=f'stage{i}_inception{j}'
+        )(x, train=train)
+        x = nn.relu(pre)
+      tap(self, f'stage{i}_pre', pre)
+      tap(self, f'stage{i}', x)
+    return self.classify(x)
+
+
+NETWORKS: dict[str, Callable[..., GoogLeNet]] = {'googlenet': GoogLeNet}

@@ -1,0 +1,196 @@
+"""MobileNets V1 and V2.
+
+Source: Howard et al., 2017, and Sandler et al., CVPR 2018;
+overhaul-distillation 76344a8 (ImageNet/models/MobileNet.py, also mdistiller's),
+RepDistiller b84f547 (models/mobilenetv2.py), torchvision (mobilenetv2.py).
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.features import tap
+from kd_jax.models import layers
+
+Stem = Literal['cifar', 'imagenet']
+
+
+class Separable(nn.Module):
+  """A depthwise and a 1x1 convolution; what the last ReLU would read."""
+
+  width: int
+  stride: int
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [N,H,W,C] to [N,H/stride,W/stride,width]."""
+    conv = functools.partial(
+      layers.conv, dtype=self.dtype, kernel_init=layers.torch_init
+    )
+    c = x.shape[-1]
+    x = conv(c, 3, self.stride, groups=c, name='conv1')(x)
+    x = nn.relu(self.norm(name='bn1')(x, train=train))
+    x = conv(self.width, 1, name='conv2')(x)
+    return self.norm(name='bn2')(x, train=train)
+
+
+class MobileNetV1(layers.Network):
+  """MobileNetV1; see `layers.Network`.
+
+  Attributes:
+    width: the factor of all channels.
+    stem: 'imagenet' has a convolution of stride 2, 'cifar' one of stride 1.
+    stages: channels and stride of each block of each stage, which ends where
+      the originals tap it.
+  """
+
+  width: float = 1.0
+  stem: Stem = 'imagenet'
+  stages: tuple[tuple[tuple[int, int], ...], ...] = (
+    ((64, 1), (128, 2), (128, 1)),
+    ((256, 2), (256, 1)),
+    ((512, 2), *(((512, 1),) * 5)),
+    ((1024, 2), (1024, 1)),
+  )
+
+  def __post_init__(self):
+    """Raises UsageError for an unknown stem."""
+    layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    x = layers.conv(
+      int(32 * self.width),
+      3,
+      2 if self.stem == 'imagenet' else 1,
+      dtype=self.dtype,
+      kernel_init=layers.torch_init,
+      name='conv1',
+    )(images.astype(self.dtype))
+    x = tap(self, 'stem', nn.relu(self.norm(name='bn1')(x, train=train)))
+    for i, blocks in enumerate(self.stages, 1):
+      for j, (width, stride) in enumerate(blocks, 1):
+        pre = Separable(
+          width=int(width * self.width),
+          stride=stride,
+          norm=self.norm,
+          dtype=self.dtype,
+          name=f'stage{i}_block{j}',
+        )(x, train=train)
+        x = nn.relu(pre)
+      tap(self, f'stage{i}_pre', pre)
+      tap(self, f'stage{i}', x)
+    return self.classify(x)
+
+
+class Inverted(nn.Module):
+  """An inverted residual: 1x1, depthwise and 1x1 without a ReLU after it."""
+
+  width: int
+  stride: int
+  expansion: int
+  expand: bool
+  act: Callable[[jax.Array], jax.Array]
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [N,H,W,C] to [N,H/stride,W/stride,width]."""
+    conv = functools.partial(layers.conv, dtype=self.dtype)
+    y, inner = x, self.expansion * x.shape[-1]
+    if self.expand:
+      y = conv(inner, 1, name='conv1')(y)
+      y = self.act(self.norm(name='bn1')(y, train=train))
+    y = conv(inner, 3, self.stride, groups=inner, name='conv2')(y)
+    y = self.act(self.norm(name='bn2')(y, train=train))
+    y = conv(self.width, 1, name='conv3')(y)
+    y = self.norm(name='bn3')(y, train=train)
+    return x + y if x.shape == y.shape and self.stride == 1 else y
+
+
+class MobileNetV2(layers.Network):
+  """MobileNetV2; see `layers.Network`.
+
+  Blocks end without a ReLU: 'stage{i}_pre' is 'stage{i}'. 'stage4_post' is the
+  last 1x1 convolution's map, which is pooled.
+
+  Attributes:
+    width: the factor of all channels but the last map's, where it is below 1.
+    stem: 'cifar' is RepDistiller's (strides for 32 pixels, ReLU, channels
+      rounded down, an expansion in the first block too), 'imagenet' is
+      torchvision's without its dropout (ReLU6, channels a multiple of 8).
+    stages: the rows of the paper's table 2, (expansion, channels, blocks,
+      stride), in stages that end where RepDistiller taps them. With the stem
+      'cifar' stage 1 has stride 1.
+  """
+
+  width: float = 1.0
+  stem: Stem = 'imagenet'
+  stages: tuple[tuple[tuple[int, int, int, int], ...], ...] = (
+    ((1, 16, 1, 1), (6, 24, 2, 2)),
+    ((6, 32, 3, 2),),
+    ((6, 64, 4, 2), (6, 96, 3, 1)),
+    ((6, 160, 3, 2), (6, 320, 1, 1)),
+  )
+
+  def __post_init__(self):
+    """Raises UsageError for an unknown stem."""
+    layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    small = self.stem == 'cifar'
+    act = nn.relu if small else nn.relu6
+    conv = functools.partial(layers.conv, dtype=self.dtype)
+    x = conv(self.channels(32), 3, 2, name='conv1')(images.astype(self.dtype))
+    x = tap(self, 'stem', act(self.norm(name='bn1')(x, train=train)))
+    for i, rows in enumerate(self.stages, 1):
+      number = 0
+      for expansion, width, blocks, stride in rows:
+        if small and i == 1:
+          stride = 1
+        for j in range(blocks):
+          number += 1
+          x = Inverted(
+            width=self.channels(width),
+            stride=1 if j else stride,
+            expansion=expansion,
+            expand=small or expansion != 1,
+            act=act,
+            norm=self.norm,
+            dtype=self.dtype,
+            name=f'stage{i}_block{number}',
+          )(x, train=train)
+      tap(self, f'stage{i}_pre', x)
+      tap(self, f'stage{i}', x)
+    last = self.channels(1280) if self.width > 1 else 1280
+    x = conv(last, 1, name='conv2')(x)
+    x = act(self.norm(name='bn2')(x, train=train))
+    tap(self, f'stage{len(self.stages)}_post', x)
+    return self.classify(x, layers.small_init, nn.initializers.zeros)
+
+  def channels(self, full: int) -> int:
+    """The channels of a layer that has `full` at width 1."""
+    scaled = full * self.width
+    if self.stem == 'cifar':
+      return int(scaled)
+    near = max(8, int(scaled + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * scaled else near
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  'mobilenetv1': MobileNetV1,
+  'mobilenetv2': functools.partial(MobileNetV2, width=0.5, stem='cifar'),
+  'mobilenetv2_imagenet': MobileNetV2,
+}

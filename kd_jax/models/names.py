@@ -1,0 +1,281 @@
+"""What the originals call the layers of our networks.
+
+A layout is one original's naming; a network has one or more of them. Each is a
+list of rules: a pattern for the whole path of a module of ours, such as
+'stage2_block1/conv1', and what makes the original's name of its groups, of
+which numbers come as integers.
+"""
+
+from collections.abc import Callable, Iterator
+import re
+from typing import Any
+
+import flax.linen as nn
+
+from kd_jax.models import (
+  densenet,
+  googlenet,
+  mobilenet,
+  pyramidnet,
+  resnet,
+  shufflenet,
+  vgg,
+  wide_resnet,
+)
+
+Rules = list[tuple[str, Callable[..., str]]]
+Namer = Callable[[str], str]
+
+BLOCK = r'stage(\d+)_block(\d+)/'
+
+
+def layouts(network: nn.Module) -> dict[str, Namer]:
+  """A network's layouts: for each, the function from our path to its name.
+
+  Empty for a network that was not made here.
+  """
+  for cls, rules_of in _FAMILIES.items():
+    if isinstance(network, cls):
+      return {name: _namer(rules) for name, rules in rules_of(network).items()}
+  return {}
+
+
+def _namer(rules: Rules) -> Namer:
+  def name(path: str) -> str:
+    for pattern, make in rules:
+      if match := re.fullmatch(pattern, path):
+        return make(*(int(g) if g.isdigit() else g for g in match.groups()))
+    raise AssertionError(f'no rule names {path}')
+
+  return name
+
+
+def _same(name: str) -> str:
+  return name
+
+
+def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
+  def rules(shortcut: str, last: str) -> Rules:
+    return [
+      ('(conv1|bn1)', _same),
+      ('fc', lambda: last),
+      (
+        BLOCK + r'shortcut_(conv|bn)',
+        lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
+      ),
+      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+    ]
+
+  return {
+    'torchvision, timm, RepDistiller, SimKD, FFSD': rules('downsample', 'fc'),
+    'RepDistiller (resnetv2.py)': rules('shortcut', 'linear'),
+  }
+
+
+def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, Rules]:
+  ends: Rules = [('conv1', lambda: 'conv1'), ('bn_last', lambda: 'bn1')]
+  if network.variant == 'ffsd':
+    return {
+      'FFSD': [
+        *ends,
+        ('fc', lambda: 'linear'),
+        (
+          BLOCK + 'shortcut_conv',
+          lambda i, j: f'layer{i}.{j - 1}.shortcut.0',
+        ),
+        (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+      ]
+    }
+  return {
+    'RepDistiller, overhaul-distillation': [
+      *ends,
+      ('(fc)', _same),
+      (
+        BLOCK + 'shortcut_conv',
+        lambda i, j: f'block{i}.layer.{j - 1}.convShortcut',
+      ),
+      (BLOCK + r'(\w+)', lambda i, j, x: f'block{i}.layer.{j - 1}.{x}'),
+    ]
+  }
+
+
+def _vgg(network: vgg.VGG) -> dict[str, Rules]:
+  imagenet = network.stem == 'imagenet'
+
+  def layer(i: int, j: int, kind: str) -> str:
+    at = 3 * (j - 1) + (kind == 'bn')
+    if not imagenet:
+      return f'block{i}.{at}'
+    # Of each stage before it three for a layer, and the max-pool.
+    return f'features.{at + sum(3 * len(w) + 1 for w in network.widths[:i])}'
+
+  return {
+    'torchvision' if imagenet else 'RepDistiller': [
+      ('fc', lambda: 'classifier.6' if imagenet else 'classifier'),
+      (r'hidden(\d)', lambda n: f'classifier.{3 * (n - 1)}'),
+      (r'stem_block(\d+)/(conv|bn)1', lambda j, kind: layer(0, j, kind)),
+      (BLOCK + '(conv|bn)1', layer),
+    ]
+  }
+
+
+def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, Rules]:
+  def layer(i: int, j: int, kind: str, number: int) -> str:
+    before = sum(len(blocks) for blocks in network.stages[: i - 1])
+    return f'model.{before + j}.{3 * (number - 1) + (kind == "bn")}'
+
+  return {
+    'overhaul-distillation, mdistiller': [
+      ('(fc)', _same),
+      ('(conv|bn)1', lambda kind: f'model.0.{int(kind == "bn")}'),
+      (BLOCK + r'(conv|bn)(\d)', layer),
+    ]
+  }
+
+
+def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
+  # Of each block, by stage and number: its row, its place there, its place
+  # among all; each from 0.
+  places = dict(_places(network.stages))
+  last = len(places) + 1
+
+  def repdistiller(i: int, j: int, kind: str, number: int) -> str:
+    row, place, _ = places[i, j]
+    return f'blocks.{row}.{place}.conv.{3 * (number - 1) + (kind == "bn")}'
+
+  def torchvision(i: int, j: int, kind: str, number: int) -> str:
+    _, _, among_all = places[i, j]
+    bn = kind == 'bn'
+    at = number - 1 if _expands(network, i, j) else number - 2
+    inner = f'{at + bn}' if number == 3 else f'{at}.{int(bn)}'
+    return f'features.{among_all + 1}.conv.{inner}'
+
+  def timm(i: int, j: int, kind: str, number: int) -> str:
+    row, place, _ = places[i, j]
+    expands = _expands(network, i, j)
+    if kind == 'bn':
+      return f'blocks.{row}.{place}.bn{number if expands else number - 1}'
+    part = ('pw', 'dw', 'pwl' if expands else 'pw')[number - 1]
+    return f'blocks.{row}.{place}.conv_{part}'
+
+  ends = r'(conv|bn)([12])'
+  block = BLOCK + r'(conv|bn)(\d)'
+  if network.stem == 'cifar':
+    return {
+      'RepDistiller': [
+        ('fc', lambda: 'classifier.0'),
+        (ends, lambda kind, n: f'conv{n}.{int(kind == "bn")}'),
+        (block, repdistiller),
+      ]
+    }
+  return {
+    'torchvision': [
+      ('fc', lambda: 'classifier.1'),
+      (
+        ends,
+        lambda kind, n: f'features.{last * (n - 1)}.{int(kind == "bn")}',
+      ),
+      (block, torchvision),
+    ],
+    'timm': [
+      ('fc', lambda: 'classifier'),
+      (r'conv(\d)', lambda n: ('conv_stem', 'conv_head')[n - 1]),
+      (r'(bn\d)', _same),
+      (block, timm),
+    ],
+  }
+
+
+def _places(
+  stages: tuple[tuple[tuple[int, int, int, int], ...], ...],
+) -> Iterator[tuple[tuple[int, int], tuple[int, int, int]]]:
+  row = among_all = 0
+  for i, rows in enumerate(stages, 1):
+    number = 0
+    for _, _, blocks, _ in rows:
+      for place in range(blocks):
+        number += 1
+        yield (i, number), (row, place, among_all)
+        among_all += 1
+      row += 1
+
+
+def _expands(network: mobilenet.MobileNetV2, i: int, j: int) -> bool:
+  expansions = [t for t, _, n, _ in network.stages[i - 1] for _ in range(n)]
+  return expansions[j - 1] != 1
+
+
+def _shufflenet(network: nn.Module) -> dict[str, Rules]:
+  return {
+    'RepDistiller': [
+      (r'((?:conv|bn)\d)', _same),
+      ('fc', lambda: 'linear'),
+      (
+        r'stage(\d+)_unit(\d+)/(\w+)',
+        lambda i, j, x: f'layer{i}.{j - 1}.{x}',
+      ),
+    ]
+  }
+
+
+def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, Rules]:
+  return {
+    'overhaul-distillation': [
+      ('(conv1|bn1|fc)', _same),
+      ('bn_last', lambda: 'bn_final'),
+      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+    ]
+  }
+
+
+def _densenet(network: densenet.DenseNet) -> dict[str, Rules]:
+  return {
+    'FFSD': [
+      ('(conv1|fc)', _same),
+      ('bn_last', lambda: 'bn'),
+      (r'transition(\d)_(conv|bn)', lambda i, kind: f'trans{i}.{kind}1'),
+      (
+        r'stage(\d+)_layer(\d+)/(\w+)',
+        lambda i, j, x: f'dense{i}.{j - 1}.{x}',
+      ),
+    ]
+  }
+
+
+def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
+  convolutions = {
+    '1': ('branch1x1', 0),
+    '2a': ('branch3x3', 0),
+    '2b': ('branch3x3', 3),
+    '3a': ('branch5x5', 0),
+    '3b': ('branch5x5', 3),
+    '3c': ('branch5x5', 6),
+    '4': ('branch_pool', 1),
+  }
+
+  def layer(i: int, j: int, kind: str, number: int | str) -> str:
+    branch, at = convolutions[str(number)]
+    block = f'inception_{"abcde"[j - 1]}{i + 2}'
+    return f'{block}.{branch}.{at + (kind == "bn")}'
+
+  return {
+    'FFSD': [
+      ('fc', lambda: 'linear'),
+      ('(conv|bn)1', lambda kind: f'pre_layers.{int(kind == "bn")}'),
+      (r'stage(\d+)_inception(\d+)/(conv|bn)(\w+)', layer),
+    ]
+  }
+
+
+_FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
+  resnet.ResNet: _resnet,
+  wide_resnet.WideResNet: _wide_resnet,
+  vgg.VGG: _vgg,
+  mobilenet.MobileNetV1: _mobilenet_v1,
+  mobilenet.MobileNetV2: _mobilenet_v2,
+  shufflenet.ShuffleNetV1: _shufflenet,
+  shufflenet.ShuffleNetV2: _shufflenet,
+  pyramidnet.PyramidNet: _pyramidnet,
+  densenet.DenseNet: _densenet,
+  googlenet.GoogLeNet: _googlenet,
+}

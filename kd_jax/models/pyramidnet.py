@@ -1,0 +1,122 @@
+"""PyramidNets for small images: every block is a little wider than the last.
+
+Source: Han et al., CVPR 2017; overhaul-distillation 76344a8
+(CIFAR-100/models/PyramidNet.py).
+"""
+
+from collections.abc import Callable
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax import errors
+from kd_jax.features import tap
+from kd_jax.models import layers
+
+
+class Block(nn.Module):
+  """BatchNorm first, no ReLU last; new channels have no shortcut.
+
+  Also returns what the first ReLU behind its input reads in the original's
+  eyes: the input normalised, or with a bottleneck its first convolution,
+  normalised.
+  """
+
+  width: int
+  stride: int
+  bottleneck: bool
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """Maps [N,H,W,C] to [N,H/stride,W/stride,width or 4*width]."""
+    plan: tuple[tuple[int, int, int], ...]
+    if self.bottleneck:
+      out = 4 * self.width
+      plan = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
+    else:
+      out = self.width
+      plan = ((self.width, 3, self.stride), (out, 3, 1))
+    y = pre = self.norm(name='bn1')(x, train=train)
+    for i, (features, kernel, stride) in enumerate(plan, 1):
+      if i > 1:
+        y = nn.relu(y)
+      y = layers.conv(
+        features, kernel, stride, dtype=self.dtype, name=f'conv{i}'
+      )(y)
+      y = self.norm(name=f'bn{i + 1}')(y, train=train)
+      if self.bottleneck and i == 1:
+        pre = y
+    if self.stride == 2:
+      # An odd last row or column is averaged alone.
+      pad = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
+      x = nn.avg_pool(x, (2, 2), (2, 2), pad, count_include_pad=False)
+    new = ((0, 0),) * 3 + ((0, out - x.shape[-1]),)
+    return y + jnp.pad(x, new), pre
+
+
+class PyramidNet(layers.Network):
+  """A PyramidNet; see `layers.Network`.
+
+  'stage{i}' is the raw output of a stage's last block; 'stage{i}_pre' what the
+  next block makes of it before a ReLU (see `Block`), of the last stage its
+  BatchNorm; 'stage3_post' the last ReLU.
+
+  Attributes:
+    depth: 6n+2 convolutions, or 9n+2 with bottlenecks.
+    alpha: channels that are added over all blocks.
+    bottleneck: three-convolution blocks of four times the channels.
+  """
+
+  depth: int
+  alpha: int
+  bottleneck: bool = False
+
+  def __post_init__(self):
+    """Raises UsageError for a depth that does not exist."""
+    each = 9 if self.bottleneck else 6
+    if self.depth <= each or self.depth % each != 2:
+      raise errors.UsageError(
+        f'depth={self.depth}: a PyramidNet has {each}n+2'
+        + (' with bottlenecks' if self.bottleneck else '')
+      )
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    x = layers.conv(16, 3, dtype=self.dtype, name='conv1')(
+      images.astype(self.dtype)
+    )
+    x = tap(self, 'stem', self.norm(name='bn1')(x, train=train))
+    blocks = (self.depth - 2) // (9 if self.bottleneck else 6)
+    width = 16.0
+    for i in (1, 2, 3):
+      for j in range(blocks):
+        width += self.alpha / (3 * blocks)
+        x, pre = Block(
+          width=round(width),
+          stride=2 if i > 1 and j == 0 else 1,
+          bottleneck=self.bottleneck,
+          norm=self.norm,
+          dtype=self.dtype,
+          name=f'stage{i}_block{j + 1}',
+        )(x, train=train)
+        if i > 1 and j == 0:
+          tap(self, f'stage{i - 1}_pre', pre)
+      tap(self, f'stage{i}', x)
+    x = tap(self, 'stage3_pre', self.norm(name='bn_last')(x, train=train))
+    return self.classify(tap(self, 'stage3_post', nn.relu(x)))
+
+
+NETWORKS: dict[str, Callable[..., PyramidNet]] = {
+  'pyramidnet110': functools.partial(PyramidNet, depth=110, alpha=84),
+  'pyramidnet200': functools.partial(
+    PyramidNet, depth=200, alpha=240, bottleneck=True
+  ),
+}

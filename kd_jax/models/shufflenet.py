@@ -1,0 +1,225 @@
+"""ShuffleNets V1 and V2 for small images: a 1x1 stem, three stages.
+
+Source: Zhang et al., CVPR 2018, and Ma et al., ECCV 2018; RepDistiller b84f547
+(models/ShuffleNetv1.py, ShuffleNetv2.py), SimKD 2b389c3 (its V2 of 1.5 times
+the width). OFD is defined for neither as a teacher.
+"""
+
+from collections.abc import Callable
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax import errors
+from kd_jax.features import tap
+from kd_jax.models import layers
+
+
+def shuffled(x: jax.Array, groups: int) -> jax.Array:
+  """Channels [N,H,W,C] of `groups` groups, dealt one of each in turn."""
+  n, h, w, c = x.shape
+  x = x.reshape(n, h, w, groups, c // groups)
+  return jnp.swapaxes(x, 3, 4).reshape(n, h, w, c)
+
+
+class Unit(nn.Module):
+  """A unit of V1; returns what its last ReLU reads.
+
+  Of stride 2, the input is averaged and its channels join the new ones.
+  """
+
+  width: int
+  stride: int
+  groups: int
+  first_groups: int
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [N,H,W,C] to [N,H/stride,W/stride,width (+ C at stride 2)]."""
+    conv = functools.partial(
+      layers.conv, dtype=self.dtype, kernel_init=layers.torch_init
+    )
+    inner = self.width // 4
+    y = conv(inner, 1, groups=self.first_groups, name='conv1')(x)
+    y = nn.relu(self.norm(name='bn1')(y, train=train))
+    y = shuffled(y, self.first_groups)
+    y = conv(inner, 3, self.stride, groups=inner, name='conv2')(y)
+    y = nn.relu(self.norm(name='bn2')(y, train=train))
+    y = conv(self.width, 1, groups=self.groups, name='conv3')(y)
+    y = self.norm(name='bn3')(y, train=train)
+    if self.stride == 1:
+      return x + y
+    x = nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    return jnp.concatenate([y, x], axis=-1)
+
+
+class ShuffleNetV1(layers.Network):
+  """ShuffleNetV1; see `layers.Network`.
+
+  Attributes:
+    stage_sizes: units in each stage, the one of stride 2 included.
+    widths: channels of each stage.
+    groups: of the 1x1 convolutions, but for the very first.
+  """
+
+  stage_sizes: tuple[int, ...] = (4, 8, 4)
+  widths: tuple[int, ...] = (240, 480, 960)
+  groups: int = 3
+
+  def __post_init__(self):
+    """Raises UsageError where the fields contradict each other."""
+    _check(self.stage_sizes, self.widths, 'ShuffleNetV1')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    x = _stem(self, images, train)
+    stages = zip(self.stage_sizes, self.widths, strict=True)
+    for i, (units, width) in enumerate(stages, 1):
+      for j in range(units):
+        pre = Unit(
+          width=width if j else width - x.shape[-1],
+          stride=1 if j else 2,
+          groups=self.groups,
+          first_groups=1 if x.shape[-1] == 24 else self.groups,
+          norm=self.norm,
+          dtype=self.dtype,
+          name=f'stage{i}_unit{j + 1}',
+        )(x, train=train)
+        x = nn.relu(pre)
+      tap(self, f'stage{i}_pre', pre)
+      tap(self, f'stage{i}', x)
+    return self.classify(x)
+
+
+class Split(nn.Module):
+  """A unit of V2: half the channels pass; also what its last ReLU reads."""
+
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """[N,H,W,C] to the same shape twice; the second is not shuffled."""
+    conv = functools.partial(
+      layers.conv, dtype=self.dtype, kernel_init=layers.torch_init
+    )
+    half = x.shape[-1] // 2
+    kept, y = x[..., :half], x[..., half:]
+    y = nn.relu(
+      self.norm(name='bn1')(conv(half, 1, name='conv1')(y), train=train)
+    )
+    y = conv(half, 3, groups=half, name='conv2')(y)
+    y = self.norm(name='bn2')(y, train=train)
+    y = self.norm(name='bn3')(conv(half, 1, name='conv3')(y), train=train)
+    both = jnp.concatenate([kept, nn.relu(y)], axis=-1)
+    return shuffled(both, 2), jnp.concatenate([kept, y], axis=-1)
+
+
+class Down(nn.Module):
+  """A unit of V2 that halves the size: two branches, one depthwise first."""
+
+  width: int
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Maps [N,H,W,C] to [N,H/2,W/2,width]."""
+
+    def conv(x, width, number, *, depthwise=False):
+      x = layers.conv(
+        width,
+        3 if depthwise else 1,
+        2 if depthwise else 1,
+        groups=width if depthwise else 1,
+        dtype=self.dtype,
+        kernel_init=layers.torch_init,
+        name=f'conv{number}',
+      )(x)
+      return self.norm(name=f'bn{number}')(x, train=train)
+
+    half = self.width // 2
+    left = conv(x, x.shape[-1], 1, depthwise=True)
+    left = nn.relu(conv(left, half, 2))
+    right = nn.relu(conv(x, half, 3))
+    right = conv(right, half, 4, depthwise=True)
+    right = nn.relu(conv(right, half, 5))
+    return shuffled(jnp.concatenate([left, right], axis=-1), 2)
+
+
+class ShuffleNetV2(layers.Network):
+  """ShuffleNetV2; see `layers.Network`.
+
+  'stage{i}_pre' is before the ReLU and before the shuffle; 'stage3_post' is the
+  last 1x1 convolution's map, which is pooled.
+
+  Attributes:
+    stage_sizes: units in each stage, the one of stride 2 included.
+    widths: channels of each stage, and of the last map.
+  """
+
+  stage_sizes: tuple[int, ...] = (4, 8, 4)
+  widths: tuple[int, ...] = (116, 232, 464, 1024)
+
+  def __post_init__(self):
+    """Raises UsageError where the fields contradict each other."""
+    _check(self.stage_sizes, self.widths[:-1], 'ShuffleNetV2')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    x = _stem(self, images, train)
+    stages = zip(self.stage_sizes, self.widths[:-1], strict=True)
+    for i, (units, width) in enumerate(stages, 1):
+      x = Down(width, self.norm, self.dtype, name=f'stage{i}_unit1')(
+        x, train=train
+      )
+      for j in range(2, units + 1):
+        x, pre = Split(self.norm, self.dtype, name=f'stage{i}_unit{j}')(
+          x, train=train
+        )
+      tap(self, f'stage{i}_pre', pre)
+      tap(self, f'stage{i}', x)
+    x = layers.conv(
+      self.widths[-1],
+      1,
+      dtype=self.dtype,
+      kernel_init=layers.torch_init,
+      name='conv2',
+    )(x)
+    x = nn.relu(self.norm(name='bn2')(x, train=train))
+    return self.classify(tap(self, f'stage{len(self.stage_sizes)}_post', x))
+
+
+def _stem(network: layers.Network, images: jax.Array, train: bool) -> jax.Array:
+  """24 channels by a 1x1 convolution, within a network's `__call__`."""
+  x = layers.conv(
+    24, 1, dtype=network.dtype, kernel_init=layers.torch_init, name='conv1'
+  )(images.astype(network.dtype))
+  return tap(network, 'stem', nn.relu(network.norm(name='bn1')(x, train=train)))
+
+
+def _check(sizes: tuple[int, ...], widths: tuple[int, ...], name: str) -> None:
+  if len(sizes) != len(widths) or min(sizes) < 2:
+    raise errors.UsageError(
+      f'stage_sizes={sizes}, widths={widths}: a {name} has as many stages as '
+      "widths (and V2 the last map's beside them), each of 2 units or more"
+    )
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  'shufflenetv1': ShuffleNetV1,
+  'shufflenetv2': ShuffleNetV2,
+  'shufflenetv2x1_5': functools.partial(
+    ShuffleNetV2, widths=(176, 352, 704, 1024)
+  ),
+}

@@ -1,0 +1,138 @@
+"""Wide residual networks: BatchNorm and ReLU before every convolution.
+
+Two variants. 'repdistiller', also overhaul-distillation's: no biases, the
+stride on a block's first convolution, the shortcut's 1x1 convolution on the
+normalised input. 'ffsd': biases, the stride on the second convolution, the
+shortcut's convolution on the raw input, a last BatchNorm whose running
+statistics keep a tenth each step. Dropout, 0 in the recipes, is left out.
+
+Source: Zagoruyko and Komodakis, BMVC 2016; RepDistiller b84f547
+(models/wrn.py), overhaul-distillation 76344a8 (CIFAR-100/models/WideResNet.py),
+FFSD d5cfda9 (models/wideresnet_cifar.py).
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax import errors
+from kd_jax.features import tap
+from kd_jax.models import layers
+
+
+class Block(nn.Module):
+  """A pre-activation block; returns its output and its input normalised."""
+
+  width: int
+  stride: int
+  ffsd: bool
+  norm: Callable[..., nn.Module]
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """[N,H,W,C] to [N,H/stride,W/stride,width] and [N,H,W,C] before a ReLU."""
+
+    def conv(x: jax.Array, kernel: int, stride: int, name: str) -> jax.Array:
+      fan_in = kernel * kernel * x.shape[-1]
+      return layers.conv(
+        self.width,
+        kernel,
+        stride,
+        dtype=self.dtype,
+        bias_init=layers.torch_bias_init(fan_in) if self.ffsd else None,
+        name=name,
+      )(x)
+
+    pre = self.norm(name='bn1')(x, train=train)
+    active = nn.relu(pre)
+    first, second = (1, self.stride) if self.ffsd else (self.stride, 1)
+    y = self.norm(name='bn2')(conv(active, 3, first, 'conv1'), train=train)
+    y = conv(nn.relu(y), 3, second, 'conv2')
+    if self.stride != 1 or x.shape[-1] != self.width:
+      x = conv(x if self.ffsd else active, 1, self.stride, 'shortcut_conv')
+    return x + y, pre
+
+
+class WideResNet(layers.Network):
+  """WRN-depth-widen; see `layers.Network`.
+
+  'stage{i}' is the raw sum of a stage's last block; 'stage{i}_pre' what the
+  next BatchNorm makes of it; 'stage3_post' the ReLU of the last one.
+
+  Attributes:
+    depth: 6n+4 convolutions.
+    widen: the factor of 16, 32 and 64 channels.
+    variant: see the module's head.
+  """
+
+  depth: int
+  widen: int
+  variant: Literal['repdistiller', 'ffsd'] = 'repdistiller'
+
+  def __post_init__(self):
+    """Raises UsageError for a depth or variant that does not exist."""
+    if self.depth < 10 or self.depth % 6 != 4:
+      raise errors.UsageError(
+        f'depth={self.depth}: a WideResNet has 6n+4, such as 16, 28 or 40'
+      )
+    layers.check_choice('variant', self.variant, ('repdistiller', 'ffsd'))
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    ffsd = self.variant == 'ffsd'
+    bias_init = layers.torch_bias_init(27) if ffsd else None
+    x = layers.conv(16, 3, dtype=self.dtype, bias_init=bias_init, name='conv1')(
+      images.astype(self.dtype)
+    )
+    tap(self, 'stem', x)
+    for i in (1, 2, 3):
+      for j in range((self.depth - 4) // 6):
+        x, pre = Block(
+          width=8 * 2**i * self.widen,
+          stride=2 if i > 1 and j == 0 else 1,
+          ffsd=ffsd,
+          norm=self.norm,
+          dtype=self.dtype,
+          name=f'stage{i}_block{j + 1}',
+        )(x, train=train)
+        if i > 1 and j == 0:
+          tap(self, f'stage{i - 1}_pre', pre)
+      tap(self, f'stage{i}', x)
+    # torch's momentum of 0.9 is 0.1 here.
+    last = {'momentum': 0.1} if ffsd else {}
+    x = self.norm(name='bn_last', **last)(x, train=train)
+    x = tap(self, 'stage3_post', nn.relu(tap(self, 'stage3_pre', x)))
+    return self.classify(x, bias_init=None if ffsd else nn.initializers.zeros)
+
+
+NETWORKS: dict[str, Callable[..., WideResNet]] = {
+  **{
+    f'wrn_{depth}_{widen}': functools.partial(
+      WideResNet, depth=depth, widen=widen
+    )
+    for depth, widen in (
+      (16, 1),
+      (16, 2),
+      (16, 4),
+      (28, 2),
+      (28, 4),
+      (40, 1),
+      (40, 2),
+    )
+  },
+  **{
+    f'wrn_{depth}_2_ffsd': functools.partial(
+      WideResNet, depth=depth, widen=2, variant='ffsd'
+    )
+    for depth in (16, 40)
+  },
+}

@@ -1,0 +1,209 @@
+"""Stores what the original networks compute, with weights made from names.
+
+It needs torch, torchvision, timm and checkouts of the originals:
+
+  python -m tests.vectors.make_networks --originals=FOLDER [--full] OUT
+
+FOLDER holds RepDistiller (b84f547), SimKD (2b389c3), FFSD (d5cfda9) and
+overhaul-distillation (76344a8). Of each network and each tap OUT/<case>.npz
+keeps a sample of entries and the norm; the weights are not kept, as `generated`
+makes them again from their names and shapes. Without --full it makes the cases
+that the tests read (tests/vectors/networks); with it every network in full
+size, for the table that tests/vectors/compare_networks.py prints.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import pathlib
+import sys
+import zlib
+
+import numpy as np
+
+from tests.vectors import network_cases
+
+SAMPLE = 192  # entries kept of a tap
+
+
+def generated(name, shape):
+  """The weight of a state dict's entry: a function of its name and shape."""
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
+  if name.endswith('running_var'):
+    value = rng.uniform(0.5, 1.5, shape)
+  elif len(shape) > 1:
+    value = rng.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
+  elif name.endswith('.weight'):
+    value = rng.uniform(0.5, 1.5, shape)
+  else:
+    value = 0.2 * rng.normal(size=shape)
+  return value.astype(np.float32)
+
+
+def images(shape):
+  """Images [N,H,W,3] f32 of a case."""
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def sample(value):
+  """The entries that are kept of a tap [N,...,C], and its norm."""
+  flat = np.asarray(value, np.float32).ravel()
+  rng = np.random.default_rng(flat.size)
+  kept = rng.choice(flat.size, min(SAMPLE, flat.size), replace=False)
+  return flat[np.sort(kept)], np.linalg.norm(flat.astype(np.float64))
+
+
+class Originals:
+  """Loads a file of a checkout as a module."""
+
+  def __init__(self, folder):
+    self.folder = pathlib.Path(folder)
+
+  def __call__(self, repository, path):
+    root = self.folder / repository
+    sys.path.insert(0, str(root))
+    try:
+      spec = importlib.util.spec_from_file_location('original', root / path)
+      module = importlib.util.module_from_spec(spec)
+      spec.loader.exec_module(module)
+      return module
+    finally:
+      sys.path.remove(str(root))
+      for name in [n for n in sys.modules if n.split('.')[0] == 'models']:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def whole_map_pooled():
+  """Widens the fixed window before the classifier to maps of other sizes.
+
+  Windows of 4 or more stand nowhere else in these networks.
+  """
+  from torch.nn import functional
+
+  original = functional.avg_pool2d
+
+  def pool(x, window, *args, **kwargs):
+    if isinstance(window, int) and window >= 4:
+      return x.mean((2, 3), keepdim=True)
+    return original(x, window, *args, **kwargs)
+
+  functional.avg_pool2d = pool
+  try:
+    yield
+  finally:
+    functional.avg_pool2d = original
+
+
+def record(network, taps, image):
+  """The taps and logits of one batch [N,C,H,W].
+
+  A place is a module's name, whose output it is, ':0' or ':1' of its pair,
+  behind 'in:' its input, behind 'relu:' the ReLU of its output; a list is
+  joined along the channels. Of several calls the last counts.
+  """
+  import torch
+
+  seen = {}
+
+  def keep(name):
+    def hook(_, inputs, output):
+      seen['in:' + name] = inputs[0]
+      outputs = output if isinstance(output, tuple) else (output,)
+      for i, each in enumerate(outputs):
+        seen[f'{name}:{i}'] = each.clone()
+      seen[name] = seen['relu:' + name] = seen[f'{name}:0']
+
+    return hook
+
+  def keep_input(name):
+    # Apart, as what follows may overwrite it in place.
+    def hook(_, inputs):
+      seen['before:' + name] = inputs[0].clone()
+
+    return hook
+
+  handles = []
+  for name, module in network.named_modules():
+    handles += [
+      module.register_forward_hook(keep(name)),
+      module.register_forward_pre_hook(keep_input(name)),
+    ]
+  with torch.no_grad(), whole_map_pooled():
+    logits = network(image)
+  for handle in handles:
+    handle.remove()
+
+  def at(place):
+    if isinstance(place, list):
+      return torch.cat([at(each) for each in place], 1)
+    if place.startswith('in:'):
+      return seen['before:' + place[3:]]
+    found = seen[place]
+    return found.relu() if place.startswith('relu:') else found
+
+  last = [
+    n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear)
+  ]
+  found = {name: at(place) for name, place in taps.items()}
+  pooled = at('in:' + last[-1]).flatten(1)
+  return {**found, 'pooled': pooled, 'logits': logits}
+
+
+def vectors(case, load):
+  """The arrays of a case's file."""
+  import torch
+
+  network = case.make(load).eval()
+  if isinstance(getattr(network, 'avgpool', None), torch.nn.AvgPool2d):
+    network.avgpool = torch.nn.AdaptiveAvgPool2d(1)
+  state = network.state_dict()
+  network.load_state_dict(
+    {
+      name: torch.tensor(generated(name, tuple(value.shape)))
+      if value.is_floating_point()
+      else value
+      for name, value in state.items()
+    }
+  )
+  arrays = {}
+  for shape in case.shapes:
+    image = torch.tensor(images(shape)).permute(0, 3, 1, 2)
+    for tap, value in record(network, case.taps, image).items():
+      value = value.numpy()
+      key = f'{"x".join(map(str, shape))}/{tap}'
+      arrays[key], norm = sample(np.moveaxis(value, 1, -1))
+      arrays[key + '/norm'] = norm
+      arrays[key + '/shape'] = np.moveaxis(value, 1, -1).shape
+  meta = {
+    'network': case.network,
+    'args': case.args,
+    'num_classes': case.num_classes,
+    'shapes': case.shapes,
+    'params': sum(p.numel() for p in network.parameters()),
+    'state': [[name, list(value.shape)] for name, value in state.items()],
+  }
+  return {**arrays, 'meta': np.array(json.dumps(meta))}
+
+
+def main():
+  """Writes the files."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--originals', required=True)
+  parser.add_argument('--full', action='store_true')
+  parser.add_argument('--only', nargs='*')
+  parser.add_argument('out', type=pathlib.Path)
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+  cases = network_cases.FULL if args.full else network_cases.STORED
+  for name, case in cases.items():
+    if args.only and name not in args.only:
+      continue
+    arrays = vectors(case, Originals(args.originals))
+    np.savez_compressed(args.out / f'{name}.npz', **arrays)
+    print(name, flush=True)
+
+
+if __name__ == '__main__':
+  main()
