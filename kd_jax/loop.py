@@ -66,6 +66,7 @@ class Loop:
     self.clock = metrics.Clock()
     self._compiled: set[tuple[str, int]] = set()
     self._config, self._parts, self._frozen = config, parts, frozen
+    self._folder = folder
     self._train, self._tests, self._reporter = train, tests, reporter
     self._watchdog = dog
     self._seed = np.int32(config.seed)
@@ -344,6 +345,7 @@ class Loop:
       raise errors.RunError(
         self._failure(f'step {self.step}: the update made parameters infinite')
       )
+    self._folder.guard()
     try:
       self._checkpoints.save(self.step, self.state)
     except checkpoint.SaveFailed as error:

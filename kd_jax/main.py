@@ -50,7 +50,8 @@ EXIT_CODES = {
 
 def main(argv: Sequence[str]) -> int:
   """Runs the configuration for every seed and prints the results."""
-  logging.set_verbosity(logging.ERROR)  # Orbax tells every save otherwise
+  # Orbax tells of every save, and logs with its stack what it also raises.
+  logging.set_verbosity(logging.FATAL)
   if len(argv) > 1:
     raise errors.UsageError(
       f'unexpected argument {argv[1]!r}: options begin with --, and a value '

@@ -177,6 +177,7 @@ def _finish(
   teacher: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """Saves the trained network, and writes the picture and the result."""
+  folder.guard()
   kept = parts.deployed
   if len(kept.groups) == 1:  # a network that stands alone
     variables = _variables(run, kept.groups[0])
