@@ -110,7 +110,11 @@ def build(config: ConfigDict) -> Parts:
       f'config.data.crop_padding={config.data.crop_padding}: the images have '
       f'{info.image_size} pixels; give less'
     )
-  facts: dict[str, Any] = {'num_classes': len(info.class_names)}
+  facts: dict[str, Any] = {
+    'num_classes': len(info.class_names),
+    'mean': info.mean,
+    'std': info.std,
+  }
   if 'train_labels' in base.fields(base.method_class(config.method)):
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)
@@ -230,7 +234,28 @@ def experiment(
     tx=tx,
     trained=trained,
     accumulate_steps=config.accumulate_steps,
+    inputs=_inputs(config, facts, method),
   )
+
+
+def _inputs(
+  config: ConfigDict, facts: Mapping[str, Any], method: base.Method
+) -> dict[str, tuple[list[float], list[float]]]:
+  """How the teachers see images that are normalised for the students."""
+  given = config.teacher
+  for key in ('mean', 'std'):
+    if len(given[key]) not in (0, 3) or (key == 'std' and 0 in given[key]):
+      raise errors.UsageError(
+        f'config.teacher.{key}={given[key]}: give 3 numbers, of pixels in 0..1'
+      )
+  if 'mean' not in facts:  # the data set is not known yet
+    return {}
+  mean, std = (np.asarray(facts[k], np.float64) for k in ('mean', 'std'))
+  theirs = np.asarray(given.mean or mean), np.asarray(given.std or std)
+  if np.array_equal(theirs, (mean, std)):
+    return {}
+  scale, shift = std / theirs[1], (mean - theirs[0]) / theirs[1]
+  return {name: (scale.tolist(), shift.tolist()) for name in method.teachers}
 
 
 def _check_values(config: ConfigDict) -> None:

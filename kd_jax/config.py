@@ -90,7 +90,11 @@ def default() -> ConfigDict:
 
   config.student = network('resnet8x4')
   config.teacher = network('')  # '' is no teacher
-  config.teacher.path = ''  # a run's folder; '' trains `recipe` or reuses it
+  # A run's folder, an export, or a file of PyTorch weights (.safetensors, or
+  # .pth with torch installed); '' trains `recipe` or reuses it.
+  config.teacher.path = ''
+  config.teacher.mean = ()  # of pixels in 0..1, that it was trained with; () is
+  config.teacher.std = ()  # the data set's, as for the student
   # What its training changes of these defaults; any other key may be added.
   config.teacher.recipe = ConfigDict(
     {'seed': 0, 'epochs': 240, 'batch_size': 64}

@@ -1,6 +1,7 @@
 """The one training step: every method, every network, every mesh."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+import types
 from typing import Any, NamedTuple
 
 from flax import struct
@@ -32,6 +33,8 @@ class Experiment(NamedTuple):
       before one update with the mean of their gradients. A part is a batch of
       its own to BatchNorm, whose running statistics move with each, and to
       losses that compare the images of a batch.
+    inputs: by network name, (scale [3], shift [3]): the network sees images *
+      scale + shift, where it was trained with another normalisation.
   """
 
   students: dict[str, nn.Module]
@@ -41,6 +44,19 @@ class Experiment(NamedTuple):
   tx: optax.GradientTransformation
   trained: Callable[[str], bool] = lambda path: True
   accumulate_steps: int = 1
+  inputs: Mapping[str, tuple[Sequence[float], Sequence[float]]] = (
+    types.MappingProxyType({})
+  )
+
+
+def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
+  """Images [N,H,W,3] f32 as the network of this name sees them."""
+  if name not in exp.inputs:
+    return images
+  scale, shift = (
+    jnp.asarray(x, images.dtype).reshape(1, 1, 1, 3) for x in exp.inputs[name]
+  )
+  return images * scale + shift
 
 
 @struct.dataclass
@@ -125,7 +141,7 @@ def init(
       mutable=[c for c in made if c != 'params'],
       rngs=_rngs(key),
     )
-  feats |= _teacher_features(exp, frozen, batch)
+  feats |= teacher_features(exp, frozen, batch)
   method = dict(exp.method.init(_rngs(key), feats, batch))
   method.pop('metrics', None)
   variables['method'] = method
@@ -208,7 +224,7 @@ def _gradient(
 
   The gradient of what is not trained is 0.
   """
-  teachers = _teacher_features(exp, frozen, batch)
+  teachers = teacher_features(exp, frozen, batch)
 
   def objective(params):
     feats, changed = dict(teachers), {}
@@ -218,7 +234,7 @@ def _gradient(
         name,
         network,
         {'params': params[name], **other},
-        batch['image'],
+        seen_by(exp, name, batch['image']),
         train=True,
         mutable=list(other),
         rngs=_rngs(key),
@@ -317,10 +333,11 @@ def features_of(
   batch: Batch,
 ) -> NetFeatures:
   """Every network's features in evaluation mode."""
-  feats = _teacher_features(exp, frozen, batch)
+  feats = teacher_features(exp, frozen, batch)
   for name, network in exp.students.items():
     variables = {'params': params[name], **model_state[name]}
-    feats[name], _ = run(name, network, variables, batch['image'], train=False)
+    image = seen_by(exp, name, batch['image'])
+    feats[name], _ = run(name, network, variables, image, train=False)
   return feats
 
 
@@ -332,13 +349,18 @@ def all_finite(tree: Any) -> jax.Array:
   return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
-def _teacher_features(
+def teacher_features(
   exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
 ) -> NetFeatures:
+  """The frozen networks' features, which nothing differentiates."""
   feats = {}
   for name, network in exp.teachers.items():
     feats[name], _ = run(
-      name, network, frozen[name], batch['image'], train=False
+      name,
+      network,
+      frozen[name],
+      seen_by(exp, name, batch['image']),
+      train=False,
     )
   return jax.lax.stop_gradient(feats)
 

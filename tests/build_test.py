@@ -1,8 +1,11 @@
 """What a configuration becomes."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from kd_jax import build
+from kd_jax import build, errors, step
 from tests import main_test
 
 
@@ -16,3 +19,49 @@ def test_bn_group_size_reaches_networks_and_adapters(name, adapters):
   assert getattr(phase.exp.method, 'bn_group_size', None) == (
     8 if adapters else None
   )
+
+
+def facts(mean, std):
+  return {'num_classes': 10, 'mean': mean, 'std': std}
+
+
+def test_a_teacher_of_another_normalisation_sees_its_own():
+  config = main_test.configuration('kd').get_config('digits')
+  config.student.args.widths = config.teacher.args.widths = (4, 4, 8, 16)
+  config.teacher.name = 'resnet8'
+  ours = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  theirs = ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+  config.teacher.mean, config.teacher.std = theirs
+  (phase,) = build.phases_of(config, facts(*ours), 1)
+  network = phase.exp.teachers['teacher']
+  pixels = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
+  by_ours, by_theirs = (
+    jnp.asarray((pixels - mean) / std, jnp.float32)
+    for mean, std in (
+      (np.reshape(x, (1, 1, 1, 3)) for x in n) for n in (ours, theirs)
+    )
+  )
+  variables = network.init(jax.random.key(0), by_ours, train=False)
+  found = step.teacher_features(
+    phase.exp, {'teacher': variables}, {'image': by_ours}
+  )
+  want, _ = network.apply(
+    variables, by_theirs, train=False, mutable=['intermediates']
+  )
+  np.testing.assert_allclose(found['teacher']['logits'], want, atol=1e-5)
+
+
+def test_a_teacher_of_the_same_normalisation_sees_the_images_as_they_are():
+  config = main_test.configuration('kd').get_config('digits')
+  ours = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  config.teacher.mean, config.teacher.std = ours
+  (phase,) = build.phases_of(config, facts(*ours), 1)
+  assert phase.exp.inputs == {}
+
+
+@pytest.mark.parametrize('key', ['mean', 'std'])
+def test_a_wrong_normalisation_is_refused(key):
+  config = main_test.configuration('kd').get_config('digits')
+  config.teacher[key] = (0.0, 0.0, 0.0) if key == 'std' else (0.5, 0.5)
+  with pytest.raises(errors.UsageError, match=f'config.teacher.{key}='):
+    build.phases_of(config, {'num_classes': 10}, 1)
