@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import (
+  accuracy,
   build,
   checkpoint,
   errors,
-  evaluate,
   metrics,
   runs,
   sharding,
@@ -71,7 +71,7 @@ class Loop:
       for phase in parts.phases
     }
     self._counts = {
-      split: evaluate.make(parts.exp, test, parts.mesh)
+      split: accuracy.make(parts.exp, test, parts.mesh)
       for split, test in tests.items()
     }
     self._finite = jax.jit(step.all_finite)
@@ -280,7 +280,7 @@ class Loop:
       last = self.step == self._parts.total_steps
       if split == 'test' and 'val' in self._tests and not last:
         continue
-      values = evaluate.evaluate(
+      values = accuracy.evaluate(
         self._counts[split],
         test,
         self._config.eval_batch_size,

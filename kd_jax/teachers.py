@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import build, checkpoint, errors, evaluate, runs, sharding
+from kd_jax import accuracy, build, checkpoint, errors, runs, sharding
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
 
@@ -127,10 +127,10 @@ def measure(
   """A network's accuracy with running batch statistics."""
   if getattr(network, 'batch_norm', 'auto') != 'auto':
     network = network.clone(batch_norm='auto')
-  exp = evaluate.alone(network)
+  exp = accuracy.alone(network)
   state = {c: v for c, v in variables.items() if c != 'params'}
-  found = evaluate.evaluate(
-    evaluate.make(exp, test, mesh),
+  found = accuracy.evaluate(
+    accuracy.make(exp, test, mesh),
     test,
     batch_size,
     {'student': variables['params'], 'method': {}},

@@ -22,7 +22,7 @@ FLOORS = [
   },
   {'methods', 'runs'},
   {'step', 'metrics'},
-  {'evaluate'},
+  {'accuracy'},
   {'build'},
   {'teachers', 'report', 'loop'},
   {'trainer', 'compare'},

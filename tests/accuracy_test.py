@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import evaluate, sharding
+from kd_jax import accuracy, sharding
 from kd_jax.data import resident, source
 from tests import tiny
 
@@ -25,9 +25,9 @@ def test_a_ragged_last_batch_counts_every_image_once(batch_size, devices):
   dataset = resident.Resident(images, info, mesh)
   network = tiny.network()
   variables = tiny.variables(network)
-  exp = evaluate.alone(network)
-  found = evaluate.evaluate(
-    evaluate.make(exp, dataset, mesh),
+  exp = accuracy.alone(network)
+  found = accuracy.evaluate(
+    accuracy.make(exp, dataset, mesh),
     dataset,
     batch_size,
     {'student': variables['params'], 'method': {}},
@@ -48,5 +48,5 @@ def test_a_ragged_last_batch_counts_every_image_once(batch_size, devices):
 def test_equal_scores_count_once_and_nan_never():
   logits = jnp.array([[1.0, 1.0, 0.0], [jnp.nan, 0.0, 0.0], [0.0, 0.0, 0.0]])
   batch = {'label': jnp.array([1, 0, 0]), 'mask': jnp.ones(3)}
-  counts = evaluate.count(logits, batch)
+  counts = accuracy.count(logits, batch)
   assert int(counts['top1']) == 1  # only the last: the first class wins a tie
