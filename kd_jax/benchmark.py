@@ -23,7 +23,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import build, errors, report, sharding, step, trainer
+from kd_jax import build, command, report, sharding, step, trainer
 from kd_jax import config as config_lib
 
 
@@ -51,10 +51,11 @@ class Step(NamedTuple):
   kept: int
 
 
+@command.reporting()
 def main(argv: Sequence[str]) -> int:
   """Prints the table for the configurations of the command line."""
   logging.set_verbosity(logging.WARNING)
-  parser = argparse.ArgumentParser(prog='python -m kd_jax.benchmark')
+  parser = command.parser('kd_jax.benchmark', __doc__)
   parser.add_argument('configs', nargs='+', help='names or files, with :recipe')
   parser.add_argument('--student', help='replaces config.student.name')
   parser.add_argument('--teacher', help='replaces config.teacher.name')
@@ -65,11 +66,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--repeats', type=int, default=10)
   parser.add_argument('--json', help='a file for the figures')
   args = parser.parse_args(argv)
-  try:
-    steps = [prepare(name, args) for name in args.configs]
-  except errors.UsageError as error:
-    print(f'kd_jax: {error}', file=sys.stderr)
-    return 2
+  steps = [prepare(name, args) for name in args.configs]
   figures = measure(steps, args.repeats)
   print(table(figures))
   where = trainer.provenance()

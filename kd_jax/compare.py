@@ -6,7 +6,6 @@ standard deviation, and its paired differences, seed by seed, from the student
 alone and from a reference method.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 import json
 import sys
@@ -14,14 +13,13 @@ from typing import Any
 
 from etils import epath
 
-from kd_jax import errors, report
+from kd_jax import command, errors, report
 
 
+@command.reporting()
 def main(argv: Sequence[str]) -> int:
   """Prints the table of the files that the command line names."""
-  parser = argparse.ArgumentParser(
-    prog='python -m kd_jax.compare', description=(__doc__ or '').split('\n')[0]
-  )
+  parser = command.parser('kd_jax.compare', __doc__)
   parser.add_argument('files', nargs='+', help='seeds-*.json of kd_jax.main')
   parser.add_argument(
     '--reference',
@@ -29,11 +27,7 @@ def main(argv: Sequence[str]) -> int:
     help='the method that others are compared with (default: kd)',
   )
   args = parser.parse_args(argv)
-  try:
-    print(table([read(path) for path in args.files], args.reference))
-  except errors.UsageError as error:
-    print(f'kd_jax: {error}', file=sys.stderr)
-    return 2
+  print(table([read(path) for path in args.files], args.reference))
   return 0
 
 

@@ -16,7 +16,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from kd_jax import build, errors, report, runs, trainer
+from kd_jax import build, command, errors, report, runs, trainer
 from kd_jax import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,8 +30,7 @@ _SEEDS = flags.DEFINE_list(
 )
 
 EXIT_CODES = {
-  errors.RunError: 1,
-  errors.UsageError: 2,
+  **command.EXIT_CODES,
   trainer.Interrupted: 75,  # EX_TEMPFAIL of sysexits.h: start it again
 }
 
@@ -159,15 +158,12 @@ def _usage_error(error: Exception) -> errors.UsageError:
   return errors.UsageError(text.replace('\\n', ' '))
 
 
+@command.reporting(EXIT_CODES)
 def run() -> None:
   """The entry point: one line on stderr and an exit code for every mistake."""
-  try:
-    sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
-    app.run(main, flags_parser=_parse)
-  except (errors.UsageError, errors.RunError, trainer.Interrupted) as error:
-    print(f'kd_jax: {error}', file=sys.stderr)
-    sys.exit(EXIT_CODES[type(error)])
+  sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
+  app.run(main, flags_parser=_parse)
 
 
 if __name__ == '__main__':
-  run()
+  sys.exit(run())

@@ -17,6 +17,7 @@ FLOORS = [
     'optim',
     'sharding',
     'checkpoint',
+    'command',
     'config',
     'locks',
   },
