@@ -32,21 +32,33 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   """
   labels = losses.classes(batch['label'])
   mask = batch['mask'] > 0
-  target = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  # Rank by how many classes score higher; of equal scores the first wins, and
-  # NaN is never correct.
-  classes = jnp.arange(logits.shape[-1])[None, :]
-  ahead = (logits > target) | ((logits == target) & (classes < labels[:, None]))
-  rank = jnp.where(jnp.isnan(logits).any(axis=-1), 5, ahead.sum(axis=-1))
+  ranks = rank(logits, labels)
   each = -jnp.take_along_axis(
     jax.nn.log_softmax(logits.astype(jnp.float32)), labels[:, None], axis=-1
   )[:, 0]
   return {
-    'top1': ((rank < 1) & mask).sum(dtype=jnp.int32),
-    'top5': ((rank < 5) & mask).sum(dtype=jnp.int32),
+    'top1': ((ranks < 1) & mask).sum(dtype=jnp.int32),
+    'top5': ((ranks < 5) & mask).sum(dtype=jnp.int32),
     'loss': jnp.where(mask, each, 0.0).sum(),
     'images': mask.sum(dtype=jnp.int32),
   }
+
+
+def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """How many classes come before the right one, [N] i32.
+
+  Of equal scores the first class wins; where a score is NaN the right one is
+  last, and never counts.
+
+  Args:
+    logits: [N,K].
+    labels: [N] i32.
+  """
+  target = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  classes = jnp.arange(logits.shape[-1])[None, :]
+  ahead = (logits > target) | ((logits == target) & (classes < labels[:, None]))
+  worst = max(5, logits.shape[-1])  # beyond the top 5 of any number of classes
+  return jnp.where(jnp.isnan(logits).any(axis=-1), worst, ahead.sum(axis=-1))
 
 
 def make(

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from etils import epath
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import accuracy, build, checkpoint, errors, runs, sharding
+from kd_jax import accuracy, build, checkpoint, errors, exports, runs, trained
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
 
@@ -47,15 +46,16 @@ def obtain(
   if not parts.exp.teachers:
     return {}, None
   ((name, network),) = parts.exp.teachers.items()
-  size = parts.source.info.image_size
   facts = folder.read('teacher.json')
   if facts is None:
-    origin = _origin(config, parts, train)
-    variables = load(origin / 'student', network, size, parts.mesh)
+    found, origin = _origin(config, parts, train)
+    classes = len(parts.source.info.class_names)
+    variables = trained.variables(found, network, classes, origin)
+    known = found.facts.get('result', {})
     facts = {
       'network': config.teacher.name,
-      'from': str(origin),
-      **_trained(runs.Folder(origin)),
+      'from': origin,
+      **{k: known[k] for k in ('best_on_test', 'wall_s') if k in known},
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
@@ -63,58 +63,27 @@ def obtain(
     folder.write('teacher.json', facts)
   else:
     _check(config, facts)
-    variables = load(folder.path / 'teacher', network, size, parts.mesh)
+    shapes = dict(build.variables_of(network, parts.source.info.image_size))
+    variables = trained.restore(folder.path / 'teacher', shapes, parts.mesh)
   say(f'teacher {config.teacher.name}: top-1 {facts["top1"]:.2f}% on test')
   return {name: variables}, facts
 
 
-def _origin(config: ConfigDict, parts: build.Parts, train: Train) -> epath.Path:
-  if config.teacher.path:
-    given = epath.Path(config.teacher.path).expanduser()
-    path = runs.Folder(given).path
-    if not (path / 'result.json').exists():
-      raise errors.UsageError(
-        f'config.teacher.path={config.teacher.path!r} is not the folder of a '
-        'finished run (it has no result.json)'
-      )
-    if not (path / 'student').exists():
-      raise errors.UsageError(
-        f'config.teacher.path={config.teacher.path!r}: the student of that run '
-        'does not stand alone (it predicts through its method), so it cannot '
-        'be a teacher'
-      )
-    return path
-  recipe = config_lib.of_teacher(config)
-  folder = runs.cache_folder(recipe, parts.source.info, 'teacher')
-  train(recipe, folder, 'teacher')
-  return folder.path
-
-
-def _trained(folder: runs.Folder) -> dict[str, Any]:
-  """What a finished run's result says of its training."""
-  result = folder.read('result.json')
-  return {k: result[k] for k in ('best_on_test', 'wall_s') if k in result}
-
-
-def load(
-  path: epath.Path, network: Any, image_size: int, mesh: Mesh
-) -> dict[str, Any]:
-  """A network's variables, on every device of the mesh.
-
-  Raises:
-    UsageError: where there are none, or not those of this network.
-  """
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    dict(build.variables_of(network, image_size)),
-  )
-  checkpoints = checkpoint.Checkpoints(path, read_only=True)
+def _origin(
+  config: ConfigDict, parts: build.Parts, train: Train
+) -> tuple[exports.Trained, str]:
+  """The teacher of another run or of an export, and where that is."""
+  path = config.teacher.path
+  if not path:
+    recipe = config_lib.of_teacher(config)
+    folder = runs.cache_folder(recipe, parts.source.info, 'teacher')
+    train(recipe, folder, 'teacher')
+    return trained.load(folder.path, parts.mesh), str(folder.path)
   try:
-    return checkpoints.restore(checkpoints.latest(), like)
-  finally:
-    checkpoints.close()
+    found = trained.load(path, parts.mesh)
+  except errors.UsageError as error:
+    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
+  return found, str(runs.Folder(epath.Path(path).expanduser()).path)
 
 
 def measure(

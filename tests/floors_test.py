@@ -9,7 +9,7 @@ import kd_jax
 
 ROOT = pathlib.Path(kd_jax.__file__).parent
 FLOORS = [
-  {'__init__', 'errors', 'features'},
+  {'__init__', 'errors', 'features', 'standalone'},
   {
     'losses',
     'models',
@@ -21,13 +21,13 @@ FLOORS = [
     'config',
     'locks',
   },
-  {'methods', 'runs'},
+  {'methods', 'runs', 'exports'},
   {'step', 'metrics'},
   {'accuracy'},
   {'build'},
-  {'teachers', 'report', 'loop'},
+  {'teachers', 'report', 'loop', 'trained'},
   {'trainer', 'compare'},
-  {'benchmark'},
+  {'benchmark', 'evaluate', 'export', 'predict'},
   {'main'},
 ]
 

@@ -1,0 +1,149 @@
+"""Measures a run or an export: `python -m kd_jax.evaluate PATH`.
+
+Every image of the split counts once: top-1, top-5, and each class. `--data`
+names another data set with as many classes.
+"""
+
+from collections.abc import Sequence
+import json
+import sys
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from kd_jax import accuracy, command, errors, exports, report, trained
+from kd_jax.data import source, stream
+
+_MOST_ROWS = 20  # of classes that are worth printing
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Prints the accuracy of what the command line names."""
+  logging.set_verbosity(logging.ERROR)  # Orbax tells every read otherwise
+  parser = command.parser('kd_jax.evaluate', __doc__)
+  parser.add_argument('path', help='of a finished run, or of an export')
+  parser.add_argument('--data', default='', help='as config.data.name')
+  parser.add_argument('--split', default='test', help='train, val or test')
+  parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
+  parser.add_argument('--batch_size', type=int, default=256)
+  parser.add_argument('--workers', type=int, default=0, help='that decode')
+  parser.add_argument('--json', help='a file for the figures')
+  args = parser.parse_args(argv)
+  if args.batch_size < 1 or args.workers < 0:
+    raise errors.UsageError(
+      f'--batch_size={args.batch_size} must be positive and --workers='
+      f'{args.workers} not negative'
+    )
+  found = trained.load(args.path)
+  opened = trained.open_data(found, args.data, args.data_dir)
+  splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
+  if args.split not in splits:
+    raise errors.unknown('--split', args.split, splits)
+  images = opened.split(args.split)
+  figures = measure(found, images, opened.info, args.batch_size, args.workers)
+  print(text(found, opened.info, args.split, figures))
+  if args.json:
+    try:
+      with open(args.json, 'w', encoding='utf-8') as file:
+        json.dump(
+          {'data': opened.info.name, 'split': args.split} | figures, file
+        )
+    except OSError as error:
+      raise errors.UsageError(f'cannot write {args.json}: {error}') from error
+  return 0
+
+
+def measure(
+  found: exports.Trained,
+  images: source.Images,
+  info: source.Info,
+  batch_size: int = 256,
+  workers: int = 0,
+) -> dict[str, Any]:
+  """Accuracy over all images of a split.
+
+  Args:
+    found: what labels them.
+    images: the split.
+    info: of its data set, at the image size of `found`.
+    batch_size: images a step.
+    workers: processes that decode; 0 is this one.
+
+  Returns:
+    'images', 'correct' and 'correct5' (counts), 'top1' and 'top5' (percent),
+    and 'classes': for each, 'name', 'images', 'correct', 'top1' (None without
+    images).
+  """
+
+  @jax.jit
+  def ranks(weights, image, label):
+    return accuracy.rank(found.forward(weights, image), label)
+
+  names = found.facts['class_names']
+  numbers = order(names, info.class_names)
+  split = stream.Streamed(images, info, workers=workers)
+  labels, before = [], []
+  for feed in split.eval_feeds(batch_size):
+    real, label = feed['mask'] > 0, numbers[feed['label']]
+    rank = ranks(found.weights, feed['image'], label)
+    labels.append(label[real])
+    before.append(np.asarray(rank)[real])
+  label, rank = np.concatenate(labels), np.concatenate(before)
+  correct, correct5 = rank < 1, rank < 5
+  classes = []
+  for k, name in enumerate(names):
+    own = correct[label == k]
+    top1 = 100 * float(own.mean()) if own.size else None
+    one = {'images': own.size, 'correct': int(own.sum()), 'top1': top1}
+    classes.append({'name': name, **one})
+  return {
+    'images': label.size,
+    'correct': int(correct.sum()),
+    'correct5': int(correct5.sum()),
+    'top1': 100 * float(correct.mean()),
+    'top5': 100 * float(correct5.mean()),
+    'classes': classes,
+  }
+
+
+def order(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
+  """The network's number of each class of the data set, [K] i32.
+
+  By name where both have the same names, else by number.
+  """
+  same = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
+  numbers = [list(ours).index(n) for n in theirs] if same else range(len(ours))
+  return np.array(numbers, np.int32)
+
+
+def text(
+  found: exports.Trained,
+  info: source.Info,
+  split: str,
+  figures: dict[str, Any],
+) -> str:
+  """What a person reads of `measure`'s figures."""
+  facts = found.facts
+  lines = [
+    f'{facts["network"]} on {info.name} {split}: {figures["correct"]} of '
+    f'{figures["images"]} images correct',
+    f'top-1 {figures["top1"]:.2f}%, top-5 {figures["top5"]:.2f}%',
+  ]
+  if {*facts['class_names']} != {*info.class_names}:
+    lines.append('the classes have other names there: they are met by number')
+  classes = [c for c in figures['classes'] if c['images']]
+  if len(classes) > _MOST_ROWS:
+    classes = sorted(classes, key=lambda c: c['top1'])[:_MOST_ROWS]
+    lines.append(f'the {_MOST_ROWS} classes with the lowest accuracy:')
+  rows = [('class', 'images', 'correct', 'top-1')] + [
+    (c['name'], str(c['images']), str(c['correct']), f'{c["top1"]:.2f}%')
+    for c in classes
+  ]
+  return '\n'.join([*lines, report.table(rows)])
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
