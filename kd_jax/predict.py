@@ -5,10 +5,10 @@ gives a line: path, class, probability.
 """
 
 from collections.abc import Iterator, Sequence
+import pathlib
 import sys
 
 from absl import logging
-from etils import epath
 import jax
 import numpy as np
 
@@ -34,13 +34,13 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def files(name: str) -> list[epath.Path]:
+def files(name: str) -> list[pathlib.Path]:
   """The image of this name, or all images under the folder, in order.
 
   Raises:
     UsageError: where there is none.
   """
-  path = epath.Path(name).expanduser()
+  path = pathlib.Path(name).expanduser()
   if not path.is_dir():
     return [path]
   found = sorted(
@@ -53,8 +53,8 @@ def files(name: str) -> list[epath.Path]:
 
 
 def label(
-  found: exports.Trained, paths: Sequence[epath.Path], batch_size: int
-) -> Iterator[tuple[epath.Path, str, float]]:
+  found: exports.Trained, paths: Sequence[pathlib.Path], batch_size: int
+) -> Iterator[tuple[pathlib.Path, str, float]]:
   """Path, class name and probability of each image.
 
   Raises:
@@ -73,7 +73,7 @@ def label(
       yield path, names[row.argmax()], float(row.max())
 
 
-def _content(path: epath.Path) -> bytes:
+def _content(path: pathlib.Path) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
