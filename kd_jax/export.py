@@ -12,7 +12,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from kd_jax import command, errors, exports, trained
+from kd_jax import command, errors, exports, onnx_file, trained
 
 
 @command.reporting()
@@ -27,6 +27,9 @@ def main(argv: Sequence[str]) -> int:
     action='store_true',
     help='writes the test split as test.npz, for predict.py to score',
   )
+  parser.add_argument(
+    '--onnx', action='store_true', help='writes student.onnx too: kd_jax[onnx]'
+  )
   parser.add_argument('--data_dir', default='', help='of the test split')
   args = parser.parse_args(argv)
   with exports.beside(args.out) as folder:
@@ -36,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
       test = trained.open_data(found, data_dir=args.data_dir).arrays('test')
     exports.write(found, folder, test)
     check(found, exports.read(folder))
+    if args.onnx:
+      onnx_file.write(found, folder / 'student.onnx')
   facts, known = found.facts, found.facts['accuracy']
   print(
     f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, '

@@ -6,6 +6,7 @@ forward.jax_export   the forward pass by `jax.export` (StableHLO) for cpu, cuda
                      and tpu: (weights, images [N,H,W,3] u8) to logits [N,K] f32
 predict.py           labels images, and counts what is right of an .npz
 test.npz             on request: 'image' and 'label' of the test split
+student.onnx         on request: see `onnx_file`
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -22,7 +22,7 @@ FLOORS = [
     'locks',
   },
   {'methods', 'runs', 'exports'},
-  {'step', 'metrics'},
+  {'step', 'metrics', 'onnx_file'},
   {'accuracy'},
   {'build'},
   {'teachers', 'report', 'loop', 'trained'},
