@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from etils import epath
+import flax.linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import accuracy, build, checkpoint, errors, exports, runs, trained
+from kd_jax import accuracy, build, checkpoint, errors, runs, trained
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
 
@@ -48,13 +49,16 @@ def obtain(
   ((name, network),) = parts.exp.teachers.items()
   facts = folder.read('teacher.json')
   if facts is None:
-    found, origin = _origin(config, parts, train)
-    classes = len(parts.source.info.class_names)
-    variables = trained.variables(found, network, classes, origin)
-    known = found.facts.get('result', {})
+    origin = config.teacher.path
+    if not origin:
+      recipe = config_lib.of_teacher(config)
+      cached = runs.cache_folder(recipe, parts.source.info, 'teacher')
+      train(recipe, cached, 'teacher')
+      origin = str(cached.path)
+    variables, known = _read(origin, network, parts)
     facts = {
       'network': config.teacher.name,
-      'from': origin,
+      'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
       **{k: known[k] for k in ('best_on_test', 'wall_s') if k in known},
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
@@ -69,21 +73,33 @@ def obtain(
   return {name: variables}, facts
 
 
-def _origin(
-  config: ConfigDict, parts: build.Parts, train: Train
-) -> tuple[exports.Trained, str]:
-  """The teacher of another run or of an export, and where that is."""
-  path = config.teacher.path
-  if not path:
-    recipe = config_lib.of_teacher(config)
-    folder = runs.cache_folder(recipe, parts.source.info, 'teacher')
-    train(recipe, folder, 'teacher')
-    return trained.load(folder.path, parts.mesh), str(folder.path)
+def check(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> None:
+  """Sees that `config.teacher.path`, where it is needed, holds the teacher.
+
+  Before the folder is the run's: a wrong path leaves nothing behind.
+
+  Raises:
+    UsageError: where it holds no network, or another one.
+  """
+  path, networks = config.teacher.path, parts.exp.teachers
+  if path and networks and folder.read('teacher.json') is None:
+    (network,) = networks.values()
+    _read(path, network, parts)
+
+
+def _read(
+  path: str, network: nn.Module, parts: build.Parts
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The variables of a run or an export, and what its result says."""
+  info = parts.source.info
   try:
     found = trained.load(path, parts.mesh)
+    variables = trained.variables(
+      found, network, len(info.class_names), info.image_size
+    )
   except errors.UsageError as error:
     raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
-  return found, str(runs.Folder(epath.Path(path).expanduser()).path)
+  return variables, found.facts.get('result', {})
 
 
 def measure(

@@ -207,7 +207,7 @@ def restore(path: epath.Path, shapes: Any, mesh: Mesh) -> dict[str, Any]:
 
 
 def variables(
-  found: exports.Trained, network: nn.Module, classes: int, what: str
+  found: exports.Trained, network: nn.Module, classes: int, image_size: int
 ) -> dict[str, Any]:
   """The variables of what was trained, for a network of that kind.
 
@@ -215,7 +215,7 @@ def variables(
     found: what was trained.
     network: ours.
     classes: K of ours.
-    what: where it was found, for messages.
+    image_size: of ours.
 
   Raises:
     UsageError: where it predicts through a method, has other classes, or is
@@ -224,22 +224,22 @@ def variables(
   facts = found.facts
   if len(facts['kept']) > 1:
     raise errors.UsageError(
-      f'{what}: what was trained there does not stand alone (it predicts with '
+      'what was trained there does not stand alone (it predicts with '
       f'{", ".join(facts["kept"])}), so it cannot be a teacher'
     )
   if len(facts['class_names']) != classes:
     raise errors.UsageError(
-      f'{what}: the network there has {len(facts["class_names"])} classes, and '
+      f'the network there has {len(facts["class_names"])} classes, and '
       f'the data set {classes}'
     )
-  shapes = {'student': dict(build.variables_of(network, facts['image_size']))}
+  shapes = {'student': dict(build.variables_of(network, image_size))}
   wanted = _by_path(shapes)
   names = sorted({*wanted, *found.weights})
   odd = [n for n in names if _said(wanted, n) != _said(found.weights, n)]
   if odd:
     first = odd[0].removeprefix('student/')
     raise errors.UsageError(
-      f'{what}: the network there, {facts["network"]} {facts["network_args"]}, '
+      f'the network there, {facts["network"]} {facts["network_args"]}, '
       f'is another one: {first} is {_said(found.weights, odd[0])} there and '
       f'{_said(wanted, odd[0])} here'
       + (f', and {len(odd) - 1} more differ' if odd[1:] else '')

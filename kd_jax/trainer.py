@@ -55,6 +55,7 @@ def train(
   """
   began = runs.now()
   parts = build.build(config)
+  teachers.check(config, parts, folder)
   reporter = metrics.Reporter(folder, label)
   with folder.lock(wait=shared, say=print):
     folder.claim(config, parts.source.info)

@@ -77,7 +77,7 @@ def test_ffsd_deploys_its_leader_alone(tmp_path):
   # It can be the next run's teacher.
   parts = build.build(config)
   leader = parts.exp.students['leader']
-  found = trained.variables(found, leader, 10, 'run')
+  found = trained.variables(found, leader, 10, 8)
   np.testing.assert_array_equal(
     found['params']['fc']['bias'], kept['params/fc/bias']
   )

@@ -31,7 +31,7 @@ def ours(widths=(4, 4, 8, 16), classes=10):
 
 def test_a_run_normalises_and_predicts_as_its_network(places):
   found = trained.load(places / 'kd')
-  own = trained.variables(found, ours(), 10, 'run')
+  own = trained.variables(found, ours(), 10, 8)
   normal = (images() / 255 - 0.3053) / 0.3759
   want = ours().apply(own, normal.astype(np.float32), train=False)
   np.testing.assert_allclose(logits(found), want, rtol=1e-4, atol=1e-4)
@@ -50,7 +50,7 @@ def test_an_export_predicts_as_its_run(places, name):
 
 def test_a_run_and_its_export_are_the_same_teacher(places):
   trees = [
-    trained.variables(trained.load(places / n), ours(), 10, n)
+    trained.variables(trained.load(places / n), ours(), 10, 8)
     for n in ('kd', 'kd_out')
   ]
   assert set(trees[0]) == {'params', 'batch_stats'}
@@ -72,7 +72,7 @@ def test_what_cannot_be_the_teacher_is_said_in_one_line(
 ):
   found = trained.load(places / name)
   with pytest.raises(errors.UsageError, match=message) as raised:
-    trained.variables(found, network, classes, name)
+    trained.variables(found, network, classes, 8)
   assert '\n' not in str(raised.value)
 
 
