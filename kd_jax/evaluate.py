@@ -5,6 +5,7 @@ names another data set with as many classes.
 """
 
 from collections.abc import Sequence
+import contextlib
 import json
 import sys
 from typing import Any
@@ -86,11 +87,12 @@ def measure(
   numbers = order(names, info.class_names)
   split = stream.Streamed(images, info, workers=workers)
   labels, before = [], []
-  for feed in split.eval_feeds(batch_size):
-    real, label = feed['mask'] > 0, numbers[feed['label']]
-    rank = ranks(found.weights, feed['image'], label)
-    labels.append(label[real])
-    before.append(np.asarray(rank)[real])
+  with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
+    for feed in feeds:
+      real, label = feed['mask'] > 0, numbers[feed['label']]
+      rank = ranks(found.weights, feed['image'], label)
+      labels.append(label[real])
+      before.append(np.asarray(rank)[real])
   label, rank = np.concatenate(labels), np.concatenate(before)
   correct, correct5 = rank < 1, rank < 5
   classes = []

@@ -85,21 +85,33 @@ def _of_run(folder: runs.Folder, mesh: Mesh) -> exports.Trained:
     network = build.make_network(
       config.student, len(info.class_names), config.dtype, config.bn_group_size
     )
-    exp, name = accuracy.alone(network), 'student'
-    shapes = {name: dict(build.variables_of(network, size))}
-    found = {name: restore(folder.path / name, shapes[name], mesh)}
-  else:
-    exp = _experiment(config, info)
-    name = build.deployed(exp, size).name
-    shapes = _all_shapes(exp, size)
-    own = {n: shapes[n] for n in result['kept'] if n not in exp.teachers}
-    found = restore(folder.path / 'deployed', own, mesh)
-    for teacher in exp.teachers:
-      kept = folder.path / 'teacher'
-      found[teacher] = restore(kept, shapes[teacher], mesh)
-  return exports.Trained(
-    _by_path(found), _forward(exp, name, shapes, info), facts
-  )
+    like = dict(build.variables_of(network, size))
+    own = restore(folder.path / 'student', like, mesh)
+    return alone(network, own, facts)
+  exp = _experiment(config, info)
+  shapes = _all_shapes(exp, size)
+  kept = {n: shapes[n] for n in result['kept'] if n not in exp.teachers}
+  found = restore(folder.path / 'deployed', kept, mesh)
+  for name in exp.teachers:
+    found[name] = restore(folder.path / 'teacher', shapes[name], mesh)
+  forward = _forward(exp, build.deployed(exp, size).name, shapes, facts)
+  return exports.Trained(_by_path(found), forward, facts)
+
+
+def alone(
+  network: nn.Module, variables: dict[str, Any], facts: dict[str, Any]
+) -> exports.Trained:
+  """A network that predicts by itself.
+
+  Args:
+    network: a Linen module `(images, train) -> logits`.
+    variables: its 'params' and other collections.
+    facts: what network.json shall say; 'mean' and 'std' normalise.
+  """
+  own = {'student': variables}
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), own)
+  forward = _forward(accuracy.alone(network), 'student', shapes, facts)
+  return exports.Trained(_by_path(own), forward, facts)
 
 
 def _facts(
@@ -157,7 +169,10 @@ def _all_shapes(exp: step.Experiment, image_size: int) -> dict[str, Any]:
 
 
 def _forward(
-  exp: step.Experiment, name: str, shapes: dict[str, Any], info: source.Info
+  exp: step.Experiment,
+  name: str,
+  shapes: dict[str, Any],
+  facts: dict[str, Any],
 ) -> exports.Forward:
   """The prediction called `name`, normalisation included.
 
@@ -172,8 +187,9 @@ def _forward(
     variables = {'method': {}, **jax.tree.map_with_path(weight, shapes)}
     frozen = {n: variables.pop(n) for n in exp.teachers}
     params = {n: v.pop('params', {}) for n, v in variables.items()}
-    batch = {'image': augment.normalise(images, info.mean, info.std)}
-    return step.predict_step(exp, params, variables, frozen, batch)[name]
+    image = augment.normalise(images, facts['mean'], facts['std'])
+    logits = step.predict_step(exp, params, variables, frozen, {'image': image})
+    return logits[name]
 
   return forward
 
