@@ -202,6 +202,9 @@ def read(folder: epath.PathLike) -> Trained:
   try:
     weights = safetensors_numpy.load(content[WEIGHTS])
     forward = export.deserialize(bytearray(content[FORWARD]))
+    size = facts['image_size']  # an older JAX may refuse it only when called
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    jax.jit(forward.call).lower(_shapes(weights), image)
   except (safetensors.SafetensorError, ValueError) as error:
     raise errors.UsageError(
       f'{place}, of jax {facts["jax"]}, cannot be read by jax '

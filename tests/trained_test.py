@@ -114,6 +114,14 @@ MISTAKES = {
       p, 'network.json', lambda b: b.replace(b'"format": 1', b'"format": 2')
     ),
   ),
+  'cannot be read by jax': (  # as an older JAX says it of a newer one's
+    'kd_out',
+    lambda p: spoil(
+      p,
+      'network.json',
+      lambda b: b.replace(b'"image_size": 8', b'"image_size": 9'),
+    ),
+  ),
   'weights.safetensors is damaged': (
     'kd_out',
     lambda p: spoil(p, 'weights.safetensors', lambda b: b[:-4] + b'abcd'),
