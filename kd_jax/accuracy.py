@@ -77,11 +77,17 @@ def make(
     return {name: count(value, batch) for name, value in logits.items()}
 
   whole = sharding.replicated(mesh)
-  return jax.jit(
+  counted = jax.jit(
     counts,
     in_shardings=(whole,) * 4 + (sharding.batched(mesh),),
     out_shardings=whole,
   )
+
+  def of_rows(params, model_state, frozen, arrays, feed):
+    batch = sharding.join(feed, mesh)
+    return counted(params, model_state, frozen, arrays, batch)
+
+  return of_rows
 
 
 def evaluate(

@@ -1,12 +1,14 @@
 """Times a training step of several configurations, side by side.
 
   python -m kd_jax.benchmark kd:cifar100_r20_r8 fpd ofd --student=resnet8
+  python -m kd_jax.benchmark kd --devices=1,2,4,8
 
 Every configuration is built as `kd_jax.main` builds it, but on random images
 and random networks: no data set is needed. After compiling and one round that
 does not count, the configurations take turns, one step each, so that what else
 the machine does meets all of them alike; the ratio to the first is taken round
-by round. Where there are phases, it is the first phase's step.
+by round. Where there are phases, it is the first phase's step. With --devices
+each is timed on meshes of these sizes, for the same global batch.
 """
 
 import argparse
@@ -14,16 +16,27 @@ from collections.abc import Sequence
 import functools
 import json
 import math
+import re
 import sys
 import time
 from typing import Any, NamedTuple
 
 from absl import logging
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import build, command, report, sharding, step, trainer
+from kd_jax import (
+  abstract,
+  build,
+  command,
+  errors,
+  report,
+  sharding,
+  step,
+  trainer,
+)
 from kd_jax import config as config_lib
 
 
@@ -39,6 +52,7 @@ class Step(NamedTuple):
     compile_s: seconds to compile.
     extra: parameters that are trained beside the networks.
     kept: parameters at inference.
+    exchanged: bytes that each device gives to collectives in a step.
   """
 
   name: str
@@ -49,6 +63,7 @@ class Step(NamedTuple):
   compile_s: float
   extra: int
   kept: int
+  exchanged: int
 
 
 @command.reporting()
@@ -64,9 +79,11 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--images', type=int, default=50_000, help='of the set')
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--repeats', type=int, default=10)
+  parser.add_argument('--devices', default='', help='such as 1,2,4,8')
   parser.add_argument('--json', help='a file for the figures')
   args = parser.parse_args(argv)
-  steps = [prepare(name, args) for name in args.configs]
+  meshes = [sharding.make_mesh(n) for n in _devices(args.devices)]
+  steps = [prepare(c, args, mesh) for c in args.configs for mesh in meshes]
   figures = measure(steps, args.repeats)
   print(table(figures))
   where = trainer.provenance()
@@ -82,8 +99,18 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def prepare(name: str, args: argparse.Namespace) -> Step:
-  """Builds and compiles the step of a configuration.
+def _devices(text: str) -> list[int]:
+  """The sizes of meshes; -1 is all devices."""
+  try:
+    return [int(n) for n in text.split(',')] if text else [-1]
+  except ValueError as error:
+    raise errors.UsageError(
+      f'--devices={text}: give whole numbers: 1,2,4,8'
+    ) from error
+
+
+def prepare(name: str, args: argparse.Namespace, mesh: Mesh) -> Step:
+  """Builds and compiles the step of a configuration on a mesh.
 
   Raises:
     UsageError: for whatever does not exist or does not fit together.
@@ -101,8 +128,7 @@ def prepare(name: str, args: argparse.Namespace) -> Step:
   facts = {'num_classes': args.classes, 'train_labels': labels}
   phases = build.phases_of(config, facts, args.images // args.batch_size)
   exp = phases[0].exp
-  build.shapes(exp, args.image_size, args.batch_size)
-  mesh = sharding.make_mesh()
+  abstract.shapes(exp, args.image_size, args.batch_size)
   sharding.check_batch(mesh, args.batch_size, '--batch_size')
   whole, split = sharding.replicated(mesh), sharding.batched(mesh)
   rng = np.random.default_rng(0)
@@ -141,9 +167,25 @@ def prepare(name: str, args: argparse.Namespace) -> Step:
   extra = sum(
     math.prod(x.shape) for x in jax.tree.leaves(state.params['method'])
   )
-  kept = build.deployed(exp, args.image_size).params
+  kept = abstract.deployed(exp, args.image_size).params
+  if args.devices:
+    name = f'{name} on {mesh.size}'
   print(f'{name}: compiled in {seconds:.1f} s', file=sys.stderr, flush=True)
-  return Step(name, compiled, state, frozen, batch, seconds, extra, kept)
+  exchanged = collective_bytes(compiled.as_text() or '')
+  return Step(
+    name, compiled, state, frozen, batch, seconds, extra, kept, exchanged
+  )
+
+
+def collective_bytes(program: str) -> int:
+  """Bytes of the results of all collectives in XLA's text of a program."""
+  kinds = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
+  total = 0
+  for shapes in re.findall(rf'= (\S.*?) (?:{kinds})(?:-start)?\(', program):
+    for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shapes):
+      bits = int(re.sub(r'\D', '', dtype) or 8)  # pred has one byte
+      total += math.prod(map(int, filter(None, sizes.split(',')))) * bits // 8
+  return total
 
 
 def load(name: str) -> ConfigDict:
@@ -184,6 +226,7 @@ def measure(steps: Sequence[Step], repeats: int) -> list[dict[str, Any]]:
         'compile_s': one.compile_s,
         'extra_params': one.extra,
         'kept_params': one.kept,
+        'collective_bytes': one.exchanged,
       }
     )
   return rows
@@ -193,7 +236,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   """The figures, aligned."""
   head = (
     'configuration', 'ms a step', f'ratio to {rows[0]["config"]}', 'spread',
-    'compile', 'trained beside', 'kept',
+    'compile', 'trained beside', 'kept', 'exchanged',
   )  # fmt: skip
   body = [
     (
@@ -204,6 +247,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
       f'{row["compile_s"]:.1f} s',
       report.short(row['extra_params']),
       report.short(row['kept_params']),
+      f'{row["collective_bytes"] / 1e6:.3g} MB',
     )
     for row in rows
   ]

@@ -1,21 +1,18 @@
 """From a configuration to everything static, checked before data is read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import functools
-import math
 import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-from jax.extend import core
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 import optax
 
-from kd_jax import data, errors, models, optim, sharding, step
+from kd_jax import abstract, data, errors, models, optim, sharding, step
 from kd_jax.data import source
 from kd_jax.features import NetFeatures
 from kd_jax.methods import base
@@ -27,23 +24,6 @@ CHOICES = {
   'data.padding_mode': ('zero', 'reflect'),
   'data.augment': ('crop_flip', 'random_resized_crop'),
 }
-
-
-class Deployed(NamedTuple):
-  """What the prediction that a run is about needs.
-
-  Attributes:
-    name: of the prediction.
-    groups: the networks, and 'method', whose parameters it reads.
-    params: how many parameters it reads.
-    flops: of one image's forward pass; XLA's count of the unoptimised program,
-      where a multiplication and an addition are two.
-  """
-
-  name: str
-  groups: tuple[str, ...]
-  params: int
-  flops: float
 
 
 class Phase(NamedTuple):
@@ -80,7 +60,7 @@ class Parts(NamedTuple):
   mesh: Mesh
   phases: tuple[Phase, ...]
   features: NetFeatures
-  deployed: Deployed
+  deployed: abstract.Deployed
   steps_per_epoch: int
 
   @property
@@ -135,15 +115,15 @@ def build(config: ConfigDict) -> Parts:
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)
   size = info.image_size
-  features = [shapes(p.exp, size, config.batch_size, p.rules) for p in phases][
-    -1
+  features = [
+    abstract.shapes(p.exp, size, config.batch_size, p.rules) for p in phases
   ]
   return Parts(
     source=opened,
     mesh=mesh,
     phases=phases,
-    features=features,
-    deployed=deployed(phases[-1].exp, size),
+    features=features[-1],
+    deployed=abstract.deployed(phases[-1].exp, size),
     steps_per_epoch=steps_per_epoch,
   )
 
@@ -157,7 +137,7 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   labels = np.arange(classes, dtype=np.int32)  # those of the data come later
   facts = {'num_classes': classes, 'train_labels': labels}
   for phase in phases_of(config, facts, 1):
-    shapes(phase.exp, image_size, config.batch_size, phase.rules)
+    abstract.shapes(phase.exp, image_size, config.batch_size, phase.rules)
 
 
 def open_source(config: ConfigDict) -> source.Source:
@@ -340,7 +320,11 @@ def _teachers(
 
 def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   cls = base.method_class(config.method)
-  known = {**facts, 'dtype': DTYPES[config.dtype]}
+  known = {
+    **facts,
+    'dtype': DTYPES[config.dtype],
+    'bn_group_size': config.bn_group_size,
+  }
   args = {key: known[key] for key in known.keys() & base.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
@@ -410,119 +394,3 @@ def _optimizer(
 
 def _plain(value: Any) -> Any:
   return value.to_dict() if isinstance(value, ConfigDict) else value
-
-
-def example(image_size: int, batch_size: int) -> dict[str, Any]:
-  """A `Batch` of shapes in place of arrays."""
-  image = (batch_size, image_size, image_size, 3)
-  return {
-    'image': jax.ShapeDtypeStruct(image, jnp.float32),
-    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    'index': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-  }
-
-
-def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
-  """Shapes and dtypes of a network's variables, taps left out."""
-
-  def init(image):
-    made = dict(network.init(jax.random.key(0), image, train=True))
-    made.pop('intermediates', None)
-    return made
-
-  return jax.eval_shape(init, example(image_size, 2)['image'])
-
-
-def shapes(
-  exp: step.Experiment,
-  image_size: int,
-  batch_size: int,
-  rules: Sequence[str] = (),
-) -> NetFeatures:
-  """Shapes of all features.
-
-  One training step is traced too, so that what does not fit shows here.
-
-  Args:
-    exp: the experiment.
-    image_size: pixels.
-    batch_size: images.
-    rules: regular expressions, each to be found in some parameter's path.
-
-  Raises:
-    UsageError: from the method, for a tap that is not there or does not fit;
-      for a rule that matches nothing.
-  """
-  batch = example(image_size, batch_size)
-
-  def trace(frozen, batch):
-    seed = jnp.zeros((), jnp.int32)
-    state = step.init(exp, seed, frozen, batch)
-    _check_rules(rules, state.params)
-    step.train_step(exp, seed, state, frozen, batch)
-    networks = (state.params, state.model_state, frozen, batch)
-    step.predict_step(exp, *networks)
-    return step.features_of(exp, *networks)
-
-  return jax.eval_shape(trace, _frozen(exp, image_size), batch)
-
-
-def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
-  paths = [
-    optim.path_name(path)
-    for path, _ in jax.tree_util.tree_leaves_with_path(params)
-  ]
-  groups = [f'{name}/' for name in params]  # a method may need no adapters
-  for rule in rules:
-    if not any(re.search(rule, path) for path in (*paths, *groups)):
-      parts = {'/'.join(path.split('/')[:2]) + '/' for path in paths}
-      raise errors.unknown(
-        'parameters of config.optimizer.rules or trainable:', rule, parts
-      )
-
-
-def _frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
-  return {
-    name: dict(variables_of(network, image_size))
-    for name, network in exp.teachers.items()
-  }
-
-
-def deployed(exp: step.Experiment, image_size: int) -> Deployed:
-  """What the first of the method's predictions needs, and its cost."""
-  frozen, batch = _frozen(exp, image_size), example(image_size, 2)
-  state = jax.eval_shape(
-    functools.partial(step.init, exp), jnp.int32(0), frozen, batch
-  )
-  one = {'image': example(image_size, 1)['image']}
-  names: list[str] = []
-
-  def predict(params, model_state, frozen):
-    image = jnp.zeros(one['image'].shape)
-    found = step.predict_step(
-      exp, params, model_state, frozen, {'image': image}
-    )
-    names.append(next(iter(found)))
-    return found[names[0]]
-
-  args = (state.params, state.model_state, frozen)
-  graph = jax.make_jaxpr(predict)(*args)
-  read = {v for v in graph.jaxpr.outvars if isinstance(v, core.Var)}
-  for equation in reversed(graph.jaxpr.eqns):
-    if not read.isdisjoint(equation.outvars):
-      read |= {v for v in equation.invars if isinstance(v, core.Var)}
-  leaves = jax.tree_util.tree_leaves_with_path(args)
-  groups, params = set(), 0
-  for (path, leaf), variable in zip(leaves, graph.jaxpr.invars, strict=True):
-    argument, group, *rest = optim.path_name(path).split('/')
-    is_parameter = argument == '0' or rest[0] == 'params'
-    if variable in read and is_parameter:
-      groups.add(group)
-      params += math.prod(leaf.shape)
-  analysis: Any = jax.jit(predict).lower(*args).cost_analysis()
-  return Deployed(
-    name=names[0],
-    groups=tuple(sorted(groups)),
-    params=params,
-    flops=float(analysis['flops']),
-  )

@@ -6,7 +6,8 @@ anything is read: Orbax's own restoring takes part of a tree that does not fit,
 and casts dtypes, without a word.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from kd_jax import errors, optim
+from kd_jax import errors, optim, processes, sharding
 
 # How many lines of a difference are worth reading.
 _MOST_ROWS = 20
@@ -29,6 +30,10 @@ DIGEST = 'digest'
 
 class Damaged(errors.RunError):
   """A checkpoint that cannot be read, or is not what was written."""
+
+
+class SaveFailed(errors.RunError):
+  """A checkpoint that could not be written; the older ones are there still."""
 
 
 class Checkpoints:
@@ -54,6 +59,7 @@ class Checkpoints:
     self.folder = epath.Path(folder)
     if read_only and not self.folder.exists():
       raise errors.UsageError(f'{self.folder} is not there')
+    self._saving: int | None = None  # a step whose save may not be complete
     self._manager = ocp.CheckpointManager(
       self.folder,
       item_handlers=ocp.StandardCheckpointHandler(),
@@ -65,28 +71,70 @@ class Checkpoints:
       ),
     )
 
+  def steps(self) -> list[int]:
+    """The complete steps, newest first; not one that is still being saved."""
+    found = set(self._manager.all_steps()) - {self._saving}
+    return sorted(found, reverse=True)
+
   def latest(self) -> int | None:
     """The newest complete step, or None."""
-    return self._manager.latest_step()
-
-  def steps(self) -> list[int]:
-    """The complete steps, newest first."""
-    return sorted(self._manager.all_steps(), reverse=True)
+    return next(iter(self.steps()), None)
 
   def save(self, step: int, tree: Any) -> None:
-    """Starts saving; the arrays may be changed or donated at once."""
-    if step not in self._manager.all_steps():
-      flat = _flat(tree)
-      sharding = next(iter(flat.values())).sharding
-      flat[DIGEST] = jax.device_put(np.uint32(_digest(flat)), sharding)
+    """Starts saving; the arrays may be changed or donated at once.
+
+    Raises:
+      SaveFailed: where this save, or the one before, failed.
+    """
+    self.wait()
+    if step in self._manager.all_steps():
+      return
+    flat = _flat(tree)
+    where = next(iter(flat.values())).sharding
+    flat[DIGEST] = sharding.put(np.uint32(_digest(flat)), where)
+    self._saving = step
+    with self._may_fail():
       self._manager.save(step, args=ocp.args.StandardSave(flat))
+
+  def check(self) -> None:
+    """Raises SaveFailed where a save has ended so; does not wait for one."""
+    if self._saving is not None and not self._manager.is_saving_in_progress():
+      self.wait()
+
+  def wait(self) -> None:
+    """Returns when the last save is complete.
+
+    Raises:
+      SaveFailed: where it failed.
+    """
+    with self._may_fail():
+      self._manager.wait_until_finished()
+    self._saving = None
+
+  @contextlib.contextmanager
+  def _may_fail(self) -> Iterator[None]:
+    # Orbax, TensorStore and the file system raise whatever they met.
+    try:
+      yield
+    except Exception as error:
+      step, self._saving = self._saving, None
+      self._manager.reload()  # the manager has dropped what it would delete
+      line = str(error).strip().partition('\n')[0][:200]
+      raise SaveFailed(
+        f'saving checkpoint {self.folder / str(step)} failed: '
+        f'{type(error).__name__}: {line}'
+      ) from error
 
   def set_aside(self, step: int) -> epath.Path:
     """Moves a damaged checkpoint out of the way; returns where it is now."""
     place = self.folder.parent / f'damaged-{step}'
-    if place.exists():
-      place.rmtree()
-    (self.folder / str(step)).rename(place)
+
+    def move():
+      if place.exists():
+        place.rmtree()
+      (self.folder / str(step)).rename(place)
+
+    processes.first(move)
     self._manager.reload()
     return place
 
@@ -139,23 +187,22 @@ class Checkpoints:
         f'checkpoint {where} is damaged: {type(error).__name__}: {line}'
       ) from error
 
-  def wait(self) -> None:
-    """Returns when every save is complete.
+  def close(self) -> None:
+    """Completes the last save and ends the manager's threads.
 
     Raises:
-      Exception: what made a save fail.
+      SaveFailed: where it failed.
     """
-    self._manager.wait_until_finished()
-
-  def close(self) -> None:
-    """Completes the saves and ends the manager's threads."""
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
 
 
 def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
   """Saves a tree as the only one of its folder; complete when it returns."""
-  if epath.Path(folder).exists():
-    epath.Path(folder).rmtree()
+  place = epath.Path(folder)
+  processes.first(lambda: place.rmtree() if place.exists() else None)
   checkpoints = Checkpoints(folder, keep=1)
   checkpoints.save(step, tree)
   checkpoints.close()

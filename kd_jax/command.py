@@ -19,6 +19,7 @@ _Result = TypeVar('_Result')
 
 def reporting(
   codes: Mapping[type[Exception], int] = EXIT_CODES,
+  leave: Callable[[int], None] = lambda code: None,
 ) -> Callable[
   [Callable[_Arguments, _Result]], Callable[_Arguments, _Result | int]
 ]:
@@ -26,6 +27,7 @@ def reporting(
 
   Args:
     codes: the exit code of each kind of error, its subclasses included.
+    leave: called with the code, after the line.
   """
 
   def decorate(command):
@@ -34,9 +36,11 @@ def reporting(
       try:
         return command(*args, **kwargs)
       except tuple(codes) as error:
-        print(f'kd_jax: {error}', file=sys.stderr)
+        print(f'kd_jax: {error}', file=sys.stderr, flush=True)
         kinds = (kind for kind in codes if isinstance(error, kind))
-        return codes[next(kinds)]
+        code = codes[next(kinds)]
+        leave(code)
+        return code
 
     return reported
 

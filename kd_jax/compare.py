@@ -3,7 +3,9 @@
 Each file is what `python -m kd_jax.main --seeds 0,1,2` wrote at its end
 (`seeds-0-1-2.json`). The table, in Markdown, has each method's mean and
 standard deviation, and its paired differences, seed by seed, from the student
-alone and from a reference method.
+alone and from a reference method. Files of other data or seeds are refused;
+where network, epochs, batch size or teacher are not the reference's, the table
+says so in place of a difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,6 +42,7 @@ def read(path: str) -> dict[str, Any]:
   try:
     found = json.loads(epath.Path(path).read_text())
     _ = found['config']['method'], found['seeds'], found['top1']
+    _ = _data(found), _recipe(found)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UsageError(
       f'{path!r} is not what kd_jax.main --seeds writes (seeds-0-1-2.json): '
@@ -74,12 +77,9 @@ def table(runs: Sequence[Mapping[str, Any]], reference: str) -> str:
         f'{found["mean"]:.2f}',
         f'{found["std"]:.2f}',
         _difference(run['top1'], run.get('alone_top1')),
-        '' if run is other or other is None
-        else _difference(run['top1'], other['top1'])
-        if _student(run['config']) == _student(other['config'])
-        else 'other network',
+        '' if run is other or other is None else _from(run, other),
       ]
-    )  # fmt: skip
+    )
   lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
   first = runs[0]
   lines += [
@@ -106,14 +106,53 @@ def _check(runs: Sequence[Mapping[str, Any]], reference: str) -> None:
 
 def _data(run: Mapping[str, Any]) -> str:
   data = run['config']['data']
-  size = f', {data["train_size"]} training images' if data['train_size'] else ''
-  return f'{data["name"]}{size}'
+  parts = [data['name']]
+  if data['train_size']:
+    parts.append(f'{data["train_size"]} training images')
+  if data['val_fraction']:
+    parts.append(f'{data["val_fraction"]:g} of them held out')
+  if data['image_size']:
+    parts.append(f'{data["image_size"]} pixels')
+  return ', '.join(parts)
 
 
 def _student(config: Mapping[str, Any]) -> str:
   widths = config['student']['args'].get('widths')
   wide = f' ({"-".join(map(str, widths))})' if widths else ''
   return f'{config["student"]["name"]}{wide}'
+
+
+def _from(run: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+  """The difference from `other`, or what else than the method is not its."""
+  ours, theirs = _recipe(run), _recipe(other)
+  differ = [
+    name
+    for name, value in ours.items()
+    if None not in (value, theirs[name]) and value != theirs[name]
+  ]
+  if differ:
+    return f'other {", ".join(differ)}'
+  return _difference(run['top1'], other['top1'])
+
+
+def _recipe(run: Mapping[str, Any]) -> dict[str, Any]:
+  """What two runs share where the method alone differs, by name.
+
+  None agrees with everything: a method without a teacher is compared with one
+  that has it, and a file may lack its teacher's accuracy. Phases and a
+  teacher's mode of batch statistics are the method's.
+  """
+  config = run['config']
+  teacher = config['teacher']
+  args = {k: v for k, v in teacher['args'].items() if k != 'batch_norm'}
+  origin = teacher['path'] or teacher['recipe']
+  return {
+    'network': config['student'],
+    'epochs': config['epochs'],
+    'batch size': config['batch_size'],
+    'teacher': [teacher['name'], args, origin] if teacher['name'] else None,
+    'teacher top-1': run.get('teacher_top1'),
+  }
 
 
 def _difference(ours: Sequence[float], theirs: Sequence[float] | None) -> str:

@@ -27,12 +27,28 @@ INDIFFERENT = (
   'data.data_dir',
   'data.device_mb',
   'data.workers',
+  'deterministic',
   'eval_batch_size',
+  'heartbeat_timeout_seconds',
   'mesh',
   'recipe',
   'steps_per_dispatch',
   'teacher.allow_below_expected',
   'teacher.expected_top1',
+  'watchdog_seconds',
+)
+
+
+# What a run's teacher takes from the run and not from its own recipe.
+_OF_RUN = (
+  'cache_dir',
+  'data',
+  'deterministic',
+  'dtype',
+  'eval_batch_size',
+  'heartbeat_timeout_seconds',
+  'mesh',
+  'watchdog_seconds',
 )
 
 
@@ -49,7 +65,8 @@ def default() -> ConfigDict:
   # Parts of a batch that are computed one after the other, for one update: to
   # fit a small device. BatchNorm and losses over a batch see a part.
   config.accumulate_steps = 1
-  # Images that share the networks' BatchNorm statistics; 0 is the whole batch.
+  # Images that share BatchNorm statistics, in networks and in the method's
+  # adapters; 0 is the whole batch.
   config.bn_group_size = 0
   config.dtype = 'float32'  # what networks compute in; or 'bfloat16'
 
@@ -109,6 +126,14 @@ def default() -> ConfigDict:
   config.eval_batch_size = 512  # images
   config.eval_every = 1.0  # epochs
   config.checkpoint_every = 1.0  # epochs
+  # Two runs on the same hardware are bit-identical, on a GPU too, where it
+  # costs speed; on CPU and TPU they are anyway.
+  config.deterministic = False
+  # A process that finishes no step for so long is ended (compiling, evaluating
+  # and saving count); 0 is for ever.
+  config.watchdog_seconds = 1800.0
+  # Of several processes: how long one may give no sign of life.
+  config.heartbeat_timeout_seconds = 100
   config.cache_dir = ''  # '': $KD_JAX_CACHE, else ~/.cache/kd_jax
   return config
 
@@ -252,7 +277,7 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
   teacher's recipe, so that every run and seed with this teacher shares it.
   """
   result = default()
-  for key in ('data', 'dtype', 'mesh', 'cache_dir', 'eval_batch_size'):
+  for key in _OF_RUN:
     result[key] = copy.deepcopy(config[key])
   args = config.teacher.args.to_dict()
   args.pop('batch_norm', None)  # how the teacher is used, not trained

@@ -14,7 +14,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from kd_jax import accuracy, command, errors, exports, report, trained
+from kd_jax import accuracy, command, errors, exports, report, sharding, trained
 from kd_jax.data import source, stream
 
 _MOST_ROWS = 20  # of classes that are worth printing
@@ -85,7 +85,7 @@ def measure(
 
   names = found.facts['class_names']
   numbers = order(names, info.class_names)
-  split = stream.Streamed(images, info, workers=workers)
+  split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
   labels, before = [], []
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
     for feed in feeds:

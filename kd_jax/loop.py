@@ -1,7 +1,9 @@
 """The training loop: step, log, evaluate, save, resume."""
 
 from collections.abc import Callable
+import contextlib
 import functools
+import time
 from typing import Any
 
 import jax
@@ -9,16 +11,26 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import (
+  abstract,
   accuracy,
   build,
   checkpoint,
   errors,
   metrics,
+  processes,
   runs,
   sharding,
   step,
+  watchdog,
 )
 from kd_jax.data import dataset
+
+_RETRY_S = 30.0  # seconds, from a failed save to the next try
+_LAST_RETRIES_S = (1.0, 5.0, 15.0)  # seconds before each try at the end
+
+
+class NotSaved(Exception):  # noqa: N818  (the same command goes on)
+  """A save failed in a run of several processes, which must start again."""
 
 
 class Loop:
@@ -40,6 +52,7 @@ class Loop:
     frozen: dict[str, Any],
     folder: runs.Folder,
     reporter: metrics.Reporter,
+    dog: watchdog.Watchdog,
     began: float,
   ):
     """Restores the newest checkpoint, or makes the first state.
@@ -53,12 +66,14 @@ class Loop:
       frozen: the teachers' variables by name.
       folder: of the run.
       reporter: of the run.
+      dog: hears of every finished step.
       began: when this start of the run began, by `runs.now`.
     """
     self.clock = metrics.Clock()
     self._compiled: set[tuple[str, int]] = set()
     self._config, self._parts, self._frozen = config, parts, frozen
     self._train, self._tests, self._reporter = train, tests, reporter
+    self._watchdog = dog
     self._seed = np.int32(config.seed)
     self._whole = whole = sharding.replicated(parts.mesh)
     self._step_fns = {
@@ -74,18 +89,20 @@ class Loop:
       split: accuracy.make(parts.exp, test, parts.mesh)
       for split, test in tests.items()
     }
-    self._finite = jax.jit(step.all_finite)
+    self._finite = jax.jit(step.all_finite, out_shardings=whole)
     self._checkpoints = checkpoint.Checkpoints(folder.path / 'checkpoints')
     self._restore(whole)
     self._means = metrics.Means()
-    self._unread: list[tuple[int, step.Terms]] = []
+    self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
+    self._stop = False  # what all processes know of being asked to stop
+    self._try_again = 0.0  # when to save again after a save that failed
     self._speed = metrics.Speed()
     self._feeds = train.feeds(self.step)
     self.clock.add('starting', runs.now() - began)
 
   def _restore(self, whole: jax.sharding.Sharding) -> None:
     """Sets state, step and records from the folder, or anew."""
-    shapes = build.example(
+    shapes = abstract.example(
       self._parts.source.info.image_size, self._config.batch_size
     )
     batch: Any = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
@@ -126,8 +143,7 @@ class Loop:
         f'{self._parts.total_steps} of this configuration and data; give '
         'another --workdir'
       )
-    known = self._reporter.records.read()
-    self.records = self._reporter.resume(self.step)
+    known, self.records = self._reporter.resume(self.step)
     before = self.records[-1]['wall_s'] if self.records else 0.0
     if known:
       self.clock.resume(self.records[-1] if self.records else {})
@@ -138,35 +154,40 @@ class Loop:
     """Trains to the last step and saves.
 
     Args:
-      should_stop: asked after every dispatch.
+      should_stop: asked after every dispatch, in every process.
 
     Returns:
       Whether the last step is done; if not, the state is saved.
 
     Raises:
-      RunError: where a loss is not finite.
+      RunError: where a loss is not finite, or the end cannot be saved.
     """
     total, most = self._parts.total_steps, self._steps_per_dispatch()
-    try:
-      while self.step < total:
+    with contextlib.ExitStack() as ending:
+      ending.callback(self._reporter.close)
+      ending.callback(self._close_checkpoints)
+      ending.callback(self._feeds.close)
+      while self.step < total and not self._stop:
         stop = self._next_stop()
-        self._dispatch(most if self.step + most <= stop else 1)
+        count = most if self.step + most <= stop else 1
+        self._dispatch(count, should_stop())
         if self.step == stop:
           self._at_stop()
-        if should_stop():
-          self._read()
-          if self._means.count:
-            self._record({})
-          self._save()
-          break
-    finally:
-      self._feeds.close()
-      with self.clock.spent('saving'):
-        self._checkpoints.close()
-      if self.step == total:
-        self._reporter.line(f'time {self.clock.text()}')
-      self._reporter.close()
+        self._check_save()
+      if self._stop and self.step < total:
+        self._read()
+        if self._means.count:
+          self._record({})
+        self._save()
+      self._complete_save()
+    if self.step == total:
+      self._reporter.line(f'time {self.clock.text()}')
     return self.step == total
+
+  def _close_checkpoints(self) -> None:
+    # Where a save fails now, the run has failed of something else before.
+    with contextlib.suppress(checkpoint.SaveFailed):
+      self._checkpoints.close()
 
   def _steps_per_dispatch(self) -> int:
     """Chosen by platform unless the configuration says otherwise."""
@@ -193,7 +214,7 @@ class Loop:
     stops = [(self.step // period + 1) * period for period in periods]
     return min(*stops, self._parts.phase(self.step).last)
 
-  def _dispatch(self, count: int) -> None:
+  def _dispatch(self, count: int, asked_to_stop: bool) -> None:
     """Starts `count` steps, then reads what the dispatch before them gave."""
     with self.clock.spent('waiting for data'):
       feeds = [next(self._feeds) for _ in range(count)]
@@ -206,22 +227,27 @@ class Loop:
         self.state,
         self._frozen,
         self._train.arrays,
-        jax.tree.map(lambda *xs: np.stack(xs), *feeds),
+        sharding.join(
+          jax.tree.map(lambda *xs: np.stack(xs), *feeds), self._parts.mesh, 1
+        ),
       )
+      answer = processes.poll(asked_to_stop)
     with self.clock.spent('training'):
       self._read()
-    self._unread.append((self.step, terms))
+    self._unread.append((self.step, terms, answer))
     self.step += count
 
   def _read(self) -> None:
     """Takes in the scalars of started steps; stops the run at a NaN."""
-    for first, terms in self._unread:
+    for first, terms, answer in self._unread:
       values = {name: np.asarray(value) for name, value in terms.items()}
+      self._stop = answer() or self._stop
       if bad := metrics.first_bad(values, first):
         at, name, value = bad
         raise errors.RunError(self._failure(f'step {at}: {name} is {value}'))
       self._means.add(values)
       self._speed.add(len(values['total']) * self._config.batch_size)
+      self._watchdog.beat(f'step {first + len(values["total"])}')
       self._reporter.progress(
         f'step {self.step}/{self._parts.total_steps} | '
         f'{self._speed.text(self._images_left())} | '
@@ -234,7 +260,8 @@ class Loop:
     return (self._parts.total_steps - self.step) * self._config.batch_size
 
   def _failure(self, what: str) -> str:
-    self._checkpoints.wait()
+    with contextlib.suppress(checkpoint.SaveFailed):
+      self._checkpoints.wait()
     latest = self._checkpoints.latest()
     good = 'there is no checkpoint yet'
     if latest is not None:
@@ -253,6 +280,7 @@ class Loop:
     if self._due(self._config.eval_every):
       with self.clock.spent('evaluating'):
         found = self._evaluate()
+      self._watchdog.beat(f'the evaluation of step {self.step}')
     self._record(found)
     self._next_phase()
     if self._due(self._config.checkpoint_every):
@@ -322,4 +350,48 @@ class Loop:
       raise errors.RunError(
         self._failure(f'step {self.step}: the update made parameters infinite')
       )
-    self._checkpoints.save(self.step, self.state)
+    try:
+      self._checkpoints.save(self.step, self.state)
+    except checkpoint.SaveFailed as error:
+      self._save_failed(error)
+
+  def _check_save(self) -> None:
+    """Says at once that a save failed; tries again when it is time to."""
+    try:
+      self._checkpoints.check()
+    except checkpoint.SaveFailed as error:
+      self._save_failed(error)
+    if self._try_again and runs.now() > self._try_again:
+      self._try_again = 0.0
+      self._save()
+
+  def _save_failed(self, error: checkpoint.SaveFailed) -> None:
+    """Goes on, and tries again later; several processes start again instead.
+
+    Raises:
+      NotSaved: where there are several, which a failed save leaves apart.
+    """
+    latest = self._checkpoints.latest()
+    kept = 'there is none yet' if latest is None else f'step {latest} is kept'
+    if processes.count() > 1:
+      raise NotSaved(f'{error}; of the checkpoints {kept}')
+    self._reporter.line(f'{error}; of the checkpoints {kept}; trying again')
+    self._try_again = runs.now() + _RETRY_S
+
+  def _complete_save(self) -> None:
+    """Waits for the last save, and tries again where it fails.
+
+    Raises:
+      RunError: where it fails every time.
+    """
+    with self.clock.spent('saving'):
+      for pause in (*_LAST_RETRIES_S, None):
+        try:
+          self._checkpoints.save(self.step, self.state)
+          self._checkpoints.wait()
+          return
+        except checkpoint.SaveFailed as error:
+          if pause is None:
+            raise
+          self._save_failed(error)
+        time.sleep(pause)

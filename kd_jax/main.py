@@ -1,10 +1,12 @@
 """Trains: `python -m kd_jax.main --config configs/fpd.py`.
 
-Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved: start the
-same command again.
+Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 ended by
+the watchdog, 134 ended by the runtime since another process was gone. After the
+last three, start the same command again.
 """
 
 from collections.abc import Callable, Sequence
+import errno
 import os
 import re
 import signal
@@ -16,7 +18,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from kd_jax import build, command, errors, report, runs, trainer
+from kd_jax import build, command, errors, processes, report, runs, trainer
 from kd_jax import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +31,16 @@ _SEEDS = flags.DEFINE_list(
   'seeds', None, 'Seeds to run one after the other, such as 0,1,2.'
 )
 
+# XLA reads these when its GPU backend starts, and knows them on every backend:
+# no kernels with atomic sums, and none chosen by timing.
+_DETERMINISTIC = (
+  '--xla_gpu_deterministic_ops=true',
+  '--xla_gpu_autotune_level=0',
+)
+
+# What the storage of a run may say: full, over its quota, read-only.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 EXIT_CODES = {
   **command.EXIT_CODES,
   trainer.Interrupted: 75,  # EX_TEMPFAIL of sysexits.h: start it again
@@ -37,7 +49,7 @@ EXIT_CODES = {
 
 def main(argv: Sequence[str]) -> int:
   """Runs the configuration for every seed and prints the results."""
-  logging.set_verbosity(logging.WARNING)  # Orbax tells every save otherwise
+  logging.set_verbosity(logging.ERROR)  # Orbax tells every save otherwise
   if len(argv) > 1:
     raise errors.UsageError(
       f'unexpected argument {argv[1]!r}: options begin with --, and a value '
@@ -45,10 +57,8 @@ def main(argv: Sequence[str]) -> int:
     )
   if _CONFIG.value is None:
     raise errors.UsageError('--config is missing: try --config fpd')
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
-    compiled = runs.cache_root(_CONFIG.value) / 'compiled'
-    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
   seeds = _seeds() or [_CONFIG.value.seed]
+  _before_jax_starts(_CONFIG.value)
   stop = _stop_on_sigterm()
   results, alone = [], []
   for seed in seeds:
@@ -59,19 +69,30 @@ def main(argv: Sequence[str]) -> int:
     result = trainer.train(config, folder, label, should_stop=stop)
     results.append(result)
     alone.append(_alone(config, label, stop))
-    print(report.closing(result, alone[-1]))
-    print(f'folder: {folder.path}')
+    processes.say(report.closing(result, alone[-1]))
+    processes.say(f'folder: {folder.path}')
   if len(seeds) > 1:
     text, figures = report.seeds(results, alone)
-    print(text)
+    processes.say(text)
     shared = _CONFIG.value.copy_and_resolve_references()
     shared.seed = 0  # those of the runs stand in the file's name
     summary = _folder(shared, several=False, prefix='seeds-')
     name = f'seeds-{"-".join(map(str, seeds))}.json'
     config = config_lib.plain(_CONFIG.value)
     summary.write(name, {**figures, 'config': config, **trainer.provenance()})
-    print(f'figures: {summary.path / name}')
+    processes.say(f'figures: {summary.path / name}')
   return 0
+
+
+def _before_jax_starts(config: ConfigDict) -> None:
+  """What must be said before the first use of a device."""
+  if config.deterministic:
+    flags = (os.environ.get('XLA_FLAGS', ''), *_DETERMINISTIC)
+    os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
+    compiled = runs.cache_root(config) / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+  processes.start(config.heartbeat_timeout_seconds)
 
 
 def _seeds() -> list[int]:
@@ -112,7 +133,12 @@ def _alone(
 
 
 def _stop_on_sigterm() -> Callable[[], bool]:
-  """Whether SIGTERM has come since; the run then saves and ends with 75."""
+  """Whether SIGTERM has come since; the run then saves and ends with 75.
+
+  Of several processes one is enough. (JAX has such a service too. It is not
+  used: Orbax asks it from a thread of process 0 alone, with a step of the
+  past, and then not all processes hear of it at the same step.)
+  """
   asked: list[int] = []
   signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
   return lambda: bool(asked)
@@ -158,11 +184,24 @@ def _usage_error(error: Exception) -> errors.UsageError:
   return errors.UsageError(text.replace('\\n', ' '))
 
 
-@command.reporting(EXIT_CODES)
+def _said_plainly(argv: Sequence[str]) -> int:
+  """`main`, with a storage that takes no more as a `RunError`."""
+  try:
+    return main(argv)
+  except OSError as error:
+    if error.errno not in _STORAGE:
+      raise
+    raise errors.RunError(
+      f'cannot write: {error}; mend it, and start the same command again: it '
+      'goes on from the last checkpoint'
+    ) from error
+
+
+@command.reporting(EXIT_CODES, leave=processes.leave)
 def run() -> None:
   """The entry point: one line on stderr and an exit code for every mistake."""
   sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
-  app.run(main, flags_parser=_parse)
+  app.run(_said_plainly, flags_parser=_parse)
 
 
 if __name__ == '__main__':

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
+import pathlib
 import sys
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 import tensorboardX
 
-from kd_jax import runs
+from kd_jax import buckets, processes, runs
 
 
 class Means:
@@ -120,7 +122,10 @@ def accuracy_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Reporter:
-  """Says what happens, on the screen and in the run's folder."""
+  """Says what happens, on the screen and in the run's folder.
+
+  Of several processes only process 0 says anything.
+  """
 
   def __init__(self, folder: runs.Folder, label: str = ''):
     """Opens the run's log.
@@ -132,47 +137,73 @@ class Reporter:
     self._folder, self._label = folder, f'[{label}] ' if label else ''
     self.records = runs.Records(folder)
     self._board: tensorboardX.SummaryWriter | None = None
+    self._events: tempfile.TemporaryDirectory[str] | None = None
     self._tty = sys.stdout.isatty()
     self._shown = self._printed = 0.0
 
   def line(self, text: str, *, important: bool = True) -> None:
     """A line for the log and, at most every ten seconds unless it is
     important, for the screen."""
+    if not processes.is_first():
+      return
     clear = '\r\x1b[K' if self._tty else ''
     if important or time.monotonic() - self._printed > 10:
       self._printed = time.monotonic()
       for row in text.splitlines() or ['']:
         print(f'{clear}{self._label}{row}', flush=True)
-    runs.append(
-      self._folder.path / 'log.txt',
-      f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n',
+    self._folder.append(
+      'log.txt', f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n'
     )
 
   def progress(self, text: str) -> None:
     """Replaces the last line of a terminal, at most five times a second."""
-    if self._tty and time.monotonic() - self._shown > 0.2:
+    if (
+      self._tty
+      and processes.is_first()
+      and time.monotonic() - self._shown > 0.2
+    ):
       self._shown = time.monotonic()
       print(f'\r\x1b[K{self._label}{text}', end='', flush=True)
 
-  def resume(self, step: int) -> list[dict[str, Any]]:
-    """Forgets what was logged after `step`; returns the records up to it."""
+  def resume(
+    self, step: int
+  ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Forgets what was logged after `step`.
+
+    Returns:
+      The records that were there, and those of them up to `step`.
+    """
+    if not processes.is_first():
+      return [], []
+    known = self.records.read()
+    place = str(self._folder.path)
+    if buckets.is_bucket(place):  # events grow here and are then copied
+      self._events = tempfile.TemporaryDirectory(prefix='kd_jax-events-')
+      place = self._events.name
     self._board = tensorboardX.SummaryWriter(
-      str(self._folder.path), purge_step=step + 1 if step else 0
+      place, purge_step=step + 1 if step else 0
     )
-    return self.records.truncate(step)
+    return known, self.records.truncate(step)
 
   def record(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a line to metrics.jsonl and scalars to TensorBoard."""
+    if not processes.is_first():
+      return
     self.records.append({'step': step, **values})
     if self._board is not None:
       for name, value in values.items():
         self._board.add_scalar(name, value, step)
       self._board.flush()
+    if self._events is not None:
+      for file in pathlib.Path(self._events.name).iterdir():
+        self._folder.write_bytes(file.name, file.read_bytes())
 
   def close(self) -> None:
     """Ends the TensorBoard file."""
     if self._board is not None:
       self._board.close()
+    if self._events is not None:
+      self._events.cleanup()
 
 
 def first_bad(

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax import build, metrics, runs
+from kd_jax import abstract, build, metrics, runs
 from kd_jax.methods import base
 
 
@@ -31,7 +31,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
   """'params' and 'flops' of what is deployed, and of every teacher.
 
-  They are of one image's forward pass; see `build.Deployed`.
+  They are of one image's forward pass; see `abstract.Deployed`.
   """
   kept, size = parts.deployed, parts.source.info.image_size
   return {
@@ -42,8 +42,8 @@ def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
 
 def cost(network: nn.Module, image_size: int) -> dict[str, float]:
   """'params' and 'flops' of one network; see `costs`."""
-  variables = build.variables_of(network, image_size)
-  image = build.example(image_size, 1)['image']
+  variables = abstract.variables_of(network, image_size)
+  image = abstract.example(image_size, 1)['image']
   forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
   analysis: Any = forward.lower(variables, image).cost_analysis()
   return {
@@ -189,7 +189,8 @@ def seeds(
 
   Returns:
     The text; and 'student', 'alone' and 'difference' (each as `spread`; the
-    last two only where every seed has its student alone), 'seeds'.
+    last two only where every seed has its student alone); for each seed
+    'seeds', 'top1', and 'alone_top1' and 'teacher_top1' where there are such.
   """
   top1 = [result['top1'] for result in results]
   figures: dict[str, Any] = {
@@ -197,6 +198,8 @@ def seeds(
     'top1': top1,
     'student': spread(top1),
   }
+  if all(result['teacher'] for result in results):
+    figures['teacher_top1'] = [r['teacher']['top1'] for r in results]
   rows = [('top-1, last epoch', 'mean', 'std', 'seeds')]
   trained = [a['top1'] for a in alone if a is not None]
   if len(trained) == len(results):

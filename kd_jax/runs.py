@@ -12,36 +12,55 @@ deployed/       what was trained of it (SimKD's projector, say)
 result.json     there once the run is finished
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import os
 import time
 from typing import Any
+import uuid
 
 from etils import epath
 from ml_collections import ConfigDict
 
 import kd_jax
+from kd_jax import buckets, errors, locks, processes
 from kd_jax import config as config_lib
-from kd_jax import errors, locks
 from kd_jax.data import source
 
 # What a run killed at its very start leaves.
-_OWN = ('.lock', 'config.json.part')
+_SHARED = '.shared'
+_LATE_S = 30
+_OWN = ('.lock', _SHARED, 'config.json.part')
+
+_METRICS = 'metrics.jsonl'
 
 
 class Folder:
-  """A run's folder.
+  """A run's folder, on a disk or in a bucket (gs://bucket/...).
+
+  Where there are several processes, all of them call its methods together;
+  process 0 reads and writes, and tells the others.
 
   Attributes:
     path: where it is.
   """
 
   def __init__(self, path: epath.PathLike):
-    """Names the folder; nothing is read or written yet."""
+    """Names the folder; nothing is read or written yet.
+
+    Raises:
+      UsageError: for a bucket that is not one of `gs://`.
+    """
     text = os.fspath(path)
-    self.path = epath.Path(text if '://' in text else os.path.abspath(text))
+    self._in_bucket = buckets.is_bucket(text)
+    if self._in_bucket:
+      buckets.prepare(text)
+    else:
+      text = os.path.abspath(text)
+    self.path = epath.Path(text)
+    self._held: locks.Held | None = None
+    self._texts: dict[str, str] = {}  # of a bucket's files that grow
 
   def claim(self, config: ConfigDict, info: source.Info) -> None:
     """Makes the folder this configuration's, or sees that it already is.
@@ -53,7 +72,10 @@ class Folder:
     """
     new = config_lib.plain(config)
     new['data_facts'] = json.loads(json.dumps(info._asdict()))
-    old = self.read('config.json')
+    processes.first(lambda: self._claim(new))
+
+  def _claim(self, new: dict[str, Any]) -> None:
+    old = self._read('config.json')
     if old is not None:
       self._compare(config_lib.determining(old), config_lib.determining(new))
       if old['epochs'] == new['epochs']:
@@ -64,7 +86,7 @@ class Folder:
       raise errors.UsageError(
         f'{self.path} holds files but no run; give an empty or new --workdir'
       )
-    self.write('config.json', new)
+    self.write_alone('config.json', new)
 
   def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
@@ -86,14 +108,75 @@ class Folder:
         '--workdir, or none:\n' + '\n'.join(f'  {line}' for line in lines)
       )
 
+  @contextlib.contextmanager
   def lock(
     self, *, wait: bool, say: Callable[[str], None] = print
-  ) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes of this machine out; see `locks.hold`."""
-    self._make()
-    return locks.hold(self.path / '.lock', wait=wait, say=say)
+  ) -> Iterator[None]:
+    """Keeps other runs out; see `locks.hold`.
+
+    Raises:
+      UsageError: also where not all processes see the folder.
+    """
+    with contextlib.ExitStack() as held:
+
+      def take():
+        self._make()
+        own = locks.hold(self.path / '.lock', wait=wait, say=say)
+        self._held = held.enter_context(own)
+        self._texts.clear()
+
+      processes.first(take)
+      try:
+        if processes.count() > 1:
+          self._check_shared()
+        yield
+      finally:
+        self._held = None
+
+  def _check_shared(self) -> None:
+    path = self.path / _SHARED
+
+    def write():
+      token = uuid.uuid4().hex
+      path.write_text(token)
+      return token
+
+    def look():
+      for _ in range(_LATE_S):  # a network's file system may be late
+        if path.exists() and path.read_text() == written:
+          return
+        time.sleep(1)
+      raise errors.UsageError(
+        f'{processes.name()} does not see {self.path} as process 0 writes it; '
+        'several processes need folders on storage that all share: give such '
+        'a --workdir and config.cache_dir'
+      )
+
+    written = processes.first(write)
+    processes.together(look)
+    processes.first(path.unlink)
+
+  def guard(self) -> None:
+    """Sees that the lock is still held; every write here begins with it.
+
+    Raises:
+      RunError: where another run has taken it over (in a bucket).
+    """
+    if self._held is not None:
+      self._held.check()
+
+  def guarded(self, ask: Callable[[], bool]) -> Callable[[], bool]:
+    """The question `ask`, which also sees that the lock is still held."""
+
+    def asked() -> bool:
+      self.guard()
+      return ask()
+
+    return asked
 
   def _make(self) -> None:
+    if self._in_bucket:  # gcsfs would make the bucket
+      return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,6 +187,9 @@ class Folder:
 
   def read(self, name: str) -> Any:
     """The content of a JSON file, or None where there is none."""
+    return processes.first(lambda: self._read(name))
+
+  def _read(self, name: str) -> Any:
     path = self.path / name
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -113,15 +199,53 @@ class Folder:
     Raises:
       UsageError: where the folder cannot be written.
     """
+    processes.first(lambda: self.write_alone(name, value))
+
+  def write_alone(self, name: str, value: Any) -> None:
+    """As `write`, within what process 0 does without the others."""
     self._make()
-    part = self.path / f'{name}.part'
+    self._write_text(name, json.dumps(value, indent=2) + '\n')
+
+  def _write_text(self, name: str, text: str) -> None:
+    self.guard()
+    path = self.path / name
     try:
-      part.write_text(json.dumps(value, indent=2) + '\n')
-      part.replace(self.path / name)
+      if self._in_bucket:  # an object is there whole or not at all
+        path.write_text(text)
+      else:
+        part = self.path / f'{name}.part'
+        part.write_text(text)
+        part.replace(path)
     except OSError as error:
       raise errors.UsageError(
-        f'cannot write {self.path / name}: {error.strerror}'
+        f'cannot write {path}: {error.strerror or error}'
       ) from error
+
+  def write_bytes(self, name: str, content: bytes) -> None:
+    """Writes a file; in a bucket, all or nothing."""
+    self.guard()
+    (self.path / name).write_bytes(content)
+
+  def append(self, name: str, text: str) -> None:
+    """Adds text to a file; it is there when this returns.
+
+    A bucket cannot append: the file is written anew.
+    """
+    if self._in_bucket:
+      path = self.path / name
+      if name not in self._texts:
+        self._texts[name] = path.read_text() if path.exists() else ''
+      self._texts[name] += text
+      self._write_text(name, self._texts[name])
+      return
+    self.guard()
+    with (self.path / name).open('a') as file:
+      file.write(text)
+
+  def replace(self, name: str, text: str) -> None:
+    """Writes a file to which `append` then adds, all or nothing."""
+    self._texts[name] = text
+    self._write_text(name, text)
 
 
 def _depends_on_epochs(value: Any) -> bool:
@@ -167,15 +291,15 @@ class Records:
 
   def __init__(self, folder: Folder):
     """Names the file."""
-    self._path = folder.path / 'metrics.jsonl'
+    self._folder = folder
 
   def read(self) -> list[dict[str, Any]]:
     """Every complete record."""
-    if not self._path.exists():
+    path = self._folder.path / _METRICS
+    if not path.exists():
       return []
-    lines = self._path.read_text().splitlines()
     found = []
-    for line in lines:
+    for line in path.read_text().splitlines():
       with contextlib.suppress(json.JSONDecodeError):  # cut off by a kill
         found.append(json.loads(line))
     return found
@@ -183,24 +307,13 @@ class Records:
   def truncate(self, step: int) -> list[dict[str, Any]]:
     """Drops what was logged after `step`, and returns the rest."""
     kept = [record for record in self.read() if record['step'] <= step]
-    part = self._path.with_name(self._path.name + '.part')
-    part.write_text(''.join(json.dumps(record) + '\n' for record in kept))
-    part.replace(self._path)
+    text = ''.join(json.dumps(record) + '\n' for record in kept)
+    self._folder.replace(_METRICS, text)
     return kept
 
   def append(self, record: dict[str, Any]) -> None:
     """Adds a record; it is in the file when this returns."""
-    append(self._path, json.dumps(record) + '\n')
-
-
-def append(path: epath.Path, text: str) -> None:
-  """Adds text to a file; in a bucket, which cannot append, writes it anew."""
-  if '://' in str(path):
-    before = path.read_text() if path.exists() else ''
-    path.write_text(before + text)
-    return
-  with path.open('a') as file:
-    file.write(text)
+    self._folder.append(_METRICS, json.dumps(record) + '\n')
 
 
 def now() -> float:

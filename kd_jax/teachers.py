@@ -8,7 +8,16 @@ import flax.linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kd_jax import accuracy, build, checkpoint, errors, runs, trained
+from kd_jax import (
+  abstract,
+  accuracy,
+  build,
+  checkpoint,
+  errors,
+  processes,
+  runs,
+  trained,
+)
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
 
@@ -55,7 +64,7 @@ def obtain(
       cached = runs.cache_folder(recipe, parts.source.info, 'teacher')
       train(recipe, cached, 'teacher')
       origin = str(cached.path)
-    variables, known = _read(origin, network, parts)
+    variables, known = processes.together(lambda: _read(origin, network, parts))
     facts = {
       'network': config.teacher.name,
       'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
@@ -63,11 +72,12 @@ def obtain(
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
+    folder.guard()  # its training may have taken long
     checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:
     _check(config, facts)
-    shapes = dict(build.variables_of(network, parts.source.info.image_size))
+    shapes = dict(abstract.variables_of(network, parts.source.info.image_size))
     variables = trained.restore(folder.path / 'teacher', shapes, parts.mesh)
   say(f'teacher {config.teacher.name}: top-1 {facts["top1"]:.2f}% on test')
   return {name: variables}, facts
@@ -84,7 +94,7 @@ def check(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> None:
   path, networks = config.teacher.path, parts.exp.teachers
   if path and networks and folder.read('teacher.json') is None:
     (network,) = networks.values()
-    _read(path, network, parts)
+    processes.together(lambda: _read(path, network, parts))
 
 
 def _read(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import (
+  abstract,
   accuracy,
   build,
   checkpoint,
@@ -85,7 +86,7 @@ def _of_run(folder: runs.Folder, mesh: Mesh) -> exports.Trained:
     network = build.make_network(
       config.student, len(info.class_names), config.dtype, config.bn_group_size
     )
-    like = dict(build.variables_of(network, size))
+    like = dict(abstract.variables_of(network, size))
     own = restore(folder.path / 'student', like, mesh)
     return alone(network, own, facts)
   exp = _experiment(config, info)
@@ -94,7 +95,7 @@ def _of_run(folder: runs.Folder, mesh: Mesh) -> exports.Trained:
   found = restore(folder.path / 'deployed', kept, mesh)
   for name in exp.teachers:
     found[name] = restore(folder.path / 'teacher', shapes[name], mesh)
-  forward = _forward(exp, build.deployed(exp, size).name, shapes, facts)
+  forward = _forward(exp, abstract.deployed(exp, size).name, shapes, facts)
   return exports.Trained(_by_path(found), forward, facts)
 
 
@@ -155,11 +156,11 @@ def _experiment(config: ConfigDict, info: source.Info) -> step.Experiment:
 def _all_shapes(exp: step.Experiment, image_size: int) -> dict[str, Any]:
   """Shapes and dtypes of all variables, by network name and 'method'."""
   frozen = {
-    name: dict(build.variables_of(network, image_size))
+    name: dict(abstract.variables_of(network, image_size))
     for name, network in exp.teachers.items()
   }
   init = functools.partial(step.init, exp)
-  batch = build.example(image_size, 2)
+  batch = abstract.example(image_size, 2)
   state = jax.eval_shape(init, jnp.int32(0), frozen, batch)
   trained = {
     name: {'params': params, **state.model_state[name]}
@@ -248,7 +249,7 @@ def variables(
       f'the network there has {len(facts["class_names"])} classes, and '
       f'the data set {classes}'
     )
-  shapes = {'student': dict(build.variables_of(network, image_size))}
+  shapes = {'student': dict(abstract.variables_of(network, image_size))}
   wanted = _by_path(shapes)
   names = sorted({*wanted, *found.weights})
   odd = [n for n in names if _said(wanted, n) != _said(found.weights, n)]

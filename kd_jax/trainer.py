@@ -17,9 +17,11 @@ from kd_jax import (
   checkpoint,
   loop,
   metrics,
+  processes,
   report,
   runs,
   teachers,
+  watchdog,
 )
 from kd_jax.data import augment, dataset, resident, stream
 
@@ -42,7 +44,8 @@ def train(
     config: of the run.
     folder: of the run, new or its own.
     label: begins every line on the screen.
-    should_stop: asked after every step; whether to save and stop.
+    should_stop: asked before every step; whether to save and stop. Where any
+      process says so, all do.
     shared: several runs may want this folder; wait for one another.
 
   Returns:
@@ -54,7 +57,7 @@ def train(
     Interrupted: where it was asked to stop.
   """
   began = runs.now()
-  parts = build.build(config)
+  parts = processes.together(lambda: build.build(config))
   teachers.check(config, parts, folder)
   reporter = metrics.Reporter(folder, label)
   with folder.lock(wait=shared, say=print):
@@ -62,7 +65,7 @@ def train(
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
       return result
-    tests = _tests(config, parts, reporter.line)
+    tests = processes.together(lambda: _tests(config, parts, reporter.line))
     asked = runs.now()
     frozen, teacher = teachers.obtain(
       config,
@@ -74,18 +77,31 @@ def train(
     )
     taught = runs.now() - asked
     reporter.line(report.opening(config, parts, folder))
-    data = _training(config, parts, reporter.line)
-    run = loop.Loop(
-      config, parts, data, tests, frozen, folder, reporter, began + taught
-    )
-    if teacher:
-      run.clock.add('teacher', taught)
-    if not run.run(should_stop):
-      raise Interrupted(
-        f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
-        'the same command goes on from there'
+    data = processes.together(lambda: _training(config, parts, reporter.line))
+    with watchdog.Watchdog(config.watchdog_seconds) as dog:
+      run = loop.Loop(
+        config,
+        parts,
+        data,
+        tests,
+        frozen,
+        folder,
+        reporter,
+        dog,
+        began + taught,
       )
-    return _finish(config, parts, folder, run, teacher)
+      if teacher:
+        run.clock.add('teacher', taught)
+      try:
+        done = run.run(folder.guarded(should_stop))
+      except loop.NotSaved as error:
+        raise Interrupted(f'{error}; the same command goes on') from error
+      if not done:
+        raise Interrupted(
+          f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
+          'the same command goes on from there'
+        )
+      return _finish(config, parts, folder, run, teacher)
 
 
 def _fits(config: ConfigDict, parts: build.Parts, images: int) -> bool:
@@ -109,7 +125,9 @@ def _tests(
       found[name] = resident.Resident(arrays, info, parts.mesh)
     else:
       images = parts.source.split(name)
-      found[name] = stream.Streamed(images, info, workers=config.data.workers)
+      found[name] = stream.Streamed(
+        images, info, parts.mesh, workers=config.data.workers
+      )
   return found
 
 
@@ -132,6 +150,7 @@ def _training(
   return stream.Streamed(
     parts.source.split('train'),
     info,
+    parts.mesh,
     workers=given.workers,
     steps=parts.total_steps,
     area=tuple(given.area) if crop else (),
@@ -146,7 +165,7 @@ def _finish(
   run: loop.Loop,
   teacher: dict[str, Any] | None,
 ) -> dict[str, Any]:
-  """Writes the trained network, the picture and the result."""
+  """Saves the trained network, and writes the picture and the result."""
   kept = parts.deployed
   if len(kept.groups) == 1:  # a network that stands alone
     variables = _variables(run, kept.groups[0])
@@ -155,6 +174,18 @@ def _finish(
     own = [name for name in kept.groups if name not in parts.exp.teachers]
     variables = {name: _variables(run, name) for name in own}
     checkpoint.save_only(folder.path / 'deployed', run.step, variables)
+  return processes.first(lambda: _written(config, parts, folder, run, teacher))
+
+
+def _written(
+  config: ConfigDict,
+  parts: build.Parts,
+  folder: runs.Folder,
+  run: loop.Loop,
+  teacher: dict[str, Any] | None,
+) -> dict[str, Any]:
+  """What process 0 writes at the end: the picture and the result."""
+  kept = parts.deployed
   report.curves(run.records, folder.path / 'curves.png')
   chosen = 'val' if parts.source.info.num_val else 'test'
   measured = [r for r in run.records if f'{chosen}/top1' in r]
@@ -182,7 +213,7 @@ def _finish(
     'teacher': teacher and {**teacher, **costs['teacher']},
     **provenance(),
   }
-  folder.write('result.json', result)
+  folder.write_alone('result.json', result)
   return result
 
 
@@ -197,6 +228,7 @@ def provenance() -> dict[str, Any]:
   names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   return {
     'hardware': f'{len(devices)} x {devices[0].device_kind}',
+    'processes': processes.count(),
     'host': f'{platform.machine()}, {platform.system()}',
     'versions': {
       'python': platform.python_version(),

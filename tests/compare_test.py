@@ -2,23 +2,26 @@
 
 import json
 
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from kd_jax import compare, errors
+from kd_jax import config as config_lib
 
 
-def run(
-  method, top1, alone=None, seeds=(0, 1, 2), widths=(4, 8), data='digits'
-):
+def run(method, top1, alone=None, seeds=(0, 1, 2), teacher=97.5, **changes):
+  """What a run over seeds wrote; `changes` are of 'a.b' in its config."""
+  config = config_lib.digits()
+  config.method = method
+  config.student.args.widths = (4, 8)
+  for path, value in changes.items():
+    config.update_from_flattened_dict({path: value})
   found = {
     'seeds': list(seeds),
     'top1': list(top1),
-    'config': {
-      'method': method,
-      'data': {'name': data, 'train_size': 300},
-      'student': {'name': 'resnet8', 'args': {'widths': list(widths)}},
-    },
+    'teacher_top1': [teacher] * len(seeds),
+    'config': config_lib.plain(config),
   }
   return found | ({'alone_top1': list(alone)} if alone else {})
 
@@ -52,9 +55,38 @@ def test_what_is_within_two_standard_errors_has_no_star():
   assert '*' not in cells(text, 'tfd')[5]
 
 
-def test_another_student_is_not_compared_with_the_reference():
-  wide = run('fsp', (93.0, 94.0, 95.0), ALONE, widths=(8, 8))
-  assert cells(compare.table([KD, wide], 'kd'), 'fsp')[-1] == 'other network'
+@pytest.mark.parametrize(
+  ('changes', 'cell'),
+  [
+    ({'student.args.widths': (8, 8)}, 'other network'),
+    ({'epochs': 30}, 'other epochs'),
+    ({'batch_size': 64}, 'other batch size'),
+    ({'epochs': 30, 'batch_size': 64}, 'other epochs, batch size'),
+    ({'teacher.name': 'resnet8'}, 'other teacher'),
+    ({'teacher.args.widths': (8, 8, 16, 32)}, 'other teacher'),
+    ({'teacher.recipe.epochs': 30}, 'other teacher'),
+    ({'teacher.path': 'runs/teacher'}, 'other teacher'),
+    ({'teacher': 96.0}, 'other teacher top-1'),
+  ],
+)
+def test_another_recipe_is_not_compared_with_the_reference(changes, cell):
+  other = run('fsp', (93.0, 94.0, 95.0), ALONE, **changes)
+  assert cells(compare.table([KD, other], 'kd'), 'fsp')[-1] == cell
+
+
+def test_what_is_the_methods_own_does_not_hinder_a_comparison():
+  free = run('tf_fd', FPD['top1'], ALONE, **{'teacher.name': ''})
+  del free['teacher_top1']
+  first = ConfigDict({'initialise': {'epochs': 10}})
+  own = {'teacher.args.batch_norm': 'batch', 'phases': first}
+  for other in (free, run('ofd', FPD['top1'], ALONE, **own)):
+    method = other['config']['method']
+    assert cells(compare.table([KD, other], 'kd'), method)[-1].startswith('+2')
+
+
+def test_a_file_without_its_teachers_accuracy_is_compared():
+  older = {k: v for k, v in FPD.items() if k != 'teacher_top1'}
+  assert cells(compare.table([KD, older], 'kd'), 'fpd')[-1] == '+2.00 ± 0.00*'
 
 
 def test_a_run_without_its_student_alone_says_so():
@@ -67,7 +99,9 @@ def test_a_run_without_its_student_alone_says_so():
   ('other', 'message'),
   [
     (run('fpd', (1, 2), seeds=(0, 1)), 'differ in seeds'),
-    (run('fpd', (1, 2, 3), data='cifar100'), 'differ in data'),
+    (run('fpd', (1, 2, 3), **{'data.name': 'cifar100'}), 'differ in data'),
+    (run('fpd', (1, 2, 3), **{'data.train_size': 200}), '200 training images'),
+    (run('fpd', (1, 2, 3), **{'data.val_fraction': 0.1}), '0.1 of them held'),
   ],
 )
 def test_runs_that_cannot_be_paired_are_refused(other, message):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import build, optim, report, sharding, step
+from kd_jax import abstract, optim, report, sharding, step
 from kd_jax.methods import base
 from tests import tiny
 
@@ -165,9 +165,41 @@ def test_a_step_on_four_devices_equals_a_step_on_one(case):
 
 
 @pytest.mark.parametrize('case', ALL)
+def test_adapters_group_a_batch_as_bn_group_size_says(case):
+  exp, state, frozen, batch = started(case)
+  other = dict(state.model_state['method'])
+  if 'batch_stats' not in other:
+    return
+  other['batch_stats'] = jax.tree.map(jnp.zeros_like, other['batch_stats'])
+
+  def statistics(batch, size):
+    """What one batch adds to the adapters' running statistics."""
+    networks = (state.params, state.model_state, frozen, batch)
+    _, moved = exp.method.clone(bn_group_size=size).apply(
+      {'params': state.params['method'], **other},
+      step.features_of(exp, *networks),
+      batch,
+      rngs={'method': jax.random.key(0)},
+      mutable=['metrics', *other],
+    )
+    return moved['batch_stats']
+
+  @jax.jit
+  def grouped_and_apart(batch):
+    halves = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), batch)
+    apart = jax.vmap(lambda half: statistics(half, 0))(halves)
+    return statistics(batch, 4), apart
+
+  grouped, apart = grouped_and_apart(batch)
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  # float32 through batch norm
+  jax.tree.map(lambda a, b: near(a, b.mean(axis=0)), grouped, apart)
+
+
+@pytest.mark.parametrize('case', ALL)
 def test_prediction_costs_what_is_deployed_alone(case):
   exp = experiment(case)
-  kept = build.deployed(exp, tiny.SIZE)
+  kept = abstract.deployed(exp, tiny.SIZE)
   if len(kept.groups) == 1:
     alone = report.cost(exp.students[kept.name], tiny.SIZE)
     assert kept.params == alone['params']
@@ -177,12 +209,12 @@ def test_prediction_costs_what_is_deployed_alone(case):
       name: tiny.network(widths=net.widths)
       for name, net in exp.teachers.items()
     }
-    again = build.deployed(exp._replace(teachers=deeper), tiny.SIZE)
+    again = abstract.deployed(exp._replace(teachers=deeper), tiny.SIZE)
     assert again == kept
 
 
 @pytest.mark.parametrize('case', ALL)
 def test_features_are_checked_without_data(case):
   exp = experiment(case)._replace(tx=optax.identity())
-  feats = build.shapes(exp, tiny.SIZE, 8)
+  feats = abstract.shapes(exp, tiny.SIZE, 8)
   assert set(feats) == {*exp.method.students, *exp.method.teachers}

@@ -258,6 +258,8 @@ def test_several_seeds_share_the_teacher_and_are_compared_in_pairs(tmp_path):
   assert figures['config']['method'] == 'kd'
   paired = np.subtract(figures['top1'], figures['alone_top1'])
   assert figures['difference']['mean'] == pytest.approx(paired.mean())
+  taught = json.loads((tmp_path / 'run/seed0/teacher.json').read_text())
+  assert figures['teacher_top1'] == [taught['top1']] * 2
   assert figures['student']['std'] == pytest.approx(
     np.std(figures['top1'], ddof=1)
   )

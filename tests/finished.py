@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from kd_jax import (
+  abstract,
   accuracy,
   build,
   checkpoint,
@@ -51,7 +52,7 @@ def run(folder, name='kd'):
     **state.model_state,
     'student': {'batch_stats': student['batch_stats']},
   }
-  kept = build.deployed(exp, digits.INFO.image_size)
+  kept = abstract.deployed(exp, digits.INFO.image_size)
   if kept.groups == ('student',):
     checkpoint.save_only(place.path / 'student', 3, student)
   else:

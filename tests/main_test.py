@@ -3,11 +3,14 @@
 import atexit
 import functools
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+
+from kd_jax import main, processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -20,22 +23,27 @@ def compiled():
   return folder.name
 
 
-def start(*arguments, cwd=ROOT, **environment):
-  """Starts `python -m kd_jax.main` with these arguments."""
+def environment(**more):
+  """What a process of a test is started with: a CPU, compiling little."""
   paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
+  return {
+    **os.environ,
+    'PYTHONPATH': os.pathsep.join(paths),
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    # Many tests compile the same programs.
+    'JAX_COMPILATION_CACHE_DIR': compiled(),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    **more,
+  }
+
+
+def start(*arguments, cwd=ROOT, **more):
+  """Starts `python -m kd_jax.main` with these arguments."""
   return subprocess.Popen(
     [sys.executable, '-m', 'kd_jax.main', *arguments],
     cwd=cwd,
-    env={
-      **os.environ,
-      'PYTHONPATH': os.pathsep.join(paths),
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-      # Many tests compile the same programs.
-      'JAX_COMPILATION_CACHE_DIR': compiled(),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      **environment,
-    },
+    env=environment(**more),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -74,21 +82,68 @@ MISTAKES = {
 }
 
 
+# Imports once, then runs each command line in a process of its own.
+SERVE = """
+import json, os, sys
+from kd_jax import main
+for arguments in json.load(sys.stdin):
+  out, err = os.pipe(), os.pipe()
+  child = os.fork()
+  if not child:
+    os.dup2(out[1], 1), os.dup2(err[1], 2)
+    sys.argv = ['main', *arguments]
+    code = 70
+    try:
+      main.run()
+    except SystemExit as ended:
+      code = ended.code
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+  os.close(out[1]), os.close(err[1])
+  texts = [open(end).read() for end in (err[0], out[0])]
+  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  print(json.dumps([code, *texts]), flush=True)
+"""
+
+
 def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
-  waiting = list(MISTAKES.items())
-  while waiting:
-    now, waiting = waiting[:2], waiting[2:]
-    started = [
-      (
-        args,
-        cure,
-        start(*args.split(), cwd=tmp_path, KD_JAX_CACHE=str(tmp_path)),
-      )
-      for args, cure in now
-    ]
-    for args, cure, process in started:
-      out, err = process.communicate(timeout=120)
-      assert process.returncode == 2, f'{args}\n{out}\n{err}'
-      assert err.count('\n') == 1, f'{args}\n{err}'
-      assert err.startswith('kd_jax: ')
-      assert cure in err, f'{args}\n{err}'
+  served = subprocess.run(
+    [sys.executable, '-c', SERVE],
+    input=json.dumps([args.split() for args in MISTAKES]),
+    cwd=tmp_path,
+    env=environment(KD_JAX_CACHE=str(tmp_path)),
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  said = served.stdout.splitlines()
+  assert len(said) == len(MISTAKES), served.stderr
+  for (args, cure), line in zip(MISTAKES.items(), said, strict=True):
+    code, err, out = json.loads(line)
+    assert code == 2, f'{args}\n{out}\n{err}'
+    assert err.count('\n') == 1, f'{args}\n{err}'
+    assert err.startswith('kd_jax: ')
+    assert cure in err, f'{args}\n{err}'
+
+
+def test_deterministic_says_so_to_xla_before_jax_starts(monkeypatch):
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', compiled())
+  started = []
+  monkeypatch.setattr(
+    processes, 'start', lambda _: started.append(os.environ['XLA_FLAGS'])
+  )
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_use_onednn=false')
+  config = configuration('kd').get_config()
+  main._before_jax_starts(config)
+  config.deterministic = True
+  main._before_jax_starts(config)
+  assert started[0] == '--xla_cpu_use_onednn=false'
+  assert started[1].startswith('--xla_cpu_use_onednn=false ')
+  assert '--xla_gpu_deterministic_ops=true' in started[1]
+
+
+def test_the_module_itself_ends_with_that_code_and_line(tmp_path):
+  process = start('--config', 'fpdd', cwd=tmp_path)
+  out, err = process.communicate(timeout=120)
+  assert (process.returncode, out) == (2, '')
+  assert "did you mean 'fpd'" in err

@@ -3,7 +3,7 @@
 import optax
 import pytest
 
-from kd_jax import build, data, errors
+from kd_jax import abstract, build, data, errors
 from kd_jax.methods import base
 from tests import main_test, tiny
 
@@ -34,7 +34,7 @@ def test_a_teacher_with_more_stages_other_channels_and_sizes_is_met(name):
   small = {'width': 16} if name == 'fpd' else {}
   method = tiny.method(name, taps=taps, teacher_taps=taken, **small)
   exp = tiny.experiment(method, tx=optax.identity(), teacher=teacher)
-  feats = build.shapes(exp, 64, 8)
+  feats = abstract.shapes(exp, 64, 8)
   for theirs, ours in method.pairs():
     t, s = feats['teacher'][theirs].shape, feats['student'][ours].shape
     if theirs == ours == 'logits':

@@ -1,11 +1,15 @@
 """What a run does where its checkpoints are damaged."""
 
+import errno
 import gc
+import subprocess
+import sys
 
 import numpy as np
+from orbax.checkpoint._src.serialization import serialization
 import pytest
 
-from kd_jax import errors, runs, trainer
+from kd_jax import errors, loop, runs, trainer
 from tests import main_test
 from tests.end_to_end_test import leaves
 
@@ -68,3 +72,74 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
   gc.collect()  # what Orbax left shows here, not in another test
   after = sorted(p.name for p in (tmp_path / 'run/checkpoints').iterdir())
   assert after == before
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+  """Makes writing the arrays of a checkpoint fail, so many times."""
+  write, left = serialization.async_serialize_from_host, [0]
+
+  async def failing(*args, **kwargs):
+    if left[0]:
+      left[0] -= 1
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    return await write(*args, **kwargs)
+
+  monkeypatch.setattr(serialization, 'async_serialize_from_host', failing)
+  monkeypatch.setattr(loop, '_LAST_RETRIES_S', (0.0, 0.0))
+  return left
+
+
+def test_a_failed_save_is_said_tried_again_and_keeps_the_older_one(
+  tmp_path, capsys, full_disk
+):
+  want = trainer.train(config_of(), runs.Folder(tmp_path / 'undisturbed'))
+  _, arrays = leaves(tmp_path / 'undisturbed/checkpoints')
+  folder = runs.Folder(tmp_path / 'run')
+  config = config_of()
+  config.epochs = 1
+  trainer.train(config, folder)
+  capsys.readouterr()
+  full_disk[0] = 1
+  got = trainer.train(config_of(), folder)
+  said = capsys.readouterr().out
+  assert 'checkpoints/8 failed: ' in said
+  assert 'No space left on device' in said
+  assert 'step 4 is kept; trying again' in said
+  step, found = leaves(tmp_path / 'run/checkpoints')
+  assert step == 8
+  for name, leaf in arrays.items():
+    np.testing.assert_array_equal(found[name], leaf, err_msg=name)
+  assert got['top1'] == want['top1']
+
+
+def test_where_the_last_save_fails_every_time_the_run_ends_with_an_error(
+  tmp_path, full_disk
+):
+  folder = runs.Folder(tmp_path / 'run')
+  full_disk[0] = 10**6
+  with pytest.raises(errors.RunError, match='No space left on device'):
+    trainer.train(config_of(), folder)
+  assert not (tmp_path / 'run/result.json').exists()
+  full_disk[0] = 0
+  assert trainer.train(config_of(), folder)['steps'] == 8
+
+
+HANG = """
+import time
+from kd_jax import watchdog
+with watchdog.Watchdog(1.0) as dog:
+  for i in range(3):
+    time.sleep(0.5)
+    dog.beat(f'step {i}')
+  time.sleep(60)
+"""
+
+
+def test_the_watchdog_ends_a_process_that_hangs_and_shows_where():
+  ended = subprocess.run(
+    [sys.executable, '-c', HANG], capture_output=True, text=True, timeout=30
+  )
+  assert ended.returncode == 76
+  assert 'line 8 in <module>' in ended.stderr
+  assert 'after step 2' in ended.stderr

@@ -51,7 +51,10 @@ class EvalSet(Protocol):
   size: int
 
   def eval_feeds(self, batch_size: int) -> Feeds:
-    """Every image once, with 'mask' [B] f32; the last batch is padded."""
+    """Every image once, with 'mask' [B] f32; the last batch is padded.
+
+    Of each batch a process gets its `sharding.rows`.
+    """
     ...
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
@@ -69,7 +72,10 @@ class TrainSet(Protocol):
   arrays: dict[str, jax.Array]
 
   def feeds(self, step: int) -> Feeds:
-    """What the host gives to `step` and every step after it."""
+    """What the host gives to `step` and every step after it.
+
+    Of each batch a process gets its `sharding.rows`.
+    """
     ...
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
@@ -103,13 +109,18 @@ class Order:
     return self._epoch(epoch)[start : start + self.batch_size]
 
 
-def masked(size: int, batch_size: int) -> Feeds:
-  """'index' [B] i32 and 'mask' [B] f32 over every image, in order.
+def masked(size: int, batch_size: int, rows: np.ndarray) -> Feeds:
+  """'index' [R] i32 and 'mask' [R] f32 over every image, in order.
 
   The last batch repeats image 0 under mask 0 until it is full.
+
+  Args:
+    size: images.
+    batch_size: B.
+    rows: [R] i32, which of each batch are wanted.
   """
   for start in range(0, size, batch_size):
-    index = np.arange(start, start + batch_size, dtype=np.int32)
+    index = start + rows
     real = index < size
     yield {
       'index': np.where(real, index, 0).astype(np.int32),

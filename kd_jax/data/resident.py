@@ -22,14 +22,15 @@ class Resident:
   def __init__(self, split: source.Arrays, info: source.Info, mesh: Mesh):
     """Moves the split to the devices of the mesh."""
     self.size = len(split)
-    self._info = info
+    self._info, self._mesh = info, mesh
     self.arrays: dict[str, jax.Array] = sharding.put(
       {'image': split.image, 'label': split.labels}, sharding.replicated(mesh)
     )
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """See `dataset.EvalSet`: 'index' and 'mask'."""
-    return dataset.masked(self.size, batch_size)
+    rows = sharding.rows(self._mesh, batch_size)
+    return dataset.masked(self.size, batch_size, rows)
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
     """See `dataset.EvalSet`."""
@@ -56,11 +57,13 @@ class Training(Resident):
     """Moves the split to the devices of the mesh."""
     super().__init__(split, info, mesh)
     self._order = dataset.Order(self.size, batch_size, seed)
+    self._rows = sharding.rows(mesh, batch_size)
     self._crop_flip = crop_flip
 
   def feeds(self, step: int) -> dataset.Feeds:
     """See `dataset.TrainSet`: 'index' [B] i32."""
-    return ({'index': self._order.index(s)} for s in itertools.count(step))
+    every = itertools.count(step)
+    return ({'index': self._order.index(s)[self._rows]} for s in every)
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
     """See `dataset.TrainSet`."""

@@ -11,8 +11,10 @@ from typing import Any
 from absl import flags
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
+from kd_jax import sharding
 from kd_jax.data import augment, dataset, decode, source
 from kd_jax.features import Batch
 
@@ -54,18 +56,22 @@ class Decoder:
 
 
 class _TrainItems:
-  """The items of all steps of a run; a grain random-access source."""
+  """Rows of the batches of all steps of a run; a grain random-access source."""
 
-  def __init__(self, decoder: Decoder, order: dataset.Order, steps: int):
+  def __init__(
+    self, decoder: Decoder, order: dataset.Order, steps: int, rows: np.ndarray
+  ):
     self._decoder, self._order, self._steps = decoder, order, steps
+    self._rows = rows
 
   def __len__(self) -> int:
-    return self._steps * self._order.batch_size
+    return self._steps * len(self._rows)
 
   def __getitem__(self, position: int) -> dataset.Feed:
-    step, within = divmod(position, self._order.batch_size)
+    step, within = divmod(position, len(self._rows))
     epoch = step // self._order.steps_per_epoch
-    return self._decoder(int(self._order.index(step)[within]), epoch)
+    image = self._order.index(step)[self._rows[within]]
+    return self._decoder(int(image), epoch)
 
   def __getstate__(self) -> dict[str, Any]:
     order = self._order
@@ -77,11 +83,11 @@ class _TrainItems:
 
 
 class _EvalItems:
-  """The items of a split in order, padded to whole batches."""
+  """Rows of the batches of a split in order, the last one padded."""
 
-  def __init__(self, decoder: Decoder, batch_size: int):
+  def __init__(self, decoder: Decoder, batch_size: int, rows: np.ndarray):
     self._decoder = decoder
-    feeds = list(dataset.masked(len(decoder.images), batch_size))
+    feeds = list(dataset.masked(len(decoder.images), batch_size, rows))
     self._index = np.concatenate([feed['index'] for feed in feeds])
     self._mask = np.concatenate([feed['mask'] for feed in feeds])
 
@@ -125,6 +131,7 @@ class Streamed:
     self,
     images: source.Images,
     info: source.Info,
+    mesh: Mesh,
     *,
     workers: int,
     batch_size: int = 0,
@@ -138,6 +145,7 @@ class Streamed:
     Args:
       images: the split.
       info: of the data set.
+      mesh: the devices; each process decodes its part of a batch.
       workers: processes that decode; 0 decodes in this one.
       batch_size: of training.
       seed: of training.
@@ -147,7 +155,8 @@ class Streamed:
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
-    self._images, self._info, self._workers = images, info, workers
+    self._images, self._info, self._mesh = images, info, mesh
+    self._workers = workers
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
     self._crop_flip, self._area = crop_flip, area
 
@@ -156,8 +165,9 @@ class Streamed:
     size, count = self._info.image_size, self._batch_size
     decoder = Decoder(self._images, size, self._area, self._seed)
     order = dataset.Order(self.size, count, self._seed)
-    items = _TrainItems(decoder, order, self._steps)
-    return _batches(items, step * count, count, self._workers)
+    rows = sharding.rows(self._mesh, count)
+    items = _TrainItems(decoder, order, self._steps, rows)
+    return _batches(items, step * len(rows), len(rows), self._workers)
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
     """See `dataset.TrainSet`."""
@@ -170,8 +180,9 @@ class Streamed:
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """See `dataset.EvalSet`."""
     decoder = Decoder(self._images, self._info.image_size)
-    items = _EvalItems(decoder, batch_size)
-    return _batches(items, 0, batch_size, self._workers)
+    rows = sharding.rows(self._mesh, batch_size)
+    items = _EvalItems(decoder, batch_size, rows)
+    return _batches(items, 0, len(rows), self._workers)
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
     """See `dataset.EvalSet`."""

@@ -13,7 +13,7 @@ from absl import app, flags
 import numpy as np
 from PIL import Image
 
-from kd_jax import data
+from kd_jax import data, sharding
 from kd_jax.data import augment, folder, source, stream
 
 _WORKERS = flags.DEFINE_integer('workers', 2, 'Processes that decode.')
@@ -43,6 +43,7 @@ def streamed(opened: source.Source, workers: int, batch: int) -> Iterator[Any]:
   every = stream.Streamed(
     images,
     opened.info,
+    sharding.make_mesh(1),
     workers=workers,
     batch_size=min(batch, len(images)),
     steps=10**6,

@@ -25,6 +25,7 @@ class Method(base.WithTaps):
     taps: the student's maps before the ReLU, shallow first; the deepest weighs
       1, each one before it half of the next.
     margin: how far beyond 0 the student shall be.
+    bn_group_size: of the connectors; see `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -35,6 +36,7 @@ class Method(base.WithTaps):
 
   taps: tuple[str, ...] = ('stage1_pre', 'stage2_pre', 'stage3_pre')
   margin: float = 1.0
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
@@ -45,8 +47,12 @@ class Method(base.WithTaps):
         theirs, ours = self.pairs()[i]
         if adapters.regression(*s.shape[1:3], *t.shape[1:3]) is None:
           raise base.mismatch(feats, theirs, ours, 'differ too much in size')
-        name = f'connector{i + 1}'
-        s = adapters.ConvReg(relu=False, name=name)(s, t.shape)
+        connector = adapters.ConvReg(
+          relu=False,
+          bn_group_size=self.bn_group_size,
+          name=f'connector{i + 1}',
+        )
+        s = connector(s, t.shape)
       distance = losses.activation_boundary(s, t, self.margin)
       total += distance / 2 ** (len(self.taps) - 1 - i)
     return {**self.standard(feats, batch), 'ab': total}

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from kd_jax import errors, losses, methods
 from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.models import projectors
 
 
 class Method(nn.Module):
@@ -107,6 +109,60 @@ class WithTaps(WithTeacher):
   ) -> list[tuple[jax.Array, jax.Array]]:
     """See the function `met`."""
     return met(feats, self.pairs(), ndim)
+
+
+class WithTeachersClassifier(WithTaps):
+  """A method whose student predicts through the teacher's classifier.
+
+  The student's own classifier is not used: prediction, 'ce' and 'kd' go
+  through projectors and the teacher's classifier, which is frozen.
+
+  Attributes:
+    taps: the student's last map before pooling, after its ReLU; one tap.
+    factor: see `projectors.Projector.factor`; a greater one is cheaper.
+    dtype: what the projectors compute in.
+    bn_group_size: see `projectors.Projector.bn_group_size`.
+  """
+
+  taps: tuple[str, ...] = ('stage3',)
+  factor: int = 2
+  dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
+
+  @property
+  def count(self) -> int:
+    """How many projectors there are."""
+    return 1
+
+  def setup(self):
+    """Makes what training and prediction share."""
+    self.reused = projectors.ReusedClassifier(
+      self.count, self.factor, self.dtype, self.bn_group_size
+    )
+
+  def reuse(
+    self, feats: NetFeatures, *, train: bool
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The projected map, its target and logits; see `ReusedClassifier`."""
+    ((student, teacher),) = self.met(feats)
+    return self.reused(
+      student, teacher, feats['teacher']['params'], train=train
+    )
+
+  def distilled(
+    self, feats: NetFeatures, batch: Batch
+  ) -> tuple[Terms, jax.Array]:
+    """The terms 'ce' and 'kd', and the mean squared distance of the maps."""
+    projected, target, logits = self.reuse(feats, train=True)
+    standard = {
+      'ce': losses.cross_entropy(logits, batch['label']),
+      'kd': losses.kl(logits, feats['teacher']['logits'], self.temperature),
+    }
+    return standard, losses.mse(projected, target)
+
+  def predict(self, feats: NetFeatures) -> dict[str, jax.Array]:
+    """The teacher's classifier on the student's projected features."""
+    return {'student': self.reuse(feats, train=False)[-1]}
 
 
 def paired(

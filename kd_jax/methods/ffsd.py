@@ -29,25 +29,31 @@ class Separable(nn.Module):
   """Depthwise 3x3 and 1x1 convolution, each with BatchNorm and ReLU."""
 
   features: int
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [N,h,w,c] to [N,h,w,features], in training mode."""
+    bn1, bn2 = (
+      layers.BatchNorm(group_size=self.bn_group_size, name=name)
+      for name in ('bn1', 'bn2')
+    )
     x = layers.conv(x.shape[-1], 3, groups=x.shape[-1], name='conv1')(x)
-    x = nn.relu(layers.BatchNorm(name='bn1')(x, train=True))
+    x = nn.relu(bn1(x, train=True))
     x = layers.conv(self.features, 1, name='conv2')(x)
-    return nn.relu(layers.BatchNorm(name='bn2')(x, train=True))
+    return nn.relu(bn2(x, train=True))
 
 
 class Fusion(nn.Module):
   """Fuses the common students' maps; the fused map has a classifier."""
 
   num_classes: int
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int) -> tuple[jax.Array, ...]:
     """[N,h,w,M*c] to the map [N,h,w,features] and logits [N,K]."""
-    fused = Separable(features, name='fuse')(x)
+    fused = Separable(features, self.bn_group_size, name='fuse')(x)
     pooled = fused.mean(axis=(1, 2))
     return fused, layers.Linear(self.num_classes, name='fc')(pooled)
 
@@ -57,9 +63,11 @@ class Decoder(nn.Module):
 
   Attributes:
     widths: channels of each block; a block doubles the sides.
+    bn_group_size: see `layers.BatchNorm.group_size`.
   """
 
   widths: Sequence[int]
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
@@ -78,7 +86,8 @@ class Decoder(nn.Module):
         ),
         name=f'conv{i}',
       )(x)
-      x = nn.relu(layers.BatchNorm(name=f'bn{i}')(x, train=train))
+      norm = layers.BatchNorm(group_size=self.bn_group_size, name=f'bn{i}')
+      x = nn.relu(norm(x, train=train))
       out.append(x)
     return out
 
@@ -92,6 +101,7 @@ class Method(base.Method):
     taps: the maps, shallow first; each has half the height and width of the
       one before.
     temperature: T of all divergences of logits.
+    bn_group_size: of fusion and decoders; see `layers.BatchNorm.group_size`.
   """
 
   teachers = ()
@@ -100,6 +110,7 @@ class Method(base.Method):
   common_students: int = 2
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
   temperature: float = 2.0
+  bn_group_size: int = 0
 
   def __post_init__(self):
     """Raises UsageError for fewer than two students, or two taps."""
@@ -155,16 +166,17 @@ class Method(base.Method):
     stop = jax.lax.stop_gradient
     joined = stop(jnp.concatenate([maps[n][-1] for n in self.common], axis=-1))
     last = maps['leader'][-1]
-    fusion = Fusion(self.num_classes, name='fusion')
+    group = self.bn_group_size
+    fusion = Fusion(self.num_classes, group, name='fusion')
     fused, fused_logits = fusion(joined, last.shape[-1])
     # A module called trans_fusion would fall under the fusion's weight decay.
-    spread = Separable(joined.shape[-1], name='leader_trans')(last)
+    spread = Separable(joined.shape[-1], group, name='leader_trans')(last)
     mean = jnp.stack([f['logits'] for f in common]).mean(axis=0)
 
     # Decoders judge with running statistics before training moves these.
     widths = [x.shape[-1] for x in maps['leader'][-2::-1]]
     decoders = {
-      n: Decoder(widths, name=f'decoder_{n}')
+      n: Decoder(widths, group, name=f'decoder_{n}')
       for n in ('leader', *self.common[1:])
     }
     leader_sd = _self_distillation(decoders['leader'], maps['leader'], fused)

@@ -23,6 +23,9 @@ class Method(base.WithTaps):
   The teacher's map may have any number of channels. It is as large as the
   student's, smaller, or exactly twice as large. With several taps the
   distances are added (the released code has one).
+
+  Attributes:
+    bn_group_size: of the regressors; see `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -32,6 +35,7 @@ class Method(base.WithTaps):
   }
 
   taps: tuple[str, ...] = ('stage2',)
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
@@ -46,6 +50,8 @@ class Method(base.WithTaps):
           "must have sizes of which the student's is half the teacher's, the "
           'same or larger',
         )
-      regressor = adapters.ConvReg(name=f'regressor{i}')
+      regressor = adapters.ConvReg(
+        bn_group_size=self.bn_group_size, name=f'regressor{i}'
+      )
       total += losses.mse(regressor(s, t.shape), t)
     return {**self.standard(feats, batch), 'fitnet': total}

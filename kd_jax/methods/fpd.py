@@ -57,6 +57,7 @@ class ConvNormLeaky(nn.Module):
 
   features: int
   dtype: jnp.dtype
+  bn_group_size: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,8 +71,8 @@ class ConvNormLeaky(nn.Module):
       kernel_init=layers.torch_init,
       name='conv',
     )(x)
-    x = layers.BatchNorm(name='bn')(x, train=True)
-    return nn.leaky_relu(x, 0.1)
+    norm = layers.BatchNorm(group_size=self.bn_group_size, name='bn')
+    return nn.leaky_relu(norm(x, train=True), 0.1)
 
 
 class Laterals(nn.Module):
@@ -81,6 +82,7 @@ class Laterals(nn.Module):
   width: int
   widened: tuple[int, ...]
   dtype: jnp.dtype
+  bn_group_size: int
 
   @nn.compact
   def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
@@ -94,8 +96,9 @@ class Laterals(nn.Module):
         )
       else:
         widened = max(channels, self.widened[k])
-        x = ConvNormLeaky(widened, self.dtype, name=f'widen{k}')(x)
-        lateral = ConvNormLeaky(self.width, self.dtype, name=f'lateral{k}')
+        how = (self.dtype, self.bn_group_size)
+        x = ConvNormLeaky(widened, *how, name=f'widen{k}')(x)
+        lateral = ConvNormLeaky(self.width, *how, name=f'lateral{k}')
       out.append(lateral(x))
     return out
 
@@ -133,6 +136,7 @@ class Method(base.WithTaps):
       side. False is the released behaviour; the sown metric
       'teacher_pyramid_rms' shows if the pyramid shrinks.
     dtype: what the pyramid computes in; the losses are float32.
+    bn_group_size: of version B; see `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -153,6 +157,7 @@ class Method(base.WithTaps):
   guided: bool = False
   stop_grad_teacher_pyramid: bool = False
   dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
 
   def __post_init__(self):
     """Raises UsageError where the arguments contradict each other."""
@@ -209,7 +214,8 @@ class Method(base.WithTaps):
     """Smoothed and gated levels of the teacher, then of the student, f32."""
     met = [losses.aligned(s, t) for s, t in base.met(feats, super().pairs())]
     maps_s, maps_t = map(list, zip(*met, strict=True))
-    shape = (self.version, self.width, self.widened, self.dtype)
+    how = (self.dtype, self.bn_group_size)
+    shape = (self.version, self.width, self.widened, *how)
     laterals = Laterals(*shape, name='laterals')
     laterals_t = laterals
     if [t.shape[-1] for t in maps_t] != [s.shape[-1] for s in maps_s]:
@@ -219,7 +225,7 @@ class Method(base.WithTaps):
         self.width, 3, 9 * self.width, dtype=self.dtype, name='smooth'
       )
     else:
-      smooth = ConvNormLeaky(self.width, self.dtype, name='smooth')
+      smooth = ConvNormLeaky(self.width, *how, name='smooth')
     gate = SqueezeExcite(self.se_reduction, self.dtype, name='gate')
     # The teacher goes first, in a call of its own: version B's BatchNorm
     # takes each network's statistics separately, as the code does.

@@ -29,12 +29,14 @@ class Stack(nn.Module):
     norm: whether there is a BatchNorm before the LeakyReLU.
     transposed: whether the convolutions are transposed ones, which at stride 1
       differ from plain ones by their initialisation only.
+    bn_group_size: see `layers.BatchNorm.group_size`.
   """
 
   widths: Sequence[int]
   slope: float
   norm: bool = False
   transposed: bool = False
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,7 +56,8 @@ class Stack(nn.Module):
         fan_in = 9 * x.shape[-1]
         x = layers.torch_conv(width, 3, fan_in, name=f'conv{i}')(x)
       if self.norm:
-        x = layers.BatchNorm(name=f'bn{i}')(x, train=True)
+        bn = layers.BatchNorm(group_size=self.bn_group_size, name=f'bn{i}')
+        x = bn(x, train=True)
       x = nn.leaky_relu(x, self.slope)
     return x
 
@@ -89,6 +92,7 @@ class Method(base.WithTaps):
     taps: the student's last map; one tap.
     rate: factors as a fraction of the teacher's channels (k).
     slope: of the LeakyReLUs below 0.
+    bn_group_size: of the translator; see `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -101,6 +105,7 @@ class Method(base.WithTaps):
   taps: tuple[str, ...] = ('stage3',)
   rate: float = 0.5
   slope: float = 0.1
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
@@ -113,6 +118,7 @@ class Method(base.WithTaps):
       (student.shape[-1], factors, factors),
       self.slope,
       norm=True,
+      bn_group_size=self.bn_group_size,
       name='translator',
     )
     target = jax.lax.stop_gradient(target)

@@ -34,6 +34,7 @@ class Method(base.WithTeacher):
     stages: the student's stages whose maps meet, shallow first; the deepest
       weighs 1, each one before it half of the next.
     teacher_stages: the teacher's, one for each; () is the same.
+    bn_group_size: of the connectors; see `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -44,6 +45,7 @@ class Method(base.WithTeacher):
 
   stages: tuple[int, ...] = (1, 2, 3)
   teacher_stages: tuple[int, ...] = ()
+  bn_group_size: int = 0
 
   def __post_init__(self):
     """Raises UsageError where stages cannot be paired."""
@@ -61,8 +63,10 @@ class Method(base.WithTeacher):
       scale, bias = resnet.last_bn(teacher['params'], theirs)
       margin = jax.lax.stop_gradient(losses.margin(scale, bias))
       s, t = losses.aligned(s, t)
-      connected = adapters.Connector(name=f'connector{ours}')(s, t.shape[-1])
-      distance = losses.partial_l2(connected, t, margin)
+      connector = adapters.Connector(
+        self.bn_group_size, name=f'connector{ours}'
+      )
+      distance = losses.partial_l2(connector(s, t.shape[-1]), t, margin)
       total += distance / 2 ** (len(self.stages) - 1 - i)
     return {**self.standard(feats, batch), 'ofd': total}
 

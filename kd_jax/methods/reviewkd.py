@@ -32,11 +32,13 @@ class Fusion(nn.Module):
     width: channels of what passes from level to level.
     features: channels of the teacher's map.
     dtype: what it computes in.
+    bn_group_size: see `layers.BatchNorm.group_size`.
   """
 
   width: int
   features: int
   dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(
@@ -80,7 +82,8 @@ class Fusion(nn.Module):
       kernel_init=_init,
       name=f'conv{name}',
     )(x)
-    return layers.BatchNorm(name=f'bn{name}')(x, train=True)
+    norm = layers.BatchNorm(group_size=self.bn_group_size, name=f'bn{name}')
+    return norm(x, train=True)
 
 
 class Method(base.WithTaps):
@@ -93,6 +96,7 @@ class Method(base.WithTaps):
     max_width: the most channels that pass from level to level; fewer where
       the student's deepest tap has fewer.
     dtype: what the fusion computes in; the loss is float32.
+    bn_group_size: of the fusion; see `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -110,6 +114,7 @@ class Method(base.WithTaps):
   )
   max_width: int = 512
   dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
@@ -119,7 +124,9 @@ class Method(base.WithTaps):
     total, deeper = jnp.zeros(()), None
     for i, (s, t) in reversed(list(enumerate(met))):
       height, across, features = t.shape[1:]
-      fusion = Fusion(width, features, self.dtype, name=f'fusion{i}')
+      fusion = Fusion(
+        width, features, self.dtype, self.bn_group_size, name=f'fusion{i}'
+      )
       out, deeper = fusion(s, deeper, height, across)
       total += losses.hierarchical_context(out, t)
     return {**self.standard(feats, batch), 'reviewkd': total}

@@ -13,13 +13,19 @@ class Connector(nn.Module):
   """1x1 convolution without bias, then BatchNorm on batch statistics.
 
   Source: `build_feature_connector` of overhaul-distillation 76344a8.
+
+  Attributes:
+    bn_group_size: see `layers.BatchNorm.group_size`.
   """
+
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int) -> jax.Array:
     """Maps [N,h,w,c] to [N,h,w,features]."""
     x = layers.conv(features, 1, name='conv')(x)
-    return layers.BatchNorm(name='bn')(x, train=True)
+    norm = layers.BatchNorm(group_size=self.bn_group_size, name='bn')
+    return norm(x, train=True)
 
 
 Regression = Literal['down', 'up', 'valid']
@@ -47,9 +53,11 @@ class ConvReg(nn.Module):
 
   Attributes:
     relu: whether the ReLU is there (AB goes without).
+    bn_group_size: see `layers.BatchNorm.group_size`.
   """
 
   relu: bool = True
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, like: tuple[int, ...]) -> jax.Array:
@@ -89,5 +97,6 @@ class ConvReg(nn.Module):
         bias_init=layers.torch_bias_init(kernel[0] * kernel[1] * channels),
         name='conv',
       )(x)
-    x = layers.BatchNorm(name='bn')(x, train=True)
+    norm = layers.BatchNorm(group_size=self.bn_group_size, name='bn')
+    x = norm(x, train=True)
     return nn.relu(x) if self.relu else x

@@ -16,12 +16,14 @@ class Projector(nn.Module):
   Attributes:
     factor: by which the inner width is smaller than the outer one.
     dtype: what it computes in.
+    bn_group_size: see `layers.BatchNorm.group_size`.
 
   Source: Chen et al., CVPR 2022; `SimKD` of SimKD 2b389c3 (models/util.py).
   """
 
   factor: int
   dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int, *, train: bool) -> jax.Array:
@@ -47,7 +49,8 @@ class Projector(nn.Module):
         kernel_init=layers.torch_init,
         name=f'conv{i}',
       )(x)
-      x = nn.relu(layers.BatchNorm(name=f'bn{i}')(x, train=train))
+      norm = layers.BatchNorm(group_size=self.bn_group_size, name=f'bn{i}')
+      x = nn.relu(norm(x, train=train))
     return x
 
 
@@ -58,11 +61,13 @@ class ReusedClassifier(nn.Module):
     count: projectors, each with its own initialisation.
     factor: see `Projector.factor`.
     dtype: see `Projector.dtype`.
+    bn_group_size: see `Projector.bn_group_size`.
   """
 
   count: int
   factor: int
   dtype: jnp.dtype = jnp.float32
+  bn_group_size: int = 0
 
   @nn.compact
   def __call__(
@@ -82,9 +87,9 @@ class ReusedClassifier(nn.Module):
     """
     student, target = losses.aligned(student, teacher)
     maps = [
-      Projector(self.factor, self.dtype, name=f'projector{i}')(
-        student, target.shape[-1], train=train
-      ).astype(jnp.float32)
+      Projector(
+        self.factor, self.dtype, self.bn_group_size, name=f'projector{i}'
+      )(student, target.shape[-1], train=train).astype(jnp.float32)
       for i in range(self.count)
     ]
     projected = jnp.stack(maps).mean(axis=0)

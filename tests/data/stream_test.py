@@ -23,6 +23,7 @@ def streamed(workers=0, area=(), steps=9):
   return stream.Streamed(
     arrays(),
     INFO,
+    sharding.make_mesh(1),
     workers=workers,
     batch_size=BATCH,
     seed=3,
@@ -81,7 +82,7 @@ def test_random_crops_are_a_function_of_seed_epoch_and_image():
 
 
 def test_evaluation_streams_every_image_once():
-  dataset = stream.Streamed(arrays(), INFO, workers=0)
+  dataset = stream.Streamed(arrays(), INFO, sharding.make_mesh(1), workers=0)
   on_device = resident.Resident(arrays(), INFO, sharding.make_mesh(1))
   for a, b in zip(dataset.eval_feeds(5), on_device.eval_feeds(5), strict=True):
     got = jax.jit(dataset.eval_batch)(dataset.arrays, a)

@@ -1,39 +1,16 @@
-import jax
 from jax import test_util
 import numpy as np
 import pytest
 
 from kd_jax import errors, losses
-from tests import tiny
-from tests.methods import vectors
+from tests.methods import stages
 
 # FSP needs a teacher with the student's channels in the contract test.
 EQUAL = ('',)
 
 
-def method_loss(student, teacher, taps):
-  method = tiny.method('fsp', taps=taps)
-  logits = np.zeros((len(student[0]), tiny.CLASSES), np.float32)
-
-  def features(maps):
-    return {**dict(zip(taps, maps, strict=True)), 'logits': logits}
-
-  feats = {'student': features(student), 'teacher': features(teacher)}
-  return method.apply({}, feats, tiny.batch(len(logits)))['fsp']
-
-
 def test_the_loss_and_its_gradients_are_the_originals():
-  case, _ = vectors.load('feature_losses')
-  count = sum(key.startswith('grad_fsp_') for key in case)
-  student, teacher = (
-    [vectors.nhwc(case[f'in_{n}{i}']) for i in range(count)] for n in 'st'
-  )
-  taps = tuple(f'stage{i}' for i in range(count))
-  value, grads = jax.value_and_grad(method_loss)(student, teacher, taps)
-  vectors.assert_near(value, case['out_fsp'])
-  least = vectors.largest(case, 'grad_fsp')
-  for i, grad in enumerate(grads):
-    vectors.assert_near(grad, vectors.nhwc(case[f'grad_fsp_{i}']), least=least)
+  stages.assert_original('fsp')
 
 
 def test_the_flow_is_a_sum_of_channel_products():
@@ -49,11 +26,10 @@ def test_the_flow_is_a_sum_of_channel_products():
 def test_equal_maps_cost_nothing_and_the_gradient_is_right():
   rng = np.random.default_rng(0)
   maps = [rng.normal(size=(2, 4, 4, c)).astype(np.float32) for c in (3, 4)]
-  taps = ('stem', 'stage1')
-  assert method_loss(maps, maps, taps) == 0
+  assert stages.term('fsp', maps, maps) == 0
   other = [np.roll(m, 1, axis=0) for m in maps]
   test_util.check_grads(
-    lambda x: method_loss([x, maps[1]], other, taps), (maps[0],), 1, ['rev'],
+    lambda x: stages.term('fsp', [x, maps[1]], other), (maps[0],), 1, ['rev'],
     rtol=1e-2,
   )  # fmt: skip
 
@@ -62,4 +38,4 @@ def test_other_channels_are_refused_with_both_shapes():
   maps = [np.zeros((2, 4, 4, 3), np.float32)] * 2
   wide = [np.zeros((2, 4, 4, 5), np.float32)] * 2
   with pytest.raises(errors.UsageError, match=r'\(4, 4, 5\).*\(4, 4, 3\)'):
-    method_loss(maps, wide, ('stem', 'stage1'))
+    stages.term('fsp', maps, wide)

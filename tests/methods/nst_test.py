@@ -4,42 +4,15 @@ import numpy as np
 import pytest
 
 from kd_jax import errors, losses
-from tests import tiny
-from tests.methods import vectors
-
-
-def maps(seed, shape=(2, 3, 3, 4)):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def term(student, teacher, taps):
-  """The method's term where stage i of each network is its i-th map."""
-  method = tiny.method('nst', taps=taps)
-  logits = np.zeros((len(student[0]), tiny.CLASSES), np.float32)
-  feats = {
-    name: {**dict(zip(taps, found, strict=True)), 'logits': logits}
-    for name, found in (('student', student), ('teacher', teacher))
-  }
-  batch = {'label': np.zeros(len(logits), np.int32)}
-  return method.apply({}, feats, batch)['nst']
+from tests.methods import stages
 
 
 def test_the_term_and_its_gradients_are_the_originals():
-  case, _ = vectors.load('feature_losses')
-  stages = range(len([key for key in case if key.startswith('grad_nst_')]))
-  student = [vectors.nhwc(case[f'in_s{i}']) for i in stages]
-  teacher = [vectors.nhwc(case[f'in_t{i}']) for i in stages]
-  taps = tuple(f'stage{i + 1}' for i in stages)
-  value, grads = jax.value_and_grad(term)(student, teacher, taps)
-  vectors.assert_near(value, case['out_nst'])
-  wants = [vectors.nhwc(case[f'grad_nst_{i}']) for i in stages]
-  least = 1e-2 * max(np.abs(want).max() for want in wants)
-  for got, want in zip(grads, wants, strict=True):
-    vectors.assert_near(got, want, least=least)
+  stages.assert_original('nst')
 
 
 def test_the_gradient_is_that_of_finite_differences():
-  s, t = maps(0), maps(1, (2, 3, 3, 5))
+  s, t = stages.maps(0), stages.maps(1, (2, 3, 3, 5))
   test_util.check_grads(
     lambda x: losses.neuron_selectivity(x, t),
     (s,),
@@ -50,7 +23,7 @@ def test_the_gradient_is_that_of_finite_differences():
 
 
 def test_the_same_channels_in_another_order_and_size_cost_nothing():
-  t = maps(1)
+  t = stages.maps(1)
   scaled = -3 * t[..., ::-1]
   value, grad = jax.value_and_grad(losses.neuron_selectivity)(scaled, t)
   assert abs(value) < 1e-6
@@ -64,7 +37,7 @@ def test_channels_active_at_different_places_cost_the_most():
 
 
 def test_a_dead_channel_has_a_finite_gradient():
-  dead, t = maps(0), maps(1)
+  dead, t = stages.maps(0), stages.maps(1)
   dead[..., 1] = 0
   for x in (dead, np.zeros_like(t)):
     value, grad = jax.value_and_grad(losses.neuron_selectivity)(x, t)
@@ -73,11 +46,12 @@ def test_a_dead_channel_has_a_finite_gradient():
 
 
 def test_no_gradient_reaches_the_teacher():
-  grad = jax.grad(lambda t: term([maps(0)], [t], ('stage1',)))(maps(1))
+  s, t = stages.maps(0), stages.maps(1)
+  grad = jax.grad(lambda t: stages.term('nst', [s], [t]))(t)
   assert not np.any(grad)
 
 
 def test_vectors_are_refused():
   vector = np.zeros((2, 4), np.float32)
   with pytest.raises(errors.UsageError, match=r'stage1 \(4,\).*must be maps'):
-    term([vector], [vector], ('stage1',))
+    stages.term('nst', [vector], [vector])

@@ -31,7 +31,7 @@ def test_three_projectors_are_integrated_as_stored():
     (projected, _, logits), _ = method.apply(
       variables,
       own,
-      method=lambda m, f: m._reuse(f, train=True),
+      method=lambda m, f: m.reuse(f, train=True),
       mutable=['batch_stats'],
     )
     return terms['pics'], (projected, logits)

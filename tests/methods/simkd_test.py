@@ -79,7 +79,7 @@ def test_loss_gradients_buffers_and_predictions_are_the_originals(name):
   variables = {'params': wrap(params)}
   trained = {**variables, 'batch_stats': wrap(stats)}
   found, _ = method.apply(
-    trained, feats, method=lambda m, f: m._reuse(f, train=True), mutable=True
+    trained, feats, method=lambda m, f: m.reuse(f, train=True), mutable=True
   )
   vectors.assert_near(found[0], vectors.nhwc(case[f'out_trans{name}']), rtol)
   vectors.assert_near(found[1], vectors.nhwc(case[f'out_target{name}']))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import build, errors, models
+from kd_jax import abstract, errors, models
 from kd_jax.models import layers
 from tests import tiny
 
@@ -21,7 +21,7 @@ TORCHVISION = {
 
 
 def parameters(network, size):
-  shapes = build.variables_of(network, size)['params']
+  shapes = abstract.variables_of(network, size)['params']
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
@@ -60,7 +60,7 @@ def test_every_network_has_every_tap(name):
 
 def test_a_cifar_stage_halves_the_side_from_the_second_on():
   network = models.make('resnet8x4', 10)
-  feats = build.shapes(
+  feats = abstract.shapes(
     tiny.experiment(tiny.method('ce'), tx=optax.identity(), student=network),
     32,
     2,

@@ -1,0 +1,153 @@
+"""What can be known without data: shapes and costs, by tracing alone."""
+
+from collections.abc import Mapping, Sequence
+import functools
+import math
+import re
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+
+from kd_jax import errors, optim, step
+from kd_jax.features import NetFeatures
+
+
+class Deployed(NamedTuple):
+  """What the prediction that a run is about needs.
+
+  Attributes:
+    name: of the prediction.
+    groups: the networks, and 'method', whose parameters it reads.
+    params: how many parameters it reads.
+    flops: of one image's forward pass; XLA's count of the unoptimised program,
+      where a multiplication and an addition are two.
+  """
+
+  name: str
+  groups: tuple[str, ...]
+  params: int
+  flops: float
+
+
+def example(image_size: int, batch_size: int) -> dict[str, Any]:
+  """A `Batch` of shapes in place of arrays."""
+  image = (batch_size, image_size, image_size, 3)
+  return {
+    'image': jax.ShapeDtypeStruct(image, jnp.float32),
+    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    'index': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+  }
+
+
+def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
+  """Shapes and dtypes of a network's variables, taps left out."""
+
+  def init(image):
+    made = dict(network.init(jax.random.key(0), image, train=True))
+    made.pop('intermediates', None)
+    return made
+
+  return jax.eval_shape(init, example(image_size, 2)['image'])
+
+
+def shapes(
+  exp: step.Experiment,
+  image_size: int,
+  batch_size: int,
+  rules: Sequence[str] = (),
+) -> NetFeatures:
+  """Shapes of all features.
+
+  One training step is traced too, so that what does not fit shows here.
+
+  Args:
+    exp: the experiment.
+    image_size: pixels.
+    batch_size: images.
+    rules: regular expressions, each to be found in some parameter's path.
+
+  Raises:
+    UsageError: from the method, for a tap that is not there or does not fit;
+      for a rule that matches nothing.
+  """
+  batch = example(image_size, batch_size)
+
+  def trace(frozen, batch):
+    seed = jnp.zeros((), jnp.int32)
+    state = step.init(exp, seed, frozen, batch)
+    _check_rules(rules, state.params)
+    step.train_step(exp, seed, state, frozen, batch)
+    networks = (state.params, state.model_state, frozen, batch)
+    step.predict_step(exp, *networks)
+    return step.features_of(exp, *networks)
+
+  return jax.eval_shape(trace, _frozen(exp, image_size), batch)
+
+
+def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
+  paths = [
+    optim.path_name(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  groups = [f'{name}/' for name in params]  # a method may need no adapters
+  for rule in rules:
+    if not any(re.search(rule, path) for path in (*paths, *groups)):
+      parts = {'/'.join(path.split('/')[:2]) + '/' for path in paths}
+      raise errors.unknown(
+        'parameters of config.optimizer.rules or trainable:', rule, parts
+      )
+
+
+def deployed(exp: step.Experiment, image_size: int) -> Deployed:
+  """What the first of the method's predictions needs, and its cost."""
+  frozen, batch = _frozen(exp, image_size), example(image_size, 2)
+  state = jax.eval_shape(
+    functools.partial(step.init, exp), jnp.int32(0), frozen, batch
+  )
+  shape = example(image_size, 1)['image'].shape
+  names: list[str] = []
+
+  def predict(params, model_state, frozen):
+    one = {'image': jnp.zeros(shape)}
+    found = step.predict_step(exp, params, model_state, frozen, one)
+    names.append(next(iter(found)))
+    return found[names[0]]
+
+  args = (state.params, state.model_state, frozen)
+  groups, params = set(), 0
+  for path, leaf in _read(jax.make_jaxpr(predict)(*args), args):
+    argument, group, *rest = path.split('/')
+    if argument == '0' or rest[0] == 'params':
+      groups.add(group)
+      params += math.prod(leaf.shape)
+  analysis: Any = jax.jit(predict).lower(*args).cost_analysis()
+  return Deployed(
+    name=names[0],
+    groups=tuple(sorted(groups)),
+    params=params,
+    flops=float(analysis['flops']),
+  )
+
+
+def _read(graph: core.ClosedJaxpr, args: Any) -> list[tuple[str, Any]]:
+  """Path and leaf of what a program's results depend on, of its arguments."""
+  read = {v for v in graph.jaxpr.outvars if isinstance(v, core.Var)}
+  for equation in reversed(graph.jaxpr.eqns):
+    if not read.isdisjoint(equation.outvars):
+      read |= {v for v in equation.invars if isinstance(v, core.Var)}
+  leaves = jax.tree_util.tree_leaves_with_path(args)
+  return [
+    (optim.path_name(path), leaf)
+    for (path, leaf), variable in zip(leaves, graph.jaxpr.invars, strict=True)
+    if variable in read
+  ]
+
+
+def _frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
+  return {
+    name: dict(variables_of(network, image_size))
+    for name, network in exp.teachers.items()
+  }

@@ -1,0 +1,60 @@
+"""Ends a process that hangs, which no heartbeat tells."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+EXIT_CODE = 76
+
+
+class Watchdog:
+  """Ends the process when nothing has been finished for too long.
+
+  It prints the stacks of all threads, and one line, to stderr. The exit code
+  is 76; the same command goes on from the last checkpoint.
+  """
+
+  def __init__(self, seconds: float):
+    """Begins with `__enter__`.
+
+    Args:
+      seconds: how long a step may take, with compiling, evaluating and saving;
+        0 is for ever.
+    """
+    self._seconds = seconds
+    self._last, self._what = time.monotonic(), 'it started'
+    self._ended = threading.Event()
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+
+  def __enter__(self) -> 'Watchdog':
+    """Begins."""
+    if self._seconds:
+      self.beat(self._what)
+      self._thread.start()
+    return self
+
+  def __exit__(self, *raised: object) -> None:
+    """Ends, before the process may be ended by it."""
+    self._ended.set()
+    if self._seconds:
+      self._thread.join()
+
+  def beat(self, what: str) -> None:
+    """Says that `what`, such as 'step 12', is finished."""
+    self._what, self._last = what, time.monotonic()
+
+  def _watch(self) -> None:
+    while not self._ended.wait(min(1.0, self._seconds / 4)):
+      idle = time.monotonic() - self._last
+      if idle > self._seconds:
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        print(
+          f'kd_jax: nothing was finished for {idle:.0f} s after {self._what} '
+          f'(config.watchdog_seconds={self._seconds:g}); ended. The same '
+          'command goes on from the last checkpoint',
+          file=sys.stderr,
+          flush=True,
+        )
+        os._exit(EXIT_CODE)

@@ -1,0 +1,137 @@
+"""One of several processes that train a few methods, for processes_test."""
+
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+
+from kd_jax import errors, processes, runs, sharding, trainer
+from kd_jax.data import augment, dataset, resident, source, stream
+from tests import main_test
+
+METHODS = ('kd', 'ofd', 'ffsd', 'crd')
+
+
+def config_of(method, epochs):
+  """Epochs of five steps, saved at the end; networks of a few channels.
+
+  With a usual learning rate the last bits of a sum would grow to whole numbers
+  within 20 steps of such small batches, most of all in FFSD.
+  """
+  config = main_test.configuration(method).get_config('digits')
+  config.data.train_size, config.batch_size = 40, 8
+  config.epochs, config.checkpoint_every = epochs, 100.0
+  config.eval_batch_size, config.eval_every = 360, 100.0
+  config.optimizer.learning_rate.value = 1e-3
+  config.student.args.widths = (4, 4, 8, 16)
+  if method == 'crd':
+    config.method_args.negatives = 16
+  if config.teacher.name:
+    config.teacher.name = 'resnet8'
+    config.teacher.args.widths = (4, 8, 8, 16)
+    config.teacher.recipe.epochs = 1
+    config.teacher.recipe.batch_size = 40
+    config.teacher.expected_top1 = 0.0
+  return config
+
+
+def raised(what):
+  """The text of the UsageError."""
+  try:
+    what()
+  except errors.UsageError as error:
+    return str(error)
+  raise AssertionError('nothing was raised')
+
+
+def fail(text):
+  raise errors.UsageError(text)
+
+
+def check_agreement():
+  """One speaks for all, and what one meets all raise."""
+  own = processes.index()
+  assert processes.gather(own) == [0, 1]
+  assert processes.first(lambda: {'of': own}) == {'of': 0}
+  assert raised(lambda: processes.first(lambda: fail(f'in {own}'))) == 'in 0'
+  both = lambda: fail('both')  # noqa: E731
+  assert raised(lambda: processes.together(both)) == 'both'
+  second = lambda: fail('here') if own else None  # noqa: E731
+  text = raised(lambda: processes.together(second))
+  assert text == 'process 1: here'
+  assert processes.together(lambda: own) == own
+  for flags in ((False, False), (True, False), (False, True)):
+    assert processes.poll(flags[own])() is any(flags)
+  assert 'give -1' in raised(lambda: sharding.make_mesh(2))
+
+
+def check_feeds():
+  """Each process reads its rows; together they are the global batch."""
+  mesh, batch = sharding.make_mesh(), 8
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (20, 4, 4, 3)).astype(np.uint8)
+  arrays = source.Arrays(images, np.arange(20, dtype=np.int32) % 3)
+  info = source.Info('x', ('a', 'b', 'c'), 4, 20, 0, (0.5,) * 3, (0.2,) * 3)
+  crop = augment.CropFlip(1, 'zero', True)
+  given = {'batch_size': batch, 'seed': 3, 'crop_flip': crop}
+  sets = (
+    resident.Training(arrays, info, mesh, **given),
+    stream.Streamed(arrays, info, mesh, workers=0, steps=5, **given),
+  )
+  for step in (0, 3):
+    found = []
+    for each in sets:
+      feed = next(iter(each.feeds(step)))
+      assert feed['index'].shape == (batch // 2,)
+      together = sharding.join(feed, mesh)
+      whole = sharding.replicated(mesh)
+      assembled = jax.jit(each.batch, out_shardings=whole)(
+        each.arrays, together, jax.random.key(step)
+      )
+      found.append({k: np.asarray(v) for k, v in assembled.items()})
+    want = dataset.Order(20, batch, 3).index(step)
+    np.testing.assert_array_equal(found[0]['index'], want)
+    for name in ('index', 'label', 'image'):
+      np.testing.assert_array_equal(found[0][name], found[1][name])
+  for each in sets:
+    feeds = list(each.eval_feeds(batch))
+    seen = [processes.gather(feed['index'].tolist()) for feed in feeds]
+    assert sorted(np.ravel(seen[0])) == list(range(batch))
+    count = sum(float(np.sum(feed['mask'])) for feed in feeds)
+    assert sum(processes.gather(count)) == 20
+
+
+def check_shared(folder):
+  """A folder that only one process sees is refused in all."""
+  runs._LATE_S = 1
+  own = runs.Folder(folder / f'own{processes.index()}')
+
+  def lock():
+    with own.lock(wait=False):
+      pass
+
+  text = raised(lock)
+  assert text.startswith('process 1: process 1 of 2 on ')
+  assert 'storage that all share' in text
+
+
+def main(folder, *methods):
+  """Trains each method for 5 steps in folder/first, and 20 more in a copy."""
+  processes.start(heartbeat_timeout_seconds=20)
+  check_agreement()
+  check_feeds()
+  check_shared(pathlib.Path(folder))
+  for method in methods:
+    first, more = (pathlib.Path(folder) / n / method for n in ('first', 'more'))
+    result = trainer.train(config_of(method, 1), runs.Folder(first))
+    told = processes.gather(result)
+    assert told == [result] * processes.count()
+    processes.first(lambda a=first, b=more: str(shutil.copytree(a, b)))
+    trainer.train(config_of(method, 5), runs.Folder(more))
+  print('done', processes.count(), jax.device_count())
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
