@@ -198,11 +198,15 @@ def _said_plainly(argv: Sequence[str]) -> int:
 
 
 @command.reporting(EXIT_CODES, leave=processes.leave)
-def run() -> None:
-  """The entry point: one line on stderr and an exit code for every mistake."""
+def _run() -> None:
   sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
   app.run(_said_plainly, flags_parser=_parse)
 
 
+def run() -> None:
+  """The entry point: one line on stderr and an exit code for every mistake."""
+  sys.exit(_run())
+
+
 if __name__ == '__main__':
-  sys.exit(run())
+  run()
