@@ -9,6 +9,7 @@ and casts dtypes, without a word.
 from collections.abc import Callable, Iterator
 import contextlib
 import functools
+import time
 from typing import Any
 
 from etils import epath
@@ -23,6 +24,9 @@ from kd_jax import errors, optim, processes, sharding
 # How many lines of a difference are worth reading.
 _MOST_ROWS = 20
 
+
+# Seconds before each new try of a save that must not fail.
+_PAUSES_S = (1.0, 5.0, 15.0)
 
 # The leaf that holds the digest of all others.
 DIGEST = 'digest'
@@ -95,6 +99,30 @@ class Checkpoints:
     self._saving = step
     with self._may_fail():
       self._manager.save(step, args=ocp.args.StandardSave(flat))
+
+  def save_now(
+    self, step: int, tree: Any, failed: Callable[[SaveFailed], None]
+  ) -> None:
+    """Saves, and returns when it is complete; tries a few times.
+
+    Args:
+      step: of the tree.
+      tree: arrays.
+      failed: hears of a try that failed before there is another.
+
+    Raises:
+      SaveFailed: where it fails every time.
+    """
+    for pause in (*_PAUSES_S, None):
+      try:
+        self.save(step, tree)
+        self.wait()
+        return
+      except SaveFailed as error:
+        if pause is None:
+          raise
+        failed(error)
+      time.sleep(pause)
 
   def check(self) -> None:
     """Raises SaveFailed where a save has ended so; does not wait for one."""
@@ -200,12 +228,24 @@ class Checkpoints:
 
 
 def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
-  """Saves a tree as the only one of its folder; complete when it returns."""
+  """Saves a tree as the only one of its folder; complete when it returns.
+
+  Raises:
+    SaveFailed: where it fails every time, or once with several processes.
+  """
   place = epath.Path(folder)
   processes.first(lambda: place.rmtree() if place.exists() else None)
   checkpoints = Checkpoints(folder, keep=1)
-  checkpoints.save(step, tree)
-  checkpoints.close()
+
+  def failed(error: SaveFailed) -> None:
+    if processes.count() > 1:
+      raise error
+    processes.say(f'{error}; trying again')
+
+  try:
+    checkpoints.save_now(step, tree, failed)
+  finally:
+    checkpoints.close()
 
 
 def check(found: Any, wanted: dict[str, Any], where: str) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import contextlib
 import functools
-import time
 from typing import Any
 
 import jax
@@ -26,11 +25,6 @@ from kd_jax import (
 from kd_jax.data import dataset
 
 _RETRY_S = 30.0  # seconds, from a failed save to the next try
-_LAST_RETRIES_S = (1.0, 5.0, 15.0)  # seconds before each try at the end
-
-
-class NotSaved(Exception):  # noqa: N818  (the same command goes on)
-  """A save failed in a run of several processes, which must start again."""
 
 
 class Loop:
@@ -366,15 +360,15 @@ class Loop:
       self._save()
 
   def _save_failed(self, error: checkpoint.SaveFailed) -> None:
-    """Goes on, and tries again later; several processes start again instead.
+    """Goes on, and tries again later.
 
     Raises:
-      NotSaved: where there are several, which a failed save leaves apart.
+      SaveFailed: where there are several processes, which it leaves apart.
     """
+    if processes.count() > 1:
+      raise error
     latest = self._checkpoints.latest()
     kept = 'there is none yet' if latest is None else f'step {latest} is kept'
-    if processes.count() > 1:
-      raise NotSaved(f'{error}; of the checkpoints {kept}')
     self._reporter.line(f'{error}; of the checkpoints {kept}; trying again')
     self._try_again = runs.now() + _RETRY_S
 
@@ -382,16 +376,7 @@ class Loop:
     """Waits for the last save, and tries again where it fails.
 
     Raises:
-      RunError: where it fails every time.
+      SaveFailed: where it fails every time.
     """
     with self.clock.spent('saving'):
-      for pause in (*_LAST_RETRIES_S, None):
-        try:
-          self._checkpoints.save(self.step, self.state)
-          self._checkpoints.wait()
-          return
-        except checkpoint.SaveFailed as error:
-          if pause is None:
-            raise
-          self._save_failed(error)
-        time.sleep(pause)
+      self._checkpoints.save_now(self.step, self.state, self._save_failed)

@@ -56,6 +56,22 @@ def train(
     RunError: for a run that went wrong.
     Interrupted: where it was asked to stop.
   """
+  try:
+    return _train(config, folder, label, should_stop, shared)
+  except checkpoint.SaveFailed as error:
+    if processes.count() == 1:
+      raise
+    # The others wait for this process; all must start again.
+    raise Interrupted(f'{error}; the same command goes on') from error
+
+
+def _train(
+  config: ConfigDict,
+  folder: runs.Folder,
+  label: str,
+  should_stop: Callable[[], bool],
+  shared: bool,
+) -> dict[str, Any]:
   began = runs.now()
   parts = processes.together(lambda: build.build(config))
   teachers.check(config, parts, folder)
@@ -92,11 +108,7 @@ def train(
       )
       if teacher:
         run.clock.add('teacher', taught)
-      try:
-        done = run.run(folder.guarded(should_stop))
-      except loop.NotSaved as error:
-        raise Interrupted(f'{error}; the same command goes on') from error
-      if not done:
+      if not run.run(folder.guarded(should_stop)):
         raise Interrupted(
           f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
           'the same command goes on from there'

@@ -9,7 +9,7 @@ import numpy as np
 from orbax.checkpoint._src.serialization import serialization
 import pytest
 
-from kd_jax import errors, loop, runs, trainer
+from kd_jax import checkpoint, errors, runs, trainer
 from tests import main_test
 from tests.end_to_end_test import leaves
 
@@ -86,7 +86,7 @@ def full_disk(monkeypatch):
     return await write(*args, **kwargs)
 
   monkeypatch.setattr(serialization, 'async_serialize_from_host', failing)
-  monkeypatch.setattr(loop, '_LAST_RETRIES_S', (0.0, 0.0))
+  monkeypatch.setattr(checkpoint, '_PAUSES_S', (0.0, 0.0))
   return left
 
 
