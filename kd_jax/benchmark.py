@@ -27,7 +27,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import abstract, build, errors, report, sharding, step, trainer
+from kd_jax import (
+  abstract,
+  build,
+  command,
+  errors,
+  report,
+  sharding,
+  step,
+  trainer,
+)
 from kd_jax import config as config_lib
 
 
@@ -57,10 +66,11 @@ class Step(NamedTuple):
   exchanged: int
 
 
+@command.reporting()
 def main(argv: Sequence[str]) -> int:
   """Prints the table for the configurations of the command line."""
   logging.set_verbosity(logging.WARNING)
-  parser = argparse.ArgumentParser(prog='python -m kd_jax.benchmark')
+  parser = command.parser('kd_jax.benchmark', __doc__)
   parser.add_argument('configs', nargs='+', help='names or files, with :recipe')
   parser.add_argument('--student', help='replaces config.student.name')
   parser.add_argument('--teacher', help='replaces config.teacher.name')
@@ -72,12 +82,8 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--devices', default='', help='such as 1,2,4,8')
   parser.add_argument('--json', help='a file for the figures')
   args = parser.parse_args(argv)
-  try:
-    meshes = [sharding.make_mesh(n) for n in _devices(args.devices)]
-    steps = [prepare(c, args, mesh) for c in args.configs for mesh in meshes]
-  except errors.UsageError as error:
-    print(f'kd_jax: {error}', file=sys.stderr)
-    return 2
+  meshes = [sharding.make_mesh(n) for n in _devices(args.devices)]
+  steps = [prepare(c, args, mesh) for c in args.configs for mesh in meshes]
   figures = measure(steps, args.repeats)
   print(table(figures))
   where = trainer.provenance()

@@ -8,7 +8,6 @@ where network, epochs, batch size or teacher are not the reference's, the table
 says so in place of a difference.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 import json
 import sys
@@ -16,14 +15,13 @@ from typing import Any
 
 from etils import epath
 
-from kd_jax import errors, report
+from kd_jax import command, errors, report
 
 
+@command.reporting()
 def main(argv: Sequence[str]) -> int:
   """Prints the table of the files that the command line names."""
-  parser = argparse.ArgumentParser(
-    prog='python -m kd_jax.compare', description=(__doc__ or '').split('\n')[0]
-  )
+  parser = command.parser('kd_jax.compare', __doc__)
   parser.add_argument('files', nargs='+', help='seeds-*.json of kd_jax.main')
   parser.add_argument(
     '--reference',
@@ -31,11 +29,7 @@ def main(argv: Sequence[str]) -> int:
     help='the method that others are compared with (default: kd)',
   )
   args = parser.parse_args(argv)
-  try:
-    print(table([read(path) for path in args.files], args.reference))
-  except errors.UsageError as error:
-    print(f'kd_jax: {error}', file=sys.stderr)
-    return 2
+  print(table([read(path) for path in args.files], args.reference))
   return 0
 
 

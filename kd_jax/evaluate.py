@@ -1,125 +1,151 @@
-"""Exact accuracy over a whole split: every image counts once."""
+"""Measures a run or an export: `python -m kd_jax.evaluate PATH`.
 
-from collections.abc import Callable, Mapping
+Every image of the split counts once: top-1, top-5, and each class. `--data`
+names another data set with as many classes.
+"""
+
+from collections.abc import Sequence
 import contextlib
+import json
+import sys
 from typing import Any
 
-import flax.linen as nn
+from absl import logging
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
-import optax
 
-from kd_jax import losses, sharding, step
-from kd_jax.data import dataset
-from kd_jax.features import Batch
-from kd_jax.methods import base
+from kd_jax import accuracy, command, errors, exports, report, sharding, trained
+from kd_jax.data import source, stream
 
-Counts = dict[str, dict[str, jax.Array]]
+_MOST_ROWS = 20  # of classes that are worth printing
 
 
-def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-  """Correct predictions, summed loss and images of one batch, masked.
-
-  Args:
-    logits: [N,K].
-    batch: with 'label' and 'mask' [N].
-
-  Returns:
-    'top1' and 'top5' (i32 counts; top5 of min(5, K) classes), 'loss' (summed
-    cross-entropy f32), 'images' (i32).
-  """
-  labels = losses.classes(batch['label'])
-  mask = batch['mask'] > 0
-  target = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  # Rank by how many classes score higher; of equal scores the first wins, and
-  # NaN is never correct.
-  classes = jnp.arange(logits.shape[-1])[None, :]
-  ahead = (logits > target) | ((logits == target) & (classes < labels[:, None]))
-  rank = jnp.where(jnp.isnan(logits).any(axis=-1), 5, ahead.sum(axis=-1))
-  each = -jnp.take_along_axis(
-    jax.nn.log_softmax(logits.astype(jnp.float32)), labels[:, None], axis=-1
-  )[:, 0]
-  return {
-    'top1': ((rank < 1) & mask).sum(dtype=jnp.int32),
-    'top5': ((rank < 5) & mask).sum(dtype=jnp.int32),
-    'loss': jnp.where(mask, each, 0.0).sum(),
-    'images': mask.sum(dtype=jnp.int32),
-  }
-
-
-def make(
-  exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh
-) -> Callable[..., Counts]:
-  """Compiles the counting of one batch.
-
-  Returns:
-    A function of (params, model_state, frozen, arrays, feed) that gives the
-    counts of every network that the method predicts.
-  """
-
-  def counts(params, model_state, frozen, arrays, feed):
-    batch = split.eval_batch(arrays, feed)
-    logits = step.predict_step(exp, params, model_state, frozen, batch)
-    return {name: count(value, batch) for name, value in logits.items()}
-
-  whole = sharding.replicated(mesh)
-  counted = jax.jit(
-    counts,
-    in_shardings=(whole,) * 4 + (sharding.batched(mesh),),
-    out_shardings=whole,
-  )
-
-  def of_rows(params, model_state, frozen, arrays, feed):
-    batch = sharding.join(feed, mesh)
-    return counted(params, model_state, frozen, arrays, batch)
-
-  return of_rows
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Prints the accuracy of what the command line names."""
+  logging.set_verbosity(logging.ERROR)  # Orbax tells every read otherwise
+  parser = command.parser('kd_jax.evaluate', __doc__)
+  parser.add_argument('path', help='of a finished run, or of an export')
+  parser.add_argument('--data', default='', help='as config.data.name')
+  parser.add_argument('--split', default='test', help='train, val or test')
+  parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
+  parser.add_argument('--batch_size', type=int, default=256)
+  parser.add_argument('--workers', type=int, default=0, help='that decode')
+  parser.add_argument('--json', help='a file for the figures')
+  args = parser.parse_args(argv)
+  if args.batch_size < 1 or args.workers < 0:
+    raise errors.UsageError(
+      f'--batch_size={args.batch_size} must be positive and --workers='
+      f'{args.workers} not negative'
+    )
+  found = trained.load(args.path)
+  opened = trained.open_data(found, args.data, args.data_dir)
+  splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
+  if args.split not in splits:
+    raise errors.unknown('--split', args.split, splits)
+  images = opened.split(args.split)
+  figures = measure(found, images, opened.info, args.batch_size, args.workers)
+  print(text(found, opened.info, args.split, figures))
+  if args.json:
+    try:
+      with open(args.json, 'w', encoding='utf-8') as file:
+        json.dump(
+          {'data': opened.info.name, 'split': args.split} | figures, file
+        )
+    except OSError as error:
+      raise errors.UsageError(f'cannot write {args.json}: {error}') from error
+  return 0
 
 
-def evaluate(
-  counts: Callable[..., Counts],
-  split: dataset.EvalSet,
-  batch_size: int,
-  params: dict[str, Any],
-  model_state: dict[str, Any],
-  frozen: Mapping[str, Any],
-) -> dict[str, dict[str, float]]:
-  """Accuracy of every network that the method predicts.
+def measure(
+  found: exports.Trained,
+  images: source.Images,
+  info: source.Info,
+  batch_size: int = 256,
+  workers: int = 0,
+) -> dict[str, Any]:
+  """Accuracy over all images of a split.
 
   Args:
-    counts: made by `make`.
-    split: what is evaluated.
+    found: what labels them.
+    images: the split.
+    info: of its data set, at the image size of `found`.
     batch_size: images a step.
-    params: as in `step.predict_step`.
-    model_state: as in `step.predict_step`.
-    frozen: as in `step.predict_step`.
+    workers: processes that decode; 0 is this one.
 
   Returns:
-    By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy),
-    'images' (how many).
+    'images', 'correct' and 'correct5' (counts), 'top1' and 'top5' (percent),
+    and 'classes': for each, 'name', 'images', 'correct', 'top1' (None without
+    images).
   """
+
+  @jax.jit
+  def ranks(weights, image, label):
+    return accuracy.rank(found.forward(weights, image), label)
+
+  names = found.facts['class_names']
+  numbers = order(names, info.class_names)
+  split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
+  labels, before = [], []
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
-    parts = [
-      counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
-    ]
-  total = jax.tree.map(
-    lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])), *parts
-  )
+    for feed in feeds:
+      real, label = feed['mask'] > 0, numbers[feed['label']]
+      rank = ranks(found.weights, feed['image'], label)
+      labels.append(label[real])
+      before.append(np.asarray(rank)[real])
+  label, rank = np.concatenate(labels), np.concatenate(before)
+  correct, correct5 = rank < 1, rank < 5
+  classes = []
+  for k, name in enumerate(names):
+    own = correct[label == k]
+    top1 = 100 * float(own.mean()) if own.size else None
+    one = {'images': own.size, 'correct': int(own.sum()), 'top1': top1}
+    classes.append({'name': name, **one})
   return {
-    name: {
-      'top1': 100 * sums['top1'] / sums['images'],
-      'top5': 100 * sums['top5'] / sums['images'],
-      'loss': sums['loss'] / sums['images'],
-      'images': sums['images'],
-    }
-    for name, sums in total.items()
+    'images': label.size,
+    'correct': int(correct.sum()),
+    'correct5': int(correct5.sum()),
+    'top1': 100 * float(correct.mean()),
+    'top5': 100 * float(correct5.mean()),
+    'classes': classes,
   }
 
 
-def alone(network: nn.Module) -> step.Experiment:
-  """An experiment that can only predict: one network called 'student'."""
-  return step.Experiment(
-    {'student': network}, {}, base.Method(), {}, optax.identity()
-  )
+def order(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
+  """The network's number of each class of the data set, [K] i32.
+
+  By name where both have the same names, else by number.
+  """
+  same = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
+  numbers = [list(ours).index(n) for n in theirs] if same else range(len(ours))
+  return np.array(numbers, np.int32)
+
+
+def text(
+  found: exports.Trained,
+  info: source.Info,
+  split: str,
+  figures: dict[str, Any],
+) -> str:
+  """What a person reads of `measure`'s figures."""
+  facts = found.facts
+  lines = [
+    f'{facts["network"]} on {info.name} {split}: {figures["correct"]} of '
+    f'{figures["images"]} images correct',
+    f'top-1 {figures["top1"]:.2f}%, top-5 {figures["top5"]:.2f}%',
+  ]
+  if {*facts['class_names']} != {*info.class_names}:
+    lines.append('the classes have other names there: they are met by number')
+  classes = [c for c in figures['classes'] if c['images']]
+  if len(classes) > _MOST_ROWS:
+    classes = sorted(classes, key=lambda c: c['top1'])[:_MOST_ROWS]
+    lines.append(f'the {_MOST_ROWS} classes with the lowest accuracy:')
+  rows = [('class', 'images', 'correct', 'top-1')] + [
+    (c['name'], str(c['images']), str(c['correct']), f'{c["top1"]:.2f}%')
+    for c in classes
+  ]
+  return '\n'.join([*lines, report.table(rows)])
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

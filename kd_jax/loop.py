@@ -11,10 +11,10 @@ import numpy as np
 
 from kd_jax import (
   abstract,
+  accuracy,
   build,
   checkpoint,
   errors,
-  evaluate,
   metrics,
   processes,
   runs,
@@ -81,7 +81,7 @@ class Loop:
       for phase in parts.phases
     }
     self._counts = {
-      split: evaluate.make(parts.exp, test, parts.mesh)
+      split: accuracy.make(parts.exp, test, parts.mesh)
       for split, test in tests.items()
     }
     self._finite = jax.jit(step.all_finite, out_shardings=whole)
@@ -303,7 +303,7 @@ class Loop:
       last = self.step == self._parts.total_steps
       if split == 'test' and 'val' in self._tests and not last:
         continue
-      values = evaluate.evaluate(
+      values = accuracy.evaluate(
         self._counts[split],
         test,
         self._config.eval_batch_size,

@@ -18,7 +18,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from kd_jax import build, errors, processes, report, runs, trainer
+from kd_jax import build, command, errors, processes, report, runs, trainer
 from kd_jax import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,8 +42,7 @@ _DETERMINISTIC = (
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 EXIT_CODES = {
-  errors.RunError: 1,
-  errors.UsageError: 2,
+  **command.EXIT_CODES,
   trainer.Interrupted: 75,  # EX_TEMPFAIL of sysexits.h: start it again
 }
 
@@ -199,16 +198,15 @@ def _said_plainly(argv: Sequence[str]) -> int:
     ) from error
 
 
+@command.reporting(EXIT_CODES, leave=processes.leave)
+def _run() -> None:
+  sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
+  app.run(_said_plainly, flags_parser=_parse)
+
+
 def run() -> None:
   """The entry point: one line on stderr and an exit code for every mistake."""
-  try:
-    sys.argv = _with_paths(sys.argv)  # config_flags reads overrides there
-    app.run(_said_plainly, flags_parser=_parse)
-  except tuple(EXIT_CODES) as error:
-    print(f'kd_jax: {error}', file=sys.stderr, flush=True)
-    code = next(c for kind, c in EXIT_CODES.items() if isinstance(error, kind))
-    processes.leave(code)
-    sys.exit(code)
+  sys.exit(_run())
 
 
 if __name__ == '__main__':

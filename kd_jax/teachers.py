@@ -4,19 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from etils import epath
-import jax
+import flax.linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import (
   abstract,
+  accuracy,
   build,
   checkpoint,
   errors,
-  evaluate,
   processes,
   runs,
-  sharding,
+  trained,
 )
 from kd_jax import config as config_lib
 from kd_jax.data import dataset
@@ -56,18 +56,19 @@ def obtain(
   if not parts.exp.teachers:
     return {}, None
   ((name, network),) = parts.exp.teachers.items()
-  size = parts.source.info.image_size
   facts = folder.read('teacher.json')
   if facts is None:
-    origin = _origin(config, parts, train)
-    trained = runs.Folder(origin).read('result.json')
-    variables = processes.together(
-      lambda: load(origin / 'student', network, size, parts.mesh)
-    )
+    origin = config.teacher.path
+    if not origin:
+      recipe = config_lib.of_teacher(config)
+      cached = runs.cache_folder(recipe, parts.source.info, 'teacher')
+      train(recipe, cached, 'teacher')
+      origin = str(cached.path)
+    variables, known = processes.together(lambda: _read(origin, network, parts))
     facts = {
       'network': config.teacher.name,
-      'from': str(origin),
-      **{k: trained[k] for k in ('best_on_test', 'wall_s') if k in trained},
+      'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
+      **{k: known[k] for k in ('best_on_test', 'wall_s') if k in known},
       **measure(network, variables, test, config.eval_batch_size, parts.mesh),
     }
     _check(config, facts)
@@ -76,56 +77,39 @@ def obtain(
     folder.write('teacher.json', facts)
   else:
     _check(config, facts)
-    variables = load(folder.path / 'teacher', network, size, parts.mesh)
+    shapes = dict(abstract.variables_of(network, parts.source.info.image_size))
+    variables = trained.restore(folder.path / 'teacher', shapes, parts.mesh)
   say(f'teacher {config.teacher.name}: top-1 {facts["top1"]:.2f}% on test')
   return {name: variables}, facts
 
 
-def _origin(config: ConfigDict, parts: build.Parts, train: Train) -> epath.Path:
-  if config.teacher.path:
-    return processes.together(lambda: _given(config))
-  recipe = config_lib.of_teacher(config)
-  folder = runs.cache_folder(recipe, parts.source.info, 'teacher')
-  train(recipe, folder, 'teacher')
-  return folder.path
+def check(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> None:
+  """Sees that `config.teacher.path`, where it is needed, holds the teacher.
 
-
-def _given(config: ConfigDict) -> epath.Path:
-  given = epath.Path(config.teacher.path).expanduser()
-  path = runs.Folder(given).path
-  if not (path / 'result.json').exists():
-    raise errors.UsageError(
-      f'config.teacher.path={config.teacher.path!r} is not the folder of a '
-      'finished run (it has no result.json)'
-    )
-  if not (path / 'student').exists():
-    raise errors.UsageError(
-      f'config.teacher.path={config.teacher.path!r}: the student of that run '
-      'does not stand alone (it predicts through its method), so it cannot '
-      'be a teacher'
-    )
-  return path
-
-
-def load(
-  path: epath.Path, network: Any, image_size: int, mesh: Mesh
-) -> dict[str, Any]:
-  """A network's variables, on every device of the mesh.
+  Before the folder is the run's: a wrong path leaves nothing behind.
 
   Raises:
-    UsageError: where there are none, or not those of this network.
+    UsageError: where it holds no network, or another one.
   """
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    dict(abstract.variables_of(network, image_size)),
-  )
-  checkpoints = checkpoint.Checkpoints(path, read_only=True)
+  path, networks = config.teacher.path, parts.exp.teachers
+  if path and networks and folder.read('teacher.json') is None:
+    (network,) = networks.values()
+    processes.together(lambda: _read(path, network, parts))
+
+
+def _read(
+  path: str, network: nn.Module, parts: build.Parts
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The variables of a run or an export, and what its result says."""
+  info = parts.source.info
   try:
-    return checkpoints.restore(checkpoints.latest(), like)
-  finally:
-    checkpoints.close()
+    found = trained.load(path, parts.mesh)
+    variables = trained.variables(
+      found, network, len(info.class_names), info.image_size
+    )
+  except errors.UsageError as error:
+    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
+  return variables, found.facts.get('result', {})
 
 
 def measure(
@@ -138,10 +122,10 @@ def measure(
   """A network's accuracy with running batch statistics."""
   if getattr(network, 'batch_norm', 'auto') != 'auto':
     network = network.clone(batch_norm='auto')
-  exp = evaluate.alone(network)
+  exp = accuracy.alone(network)
   state = {c: v for c, v in variables.items() if c != 'params'}
-  found = evaluate.evaluate(
-    evaluate.make(exp, test, mesh),
+  found = accuracy.evaluate(
+    accuracy.make(exp, test, mesh),
     test,
     batch_size,
     {'student': variables['params'], 'method': {}},

@@ -74,6 +74,7 @@ def _train(
 ) -> dict[str, Any]:
   began = runs.now()
   parts = processes.together(lambda: build.build(config))
+  teachers.check(config, parts, folder)
   reporter = metrics.Reporter(folder, label)
   with folder.lock(wait=shared, say=print):
     folder.claim(config, parts.source.info)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kd_jax import build, errors, runs, sharding, teachers, trainer
+from kd_jax import build, errors, evaluate, runs, trained, trainer
 from tests import main_test
 from tests.end_to_end_test import leaves
 from tests.phases_test import teacher  # noqa: F401  (a fixture)
@@ -26,6 +26,12 @@ def with_teacher(config, folder):
   return config
 
 
+def measured(found):
+  """The accuracy of what was trained, on the test split of its data."""
+  opened = trained.open_data(found)
+  return evaluate.measure(found, opened.split('test'), opened.info)
+
+
 def test_simkd_keeps_its_projector_and_is_no_teacher(tmp_path, teacher):  # noqa: F811
   config = with_teacher(small('simkd'), teacher)
   result = trainer.train(config, runs.Folder(tmp_path / 'run'))
@@ -46,6 +52,8 @@ def test_simkd_keeps_its_projector_and_is_no_teacher(tmp_path, teacher):  # noqa
     if '/params/' in k and not k.startswith('student/params/fc')
   )
   assert result['params'] == own + 32 * 10 + 10
+  found = trained.load(tmp_path / 'run')
+  assert measured(found)['top1'] == result['top1']
   again = with_teacher(small('kd'), tmp_path / 'run')
   with pytest.raises(errors.UsageError, match='does not stand alone'):
     trainer.train(again, runs.Folder(tmp_path / 'again'))
@@ -64,14 +72,12 @@ def test_ffsd_deploys_its_leader_alone(tmp_path):
   assert result['params'] == sum(
     v.size for k, v in kept.items() if k.startswith('params/')
   )
+  found = trained.load(tmp_path / 'run')
+  assert measured(found)['top1'] == result['top1']
   # It can be the next run's teacher.
   parts = build.build(config)
-  found = teachers.load(
-    runs.Folder(tmp_path / 'run').path / 'student',
-    parts.exp.students['leader'],
-    8,
-    sharding.make_mesh(1),
-  )
+  leader = parts.exp.students['leader']
+  found = trained.variables(found, leader, 10, 8)
   np.testing.assert_array_equal(
     found['params']['fc']['bias'], kept['params/fc/bias']
   )

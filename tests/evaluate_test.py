@@ -1,52 +1,107 @@
-import jax
-import jax.numpy as jnp
+"""The command that measures whatever was trained on whatever data."""
+
+import json
+
 import numpy as np
+from PIL import Image
 import pytest
 
-from kd_jax import evaluate, sharding
-from kd_jax.data import resident, source
-from tests import tiny
+from kd_jax import evaluate, trained
+from kd_jax.data import digits, source
+from tests import finished
 
 
-def split(size):
-  rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (size, 8, 8, 3)).astype(np.uint8)
-  label = rng.integers(0, tiny.CLASSES, size).astype(np.int32)
-  return source.Arrays(image, label)
-
-
-@pytest.mark.parametrize(('batch_size', 'devices'), [(8, 1), (8, 4), (40, 2)])
-def test_a_ragged_last_batch_counts_every_image_once(batch_size, devices):
-  mesh = sharding.make_mesh(devices)
-  images = split(37)
-  info = source.Info(
-    'x', tuple('0123456789'), 8, 37, 37, (0.5,) * 3, (0.2,) * 3
+@pytest.mark.parametrize('name', ['kd', 'kd_out', 'pics_out'])
+def test_a_run_and_an_export_are_measured_as_the_loop_did(
+  name, tmp_path, capsys
+):
+  path, file = finished.places() / name, tmp_path / 'figures.json'
+  assert evaluate.main([str(path), f'--json={file}']) == 0
+  figures = json.loads(file.read_text())
+  result = finished.result(name.removesuffix('_out'))
+  assert figures['correct'] == finished.correct(result)
+  assert figures['images'] == 360
+  assert figures['top5'] == pytest.approx(result['top5'])
+  each = figures['classes']
+  assert sum(c['correct'] for c in each) == figures['correct']
+  labels = digits.read('test').labels
+  assert [c['images'] for c in each] == np.bincount(labels).tolist()
+  assert f'{figures["correct"]} of 360 images correct' in (
+    capsys.readouterr().out
   )
-  dataset = resident.Resident(images, info, mesh)
-  network = tiny.network()
-  variables = tiny.variables(network)
-  exp = evaluate.alone(network)
-  found = evaluate.evaluate(
-    evaluate.make(exp, dataset, mesh),
-    dataset,
-    batch_size,
-    {'student': variables['params'], 'method': {}},
-    {'student': {'batch_stats': variables['batch_stats']}, 'method': {}},
-    {},
-  )['student']
-  normal = ((images.image / 255 - 0.5) / 0.2).astype(np.float32)
-  logits = np.asarray(network.apply(variables, normal, train=False))
-  order = np.argsort(-logits, axis=-1)
-  right = order == images.labels[:, None]
-  assert found['images'] == 37
-  assert found['top1'] == pytest.approx(100 * right[:, 0].mean())
-  assert found['top5'] == pytest.approx(100 * right[:, :5].any(1).mean())
-  log_q = jax.nn.log_softmax(logits)[np.arange(37), images.labels]
-  assert found['loss'] == pytest.approx(float(-np.mean(log_q)), rel=1e-4)
 
 
-def test_equal_scores_count_once_and_nan_never():
-  logits = jnp.array([[1.0, 1.0, 0.0], [jnp.nan, 0.0, 0.0], [0.0, 0.0, 0.0]])
-  batch = {'label': jnp.array([1, 0, 0]), 'mask': jnp.ones(3)}
-  counts = evaluate.count(logits, batch)
-  assert int(counts['top1']) == 1  # only the last: the first class wins a tie
+def scored(found, images, names, batch_size=256):
+  info = digits.INFO._replace(class_names=tuple(names))
+  return evaluate.measure(found, images, info, batch_size)
+
+
+def test_every_image_counts_once_in_its_class_whatever_the_batch():
+  found = trained.load(finished.places() / 'kd')
+  test = digits.read('test')
+  part = source.Arrays(test.image[:37], test.labels[:37])
+  logits = np.asarray(found.forward(found.weights, part.image))
+  right = logits.argmax(axis=-1) == part.labels
+  for batch_size in (5, 37, 64):
+    figures = scored(found, part, digits.INFO.class_names, batch_size)
+    assert figures['images'] == 37
+    assert figures['correct'] == right.sum()
+    for k, one in enumerate(figures['classes']):
+      assert one['correct'] == right[part.labels == k].sum()
+
+
+def test_classes_of_the_same_names_in_another_order_meet_by_name():
+  found = trained.load(finished.places() / 'kd')
+  test = digits.read('test')
+  turned = source.Arrays(test.image, 9 - test.labels)
+  names = digits.INFO.class_names
+  want = scored(found, test, names)
+  assert scored(found, turned, names[::-1]) == want
+  assert scored(found, test, [f'digit {n}' for n in names]) == want
+  assert scored(found, turned, names) != want
+
+
+def folder(root, classes):
+  """A data set of black images of 16 pixels."""
+  for split in ('train', 'val'):
+    for k in range(classes):
+      place = root / split / f'class {k}'
+      place.mkdir(parents=True)
+      Image.new('RGB', (16, 16)).save(place / 'black.png')
+  return f'folder:{root}'
+
+
+def test_another_data_set_is_scaled_and_its_classes_met_by_number(
+  tmp_path, capsys
+):
+  path = str(finished.places() / 'kd_out')
+  assert evaluate.main([path, '--data', folder(tmp_path, 10)]) == 0
+  out = capsys.readouterr().out
+  assert '1 of 10 images correct' in out
+  assert 'met by number' in out
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--data=digit'], "did you mean 'digits'"),
+    (['--split=tset'], "did you mean 'test'"),
+    (['--split=val'], "unknown --split 'val'"),
+    (['--batch_size=0'], '--batch_size=0'),
+    (['--batchsize=3'], '--help'),
+    (['--json=/nowhere/x.json'], 'cannot write /nowhere/x.json'),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
+  assert evaluate.main([str(finished.places() / 'kd_out'), *arguments]) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert message in error
+
+
+def test_a_data_set_of_other_classes_is_refused(tmp_path, capsys):
+  path = str(finished.places() / 'kd_out')
+  assert evaluate.main([path, '--data', folder(tmp_path, 3)]) == 2
+  error = capsys.readouterr().err
+  assert 'has 3 classes, and the network 10' in error
+  assert error.count('\n') == 1

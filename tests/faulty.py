@@ -20,7 +20,7 @@ from jax._src import compiler
 from orbax.checkpoint._src.path import atomicity, deleter
 from orbax.checkpoint._src.serialization import serialization
 
-from kd_jax import checkpoint, evaluate, loop, main, runs, trainer
+from kd_jax import accuracy, checkpoint, loop, main, runs, trainer
 
 FOLDER = pathlib.Path(os.environ['FAULT_FOLDER'])
 FAULTS = json.loads(os.environ.get('FAULTS', '[]'))
@@ -97,7 +97,7 @@ def during(owner, attribute, name):
 
 
 def install():
-  train, make, result = trainer.train, evaluate.make, runs.Folder.write_alone
+  train, make, result = trainer.train, accuracy.make, runs.Folder.write_alone
 
   def trained(config, folder, label='', **kwargs):
     role.append('teacher' if label.endswith('teacher') else 'run')
@@ -119,7 +119,7 @@ def install():
     moment(f'write {name}')
     return result(self, name, value)
 
-  trainer.train, evaluate.make, runs.Folder.write_alone = trained, made, written
+  trainer.train, accuracy.make, runs.Folder.write_alone = trained, made, written
   before(loop.Loop, '__init__', 'start')
   before(loop.Loop, '_dispatch', 'dispatch')
   before(loop.Loop, '_save', 'save')

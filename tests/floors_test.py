@@ -9,7 +9,7 @@ import kd_jax
 
 ROOT = pathlib.Path(kd_jax.__file__).parent
 FLOORS = [
-  {'__init__', 'errors', 'features'},
+  {'__init__', 'errors', 'features', 'standalone'},
   {
     'losses',
     'models',
@@ -17,20 +17,21 @@ FLOORS = [
     'optim',
     'sharding',
     'checkpoint',
+    'command',
     'config',
     'buckets',
     'locks',
     'processes',
     'watchdog',
   },
-  {'methods', 'runs'},
-  {'step', 'metrics'},
-  {'evaluate'},
+  {'methods', 'runs', 'exports'},
+  {'step', 'metrics', 'onnx_file'},
+  {'accuracy'},
   {'abstract'},
   {'build'},
-  {'teachers', 'report', 'loop'},
+  {'teachers', 'report', 'loop', 'trained'},
   {'trainer', 'compare'},
-  {'benchmark'},
+  {'benchmark', 'evaluate', 'export', 'predict'},
   {'main'},
 ]
 

@@ -96,7 +96,9 @@ class ResNet(layers.Network):
     )(x)
     x = tap(self, 'stem', nn.relu(norm(name='bn1')(x, train=train)))
     if self.stem == 'imagenet':
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      # After a ReLU zeros are as good as -inf; jax2onnx needs it so.
+      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+      x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
     stages = zip(self.stage_sizes, self.widths[1:], strict=True)
     for i, (blocks, width) in enumerate(stages, 1):

@@ -1,0 +1,61 @@
+"""What all commands share: a mistake is one line and an exit code."""
+
+import argparse
+from collections.abc import Callable, Mapping
+import functools
+import sys
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from kd_jax import errors
+
+EXIT_CODES: Mapping[type[Exception], int] = {
+  errors.RunError: 1,
+  errors.UsageError: 2,
+}
+
+_Arguments = ParamSpec('_Arguments')
+_Result = TypeVar('_Result')
+
+
+def reporting(
+  codes: Mapping[type[Exception], int] = EXIT_CODES,
+  leave: Callable[[int], None] = lambda code: None,
+) -> Callable[
+  [Callable[_Arguments, _Result]], Callable[_Arguments, _Result | int]
+]:
+  """Decorates a command: these errors end in a line on stderr and their code.
+
+  Args:
+    codes: the exit code of each kind of error, its subclasses included.
+    leave: called with the code, after the line.
+  """
+
+  def decorate(command):
+    @functools.wraps(command)
+    def reported(*args, **kwargs):
+      try:
+        return command(*args, **kwargs)
+      except tuple(codes) as error:
+        print(f'kd_jax: {error}', file=sys.stderr, flush=True)
+        kinds = (kind for kind in codes if isinstance(error, kind))
+        code = codes[next(kinds)]
+        leave(code)
+        return code
+
+    return reported
+
+  return decorate
+
+
+class Parser(argparse.ArgumentParser):
+  """argparse's, with a mistake as a UsageError in place of the whole usage."""
+
+  def error(self, message: str) -> NoReturn:
+    """Raises UsageError; see `argparse.ArgumentParser.error`."""
+    raise errors.UsageError(f'{message}; see {self.prog} --help')
+
+
+def parser(module: str, description: str | None, **kwargs: Any) -> Parser:
+  """The parser of `python -m <module>`, described by its docstring's head."""
+  first = (description or '').split('\n\n')[0]
+  return Parser(prog=f'python -m {module}', description=first, **kwargs)

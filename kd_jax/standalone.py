@@ -1,0 +1,59 @@
+"""Labels images with the network in this folder: python predict.py FILES...
+
+Needs jax, numpy, safetensors, flatbuffers. FILES are .npy ([N,H,W,3] u8, RGB),
+.npz ('image'; with 'label' it is scored), and, with Pillow, images of any size.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax.export
+import numpy as np
+from safetensors import numpy as safetensors
+
+
+def load(folder):
+  """What network.json says, and images [N,H,W,3] u8 to logits [N,K] f32."""
+  facts = json.loads((folder / 'network.json').read_text())
+  program = (folder / 'forward.jax_export').read_bytes()
+  forward = jax.jit(jax.export.deserialize(bytearray(program)).call)
+  arrays = safetensors.load_file(folder / 'weights.safetensors')
+  weights = jax.device_put(arrays)
+  return facts, lambda images: np.asarray(forward(weights, images))
+
+
+def read(path, size):
+  """Images [N,size,size,3] u8 of a file, and labels [N] or None."""
+  if path.suffix == '.npy':
+    return np.load(path), None
+  if path.suffix == '.npz':
+    return (found := np.load(path))['image'], found.get('label')
+  try:
+    from PIL import Image
+  except ImportError as error:
+    raise ValueError(f'{path}: pip install pillow, or give .npy') from error
+  image = Image.open(path).convert('RGB')
+  if image.size != (size, size):  # the shorter side 8/7 of it, and its centre
+    scale = size * 8 / 7 / min(image.size)
+    w, h = (max(size, round(side * scale)) for side in image.size)
+    x, y = (w - size) // 2, (h - size) // 2
+    image = image.resize((w, h), Image.Resampling.BILINEAR)
+    image = image.crop((x, y, x + size, y + size))
+  return np.asarray(image)[None], None
+
+
+if __name__ == '__main__':
+  try:
+    facts, forward = load(pathlib.Path(__file__).parent)
+    for path in map(pathlib.Path, sys.argv[1:] or sys.exit(__doc__)):
+      images, labels = read(path, facts['image_size'])
+      parts = [forward(images[i : i + 256]) for i in range(0, len(images), 256)]
+      chosen = np.concatenate(parts).argmax(axis=-1)  # the first of equal ones
+      if labels is None:
+        print(*(f'{path}\t{facts["class_names"][k]}' for k in chosen), sep='\n')
+      else:
+        print(f'{path}: {(chosen == labels).sum()} of {len(labels)} correct')
+  except (KeyError, OSError, ValueError) as error:
+    print(f'predict.py: {error}', file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,305 @@
+"""Whatever was trained and labels images, by its path: a run, or an export."""
+
+import functools
+from typing import Any
+
+from etils import epath
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from kd_jax import (
+  abstract,
+  accuracy,
+  build,
+  checkpoint,
+  data,
+  errors,
+  exports,
+  optim,
+  runs,
+  sharding,
+  step,
+)
+from kd_jax.data import augment, source
+
+# What an export tells of a run: of its configuration's data, of its result.
+_DATA = ('name', 'train_size', 'val_fraction', 'image_size')
+_RESULT = (
+  'method', 'seed', 'epochs', 'train_images', 'protocol', 'best_on_test',
+  'best_on_val', 'wall_s', 'commit',
+)  # fmt: skip
+
+
+def load(path: epath.PathLike, mesh: Mesh | None = None) -> exports.Trained:
+  """What a finished run deploys, or an export.
+
+  Args:
+    path: of the run's or the export's folder.
+    mesh: the devices that the weights shall be on; None is the first one.
+
+  Raises:
+    UsageError: where the path holds neither, or what it holds is damaged or of
+      a newer version.
+  """
+  mesh = mesh or sharding.make_mesh(1)
+  folder = runs.Folder(epath.Path(path).expanduser())
+  place = folder.path
+  if exports.is_export(place):
+    found = exports.read(place)
+    whole = sharding.replicated(mesh)
+    return found._replace(weights=sharding.put(found.weights, whole))
+  if (place / 'result.json').exists():
+    try:
+      return _of_run(folder, mesh)
+    except checkpoint.Damaged as error:
+      raise errors.UsageError(str(error)) from error
+  if (place / 'config.json').exists():
+    what = 'a run that is not finished (without result.json); start it again'
+  elif place.exists():
+    what = (
+      'neither a finished run (a folder with result.json) nor an export (a '
+      f'folder with {exports.FACTS})'
+    )
+  else:
+    what = 'not there'
+  raise errors.UsageError(f'{place} is {what}')
+
+
+def _of_run(folder: runs.Folder, mesh: Mesh) -> exports.Trained:
+  """What a finished run deploys."""
+  try:
+    stored, result = folder.read('config.json'), folder.read('result.json')
+    info = source.Info(**stored.pop('data_facts'))
+    config = ConfigDict(stored)
+    facts = _facts(config, info, result)
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.UsageError(
+      f'{folder.path} is no run that this kd_jax can read: '
+      f'{type(error).__name__}: {error}'
+    ) from error
+  size = info.image_size
+  if (folder.path / 'student').exists():
+    network = build.make_network(
+      config.student, len(info.class_names), config.dtype, config.bn_group_size
+    )
+    like = dict(abstract.variables_of(network, size))
+    own = restore(folder.path / 'student', like, mesh)
+    return alone(network, own, facts)
+  exp = _experiment(config, info)
+  shapes = _all_shapes(exp, size)
+  kept = {n: shapes[n] for n in result['kept'] if n not in exp.teachers}
+  found = restore(folder.path / 'deployed', kept, mesh)
+  for name in exp.teachers:
+    found[name] = restore(folder.path / 'teacher', shapes[name], mesh)
+  forward = _forward(exp, abstract.deployed(exp, size).name, shapes, facts)
+  return exports.Trained(_by_path(found), forward, facts)
+
+
+def alone(
+  network: nn.Module, variables: dict[str, Any], facts: dict[str, Any]
+) -> exports.Trained:
+  """A network that predicts by itself.
+
+  Args:
+    network: a Linen module `(images, train) -> logits`.
+    variables: its 'params' and other collections.
+    facts: what network.json shall say; 'mean' and 'std' normalise.
+  """
+  own = {'student': variables}
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), own)
+  forward = _forward(accuracy.alone(network), 'student', shapes, facts)
+  return exports.Trained(_by_path(own), forward, facts)
+
+
+def _facts(
+  config: ConfigDict, info: source.Info, result: dict[str, Any]
+) -> dict[str, Any]:
+  """What network.json says of a run."""
+  images = result['test_images']
+  return {
+    'network': config.student.name,
+    'network_args': config.student.args.to_dict(),
+    'dtype': config.dtype,
+    'image_size': info.image_size,
+    'mean': list(info.mean),
+    'std': list(info.std),
+    'class_names': list(info.class_names),
+    'kept': result['kept'],
+    'parameters': result['params'],
+    'flops': result['flops'],
+    'accuracy': {
+      'data': info.name,
+      'split': 'test',
+      'images': images,
+      'correct': round(result['top1'] * images / 100),
+      'top1': result['top1'],
+      'top5': result['top5'],
+    },
+    'data': {key: config.data[key] for key in _DATA},
+    'result': {key: result[key] for key in _RESULT if key in result},
+    'teacher': (result['teacher'] or {}).get('network'),
+  }
+
+
+def _experiment(config: ConfigDict, info: source.Info) -> step.Experiment:
+  """Networks and method of a run."""
+  # A method may ask for the labels; to predict, only how many matters.
+  labels = np.zeros(info.num_train, np.int32)
+  facts = {'num_classes': len(info.class_names), 'train_labels': labels}
+  return build.experiment(config, facts, 1)
+
+
+def _all_shapes(exp: step.Experiment, image_size: int) -> dict[str, Any]:
+  """Shapes and dtypes of all variables, by network name and 'method'."""
+  frozen = {
+    name: dict(abstract.variables_of(network, image_size))
+    for name, network in exp.teachers.items()
+  }
+  init = functools.partial(step.init, exp)
+  batch = abstract.example(image_size, 2)
+  state = jax.eval_shape(init, jnp.int32(0), frozen, batch)
+  trained = {
+    name: {'params': params, **state.model_state[name]}
+    for name, params in state.params.items()
+  }
+  return {**trained, **frozen}
+
+
+def _forward(
+  exp: step.Experiment,
+  name: str,
+  shapes: dict[str, Any],
+  facts: dict[str, Any],
+) -> exports.Forward:
+  """The prediction called `name`, normalisation included.
+
+  Weights that it does not read need not be given.
+  """
+
+  def forward(weights, images):
+    def weight(path, like):
+      unread = jnp.zeros(like.shape, like.dtype)
+      return weights.get(optim.path_name(path), unread)
+
+    variables = {'method': {}, **jax.tree.map_with_path(weight, shapes)}
+    frozen = {n: variables.pop(n) for n in exp.teachers}
+    params = {n: v.pop('params', {}) for n, v in variables.items()}
+    image = augment.normalise(images, facts['mean'], facts['std'])
+    logits = step.predict_step(exp, params, variables, frozen, {'image': image})
+    return logits[name]
+
+  return forward
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {optim.path_name(path): leaf for path, leaf in leaves}
+
+
+def restore(path: epath.Path, shapes: Any, mesh: Mesh) -> dict[str, Any]:
+  """The variables of a checkpoint folder, on every device of the mesh.
+
+  Args:
+    path: of the folder.
+    shapes: what it must hold, a tree of shapes and dtypes.
+    mesh: the devices.
+
+  Raises:
+    UsageError: where there are none, or others.
+    RunError: where they are damaged.
+  """
+  whole = sharding.replicated(mesh)
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+  )
+  checkpoints = checkpoint.Checkpoints(path, read_only=True)
+  try:
+    return checkpoints.restore(checkpoints.latest(), like)
+  finally:
+    checkpoints.close()
+
+
+def variables(
+  found: exports.Trained, network: nn.Module, classes: int, image_size: int
+) -> dict[str, Any]:
+  """The variables of what was trained, for a network of that kind.
+
+  Args:
+    found: what was trained.
+    network: ours.
+    classes: K of ours.
+    image_size: of ours.
+
+  Raises:
+    UsageError: where it predicts through a method, has other classes, or is
+      another network.
+  """
+  facts = found.facts
+  if len(facts['kept']) > 1:
+    raise errors.UsageError(
+      'what was trained there does not stand alone (it predicts with '
+      f'{", ".join(facts["kept"])}), so it cannot be a teacher'
+    )
+  if len(facts['class_names']) != classes:
+    raise errors.UsageError(
+      f'the network there has {len(facts["class_names"])} classes, and '
+      f'the data set {classes}'
+    )
+  shapes = {'student': dict(abstract.variables_of(network, image_size))}
+  wanted = _by_path(shapes)
+  names = sorted({*wanted, *found.weights})
+  odd = [n for n in names if _said(wanted, n) != _said(found.weights, n)]
+  if odd:
+    first = odd[0].removeprefix('student/')
+    raise errors.UsageError(
+      f'the network there, {facts["network"]} {facts["network_args"]}, '
+      f'is another one: {first} is {_said(found.weights, odd[0])} there and '
+      f'{_said(wanted, odd[0])} here'
+      + (f', and {len(odd) - 1} more differ' if odd[1:] else '')
+    )
+  leaves = [found.weights[name] for name in wanted]
+  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)['student']
+
+
+def _said(tree: dict[str, Any], name: str) -> str:
+  if name not in tree:
+    return 'missing'
+  return f'{tree[name].dtype}{list(tree[name].shape)}'
+
+
+def open_data(
+  found: exports.Trained, name: str = '', data_dir: str = ''
+) -> source.Source:
+  """A data set, at the image size of what was trained.
+
+  Args:
+    found: what was trained.
+    name: as in `config.data.name`; '' is the data set that it was trained on.
+    data_dir: where data sets are prepared; '' is the usual place.
+
+  Raises:
+    UsageError: where the data set is not to be had, or has more or less
+      classes.
+  """
+  facts, size = found.facts, found.facts['image_size']
+  given = facts['data'] if not name else {}
+  name = name or given['name']
+  opened = data.open_source(
+    name,
+    train_size=given.get('train_size', 0),
+    val_fraction=given.get('val_fraction', 0.0),
+    image_size=0 if name == 'digits' else size,  # of 8 pixels, scaled later
+    data_dir=data_dir,
+  )
+  there, ours = len(opened.info.class_names), len(facts['class_names'])
+  if there != ours:
+    raise errors.UsageError(
+      f'{name} has {there} classes, and the network {ours}: they cannot be '
+      'compared'
+    )
+  info = opened.info._replace(image_size=size)
+  return source.Source(info, opened.split)

@@ -1,0 +1,143 @@
+"""An export stands alone, and is whole or not there."""
+
+import json
+import subprocess
+import sys
+
+import jax
+from jax import export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import errors, exports, trained
+from kd_jax.data import digits
+from tests import finished
+
+# What predict.py must not need.
+FOREIGN = (
+  'PIL', 'absl', 'etils', 'flax', 'kd_jax', 'ml_collections', 'optax', 'orbax',
+  'simplejpeg', 'sklearn', 'tensorflow', 'torch',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module', params=['kd', 'pics'])
+def made(request):
+  """The result of a run, and the folder of its export."""
+  name = request.param
+  return finished.result(name), finished.places() / f'{name}_out'
+
+
+def predict(folder, *arguments):
+  """Runs predict.py where what is foreign to it cannot be imported."""
+  code = (
+    'import runpy, sys\n'
+    f'sys.modules.update(dict.fromkeys({FOREIGN}))\n'
+    f'sys.argv = {["predict.py", *map(str, arguments)]}\n'
+    f'runpy.run_path({str(folder / "predict.py")!r}, run_name="__main__")\n'
+  )
+  return subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=False
+  )
+
+
+def test_predict_alone_counts_as_the_run_did(made):
+  result, folder = made
+  ended = predict(folder, folder / 'test.npz')
+  assert ended.returncode == 0, ended.stderr
+  assert ended.stdout.endswith(f'{finished.correct(result)} of 360 correct\n')
+  facts = json.loads((folder / 'network.json').read_text())
+  assert facts['accuracy']['correct'] == finished.correct(result)
+  assert facts['parameters'] == result['params']
+
+
+def test_predict_labels_images_and_says_what_it_cannot_read(made, tmp_path):
+  _, folder = made
+  found = trained.load(folder)
+  images = digits.read('test').image[:3]
+  np.save(tmp_path / 'three.npy', images)
+  np.save(tmp_path / 'float.npy', images.astype(np.float32))
+  (tmp_path / 'photo.png').write_bytes(b'')
+  ended = predict(folder, tmp_path / 'three.npy')
+  logits = np.asarray(found.forward(found.weights, images))
+  assert [line.split('\t')[1] for line in ended.stdout.splitlines()] == [
+    str(k) for k in logits.argmax(axis=-1)
+  ]
+  for name, message in (
+    ('float.npy', 'float32'),
+    ('photo.png', 'pip install pillow'),
+    ('missing.npy', 'No such file'),
+  ):
+    ended = predict(folder, tmp_path / name)
+    assert ended.returncode == 2, ended.stderr
+    assert message in ended.stderr
+    assert 'Traceback' not in ended.stderr
+  assert len((folder / 'predict.py').read_text().splitlines()) < 60
+
+
+def test_the_program_is_for_every_platform_and_any_batch(made):
+  _, folder = made
+  found = trained.load(folder)
+  content = (folder / exports.FORWARD).read_bytes()
+  program = export.deserialize(bytearray(content))
+  assert set(program.platforms) == {'cpu', 'cuda', 'tpu'}
+  images = digits.read('test').image[:5]
+  five = np.asarray(jax.jit(found.forward)(found.weights, images))
+  one = np.asarray(jax.jit(found.forward)(found.weights, images[:1]))
+  assert five.shape == (5, 10)
+  np.testing.assert_allclose(one, five[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_the_prediction_reads_is_exported(made):
+  result, folder = made
+  weights = trained.load(folder).weights
+  params = [v for k, v in weights.items() if '/params/' in k]
+  assert sum(v.size for v in params) == result['params']
+  if result['method'] == 'pics':
+    teacher = {name for name in weights if name.startswith('teacher')}
+    assert teacher == {f'teacher/params/fc/{x}' for x in ('kernel', 'bias')}
+    assert not any(name.startswith('student/params/fc') for name in weights)
+    # Nor is the teacher's encoder computed.
+    run = trained.load(finished.places() / 'pics')
+    _, program = exports.program(run, ['cpu'])
+    found = program.mlir_module().count('stablehlo.convolution')
+    assert found == 9 + 3 * 3
+
+
+def test_a_network_for_some_batches_only_is_refused(made):
+  found = trained.load(made[1])
+
+  def forward(weights, images):
+    halves = images.reshape(2, -1, 192).astype(jnp.float32)
+    return (halves @ weights['kernel']).reshape(-1, 10)
+
+  odd = exports.Trained({'kernel': jnp.ones((192, 10))}, forward, found.facts)
+  with pytest.raises(errors.UsageError, match='a batch of any size'):
+    exports.program(odd)
+
+
+def test_an_export_is_whole_or_not_there(tmp_path):
+  def broken():
+    with exports.beside(tmp_path / 'x') as part:
+      (part / 'network.json').write_text('{}')
+      raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    broken()
+  assert not list(tmp_path.iterdir())
+  with exports.beside(tmp_path / 'a/b') as part:
+    (part / 'network.json').write_text('{}')
+    assert not (tmp_path / 'a/b').exists()
+  assert [p.name for p in (tmp_path / 'a').iterdir()] == ['b']
+
+
+def test_what_is_there_is_not_overwritten_and_what_cannot_be_is_said(tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  for name, message in (('file', 'already'), ('file/out', 'cannot write')):
+    with (
+      pytest.raises(errors.UsageError, match=message),
+      exports.beside(tmp_path / name),
+    ):
+      pass
+  assert (tmp_path / 'file').read_text() == 'mine'
+  assert [p.name for p in tmp_path.iterdir()] == ['file']
