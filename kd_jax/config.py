@@ -35,6 +35,7 @@ INDIFFERENT = (
   'steps_per_dispatch',
   'teacher.allow_below_expected',
   'teacher.expected_top1',
+  'teacher.sha256',
   'watchdog_seconds',
 )
 
@@ -93,6 +94,7 @@ def default() -> ConfigDict:
   # A run's folder, an export, or a file of PyTorch weights (.safetensors, or
   # .pth with torch installed); '' trains `recipe` or reuses it.
   config.teacher.path = ''
+  config.teacher.sha256 = ''  # of that file; another one is refused
   config.teacher.mean = ()  # of pixels in 0..1, that it was trained with; () is
   config.teacher.std = ()  # the data set's, as for the student
   # What its training changes of these defaults; any other key may be added.

@@ -1,12 +1,14 @@
 """A run's teacher: found, trained on demand, measured, kept with the run."""
 
 from collections.abc import Callable
+import hashlib
 from typing import Any
 
 from etils import epath
 import flax.linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+import numpy as np
 
 from kd_jax import (
   abstract,
@@ -16,10 +18,15 @@ from kd_jax import (
   errors,
   processes,
   runs,
+  sharding,
   trained,
 )
 from kd_jax import config as config_lib
-from kd_jax.data import dataset
+from kd_jax.data import dataset, source
+from kd_jax.models import weights
+
+# What ends the name of a file of PyTorch weights.
+_WEIGHTS = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
 
 Train = Callable[[ConfigDict, runs.Folder, str], dict[str, Any]]
 
@@ -64,12 +71,21 @@ def obtain(
       cached = runs.cache_folder(recipe, parts.source.info, 'teacher')
       train(recipe, cached, 'teacher')
       origin = str(cached.path)
-    variables, known = processes.together(lambda: _read(origin, network, parts))
+    variables, known = processes.together(
+      lambda: _read(config, origin, network, parts)
+    )
     facts = {
       'network': config.teacher.name,
       'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
       **{k: known[k] for k in ('best_on_test', 'wall_s') if k in known},
-      **measure(network, variables, test, config.eval_batch_size, parts.mesh),
+      **measure(
+        network,
+        variables,
+        test,
+        config.eval_batch_size,
+        parts.mesh,
+        parts.exp.inputs.get(name),
+      ),
     }
     _check(config, facts)
     folder.guard()  # its training may have taken long
@@ -94,22 +110,58 @@ def check(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> None:
   path, networks = config.teacher.path, parts.exp.teachers
   if path and networks and folder.read('teacher.json') is None:
     (network,) = networks.values()
-    processes.together(lambda: _read(path, network, parts))
+    processes.together(lambda: _read(config, path, network, parts))
 
 
 def _read(
-  path: str, network: nn.Module, parts: build.Parts
+  config: ConfigDict, path: str, network: nn.Module, parts: build.Parts
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The variables of a run or an export, and what its result says."""
+  """The variables of a run, an export or a file of PyTorch weights.
+
+  With what its result says; of a file of weights nothing is known.
+  """
   info = parts.source.info
+  place = epath.Path(path).expanduser()
   try:
-    found = trained.load(path, parts.mesh)
+    if place.suffix in _WEIGHTS:
+      _check_digest(config, place)
+      found = weights.load(network, place)
+      return sharding.put(found, sharding.replicated(parts.mesh)), {}
+    known = trained.load(path, parts.mesh)
     variables = trained.variables(
-      found, network, len(info.class_names), info.image_size
+      known, network, len(info.class_names), info.image_size
     )
+    _check_normalisation(config, info, known.facts)
   except errors.UsageError as error:
     raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
-  return variables, found.facts.get('result', {})
+  return variables, known.facts.get('result', {})
+
+
+def _check_digest(config: ConfigDict, file: epath.Path) -> None:
+  wanted = config.teacher.sha256
+  if not wanted or not file.exists():
+    return
+  with file.open('rb') as content:
+    found = hashlib.file_digest(content, 'sha256').hexdigest()
+  if found != wanted.lower():
+    raise errors.UsageError(
+      f'its SHA-256 is {found}, and config.teacher.sha256={wanted!r}: it is '
+      'another file, or damaged'
+    )
+
+
+def _check_normalisation(
+  config: ConfigDict, info: source.Info, facts: dict[str, Any]
+) -> None:
+  """A teacher that sees images otherwise than in its training is wrong."""
+  for key, ours in (('mean', info.mean), ('std', info.std)):
+    seen = config.teacher[key] or ours
+    if not np.allclose(seen, facts[key], atol=1e-4):
+      raise errors.UsageError(
+        f'it was trained with {key} {tuple(facts[key])}, and here it would see '
+        f'images with {tuple(seen)}: set config.teacher.{key}='
+        f'{tuple(facts[key])}'
+      )
 
 
 def measure(
@@ -118,11 +170,23 @@ def measure(
   test: dataset.EvalSet,
   batch_size: int,
   mesh: Mesh,
+  seen: Any = None,
 ) -> dict[str, float]:
-  """A network's accuracy with running batch statistics."""
+  """A network's accuracy with running batch statistics.
+
+  Args:
+    network: it.
+    variables: its.
+    test: what it is measured on.
+    batch_size: images a step.
+    mesh: the devices.
+    seen: its (scale, shift), as in `step.Experiment.inputs`; None is none.
+  """
   if getattr(network, 'batch_norm', 'auto') != 'auto':
     network = network.clone(batch_norm='auto')
   exp = accuracy.alone(network)
+  if seen:
+    exp = exp._replace(inputs={'student': seen})
   state = {c: v for c, v in variables.items() if c != 'params'}
   found = accuracy.evaluate(
     accuracy.make(exp, test, mesh),

@@ -1,9 +1,15 @@
 """A teacher by its path: a run, an export, or a mistake."""
 
+import hashlib
+
+import jax
+import numpy as np
 import pytest
+from safetensors import numpy
 
 from kd_jax import build, errors, runs, sharding, teachers, trainer
 from kd_jax.data import digits, resident
+from kd_jax.models import weights
 from tests import finished
 
 
@@ -54,3 +60,62 @@ def test_a_wrong_path_is_one_line_and_leaves_nothing(
   assert str(raised.value).startswith('config.teacher.path=')
   assert '\n' not in str(raised.value)
   assert not list(tmp_path.iterdir())
+
+
+def saved(path, made):
+  """A file of the teacher's random weights by PyTorch's names."""
+  network = build.make_network(made.teacher, 10, 'float32')
+  rng = np.random.default_rng(0)
+  state = {}
+  for name, shape in weights.originals(network).items():
+    values = rng.normal(size=shape).astype(np.float32)
+    state[name] = np.abs(values) if name.endswith('running_var') else values
+  numpy.save_file(state, path)
+  return weights.convert(network, state)
+
+
+def test_a_file_of_pytorch_weights_teaches(tmp_path):
+  file = tmp_path / 'resnet8.safetensors'
+  made = config(file)
+  want = saved(file, made)
+  made.teacher.mean, made.teacher.std = (0.5,) * 3, (0.25,) * 3
+  made.teacher.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+  parts = build.build(made)
+  assert set(parts.exp.inputs) == {'teacher'}
+  test = resident.Resident(digits.read('test'), digits.INFO, parts.mesh)
+  folder = runs.Folder(tmp_path / 'run')
+  teachers.check(made, parts, folder)
+  frozen, facts = teachers.obtain(made, parts, folder, test, None, print)
+  jax.tree.map(np.testing.assert_array_equal, frozen['teacher'], dict(want))
+  # What is measured is the teacher in its own normalisation.
+  pixels = digits.read('test').image / np.float32(255)
+  network = parts.exp.teachers['teacher']
+  logits = network.apply(want, (pixels - 0.5) / 0.25, train=False)
+  found = np.argmax(np.asarray(logits), -1)
+  assert len(set(found)) > 2
+  right = float((found == digits.read('test').labels).mean())
+  assert facts['top1'] == pytest.approx(100 * right, abs=0.3)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'sha256': 'abc'}, 'another file, or damaged'),
+    ({'name': 'resnet14'}, 'missing'),
+  ],
+)
+def test_wrong_weights_are_refused(tmp_path, changes, message):
+  file = tmp_path / 'resnet8.safetensors'
+  made = config(file)
+  saved(file, made)
+  made.teacher.update(changes)
+  with pytest.raises(errors.UsageError, match=message):
+    trainer.train(made, runs.Folder(tmp_path / 'run'))
+  assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
+  made = config(finished.places() / 'kd_out')
+  made.teacher.std = (0.1,) * 3
+  with pytest.raises(errors.UsageError, match=r'set config\.teacher\.std='):
+    trainer.train(made, runs.Folder(tmp_path / 'run'))
