@@ -69,6 +69,7 @@ def saved(path, made):
   state = {}
   for name, shape in weights.originals(network).items():
     values = rng.normal(size=shape).astype(np.float32)
+    values /= np.float32(np.sqrt(np.prod(shape[1:])))  # of a layer's inputs
     state[name] = np.abs(values) if name.endswith('running_var') else values
   numpy.save_file(state, path)
   return weights.convert(network, state)
