@@ -126,7 +126,11 @@ class Checkpoints:
 
   def check(self) -> None:
     """Raises SaveFailed where a save has ended so; does not wait for one."""
-    if self._saving is not None and not self._manager.is_saving_in_progress():
+    if self._saving is None:
+      return
+    with self._may_fail():
+      self._manager.check_for_errors()
+    if not self._manager.is_saving_in_progress():
       self.wait()
 
   def wait(self) -> None:
@@ -146,7 +150,8 @@ class Checkpoints:
       yield
     except Exception as error:
       step, self._saving = self._saving, None
-      self._manager.reload()  # the manager has dropped what it would delete
+      if processes.count() == 1:
+        self._manager.reload()  # it has dropped what it would have deleted
       line = str(error).strip().partition('\n')[0][:200]
       raise SaveFailed(
         f'saving checkpoint {self.folder / str(step)} failed: '

@@ -365,9 +365,10 @@ class Loop:
     """Goes on, and tries again later.
 
     Raises:
-      SaveFailed: where there are several processes, which it leaves apart.
+      SaveFailed: where there are several processes and all failed.
     """
-    if processes.count() > 1:
+    if processes.count() > 1:  # Orbax's would wait for one another for ever
+      processes.leave(processes.START_AGAIN, error)
       raise error
     latest = self._checkpoints.latest()
     kept = 'there is none yet' if latest is None else f'step {latest} is kept'

@@ -43,7 +43,7 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 EXIT_CODES = {
   **command.EXIT_CODES,
-  trainer.Interrupted: 75,  # EX_TEMPFAIL of sysexits.h: start it again
+  trainer.Interrupted: processes.START_AGAIN,
 }
 
 

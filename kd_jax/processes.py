@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 from typing import Any, TypeVar
 
 import jax
@@ -25,6 +26,8 @@ Value = TypeVar('Value')
 EXPLICIT = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 # What SLURM sets in the tasks of a step, and in no batch script.
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID')
+
+START_AGAIN = 75  # the exit code EX_TEMPFAIL of sysexits.h
 
 _LONG_MS = 7 * 24 * 3600 * 1000  # somebody may wait for another run
 _EXIT_MS = 5000  # for all to end of the same error
@@ -248,7 +251,7 @@ def _any(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
   return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def leave(code: int) -> None:
+def leave(code: int, why: Exception | None = None) -> None:
   """Ends a process that failed; returns where all of them did.
 
   JAX ends a program by waiting for its other processes, and aborts it where
@@ -256,9 +259,12 @@ def leave(code: int) -> None:
 
   Args:
     code: the exit code.
+    why: is said first, if it is not yet.
   """
   if not jax.distributed.is_initialized():
     return
+  if why:
+    print(f'kd_jax: {why}', file=sys.stderr, flush=True)
   try:
     key = f'kd_jax/exit/{code}'
     _client().wait_at_barrier(key, _EXIT_MS)
