@@ -57,6 +57,25 @@ def cifar100_r32x4_r8x4_standardized() -> base.ConfigDict:
   return config
 
 
+def folder_r34_r18() -> base.ConfigDict:
+  """torchvision's ResNet-34, trained on a folder of yours, to ResNet-18.
+
+  The schedule is a start, not a published one.
+
+    python -m kd_jax.main --config configs/kd.py:folder_r34_r18 \
+      --config.data.name=folder:photos --config.teacher.path=resnet34.pth
+  """
+  config = repdistiller('resnet34', 'resnet18')
+  config.data.name = 'folder:photos'
+  config.data.image_size = 224
+  config.data.augment = 'random_resized_crop'
+  config.data.mean = (0.485, 0.456, 0.406)  # torchvision's
+  config.data.std = (0.229, 0.224, 0.225)
+  config.epochs, config.eval_batch_size = 30, 64
+  config.optimizer.learning_rate = base.step_schedule(0.05, (15, 25))
+  return config
+
+
 def repdistiller(teacher: str, student: str) -> base.ConfigDict:
   """Weights 0.1 and 0.9 at T=4; the defaults are RepDistiller's recipe."""
   config = base.pair(teacher, student)
@@ -69,6 +88,7 @@ def repdistiller(teacher: str, student: str) -> base.ConfigDict:
 RECIPES = {
   'digits': digits,
   'cifar100_r20_r8': cifar100_r20_r8,
+  'folder_r34_r18': folder_r34_r18,
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
   'cifar100_r32x4_r8x4_standardized': cifar100_r32x4_r8x4_standardized,
 }

@@ -133,7 +133,8 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
         _percent(teacher.get('best_on_test')),
         short(teacher['params']),
         short(teacher['flops']),
-        metrics.duration(teacher['wall_s']),
+        # Of weights from elsewhere nobody knows.
+        metrics.duration(teacher['wall_s']) if 'wall_s' in teacher else '',
       )
     )
   if result['method'] != 'ce':

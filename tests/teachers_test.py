@@ -8,7 +8,7 @@ import optax
 import pytest
 from safetensors import numpy
 
-from kd_jax import build, errors, runs, sharding, teachers, trainer
+from kd_jax import build, errors, report, runs, sharding, teachers, trainer
 from kd_jax.data import digits, resident
 from kd_jax.models import weights
 from tests import finished
@@ -126,3 +126,16 @@ def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
   made.teacher.std = (0.1,) * 3
   with pytest.raises(errors.UsageError, match=r'set config\.teacher\.std='):
     trainer.train(made, runs.Folder(tmp_path / 'run'))
+
+
+def test_a_teacher_of_unknown_training_stands_in_the_table():
+  teacher = {'network': 'resnet34', 'top1': 70.0, 'params': 1, 'flops': 1.0}
+  student = {**teacher, 'network': 'resnet18', 'wall_s': 1.0}
+  result = {**student, 'method': 'kd', 'best_on_test': 1.0, 'teacher': teacher}
+  row = next(
+    line
+    for line in report.closing(result, None).splitlines()
+    if line.startswith('teacher')
+  )
+  assert 'resnet34' in row
+  assert '70.00%' in row
