@@ -73,7 +73,7 @@ class VGG(layers.Network):
       stage = f'stage{i}' if i else 'stem'
       small = self.stem == 'cifar' and images.shape[1] != 64
       if i and not (small and i == 4):
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
       for j, width in enumerate(widths, 1):
         pre = Layer(width, self.norm, self.dtype, name=f'{stage}_block{j}')(
           x, train=train
@@ -83,7 +83,9 @@ class VGG(layers.Network):
         tap(self, f'{stage}_pre', pre)
       tap(self, stage, x)
     if self.stem == 'imagenet':
-      x = losses.avg_pool_to(nn.max_pool(x, (2, 2), (2, 2)), 7, 7)
+      x = losses.avg_pool_to(
+        nn.max_pool(x, window_shape=(2, 2), strides=(2, 2)), 7, 7
+      )
       x = jnp.moveaxis(x, 3, 1)  # torch's order of what becomes a vector
       x = x.reshape(x.shape[0], -1)
       for i in (1, 2):
