@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -43,18 +41,15 @@ def test_it_times_configurations_side_by_side(tmp_path, capsys):
   assert found['versions']['jax']
 
 
-def test_costs_grow_with_what_is_listed(tmp_path):
+def test_memory_grows_with_the_images_that_lie_on_the_device(tmp_path):
   rows = figures(
-    tmp_path, 'ce', '--images=40,400', '--steps_per_dispatch=1,2', '--repeats=1'
+    tmp_path, 'ce', '--images=40,400', '--steps_per_dispatch=2', '--repeats=1'
   )['rows']
-  assert [row['config'] for row in rows] == [
-    f'ce steps_per_dispatch={s} images={n}' for s in (1, 2) for n in (40, 400)
-  ]
-  # The images lie on the device: 8x8 pixels, 3 bytes, and a label of 4.
+  assert [row['config'] for row in rows] == ['ce images=40', 'ce images=400']
+  # 8x8 pixels of 3 bytes, and a label of 4.
   more = rows[1]['memory_bytes'] - rows[0]['memory_bytes']
   assert more == pytest.approx(360 * (8 * 8 * 3 + 4), rel=0.01)
-  # A step costs the same FLOPs however many a dispatch has.
-  assert rows[0]['flops'] == rows[2]['flops']
+  assert [row['steps_per_dispatch'] for row in rows] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -104,14 +99,10 @@ def test_comparing_without_pytorch_says_what_to_install(capsys, monkeypatch):
   assert 'pip install torch' in capsys.readouterr().err
 
 
-def test_the_peers_train_plain_kd_only(capsys):
+def test_the_peers_train_plain_kd_only(capsys, monkeypatch):
+  monkeypatch.setattr(peers, 'check', lambda: None)  # with PyTorch or without
   assert benchmark.main(['pefd', *TINY, '--images=40', '--compare']) == 2
   assert 'begin with kd' in capsys.readouterr().err
-
-
-def test_the_library_never_imports_pytorch():
-  code = 'import sys, kd_jax.benchmark; sys.exit("torch" in sys.modules)'
-  subprocess.run([sys.executable, '-c', code], check=True)
 
 
 @pytest.mark.skipif(

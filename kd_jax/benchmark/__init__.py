@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   others: list[peers.Peer] = []
   try:
+    if args.compare:
+      peers.check()
     cases = _cases(args)
     if args.compare:
       others = peers.start(cases[0], args.peers, args.peer_threads)

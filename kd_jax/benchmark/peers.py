@@ -77,6 +77,15 @@ class Peer:
     return json.loads(line)
 
 
+def check() -> None:
+  """Raises UsageError where PyTorch or its loop is not installed."""
+  if importlib.util.find_spec('torch') is None:
+    raise errors.UsageError(
+      '--compare needs PyTorch in this environment: pip install torch'
+    )
+  _script()
+
+
 def start(first: case.Case, names: str, threads: int) -> list[Peer]:
   """The peers that can run here, for the first configuration.
 
@@ -86,13 +95,9 @@ def start(first: case.Case, names: str, threads: int) -> list[Peer]:
     threads: of the CPU, for each; 0 is as PyTorch says.
 
   Raises:
-    UsageError: without PyTorch, for another method, for an unknown variant.
+    UsageError: for another method, for an unknown variant.
   """
   given = _arguments(first)
-  if importlib.util.find_spec('torch') is None:
-    raise errors.UsageError(
-      '--compare needs PyTorch in this environment: pip install torch'
-    )
   chosen = names.split(',')
   for name in chosen:
     if name not in VARIANTS:
