@@ -1,49 +1,80 @@
 """The benchmark, on the smallest networks."""
 
+import importlib.util
 import json
 
+import pytest
+
 from kd_jax import benchmark
+from kd_jax.benchmark import cost, peers
+
+TINY = (
+  *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
+  *('--classes=10', '--batch_size=8', '--repeats=2'),
+)
+
+
+def figures(tmp_path, *argv):
+  """The JSON of a run of the benchmark."""
+  out = tmp_path / 'figures.json'
+  assert benchmark.main([*argv, *TINY, f'--json={out}']) == 0
+  return json.loads(out.read_text())
 
 
 def test_it_times_configurations_side_by_side(tmp_path, capsys):
-  out = tmp_path / 'figures.json'
-  code = benchmark.main(
-    [
-      *('kd', 'pefd', '--student=resnet8', '--teacher=resnet8'),
-      *('--image_size=8', '--classes=10', '--images=40', '--batch_size=8'),
-      *('--repeats=2', f'--json={out}'),
-    ]
-  )
-  assert code == 0
+  found = figures(tmp_path, 'kd', 'pefd', '--images=40', '--breakdown')
   text = capsys.readouterr().out
-  assert 'ratio to kd' in text
-  kd, pefd = json.loads(out.read_text())['rows']
+  assert 'time to kd' in text
+  kd, pefd = found['rows']
   assert kd['ratio'] == kd['least'] == kd['most'] == 1
-  assert kd['ms'] > 0
+  assert len(kd['all_ms']) == 2
+  rate = kd['images_per_s']
+  assert 0 < rate['least'] <= rate['median'] <= rate['most']
   assert kd['extra_params'] == 0
   assert pefd['extra_params'] == 3 * (64 * 64 + 64)
   assert pefd['kept_params'] == kd['kept_params']
+  # The student's forward and backward and the teacher's forward at least:
+  # resnet8's 306 k FLOPs an image are of half the width (README).
+  assert kd['flops'] > 8 * 4 * 306e3
+  assert kd['share']['median'] > 0
+  assert {'augmentation', 'teacher, forward', 'update'} <= set(kd['pieces'])
+  assert found['versions']['jax']
 
 
-def test_a_mistake_is_one_line(capsys):
-  assert benchmark.main(['kdd']) == 2
+def test_memory_grows_with_the_images_that_lie_on_the_device(tmp_path):
+  rows = figures(
+    tmp_path, 'ce', '--images=40,400', '--steps_per_dispatch=2', '--repeats=1'
+  )['rows']
+  assert [row['config'] for row in rows] == ['ce images=40', 'ce images=400']
+  # 8x8 pixels of 3 bytes, and a label of 4.
+  more = rows[1]['memory_bytes'] - rows[0]['memory_bytes']
+  assert more == pytest.approx(360 * (8 * 8 * 3 + 4), rel=0.01)
+  assert [row['steps_per_dispatch'] for row in rows] == [2, 2]
+
+
+@pytest.mark.parametrize(
+  ('argv', 'told'),
+  [
+    (('kdd',), 'kdd'),
+    (('kd', '--batch_size=8;9'), '--batch_size'),
+    (('kd', '--images=4', '--batch_size=8'), '--images=4'),
+    (('kd', '--image_size=224', '--images=99999'), 'device_mb'),
+    (('kd', '--dtype=float64'), 'float64'),
+  ],
+)
+def test_a_mistake_is_one_line(capsys, argv, told):
+  assert benchmark.main(argv) == 2
   error = capsys.readouterr().err
   assert error.startswith('kd_jax: ')
   assert error.count('\n') == 1
+  assert told in error
 
 
 def test_meshes_of_several_sizes_are_compared_for_one_batch(tmp_path):
-  out = tmp_path / 'figures.json'
-  code = benchmark.main(
-    [
-      *('kd', '--student=resnet8', '--teacher=resnet8', '--devices=1,4'),
-      *('--image_size=8', '--classes=10', '--images=40', '--batch_size=8'),
-      *('--repeats=1', f'--json={out}'),
-    ]
-  )
-  assert code == 0
-  one, four = json.loads(out.read_text())['rows']
-  assert (one['config'], four['config']) == ('kd on 1', 'kd on 4')
+  one, four = figures(
+    tmp_path, 'kd', '--devices=1,4', '--images=40', '--repeats=1'
+  )['rows']
+  assert (one['config'], four['config']) == ('kd devices=1', 'kd devices=4')
   assert one['collective_bytes'] == 0
   # The gradients at least: 4 bytes for each parameter.
   assert four['collective_bytes'] >= 4 * four['kept_params']
@@ -56,4 +87,32 @@ def test_bytes_of_collectives_are_read_from_the_program():
   %c = f32[9]{0} add(f32[9]{0} %all-reduce.3, f32[9]{0} %v)
   %d = f32[8]{0} all-gather(f32[4]{0} %x), dimensions={0}
   """
-  assert benchmark.collective_bytes(text) == 24 + 8 + 4 + 32
+  assert cost.collective_bytes(text) == 24 + 8 + 4 + 32
+
+
+def test_comparing_without_pytorch_says_what_to_install(capsys, monkeypatch):
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util, 'find_spec', lambda n: None if n == 'torch' else find(n)
+  )
+  assert benchmark.main(['kd', *TINY, '--images=40', '--compare']) == 2
+  assert 'pip install torch' in capsys.readouterr().err
+
+
+def test_the_peers_train_plain_kd_only(capsys, monkeypatch):
+  monkeypatch.setattr(peers, 'check', lambda: None)  # with PyTorch or without
+  assert benchmark.main(['pefd', *TINY, '--images=40', '--compare']) == 2
+  assert 'begin with kd' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('torch') is None, reason='PyTorch is not installed'
+)
+def test_a_peer_takes_turns(tmp_path):
+  ours, loader, eager = figures(
+    tmp_path, 'kd', '--images=40', '--compare', '--peers=dataloader,eager'
+  )['rows']
+  assert peers.VARIANTS[0] in loader['config']
+  for peer in (loader, eager):
+    assert peer['params'] == ours['kept_params']
+    assert peer['ms'] > 0

@@ -82,7 +82,7 @@ def test_a_method_imports_no_other_method():
     assert set(others) <= {'methods.base'}, path.name
 
 
-def test_no_module_imports_tensorflow():
+def test_no_module_imports_tensorflow_or_pytorch():
   for path in FILES:
     for node in ast.walk(ast.parse(path.read_text())):
       names = []
@@ -90,4 +90,5 @@ def test_no_module_imports_tensorflow():
         names = [alias.name for alias in node.names]
       elif isinstance(node, ast.ImportFrom):
         names = [node.module or '']
-      assert not any(n.split('.')[0] == 'tensorflow' for n in names), path
+      for name in names:
+        assert name.split('.')[0] not in ('tensorflow', 'torch'), path

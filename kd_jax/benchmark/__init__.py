@@ -1,0 +1,155 @@
+"""Times training steps of several configurations, side by side.
+
+  python -m kd_jax.benchmark kd:cifar100_r20_r8 fpd ofd --student=resnet8
+  python -m kd_jax.benchmark kd:cifar100_r20_r8 --compare
+  python -m kd_jax.benchmark kd:cifar100_r20_r8 --breakdown
+  python -m kd_jax.benchmark kd --batch_size=16,64,256
+  python -m kd_jax.benchmark kd --devices=1,2,4,8
+
+Every configuration is built as `kd_jax.main` builds it, but on random images
+and random networks: no data set is needed. What is timed is the run's own
+dispatch, augmentation and the indices from the host included, with the images
+on the device. Where there are phases, it is the first phase's step.
+
+After compiling and one round that does not count, the configurations take
+turns, so that what else the machine does meets all of them alike, and so does a
+large matrix product, whose speed is the chip's peak; the ratio to the first is
+taken round by round, and so is the share of the peak. A turn ends when the
+device is done. Several batch sizes, steps a dispatch, data set sizes or devices
+give a row each.
+
+With --compare, PyTorch peers take turns too: see benchmarks/torch_peer.py.
+With --breakdown, the parts of the first configuration's step do.
+"""
+
+import argparse
+from collections.abc import Sequence
+import itertools
+import json
+import os
+import sys
+from typing import Any
+
+from absl import logging
+
+from kd_jax import command, errors, trainer
+from kd_jax.benchmark import case, cost, peers, pieces, turns
+
+_LISTS = ('batch_size', 'steps_per_dispatch', 'images', 'devices')
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Prints the tables for the configurations of the command line."""
+  logging.set_verbosity(logging.WARNING)
+  args = _parser().parse_args(argv)
+  if args.compare:  # a GPU's memory is not ours alone then
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  others: list[peers.Peer] = []
+  try:
+    if args.compare:
+      peers.check()
+    cases = _cases(args)
+    if args.compare:
+      others = peers.start(cases[0], args.peers, args.peer_threads)
+    rows = _rows(cases, others, args)
+  finally:
+    for other in others:
+      other.close()
+  print(turns.table(rows))
+  print(f'\n{turns.sizes(rows)}')
+  where = trainer.provenance()
+  if others:
+    where['versions']['torch'] = others[0].about['torch']
+  versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items())
+  print(
+    f'\nbatch {args.batch_size}, {args.image_size} pixels, {args.classes} '
+    f'classes, {args.images} images, n={args.repeats} turns; '
+    f'{where["hardware"]} ({where["host"]}); {versions}; '
+    f'commit {where["commit"]}'
+  )
+  if args.json:
+    with open(args.json, 'w', encoding='utf-8') as file:
+      json.dump({'rows': rows, 'arguments': vars(args), **where}, file)
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = command.parser('kd_jax.benchmark', __doc__)
+  add = parser.add_argument
+  add('configs', nargs='+', help='names or files, with :recipe')
+  add('--student', help='replaces config.student.name')
+  add('--teacher', help='replaces config.teacher.name')
+  add('--dtype', help='replaces config.dtype')
+  add('--image_size', type=int, default=32)
+  add('--classes', type=int, default=100)
+  add('--images', default='50000', help='of the set; or several: 1000,50000')
+  add('--batch_size', default='64', help='or several: 16,64,256')
+  add('--steps_per_dispatch', default='0', help='or several; 0 is as a run')
+  add('--devices', default='-1', help='or several: 1,2,4,8; -1 is all')
+  add('--repeats', type=int, default=10, help='turns that count')
+  add('--steps', type=int, default=1, help='of a turn, at least')
+  add('--compare', action='store_true', help='PyTorch peers take turns too')
+  add('--peers', default=','.join(peers.VARIANTS), help='which of them')
+  add('--peer_threads', type=int, default=0, help='CPU; 0 is as PyTorch says')
+  add('--breakdown', action='store_true', help='where a step spends its time')
+  add('--json', help='a file for the figures')
+  return parser
+
+
+def _cases(args: argparse.Namespace) -> list[case.Case]:
+  """Every configuration at every combination of the listed values."""
+  lists = {name: _numbers(name, getattr(args, name)) for name in _LISTS}
+  several = [name for name in _LISTS if len(lists[name]) > 1]
+  found = []
+  for config in args.configs:
+    for values in itertools.product(*lists.values()):
+      own: dict[str, Any] = dict(zip(_LISTS, values, strict=True))
+      label = ' '.join([config, *(f'{n}={own[n]}' for n in several)])
+      made = case.make(config, label, case.Wanted(**_fixed(args), **own))
+      print(
+        f'{label}: compiled in {made.compile_s:.1f} s',
+        file=sys.stderr,
+        flush=True,
+      )
+      found.append(made)
+  return found
+
+
+def _fixed(args: argparse.Namespace) -> dict[str, Any]:
+  """What all cases share."""
+  names = ('student', 'teacher', 'dtype', 'image_size', 'classes')
+  return {name: getattr(args, name) for name in names}
+
+
+def _numbers(name: str, text: str) -> list[int]:
+  try:
+    return [int(n) for n in text.split(',')]
+  except ValueError as error:
+    raise errors.UsageError(
+      f'--{name}={text}: give whole numbers: 1,2,4,8'
+    ) from error
+
+
+def _rows(
+  cases: Sequence[case.Case],
+  others: Sequence[peers.Peer],
+  args: argparse.Namespace,
+) -> list[dict[str, Any]]:
+  """Lets all take turns; a row of figures for each."""
+  memory = cost.device_peak() if len(cases) == 1 else None
+  parts = pieces.of(cases[0]) if args.breakdown else []
+  products = {c.dtype: cost.Product(c.dtype) for c in cases}
+  every = [*cases, *others, *parts, *products.values()]
+  times = turns.take(every, args.repeats, args.steps)
+  rows = [turns.row(c, times, cases[0], products[c.dtype]) for c in cases]
+  if memory is not None:
+    rows[0] |= {'memory_bytes': memory, 'memory_by': "the device's peak"}
+  rows += [turns.peer_row(o, times, cases[0]) for o in others]
+  if parts:
+    rows[0]['pieces'] = pieces.figures(cases[0], parts, times)
+    print(f'{pieces.table(rows[0]["pieces"], rows[0])}\n')
+  rows[0]['peak'] = {
+    dtype: turns.rate(p.flops, times[id(p)]) for dtype, p in products.items()
+  }
+  return rows

@@ -1,0 +1,7 @@
+"""python -m kd_jax.benchmark: see `kd_jax.benchmark`."""
+
+import sys
+
+from kd_jax import benchmark
+
+sys.exit(benchmark.main(sys.argv[1:]))

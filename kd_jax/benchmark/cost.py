@@ -1,0 +1,109 @@
+"""What XLA says of a program, and what the chip can do at most."""
+
+import functools
+import math
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Turn(NamedTuple):
+  """What one turn took.
+
+  Attributes:
+    ms: milliseconds a step.
+    host_ms: of them, waiting for what the host gives.
+  """
+
+  ms: float
+  host_ms: float = 0.0
+
+
+class Costs(NamedTuple):
+  """Of one training step.
+
+  Attributes:
+    flops: XLA's count of the program before optimisation, where a
+      multiplication and an addition are two: the arithmetic that is asked for,
+      on every backend. Achieved FLOP/s are of it.
+    compiled_flops: likewise of the compiled program; lower than what is done
+      where a library does it (GPU), and of one step where a dispatch has more.
+    compiled_bytes: that the compiled program reads and writes.
+    memory_bytes: arguments, results and temporary buffers, what is donated
+      once: the device memory of a dispatch.
+    exchanged: bytes that each device gives to collectives.
+  """
+
+  flops: float
+  compiled_flops: float
+  compiled_bytes: float
+  memory_bytes: int
+  exchanged: int
+
+
+def of(lowered: Any, compiled: Any) -> Costs:
+  """The costs of a step, from its program before and after compiling."""
+  before, after = lowered.cost_analysis(), compiled.cost_analysis()
+  memory = compiled.memory_analysis()
+  return Costs(
+    flops=float(before['flops']),
+    compiled_flops=float(after['flops']),
+    compiled_bytes=float(after['bytes accessed']),
+    memory_bytes=(
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      + memory.temp_size_in_bytes
+      - memory.alias_size_in_bytes
+    ),
+    exchanged=collective_bytes(compiled.as_text() or ''),
+  )
+
+
+def collective_bytes(program: str) -> int:
+  """Bytes of the results of all collectives in XLA's text of a program."""
+  kinds = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
+  total = 0
+  for shapes in re.findall(rf'= (\S.*?) (?:{kinds})(?:-start)?\(', program):
+    for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shapes):
+      bits = int(re.sub(r'\D', '', dtype) or 8)  # pred has one byte
+      total += math.prod(map(int, filter(None, sizes.split(',')))) * bits // 8
+  return total
+
+
+def device_peak() -> int | None:
+  """The most memory that the device held so far, where the backend knows."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('peak_bytes_in_use')
+
+
+class Product:
+  """A large matrix product, whose speed stands for the chip's peak.
+
+  Attributes:
+    dtype: of the matrices; float32 is multiplied as JAX does by default, on a
+      recent GPU in TF32.
+    flops: of a step.
+  """
+
+  def __init__(self, dtype: str):
+    """Makes the matrices."""
+    cpu = jax.default_backend() == 'cpu'
+    size, times = (1024, 2) if cpu else (8192, 16)
+    self.dtype, self.flops = dtype, 2.0 * size**3 * times
+    # Entries of 1/sqrt(size) keep the product's size.
+    key = jax.random.key(0)
+    self._x = (jax.random.normal(key, (size, size)) * size**-0.5).astype(dtype)
+
+    def chain(x, y):
+      return functools.reduce(lambda y, _: x @ y, range(times), y)
+
+    self._product = jax.jit(chain)
+
+  def turn(self, steps: int) -> Turn:
+    """One chain of products, whatever `steps`."""
+    del steps
+    began = time.perf_counter()
+    self._product(self._x, self._x).block_until_ready()
+    return Turn(1e3 * (time.perf_counter() - began))
