@@ -48,7 +48,7 @@ def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
   def init(image):
     made = dict(network.init(jax.random.key(0), image, train=True))
     made.pop('intermediates', None)
-    return made
+    return {'params': {}, **made}
 
   return jax.eval_shape(init, example(image_size, 2)['image'])
 

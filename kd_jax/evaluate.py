@@ -1,7 +1,9 @@
-"""Measures a run or an export: `python -m kd_jax.evaluate PATH`.
+"""Measures what labels images: `python -m kd_jax.evaluate PATH`.
 
-Every image of the split counts once: top-1, top-5, and each class. `--data`
-names another data set with as many classes.
+The path is of a finished run, of an export, or of a file of PyTorch weights,
+which says nothing of its network: `--network` and `--data` do. Every image of
+the split counts once: top-1, top-5, and each class. `--data` names another data
+set with as many classes.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,11 @@ def main(argv: Sequence[str]) -> int:
   """Prints the accuracy of what the command line names."""
   logging.set_verbosity(logging.ERROR)  # Orbax tells every read otherwise
   parser = command.parser('kd_jax.evaluate', __doc__)
-  parser.add_argument('path', help='of a finished run, or of an export')
+  parser.add_argument('path', help='of a run, an export, a file of weights')
+  parser.add_argument('--network', help='whose weights they are')
+  parser.add_argument('--image_size', type=int, default=0, help='of weights')
+  parser.add_argument('--mean', type=float, nargs=3, help='of weights; 0 to 1')
+  parser.add_argument('--std', type=float, nargs=3, help='likewise')
   parser.add_argument('--data', default='', help='as config.data.name')
   parser.add_argument('--split', default='test', help='train, val or test')
   parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
@@ -38,8 +44,14 @@ def main(argv: Sequence[str]) -> int:
       f'--batch_size={args.batch_size} must be positive and --workers='
       f'{args.workers} not negative'
     )
-  found = trained.load(args.path)
-  opened = trained.open_data(found, args.data, args.data_dir)
+  if args.network:
+    opened = trained.open_named(args.data, args.image_size, args.data_dir)
+    found = trained.of_weights(
+      args.path, args.network, opened.info, args.mean, args.std
+    )
+  else:
+    found = trained.load(args.path)
+    opened = trained.open_data(found, args.data, args.data_dir)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)

@@ -149,7 +149,7 @@ class Loop:
     """Trains to the last step and saves.
 
     Args:
-      should_stop: asked after every dispatch, in every process.
+      should_stop: asked before every dispatch, in every process.
 
     Returns:
       Whether the last step is done; if not, the state is saved.

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 import flax.linen as nn
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -16,6 +17,7 @@ from kd_jax import (
   build,
   checkpoint,
   errors,
+  models,
   processes,
   runs,
   sharding,
@@ -41,9 +43,9 @@ def obtain(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
   """The variables of the run's teachers, on the mesh, and their facts.
 
-  A teacher comes from the run's own folder, else from `config.teacher.path`,
-  else from the cache, where it is trained first if need be. It is evaluated
-  and then copied into the run's folder.
+  A function is one as it is. Another comes from the run's own folder, else
+  from `config.teacher.path`, else from the cache, where it is trained first if
+  need be. It is evaluated and then copied into the run's folder.
 
   Args:
     config: of the run.
@@ -65,38 +67,46 @@ def obtain(
   ((name, network),) = parts.exp.teachers.items()
   facts = folder.read('teacher.json')
   if facts is None:
-    origin = config.teacher.path
-    if not origin:
-      recipe = config_lib.of_teacher(config)
-      cached = runs.cache_folder(recipe, parts.source.info, 'teacher')
-      train(recipe, cached, 'teacher')
-      origin = str(cached.path)
-    variables, known = processes.together(
-      lambda: _read(config, origin, network, parts)
-    )
-    facts = {
-      'network': config.teacher.name,
-      'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
-      **{k: known[k] for k in ('best_on_test', 'wall_s') if k in known},
-      **measure(
-        network,
-        variables,
-        test,
-        config.eval_batch_size,
-        parts.mesh,
-        parts.exp.inputs.get(name),
-      ),
-    }
+    variables, known = _found(config, parts, network, train)
+    seen, size = parts.exp.inputs.get(name), config.eval_batch_size
+    measured = measure(network, variables, test, size, parts.mesh, seen)
+    facts = {'network': config.teacher.name, **known, **measured}
     _check(config, facts)
-    folder.guard()  # its training may have taken long
-    checkpoint.save_only(folder.path / 'teacher', 0, variables)
+    if jax.tree.leaves(variables):
+      folder.guard()  # its training may have taken long
+      checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:
     _check(config, facts)
-    shapes = dict(abstract.variables_of(network, parts.source.info.image_size))
-    variables = trained.restore(folder.path / 'teacher', shapes, parts.mesh)
+    variables = dict(
+      abstract.variables_of(network, parts.source.info.image_size)
+    )
+    if jax.tree.leaves(variables):
+      place = folder.path / 'teacher'
+      variables = trained.restore(place, variables, parts.mesh)
   say(f'teacher {config.teacher.name}: top-1 {facts["top1"]:.2f}% on test')
   return {name: variables}, facts
+
+
+def _found(
+  config: ConfigDict, parts: build.Parts, network: nn.Module, train: Train
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The variables from wherever they are, and what is known of them."""
+  if isinstance(network, models.Function):
+    return {'params': {}}, {'from': config.teacher.name}
+  origin = config.teacher.path
+  if not origin:
+    recipe = config_lib.of_teacher(config)
+    cached = runs.cache_folder(recipe, parts.source.info, 'teacher')
+    train(recipe, cached, 'teacher')
+    origin = str(cached.path)
+  variables, result = processes.together(
+    lambda: _read(config, origin, network, parts)
+  )
+  return variables, {
+    'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
+    **{k: result[k] for k in ('best_on_test', 'wall_s') if k in result},
+  }
 
 
 def check(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> None:

@@ -1,5 +1,6 @@
 """Whatever was trained and labels images, by its path: a run, or an export."""
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -19,12 +20,14 @@ from kd_jax import (
   data,
   errors,
   exports,
+  models,
   optim,
   runs,
   sharding,
   step,
 )
 from kd_jax.data import augment, source
+from kd_jax.models import weights
 
 # What an export tells of a run: of its configuration's data, of its result.
 _DATA = ('name', 'train_size', 'val_fraction', 'image_size')
@@ -113,6 +116,38 @@ def alone(
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), own)
   forward = _forward(accuracy.alone(network), 'student', shapes, facts)
   return exports.Trained(_by_path(own), forward, facts)
+
+
+def of_weights(
+  path: str,
+  name: str,
+  info: source.Info,
+  mean: Sequence[float] | None = None,
+  std: Sequence[float] | None = None,
+) -> exports.Trained:
+  """A network from a file of PyTorch weights.
+
+  Args:
+    path: of the file; see `models.weights`.
+    name: of the network, as in `config.student.name`.
+    info: of the data set whose classes it has.
+    mean: of pixels in 0..1, that it was trained with; None is the data set's.
+    std: likewise.
+
+  Raises:
+    UsageError: where the file cannot be read, or is another network's.
+  """
+  network = models.make(name, len(info.class_names))
+  facts = {
+    'network': name,
+    'network_args': {},
+    'image_size': info.image_size,
+    'mean': list(mean or info.mean),
+    'std': list(std or info.std),
+    'class_names': list(info.class_names),
+    'kept': ['student'],
+  }
+  return alone(network, weights.load(network, path), facts)
 
 
 def _facts(
@@ -288,12 +323,12 @@ def open_data(
   facts, size = found.facts, found.facts['image_size']
   given = facts['data'] if not name else {}
   name = name or given['name']
-  opened = data.open_source(
+  opened = open_named(
     name,
+    size,
+    data_dir,
     train_size=given.get('train_size', 0),
     val_fraction=given.get('val_fraction', 0.0),
-    image_size=0 if name == 'digits' else size,  # of 8 pixels, scaled later
-    data_dir=data_dir,
   )
   there, ours = len(opened.info.class_names), len(facts['class_names'])
   if there != ours:
@@ -301,5 +336,24 @@ def open_data(
       f'{name} has {there} classes, and the network {ours}: they cannot be '
       'compared'
     )
-  info = opened.info._replace(image_size=size)
+  return opened
+
+
+def open_named(
+  name: str, image_size: int, data_dir: str = '', **parts: Any
+) -> source.Source:
+  """A data set by name, every image of it at that size (0: its own).
+
+  Raises:
+    UsageError: where it is not to be had.
+  """
+  if not name:
+    raise errors.UsageError('--data is missing: weights do not name their data')
+  small = name == 'digits'  # of 8 pixels, scaled later
+  opened = data.open_source(
+    name, image_size=0 if small else image_size, data_dir=data_dir, **parts
+  )
+  if not image_size:
+    return opened
+  info = opened.info._replace(image_size=image_size)
   return source.Source(info, opened.split)

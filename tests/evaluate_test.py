@@ -5,9 +5,11 @@ import json
 import numpy as np
 from PIL import Image
 import pytest
+from safetensors import numpy
 
-from kd_jax import evaluate, trained
+from kd_jax import evaluate, models, trained
 from kd_jax.data import digits, source
+from kd_jax.models import weights
 from tests import finished
 
 
@@ -105,3 +107,38 @@ def test_a_data_set_of_other_classes_is_refused(tmp_path, capsys):
   error = capsys.readouterr().err
   assert 'has 3 classes, and the network 10' in error
   assert error.count('\n') == 1
+
+
+def test_a_file_of_pytorch_weights_is_measured(tmp_path):
+  network, rng, state = models.make('resnet8', 10), np.random.default_rng(0), {}
+  for name, shape in weights.originals(network).items():
+    values = np.abs(rng.normal(size=shape)).astype(np.float32)
+    values /= np.float32(np.sqrt(np.prod(shape[1:])))
+    state[name] = values if len(shape) == 1 else values - values.mean()
+  file, out = tmp_path / 'resnet8.safetensors', tmp_path / 'figures.json'
+  numpy.save_file(state, file)
+  command = [str(file), '--network=resnet8', '--data=digits', f'--json={out}']
+  seen = ['--mean', '0.5', '0.5', '0.5', '--std', '0.25', '0.25', '0.25']
+  assert evaluate.main([*command, *seen]) == 0
+  figures = json.loads(out.read_text())
+  pixels = digits.read('test').image / np.float32(255)
+  variables = weights.convert(network, state)
+  logits = network.apply(variables, (pixels - 0.5) / 0.25, train=False)
+  right = np.argmax(np.asarray(logits), -1) == digits.read('test').labels
+  assert abs(figures['correct'] - right.sum()) <= 1  # of equal logits
+  assert figures['images'] == 360
+
+
+@pytest.mark.parametrize(
+  ('more', 'cure'),
+  [
+    (('--network=resnet8',), '--data is missing'),
+    (('--network=resnet9', '--data=digits'), "did you mean 'resnet8'"),
+    (('--network=resnet8', '--data=digits'), 'no file of weights'),
+  ],
+)
+def test_what_weights_lack_is_one_line(more, cure, capsys):
+  assert evaluate.main(['gone.safetensors', *more]) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert cure in error

@@ -3,6 +3,7 @@
 import hashlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -125,6 +126,42 @@ def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
   made = config(finished.places() / 'kd_out')
   made.teacher.std = (0.1,) * 3
   with pytest.raises(errors.UsageError, match=r'set config\.teacher\.std='):
+    trainer.train(made, runs.Folder(tmp_path / 'run'))
+
+
+def brightness(images):
+  """Logits of a teacher that knows little."""
+  return images.mean(axis=(1, 2, 3))[:, None] * jnp.arange(10.0)[None]
+
+
+def three(images):
+  return jnp.zeros((len(images), 3))
+
+
+def test_a_function_of_images_teaches(tmp_path):
+  made = config('')
+  made.teacher.name, made.teacher.path = 'tests.teachers_test:brightness', ''
+  made.teacher.args, made.baseline = {}, 'off'
+  result = trainer.train(made, runs.Folder(tmp_path / 'run'))
+  teacher = result['teacher']
+  assert teacher['network'] == 'tests.teachers_test:brightness'
+  assert teacher['params'] == 0
+  pixels = digits.read('test').image / np.float32(255)
+  mean = (pixels.mean(axis=(1, 2, 3)) - digits.INFO.mean[0]) / (
+    digits.INFO.std[0]
+  )
+  right = np.where(mean > 0, 9, 0) == digits.read('test').labels
+  assert teacher['top1'] == pytest.approx(100 * right.mean(), abs=0.3)
+  log = (tmp_path / 'run/metrics.jsonl').read_text()
+  assert 'loss/kd' in log
+  assert not (tmp_path / 'run/teacher').exists()
+
+
+def test_a_function_of_other_classes_is_refused(tmp_path):
+  made = config('')
+  made.teacher.name, made.teacher.path = 'tests.teachers_test:three', ''
+  made.teacher.args = {}
+  with pytest.raises(errors.UsageError, match='there are 10 classes'):
     trainer.train(made, runs.Folder(tmp_path / 'run'))
 
 

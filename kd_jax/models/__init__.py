@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors
+from kd_jax import errors, features
 from kd_jax.models import (
   densenet,
   googlenet,
@@ -37,19 +37,46 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+class Function(nn.Module):
+  """A network of logits alone, without parameters: a teacher from anywhere.
+
+  Attributes:
+    num_classes: K.
+    function: images [N,H,W,3] f32, normalised, to logits [N,K]; of JAX, for it
+      runs inside the step.
+  """
+
+  num_classes: int
+  function: Callable[[jax.Array], jax.Array]
+
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32.
+
+    Raises:
+      UsageError: where the function gives another shape.
+    """
+    logits = self.function(images)
+    if logits.shape != (len(images), self.num_classes):
+      raise errors.UsageError(
+        f'{self.function.__qualname__} gives {logits.shape} for images '
+        f'{images.shape}; there are {self.num_classes} classes'
+      )
+    return features.tap(self, 'logits', logits.astype(jnp.float32))
+
+
 def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
   """Makes the network called `name`.
 
   Args:
     name: one of `NETWORKS`, or 'package.module:Class' for a network of the
-      user's own.
+      user's own, or 'package.module:function' for a `Function`.
     num_classes: K.
     **kwargs: fields of the network's class that replace its defaults.
 
   Raises:
     UsageError: for an unknown name or field.
   """
-  factory: Callable[..., nn.Module]
+  factory: Any
   if ':' in name:
     factory = errors.imported(*name.split(':', 1))
   elif name in NETWORKS:
@@ -58,7 +85,11 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     raise errors.unknown('network', name, NETWORKS)
   network_class: Any = getattr(factory, 'func', factory)
   if not dataclasses.is_dataclass(network_class):
-    raise errors.UsageError(f'{name} is no Flax module')
+    if isinstance(factory, type) or not callable(factory) or kwargs:
+      raise errors.UsageError(
+        f'{name} is neither a Flax module nor a function of images'
+      )
+    return Function(num_classes, factory)
   fields = {f.name for f in dataclasses.fields(network_class)}
   fields -= {'parent', 'name'}
   for field in kwargs:
