@@ -130,10 +130,7 @@ def rows() -> list[Row]:
 
 
 # Those of one process stand in end_to_end_test and recovery_test.
-QUICK = [
-  Row(2, 'run/commit', 0.5, 'SIGKILL'),
-  Row(2, 'run/dispatch', 0.5, 'SIGTERM', (1,)),
-]
+QUICK = [Row(2, 'run/commit', 0.5, 'SIGKILL')]
 
 
 class Result(NamedTuple):

@@ -1,6 +1,7 @@
 """Real processes with real collectives: 2 of them with 2 devices each."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -107,6 +108,8 @@ def test_what_two_processes_began_goes_on_in_one_and_agrees(
 def test_process_0_alone_speaks_and_writes(trained):
   folder, (first, second) = trained
   assert 'resuming at step 5' in first
+  log = (folder / 'more/kd/log.txt').read_text()
+  assert re.findall(r'resuming at step (\d+)', log) == ['5', '13']
   assert 'epoch' not in second
   records = (folder / 'more/kd/metrics.jsonl').read_text().splitlines()
   steps = [json.loads(line)['step'] for line in records]

@@ -1,5 +1,6 @@
 """One of several processes that train a few methods, for processes_test."""
 
+import itertools
 import pathlib
 import shutil
 import sys
@@ -117,6 +118,20 @@ def check_shared(folder):
   assert 'storage that all share' in text
 
 
+def stop_in_between(config, folder):
+  """Where all stop, one of them having been asked to; saved there."""
+  dispatches = itertools.count()
+
+  def asked():
+    return next(dispatches) > 5 and processes.index() == 1
+
+  try:
+    trainer.train(config, folder, should_stop=asked)
+  except trainer.Interrupted as stopped:
+    return str(stopped)
+  raise AssertionError('it did not stop')
+
+
 def main(folder, *methods):
   """Trains each method for 5 steps in folder/first, and 20 more in a copy."""
   processes.start(heartbeat_timeout_seconds=20)
@@ -129,6 +144,9 @@ def main(folder, *methods):
     told = processes.gather(result)
     assert told == [result] * processes.count()
     processes.first(lambda a=first, b=more: str(shutil.copytree(a, b)))
+    if method == 'kd':
+      stopped = stop_in_between(config_of(method, 5), runs.Folder(more))
+      assert processes.gather(stopped) == [stopped] * processes.count()
     trainer.train(config_of(method, 5), runs.Folder(more))
   print('done', processes.count(), jax.device_count())
 
