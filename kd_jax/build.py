@@ -21,6 +21,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 CHOICES = {
   'dtype': tuple(DTYPES),
   'baseline': ('train', 'cache', 'off'),
+  'teacher.expected_on': ('test', 'val', 'train'),
   'data.padding_mode': ('zero', 'reflect'),
   'data.augment': ('crop_flip', 'random_resized_crop'),
 }
@@ -280,6 +281,11 @@ def _check_values(config: ConfigDict) -> None:
     raise errors.UsageError(
       f'config.data.area={area}: give the least and the greatest fraction of '
       'the area, such as (0.08, 1.0)'
+    )
+  if config.teacher.expected_on == 'val' and not given.val_fraction:
+    raise errors.UsageError(
+      "config.teacher.expected_on='val': no images are held out; set "
+      "config.data.val_fraction, or give 'test' or 'train'"
     )
   if not 0 <= config.seed < 2**31:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')

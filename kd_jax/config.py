@@ -92,9 +92,11 @@ def default() -> ConfigDict:
   config.student = network('resnet8x4')
   config.teacher = network('')  # '' is no teacher
   # A run's folder, an export, or a file of PyTorch weights (.safetensors, or
-  # .pth with torch installed); '' trains `recipe` or reuses it.
+  # .pth with torch installed), at home or https://; '' trains `recipe` or
+  # reuses it.
   config.teacher.path = ''
-  config.teacher.sha256 = ''  # of that file; another one is refused
+  # Of that file, or its first 8 digits or more; another file is refused.
+  config.teacher.sha256 = ''
   config.teacher.mean = ()  # of pixels in 0..1, that it was trained with; () is
   config.teacher.std = ()  # the data set's, as for the student
   # What its training changes of these defaults; any other key may be added.
@@ -102,6 +104,7 @@ def default() -> ConfigDict:
     {'seed': 0, 'epochs': 240, 'batch_size': 64}
   )
   config.teacher.expected_top1 = 0.0  # percent; less stops the run
+  config.teacher.expected_on = 'test'  # the split: test, val or train
   config.teacher.allow_below_expected = False
 
   # The student trained alone with the same recipe: 'train', 'cache' (shown if

@@ -1,8 +1,11 @@
 """A run's teacher: found, trained on demand, measured, kept with the run."""
 
-from collections.abc import Callable
-import hashlib
+from collections.abc import Callable, Iterator
+import contextlib
+import pathlib
+import re
 from typing import Any
+from urllib import parse
 
 from etils import epath
 import flax.linen as nn
@@ -16,6 +19,7 @@ from kd_jax import (
   accuracy,
   build,
   checkpoint,
+  downloads,
   errors,
   models,
   processes,
@@ -29,6 +33,7 @@ from kd_jax.models import weights
 
 # What ends the name of a file of PyTorch weights.
 _WEIGHTS = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
+_DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 
 Train = Callable[[ConfigDict, runs.Folder, str], dict[str, Any]]
 
@@ -37,7 +42,7 @@ def obtain(
   config: ConfigDict,
   parts: build.Parts,
   folder: runs.Folder,
-  test: dataset.EvalSet,
+  split: Callable[[str], dataset.EvalSet],
   train: Train,
   say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -51,7 +56,7 @@ def obtain(
     config: of the run.
     parts: of the run.
     folder: of the run.
-    test: the test split.
+    split: gives 'test', 'val' or 'train'.
     train: trains a network from a configuration into a folder.
     say: prints a line.
 
@@ -69,8 +74,10 @@ def obtain(
   if facts is None:
     variables, known = _found(config, parts, network, train)
     seen, size = parts.exp.inputs.get(name), config.eval_batch_size
-    measured = measure(network, variables, test, size, parts.mesh, seen)
-    facts = {'network': config.teacher.name, **known, **measured}
+    facts = {'network': config.teacher.name, **known}
+    for each in dict.fromkeys(('test', config.teacher.expected_on)):
+      found = measure(network, variables, split(each), size, parts.mesh, seen)
+      facts |= found if each == 'test' else {f'top1_{each}': found['top1']}
     _check(config, facts)
     if jax.tree.leaves(variables):
       folder.guard()  # its training may have taken long
@@ -120,6 +127,8 @@ def check(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> None:
   path, networks = config.teacher.path, parts.exp.teachers
   if path and networks and folder.read('teacher.json') is None:
     (network,) = networks.values()
+    if downloads.is_url(path):
+      processes.first(lambda: str(_file(config)))
     processes.together(lambda: _read(config, path, network, parts))
 
 
@@ -131,33 +140,65 @@ def _read(
   With what its result says; of a file of weights nothing is known.
   """
   info = parts.source.info
-  place = epath.Path(path).expanduser()
-  try:
-    if place.suffix in _WEIGHTS:
-      _check_digest(config, place)
-      found = weights.load(network, place)
-      return sharding.put(found, sharding.replicated(parts.mesh)), {}
+  if downloads.is_url(path) or path.endswith(_WEIGHTS):
+    file = _file(config)
+    with _about(path):
+      found = weights.load(network, file)
+    return sharding.put(found, sharding.replicated(parts.mesh)), {}
+  with _about(path):
     known = trained.load(path, parts.mesh)
     variables = trained.variables(
       known, network, len(info.class_names), info.image_size
     )
     _check_normalisation(config, info, known.facts)
-  except errors.UsageError as error:
-    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
   return variables, known.facts.get('result', {})
 
 
-def _check_digest(config: ConfigDict, file: epath.Path) -> None:
-  wanted = config.teacher.sha256
-  if not wanted or not file.exists():
-    return
-  with file.open('rb') as content:
-    found = hashlib.file_digest(content, 'sha256').hexdigest()
-  if found != wanted.lower():
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+  try:
+    yield
+  except errors.UsageError as error:
+    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
+
+
+def _file(config: ConfigDict) -> epath.Path:
+  """The file of weights, downloaded if need be, with the expected SHA-256."""
+  path, digits = config.teacher.path, config.teacher.sha256
+  wanted = downloads.Published(path, 'sha256', digits)
+  with _about(path):
+    if digits and not _DIGITS.fullmatch(digits):
+      raise errors.UsageError(
+        f'config.teacher.sha256={digits!r}: give its 64 hexadecimal digits, or '
+        'the first 8 or more'
+      )
+    if not downloads.is_url(path):
+      place = epath.Path(path).expanduser()
+    else:
+      place = _downloaded(config, wanted)
+    if digits and place.exists():
+      downloads.verify(wanted, place, 'See config.teacher.sha256')
+  return place
+
+
+def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
+  name = pathlib.PurePosixPath(parse.urlsplit(wanted.url).path).name
+  if not name.endswith(_WEIGHTS):
     raise errors.UsageError(
-      f'its SHA-256 is {found}, and config.teacher.sha256={wanted!r}: it is '
-      'another file, or damaged'
+      f'a URL names a file of weights ({", ".join(_WEIGHTS)}); fetch a run or '
+      'an export, and give its folder'
     )
+  if not wanted.checksum:
+    raise errors.UsageError(
+      'set config.teacher.sha256 to what its publisher says, or to the first 8 '
+      'digits or more, so that another file is noticed'
+    )
+  folder = runs.cache_root(config) / 'downloads'
+  place = folder / f'{wanted.checksum[:8].lower()}-{name}'
+  if not place.exists():
+    cure = 'Fetch it yourself, and give its path'
+    downloads.fetch(wanted, place, cure, processes.say)
+  return place
 
 
 def _check_normalisation(
@@ -210,10 +251,11 @@ def measure(
 
 
 def _check(config: ConfigDict, facts: dict[str, Any]) -> None:
-  expected = config.teacher.expected_top1
-  if facts['top1'] < expected and not config.teacher.allow_below_expected:
+  expected, split = config.teacher.expected_top1, config.teacher.expected_on
+  top1 = facts['top1' if split == 'test' else f'top1_{split}']
+  if top1 < expected and not config.teacher.allow_below_expected:
     raise errors.RunError(
-      f'the teacher from {facts["from"]} has top-1 {facts["top1"]:.2f}%, less '
-      f'than config.teacher.expected_top1={expected}; mend it, or set '
+      f'the teacher from {facts["from"]} has top-1 {top1:.2f}% on {split}, '
+      f'less than config.teacher.expected_top1={expected}; mend it, or set '
       'config.teacher.allow_below_expected=True'
     )

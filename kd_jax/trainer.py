@@ -87,7 +87,7 @@ def _train(
       config,
       parts,
       folder,
-      tests['test'],
+      lambda name: tests.get(name) or _split(config, parts, print, name),
       functools.partial(train, should_stop=should_stop, shared=True),
       reporter.line,
     )
@@ -128,19 +128,24 @@ def _tests(
   """The splits to evaluate, by name."""
   info = parts.source.info
   counts = {'val': info.num_val, 'test': info.num_test}
-  found: dict[str, dataset.EvalSet] = {}
-  for name, count in counts.items():
-    if not count:
-      continue
-    if _fits(config, parts, count):
-      arrays = parts.source.arrays(name, say)
-      found[name] = resident.Resident(arrays, info, parts.mesh)
-    else:
-      images = parts.source.split(name)
-      found[name] = stream.Streamed(
-        images, info, parts.mesh, workers=config.data.workers
-      )
-  return found
+  return {
+    name: _split(config, parts, say, name)
+    for name, count in counts.items()
+    if count
+  }
+
+
+def _split(
+  config: ConfigDict, parts: build.Parts, say: Callable[[str], None], name: str
+) -> dataset.EvalSet:
+  """A split to evaluate: on the device where it fits, else streamed."""
+  info = parts.source.info
+  counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
+  if _fits(config, parts, counts[name]):
+    return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
+  return stream.Streamed(
+    parts.source.split(name), info, parts.mesh, workers=config.data.workers
+  )
 
 
 def _training(

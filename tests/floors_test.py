@@ -19,6 +19,7 @@ FLOORS = [
     'checkpoint',
     'command',
     'config',
+    'downloads',
     'buckets',
     'locks',
     'processes',

@@ -1,6 +1,9 @@
 """A teacher by its path: a run, an export, or a mistake."""
 
+import functools
 import hashlib
+import http.server
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +35,9 @@ def test_a_run_and_its_export_teach_alike(tmp_path):
     made = config(finished.places() / name)
     parts, folder = build.build(made), runs.Folder(tmp_path / name)
     teachers.check(made, parts, folder)
-    frozen, facts = teachers.obtain(made, parts, folder, test, None, print)
+    frozen, facts = teachers.obtain(
+      made, parts, folder, {'test': test}.get, None, print
+    )
     assert facts['top1'] == result['top1']
     assert facts['wall_s'] == result['wall_s']
     assert facts['from'] == str(finished.places() / name)
@@ -40,7 +45,9 @@ def test_a_run_and_its_export_teach_alike(tmp_path):
     # It is the run's own from now on.
     made.teacher.path = 'gone'
     teachers.check(made, parts, folder)
-    _, again = teachers.obtain(made, parts, folder, test, None, print)
+    _, again = teachers.obtain(
+      made, parts, folder, {'test': test}.get, None, print
+    )
     assert again == facts
 
 
@@ -88,7 +95,9 @@ def test_a_file_of_pytorch_weights_teaches(tmp_path):
   test = resident.Resident(digits.read('test'), digits.INFO, parts.mesh)
   folder = runs.Folder(tmp_path / 'run')
   teachers.check(made, parts, folder)
-  frozen, facts = teachers.obtain(made, parts, folder, test, None, print)
+  frozen, facts = teachers.obtain(
+    made, parts, folder, {'test': test}.get, None, print
+  )
   jax.tree.map(np.testing.assert_array_equal, frozen['teacher'], dict(want))
   # What is measured is the teacher in its own normalisation.
   pixels = digits.read('test').image / np.float32(255)
@@ -108,7 +117,8 @@ def test_a_file_of_pytorch_weights_teaches(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'sha256': 'abc'}, 'another file, or damaged'),
+    ({'sha256': 'abc'}, 'first 8 or more'),
+    ({'sha256': 'abcdef0123'}, 'truncated or another file'),
     ({'name': 'resnet14'}, 'missing'),
   ],
 )
@@ -127,6 +137,83 @@ def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
   made.teacher.std = (0.1,) * 3
   with pytest.raises(errors.UsageError, match=r'set config\.teacher\.std='):
     trainer.train(made, runs.Folder(tmp_path / 'run'))
+
+
+@pytest.fixture
+def served(tmp_path):
+  """A folder whose files a server gives, and the server's address."""
+  folder = tmp_path / 'served'
+  folder.mkdir()
+  handler = functools.partial(
+    http.server.SimpleHTTPRequestHandler, directory=str(folder)
+  )
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    thread.join()
+
+
+def test_a_teacher_by_url_is_fetched_once_and_measured_where_asked(
+  tmp_path, served
+):
+  folder, address = served
+  made = config(f'{address}/resnet8.safetensors?download=true')
+  file = folder / 'resnet8.safetensors'
+  want = saved(file, made)
+  made.cache_dir = str(tmp_path / 'cache')
+  made.teacher.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+  made.teacher.expected_on = 'train'
+  parts = build.build(made)
+  sets = {
+    name: resident.Resident(digits.read(name), digits.INFO, parts.mesh)
+    for name in ('train', 'test')
+  }
+  run = runs.Folder(tmp_path / 'run')
+  teachers.check(made, parts, run)
+  file.unlink()  # it is at home by now
+  made.teacher.expected_top1 = 99.0
+  with pytest.raises(errors.RunError, match=r'top-1 \S+% on train, less than'):
+    teachers.obtain(made, parts, run, sets.get, None, print)
+  made.teacher.expected_top1 = 1.0
+  frozen, facts = teachers.obtain(made, parts, run, sets.get, None, print)
+  jax.tree.map(np.testing.assert_array_equal, frozen['teacher'], dict(want))
+  measured = {
+    name: teachers.measure(
+      parts.exp.teachers['teacher'], want, sets[name], 100, parts.mesh
+    )['top1']
+    for name in sets
+  }
+  assert facts['top1'] == measured['test'] != measured['train']
+  assert facts['top1_train'] == measured['train']
+  (kept,) = (tmp_path / 'cache/downloads').iterdir()
+  assert kept.name == f'{made.teacher.sha256[:8]}-resnet8.safetensors'
+
+
+@pytest.mark.parametrize(
+  ('name', 'digits_', 'message'),
+  [
+    ('resnet8.safetensors', '', r'set config\.teacher\.sha256'),
+    ('resnet8.safetensors', '0' * 64, 'truncated or another file'),
+    ('gone.safetensors', '0' * 64, 'cannot download .*Not Found'),
+    ('run', '0' * 64, 'a URL names a file of weights'),
+  ],
+)
+def test_a_wrong_url_is_one_line_and_leaves_nothing(
+  tmp_path, served, name, digits_, message
+):
+  folder, address = served
+  made = config(f'{address}/{name}')
+  saved(folder / 'resnet8.safetensors', made)
+  made.cache_dir = str(tmp_path / 'cache')
+  made.teacher.sha256 = digits_
+  with pytest.raises(errors.UsageError, match=message) as raised:
+    trainer.train(made, runs.Folder(tmp_path / 'run'))
+  assert str(raised.value).startswith('config.teacher.path=')
+  assert '\n' not in str(raised.value)
+  assert not (tmp_path / 'run').exists()
+  assert not list(tmp_path.glob('cache/downloads/*'))
 
 
 def brightness(images):

@@ -19,8 +19,7 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-from kd_jax import errors
-from kd_jax.data import archive
+from kd_jax import downloads, errors
 
 Example = tuple[str, dict[str, Any]]
 
@@ -34,7 +33,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
   archive_path: epath.Path
 
-  PUBLISHED: ClassVar[archive.Archive]
+  PUBLISHED: ClassVar[downloads.Published]
   ENCODING: ClassVar[str]
   IMAGE_SIZE: ClassVar[int] = 32
   CLASSES: ClassVar[int]
@@ -73,11 +72,11 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
   VERSION = tfds.core.Version('3.0.2')
   ENCODING: ClassVar[str] = 'png'
   CLASSES: ClassVar[int] = 100
-  PUBLISHED: ClassVar[archive.Archive] = archive.Archive(
+  PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
     'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
-    168_513_733,
     'sha256',
     '58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
+    168_513_733,
   )
   NAMES: ClassVar[str] = 'fine_label_names.txt'
   FILES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -131,11 +130,11 @@ class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
 
   VERSION = tfds.core.Version('3.0.2')
   CLASSES: ClassVar[int] = 10
-  PUBLISHED: ClassVar[archive.Archive] = archive.Archive(
+  PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
     'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
-    170_052_171,
     'sha256',
     'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
+    170_052_171,
   )
   NAMES: ClassVar[str] = 'batches.meta.txt'
   FILES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -156,11 +155,11 @@ class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
   ENCODING: ClassVar[str] = 'jpeg'
   IMAGE_SIZE: ClassVar[int] = 64
   CLASSES: ClassVar[int] = 200
-  PUBLISHED: ClassVar[archive.Archive] = archive.Archive(
+  PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
     'http://cs231n.stanford.edu/tiny-imagenet-200.zip',
-    248_100_043,
     'md5',
     '90528d7ca1a48142e341f4ef8d21d0de',
+    248_100_043,
   )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:

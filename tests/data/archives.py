@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from kd_jax.data import archive
+from kd_jax import downloads
 
 
 def cifar(path, classes, per_class=3, seed=0):
@@ -77,4 +77,4 @@ def published(path, url='http://localhost:9/none.tar.gz'):
 
   content = path.read_bytes()
   checksum = hashlib.sha256(content).hexdigest()
-  return archive.Archive(url, len(content), 'sha256', checksum)
+  return downloads.Published(url, 'sha256', checksum, len(content))
