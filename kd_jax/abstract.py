@@ -45,12 +45,9 @@ def example(image_size: int, batch_size: int) -> dict[str, Any]:
 def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
   """Shapes and dtypes of a network's variables, taps left out."""
 
-  def init(image):
-    made = dict(network.init(jax.random.key(0), image, train=True))
-    made.pop('intermediates', None)
-    return {'params': {}, **made}
-
-  return jax.eval_shape(init, example(image_size, 2)['image'])
+  images = example(image_size, 2)['image']
+  init = functools.partial(step.variables_of, network, jax.random.key(0))
+  return jax.eval_shape(init, images)
 
 
 def shapes(

@@ -1,6 +1,7 @@
 """The one training step: every method, every network, every mesh."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
 import types
 from typing import Any, NamedTuple
 
@@ -97,17 +98,51 @@ def run(
     mutable: the collections that it may change.
     rngs: random keys by name.
   """
-  logits, other = network.apply(
-    variables,
-    images,
-    train=train,
-    rngs=rngs,
-    mutable=['intermediates', *mutable],
-  )
+  apply = _apply(network, train, tuple(mutable))
+  logits, other = apply(variables, images, rngs)
   changed: dict[str, Any] = dict(other)
   taps = dict(changed.pop('intermediates', {}))
   taps.setdefault('logits', logits.astype(jnp.float32))
   return Features(name, {**taps, 'params': variables['params']}), changed
+
+
+@functools.lru_cache(maxsize=256)
+def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
+  """The network's `apply`, which Python walks through once for equal shapes.
+
+  A run traces each network in ten places and more. It is inlined: the program
+  is the same.
+  """
+
+  def apply(variables, images, rngs):
+    return network.apply(
+      variables,
+      images,
+      train=train,
+      rngs=rngs,
+      mutable=['intermediates', *mutable],
+    )
+
+  return jax.jit(apply, inline=True)
+
+
+def variables_of(
+  network: nn.Module, key: jax.Array, images: jax.Array
+) -> dict[str, Any]:
+  """A network's first variables, taps left out; images [N,H,W,3] f32."""
+  return _init(network)(key, images)
+
+
+@functools.lru_cache(maxsize=256)
+def _init(network: nn.Module) -> Any:
+  """The network's `init`, likewise."""
+
+  def init(key, images):
+    made = dict(network.init(key, images, train=True))
+    made.pop('intermediates', None)
+    return {'params': {}, **made}
+
+  return jax.jit(init, inline=True)
 
 
 def init(
@@ -127,10 +162,7 @@ def init(
   key = jax.random.key(seed)
   variables, feats = {}, {}
   for i, (name, network) in enumerate(exp.students.items()):
-    made = dict(
-      network.init(jax.random.fold_in(key, i), batch['image'], train=True)
-    )
-    made.pop('intermediates', None)
+    made = variables_of(network, jax.random.fold_in(key, i), batch['image'])
     variables[name] = made
     feats[name], _ = run(
       name,

@@ -110,8 +110,10 @@ def _found(
   variables, result = processes.together(
     lambda: _read(config, origin, network, parts)
   )
+  if not downloads.is_url(origin):
+    origin = str(runs.Folder(epath.Path(origin).expanduser()).path)
   return variables, {
-    'from': str(runs.Folder(epath.Path(origin).expanduser()).path),
+    'from': origin,
     **{k: result[k] for k in ('best_on_test', 'wall_s') if k in result},
   }
 

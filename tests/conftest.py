@@ -2,7 +2,11 @@
 
 import os
 
+from tests import compiled
+
 # Before JAX starts: tests need several devices and no cache of the user's.
+os.environ.update(compiled.environment())
+
 import jax
 
 jax.config.update('jax_platforms', 'cpu')

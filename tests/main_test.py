@@ -1,26 +1,16 @@
 """The command line: every mistake is one line and exit code 2."""
 
-import atexit
-import functools
 import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 from kd_jax import main, processes
+from tests import compiled
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-@functools.cache
-def compiled():
-  """A folder of this session for compiled programs."""
-  folder = tempfile.TemporaryDirectory(prefix='kd_jax_compiled_')
-  atexit.register(folder.cleanup)
-  return folder.name
 
 
 def environment(**more):
@@ -31,9 +21,7 @@ def environment(**more):
     'PYTHONPATH': os.pathsep.join(paths),
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    # Many tests compile the same programs.
-    'JAX_COMPILATION_CACHE_DIR': compiled(),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    **compiled.environment(),
     **more,
   }
 
@@ -127,7 +115,6 @@ def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
 
 
 def test_deterministic_says_so_to_xla_before_jax_starts(monkeypatch):
-  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', compiled())
   started = []
   monkeypatch.setattr(
     processes, 'start', lambda _: started.append(os.environ['XLA_FLAGS'])

@@ -196,7 +196,7 @@ def test_a_teacher_by_url_is_fetched_once_and_measured_where_asked(
   [
     ('resnet8.safetensors', '', r'set config\.teacher\.sha256'),
     ('resnet8.safetensors', '0' * 64, 'truncated or another file'),
-    ('gone.safetensors', '0' * 64, 'cannot download .*Not Found'),
+    ('gone.safetensors', '0' * 64, 'cannot download .*File not found'),
     ('run', '0' * 64, 'a URL names a file of weights'),
   ],
 )

@@ -226,9 +226,7 @@ def _start(exp: step.Experiment, image_size: int, batch_size: int, key: Any):
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   frozen = {}
   for name, network in exp.teachers.items():
-    made = dict(network.init(key, batch['image'], train=True))
-    made.pop('intermediates', None)
-    frozen[name] = made
+    frozen[name] = step.variables_of(network, key, batch['image'])
   return step.init(exp, jnp.int32(0), frozen, batch), frozen
 
 
