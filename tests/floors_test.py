@@ -22,6 +22,7 @@ FLOORS = [
     'downloads',
     'buckets',
     'locks',
+    'peer',
     'processes',
     'watchdog',
   },
