@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import functools
+import time
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from kd_jax import (
   processes,
   runs,
   sharding,
+  starved,
   step,
   watchdog,
 )
@@ -92,6 +94,8 @@ class Loop:
     self._stop = False  # what all processes know of being asked to stop
     self._try_again = 0.0  # when to save again after a save that failed
     self._speed = metrics.Speed()
+    self._device = starved.Device()
+    self._stretch: starved.Stretch | None = starved.Stretch()
     self._feeds = train.feeds(self.step)
     self.clock.add('starting', runs.now() - began)
 
@@ -162,6 +166,7 @@ class Loop:
       ending.callback(self._reporter.close)
       ending.callback(self._close_checkpoints)
       ending.callback(self._feeds.close)
+      ending.callback(self._device.close)
       while self.step < total and not self._stop:
         stop = self._next_stop()
         count = most if self.step + most <= stop else 1
@@ -211,8 +216,7 @@ class Loop:
 
   def _dispatch(self, count: int, asked_to_stop: bool) -> None:
     """Starts `count` steps, then reads what the dispatch before them gave."""
-    with self.clock.spent('waiting for data'):
-      feeds = [next(self._feeds) for _ in range(count)]
+    feeds = self._next_feeds(count)
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
     self._compiled.add((phase, count))
@@ -226,11 +230,33 @@ class Loop:
           jax.tree.map(lambda *xs: np.stack(xs), *feeds), self._parts.mesh, 1
         ),
       )
+      self._device.works_on(terms)
       answer = processes.poll(asked_to_stop)
     with self.clock.spent('training'):
       self._read()
     self._unread.append((self.step, terms, answer))
     self.step += count
+    self._check_input()
+
+  def _next_feeds(self, count: int) -> list[dataset.Feed]:
+    """Waits for them; while the devices work, that is part of training."""
+    began = time.monotonic()
+    feeds = [next(self._feeds) for _ in range(count)]
+    now = time.monotonic()
+    idle = self._device.idle(began, now)
+    self.clock.add('waiting for data', idle)
+    self.clock.add('training', now - began - idle)
+    return feeds
+
+  def _check_input(self) -> None:
+    """Says once in a run that the devices wait too much, and what helps."""
+    if self._stretch is None:
+      return
+    share = self._stretch.share(self.clock.seconds)
+    if share > starved.MOST:
+      self._stretch = None
+      cures = starved.cures(self._config, self._parts, self._train)
+      self._reporter.line(starved.text(share, cures))
 
   def _read(self) -> None:
     """Takes in the scalars of started steps; stops the run at a NaN."""

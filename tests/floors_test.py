@@ -31,7 +31,7 @@ FLOORS = [
   {'accuracy'},
   {'abstract'},
   {'build'},
-  {'teachers', 'report', 'loop', 'trained'},
+  {'teachers', 'report', 'loop', 'trained', 'starved'},
   {'trainer', 'compare'},
   {'benchmark', 'evaluate', 'export', 'predict'},
   {'main'},
