@@ -27,6 +27,7 @@ from kd_jax import (
 from kd_jax.data import dataset
 
 _RETRY_S = 30.0  # seconds, from a failed save to the next try
+_TRAVELS = 64e6  # bytes of images that one dispatch of a streamed split takes
 
 
 class Loop:
@@ -195,8 +196,12 @@ class Loop:
       return self._config.steps_per_dispatch
     if jax.default_backend() == 'cpu':
       return 1
-    epoch = self._parts.steps_per_epoch
-    return max(n for n in range(1, min(epoch, 128) + 1) if epoch % n == 0)
+    epoch, most = self._parts.steps_per_epoch, 128
+    if not self._train.arrays:  # its images are joined and moved at once
+      size = self._parts.source.info.image_size
+      batch = self._config.batch_size * size**2 * 3
+      most = max(1, min(most, int(_TRAVELS // batch)))
+    return max(n for n in range(1, min(epoch, most) + 1) if epoch % n == 0)
 
   def _period(self, every: float) -> int:
     return max(1, round(every * self._parts.steps_per_epoch))

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from kd_jax import runs, sharding, starved, trainer
+from kd_jax import loop, runs, sharding, starved, trainer
 from kd_jax.data import source
 from tests import recovery_test
 
@@ -149,3 +149,28 @@ def test_an_array_on_the_device_is_waited_for(device):
   time.sleep(0.2)
   now = time.monotonic()
   assert device.idle(now - 0.01, now) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+  ('pixels', 'arrays', 'steps'),
+  [
+    (32, {'image': 0}, 126),  # the largest divisor of 5040 up to 128
+    (224, {'image': 0}, 126),
+    (32, {}, 80),  # 64 MB are 81 batches
+    (224, {}, 1),
+    (500, {}, 1),  # a batch of 192 MB
+  ],
+)
+def test_a_dispatch_of_a_streamed_split_takes_no_more_than_64_mb(
+  monkeypatch, pixels, arrays, steps
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  info = SimpleNamespace(image_size=pixels)
+  run = SimpleNamespace(
+    _config=ConfigDict({'steps_per_dispatch': 0, 'batch_size': 256}),
+    _parts=SimpleNamespace(
+      steps_per_epoch=5040, source=SimpleNamespace(info=info)
+    ),
+    _train=SimpleNamespace(arrays=arrays),
+  )
+  assert loop.Loop._steps_per_dispatch(run) == steps
