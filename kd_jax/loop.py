@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import functools
+import time
 from typing import Any
 
 import jax
@@ -19,12 +20,14 @@ from kd_jax import (
   processes,
   runs,
   sharding,
+  starved,
   step,
   watchdog,
 )
 from kd_jax.data import dataset
 
 _RETRY_S = 30.0  # seconds, from a failed save to the next try
+_TRAVELS = 64e6  # bytes of images that one dispatch of a streamed split takes
 
 
 class Loop:
@@ -92,6 +95,8 @@ class Loop:
     self._stop = False  # what all processes know of being asked to stop
     self._try_again = 0.0  # when to save again after a save that failed
     self._speed = metrics.Speed()
+    self._device = starved.Device()
+    self._stretch: starved.Stretch | None = starved.Stretch()
     self._feeds = train.feeds(self.step)
     self.clock.add('starting', runs.now() - began)
 
@@ -162,6 +167,7 @@ class Loop:
       ending.callback(self._reporter.close)
       ending.callback(self._close_checkpoints)
       ending.callback(self._feeds.close)
+      ending.callback(self._device.close)
       while self.step < total and not self._stop:
         stop = self._next_stop()
         count = most if self.step + most <= stop else 1
@@ -190,8 +196,12 @@ class Loop:
       return self._config.steps_per_dispatch
     if jax.default_backend() == 'cpu':
       return 1
-    epoch = self._parts.steps_per_epoch
-    return max(n for n in range(1, min(epoch, 128) + 1) if epoch % n == 0)
+    epoch, most = self._parts.steps_per_epoch, 128
+    if not self._train.arrays:  # its images are joined and moved at once
+      size = self._parts.source.info.image_size
+      batch = self._config.batch_size * size**2 * 3
+      most = max(1, min(most, int(_TRAVELS // batch)))
+    return max(n for n in range(1, min(epoch, most) + 1) if epoch % n == 0)
 
   def _period(self, every: float) -> int:
     return max(1, round(every * self._parts.steps_per_epoch))
@@ -211,8 +221,7 @@ class Loop:
 
   def _dispatch(self, count: int, asked_to_stop: bool) -> None:
     """Starts `count` steps, then reads what the dispatch before them gave."""
-    with self.clock.spent('waiting for data'):
-      feeds = [next(self._feeds) for _ in range(count)]
+    feeds = self._next_feeds(count)
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
     self._compiled.add((phase, count))
@@ -226,11 +235,33 @@ class Loop:
           jax.tree.map(lambda *xs: np.stack(xs), *feeds), self._parts.mesh, 1
         ),
       )
+      self._device.works_on(terms)
       answer = processes.poll(asked_to_stop)
     with self.clock.spent('training'):
       self._read()
     self._unread.append((self.step, terms, answer))
     self.step += count
+    self._check_input()
+
+  def _next_feeds(self, count: int) -> list[dataset.Feed]:
+    """Waits for them; while the devices work, that is part of training."""
+    began = time.monotonic()
+    feeds = [next(self._feeds) for _ in range(count)]
+    now = time.monotonic()
+    idle = self._device.idle(began, now)
+    self.clock.add('waiting for data', idle)
+    self.clock.add('training', now - began - idle)
+    return feeds
+
+  def _check_input(self) -> None:
+    """Says once in a run that the devices wait too much, and what helps."""
+    if self._stretch is None:
+      return
+    share = self._stretch.share(self.clock.seconds)
+    if share > starved.MOST:
+      self._stretch = None
+      cures = starved.cures(self._config, self._parts, self._train)
+      self._reporter.line(starved.text(share, cures))
 
   def _read(self) -> None:
     """Takes in the scalars of started steps; stops the run at a NaN."""

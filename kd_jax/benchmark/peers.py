@@ -8,73 +8,36 @@ import contextlib
 import importlib.util
 import json
 import os
-import signal
-import subprocess
 import sys
 from typing import Any
 
 from etils import epath
 
-from kd_jax import errors
+from kd_jax import errors, peer
 from kd_jax.benchmark import case, cost
 
 VARIANTS = ('dataloader', 'eager', 'compiled', 'bfloat16')
 
 
-class Peer:
-  """One PyTorch loop.
-
-  Attributes:
-    label: how it is called.
-    about: what it says of itself; 'left_out' where it cannot run here.
-  """
+class Peer(peer.Peer):
+  """One PyTorch loop."""
 
   def __init__(self, given: dict[str, Any], threads: int):
     """Starts it and waits until it has compiled and warmed up."""
-    self.label = f'PyTorch {given["variant"]}'
     # Threads that wait actively slow each other down where others work beside.
-    environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+    waiting = os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')
+    environment = {'OMP_WAIT_POLICY': waiting}
     if threads:
       environment['OMP_NUM_THREADS'] = str(threads)
-    self._process = subprocess.Popen(
+    super().__init__(
+      f'PyTorch {given["variant"]}',
       [sys.executable, str(_script()), json.dumps(given)],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=environment,
-      start_new_session=True,
+      environment,
     )
-    self.about = self._answer()
-    self._signal(signal.SIGSTOP)
 
   def turn(self, steps: int) -> cost.Turn:
     """`steps` steps, until its device is done."""
-    self._signal(signal.SIGCONT)
-    assert self._process.stdin is not None
-    self._process.stdin.write(f'{steps}\n')
-    self._process.stdin.flush()
-    ms = self._answer()['ms']
-    self._signal(signal.SIGSTOP)
-    return cost.Turn(ms)
-
-  def close(self) -> None:
-    """Ends it with its workers."""
-    self._signal(signal.SIGKILL)
-    self._process.communicate()
-
-  def _signal(self, number: signal.Signals) -> None:
-    if self._process.poll() is None:  # else its number may be another's
-      os.killpg(self._process.pid, number)
-
-  def _answer(self) -> dict[str, Any]:
-    assert self._process.stdout is not None
-    line = self._process.stdout.readline()
-    if not line:
-      raise errors.UsageError(
-        f'{self.label} ended with code {self._process.wait()}; its own words '
-        'stand above'
-      )
-    return json.loads(line)
+    return cost.Turn(self.ask(steps)['ms'])
 
 
 def check() -> None:
@@ -105,19 +68,19 @@ def start(first: case.Case, names: str, threads: int) -> list[Peer]:
   started: list[Peer] = []
   with contextlib.ExitStack() as failing:
     for name in chosen:
-      peer = Peer({**given, 'variant': name}, threads)
-      failing.callback(peer.close)
-      if why := peer.about.get('left_out'):
-        print(f'{peer.label} is left out: {why}', file=sys.stderr)
-        peer.close()
+      other = Peer({**given, 'variant': name}, threads)
+      failing.callback(other.close)
+      if why := other.about.get('left_out'):
+        print(f'{other.label} is left out: {why}', file=sys.stderr)
+        other.close()
         continue
-      if peer.about['params'] != first.kept_params:
+      if other.about['params'] != first.kept_params:
         raise errors.UsageError(
-          f'{peer.label} has {peer.about["params"]} parameters and '
+          f'{other.label} has {other.about["params"]} parameters and '
           f'{first.label} {first.kept_params}: they are not the same network'
         )
-      print(f'{peer.label}: ready', file=sys.stderr, flush=True)
-      started.append(peer)
+      print(f'{other.label}: ready', file=sys.stderr, flush=True)
+      started.append(other)
     failing.pop_all()
   return started
 

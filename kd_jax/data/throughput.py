@@ -1,89 +1,166 @@
-"""Measures how fast a data set streams, beside plain Pillow in one process.
+"""Measures how fast a data set streams, beside other loaders.
 
-python -m kd_jax.data.throughput folder:/path --image_size=224 --workers=2
+python -m kd_jax.data.throughput folder:/path --image_size=224 --workers=1,2 \
+  --torch_python=/path/to/python --tf_python=/path/to/python
+
+Images become training batches: random resized crops, in uint8. Every loader is
+a process of its own (`benchmarks/loader_*.py`) that stands still while it is
+not its turn. Beside images a second stands what a second of CPU time gives,
+over all processes of the loader: what a core does, whatever else the machine
+does. `benchmarks/make_jpegs.py` makes files to measure with. The other loaders
+read folders, with a Python that has what they need.
 """
 
-from collections.abc import Iterator, Sequence
-import itertools
+from collections.abc import Sequence
+import contextlib
+import json
 import os
-import time
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 from absl import app, flags
+from etils import epath
 import numpy as np
-from PIL import Image
 
-from kd_jax import data, sharding
-from kd_jax.data import augment, folder, source, stream
+from kd_jax import errors, peer
 
-_WORKERS = flags.DEFINE_integer('workers', 2, 'Processes that decode.')
+_WORKERS = flags.DEFINE_list('workers', ['2'], 'Processes that decode.')
 _SIZE = flags.DEFINE_integer('image_size', 0, "Pixels; 0 is the images' own.")
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Images a batch.')
-_BATCHES = flags.DEFINE_integer('batches', 20, 'Batches a repeat.')
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'Repeats; the median counts.')
+_BATCHES = flags.DEFINE_integer('batches', 20, 'Batches a turn.')
+_REPEATS = flags.DEFINE_integer('repeats', 3, 'Turns; the median counts.')
+_TORCH = flags.DEFINE_string('torch_python', '', 'A Python with torchvision.')
+_TF = flags.DEFINE_string('tf_python', '', 'A Python with TensorFlow.')
 
 
-def pillow(files: folder.Files, size: int, batch: int) -> Iterator[Any]:
-  """Batches as the plainest loader makes them: one process, one file each."""
-  for start in itertools.count(0, batch):
-    images = []
-    for i in range(start, start + batch):
-      with Image.open(files.paths[i % len(files)]) as image:
-        box = (0, 0, min(image.size), min(image.size))
-        part = image.convert('RGB').resize(
-          (size, size), Image.Resampling.BILINEAR, box=box
-        )
-        images.append(np.asarray(part))
-    yield np.stack(images)
+class Loader(NamedTuple):
+  """A way to make batches.
+
+  Attributes:
+    label: how it is called.
+    python: that runs it.
+    script: in `benchmarks/`.
+    variant: of the script.
+    workers: processes, or threads, beside the one that asks.
+  """
+
+  label: str
+  python: str
+  script: str
+  variant: str
+  workers: int
 
 
-def streamed(opened: source.Source, workers: int, batch: int) -> Iterator[Any]:
-  """Training batches of random resized crops, from the first step on."""
-  images = opened.split('train')
-  every = stream.Streamed(
-    images,
-    opened.info,
-    sharding.make_mesh(1),
-    workers=workers,
-    batch_size=min(batch, len(images)),
-    steps=10**6,
-    crop_flip=augment.CropFlip(0, 'zero', True),
-    area=(0.08, 1.0),
-  )
-  return every.feeds(0)
+def loaders(
+  workers: Sequence[int], torch_python: str, tf_python: str, files: bool
+) -> list[Loader]:
+  """Who takes turns.
 
-
-def rates(batches: Iterator[Any], batch: int) -> list[float]:
-  """Images a second of every repeat, after a first one that is not counted."""
+  Args:
+    workers: every number of them that is measured.
+    torch_python: of torchvision; '' leaves it out.
+    tf_python: of tf.data; '' leaves it out.
+    files: whether the data set is a folder of files.
+  """
+  own = sys.executable
   found = []
-  for repeat in range(_REPEATS.value + 1):
-    start = time.perf_counter()
-    for _ in range(_BATCHES.value):
-      next(batches)
-    seconds = time.perf_counter() - start
-    if repeat:
-      found.append(batch * _BATCHES.value / seconds)
+  for n in workers:
+    count = f'{n} worker{"" if n == 1 else "s"}'
+    found.append(Loader(f'kd_jax, {count}', own, 'kd_jax', 'stream', n))
+    if torch_python and files:
+      found += [
+        Loader(f'{label}, {count}', torch_python, 'torchvision', variant, n)
+        for variant, label in (
+          ('pillow', 'torchvision'),
+          ('tensor', 'torchvision, uint8 tensors'),
+        )
+      ]
+    if tf_python and files and n:
+      threads = f'{n} thread{"" if n == 1 else "s"}'
+      label = f'tf.data, {threads}'
+      found.append(Loader(label, tf_python, 'tfdata', '', n))
+  if files:
+    found.append(Loader('plain Pillow, 1 process', own, 'kd_jax', 'pillow', 0))
   return found
+
+
+def start(loader: Loader, given: dict[str, Any]) -> peer.Peer:
+  """The process of a loader, ready for its first turn.
+
+  Raises:
+    UsageError: where there is no such script, or it fails.
+  """
+  root = epath.Path(__file__).parent.parent.parent
+  script = root / 'benchmarks' / f'loader_{loader.script}.py'
+  if not script.exists():
+    raise errors.UsageError(f'this needs a checkout: there is no {script}')
+  arguments = given | {'variant': loader.variant, 'workers': loader.workers}
+  command = [loader.python, str(script), json.dumps(arguments)]
+  ours = {'PYTHONPATH': str(root)} if loader.script == 'kd_jax' else {}
+  return peer.Peer(loader.label, command, ours)
+
+
+class Rates(NamedTuple):
+  """Images a second of every turn, and images of a second of CPU time."""
+
+  wall: list[float]
+  cpu: list[float]
+
+
+def measure(
+  every: Sequence[peer.Peer], repeats: int, batches: int, batch: int
+) -> list[Rates]:
+  """What each does in turns, after a first one that does not count."""
+  found = [Rates([], []) for _ in every]
+  for repeat in range(repeats + 1):
+    for one, rates in zip(every, found, strict=True):
+      before = one.cpu_s()
+      seconds = one.ask(batches)['seconds']
+      cpu = one.cpu_s() - before
+      if repeat:
+        rates.wall.append(batch * batches / seconds)
+        rates.cpu.append(batch * batches / cpu if cpu else np.nan)
+  return found
+
+
+def _text(values: Sequence[float]) -> str:
+  middle = f'{np.median(values):.0f}'
+  return f'{middle} ({min(values):.0f}-{max(values):.0f})'
 
 
 def main(argv: Sequence[str]) -> None:
   """Prints images a second, median, least and most."""
-  opened = data.open_source(argv[1], image_size=_SIZE.value)
-  batch, workers = _BATCH.value, _WORKERS.value
-  rows = {f'streamed, {workers} workers': streamed(opened, workers, batch)}
-  files = opened.split('train')
-  if isinstance(files, folder.Files):
-    plain = pillow(files, opened.info.image_size, batch)
-    rows['plain Pillow, 1 process'] = plain
-  print(
-    f'{os.cpu_count()} cores, {opened.info.image_size} pixels, batch {batch}'
+  if len(argv) != 2:
+    raise app.UsageError('give one data set, such as folder:/path')
+  name, batch = argv[1], _BATCH.value
+  files = name.startswith('folder:')
+  given = {
+    'name': name,
+    'folder': f'{name.removeprefix("folder:")}/train',
+    'size': _SIZE.value,
+    'batch': batch,
+  }
+  chosen = loaders(
+    [int(n) for n in _WORKERS.value], _TORCH.value, _TF.value, files
   )
-  for name, batches in rows.items():
-    found = rates(batches, batch)
-    print(
-      f'{name}: {np.median(found):.0f} images/s (least {min(found):.0f}, most '
-      f'{max(found):.0f}, n={len(found)})'
-    )
+  with contextlib.ExitStack() as ending:
+    running = []
+    for loader in chosen:
+      one = start(loader, given)
+      ending.callback(one.close)
+      if why := one.about.get('left_out'):
+        print(f'{one.label} is left out: {why}')
+        continue
+      print(f'{one.label}: {one.about["what"]}', flush=True)
+      running.append(one)
+    found = measure(running, _REPEATS.value, _BATCHES.value, batch)
+  print(
+    f'{os.cpu_count()} cores, batch {batch}, {_BATCHES.value} batches a turn, '
+    f'n={_REPEATS.value}; median (least-most)\n'
+    f'{"":36}{"images/s":>18}{"a CPU second":>18}'
+  )
+  for one, rates in zip(running, found, strict=True):
+    print(f'{one.label:36}{_text(rates.wall):>18}{_text(rates.cpu):>18}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,76 @@
+"""ImageNet's training batches by torchvision's transforms in a DataLoader.
+
+A process of its own, never imported by kd_jax; see `turns.py`. Variants:
+
+  pillow   ImageFolder, RandomResizedCrop, flip, ToTensor, Normalize: as in
+           PyTorch's own ImageNet example; batches are f32
+  tensor   the same crops and flips by transforms.v2, of what decode_jpeg gives
+           (libjpeg-turbo); batches are uint8, for the device to normalise
+"""
+
+from collections.abc import Iterator
+import itertools
+from typing import Any
+
+import turns
+
+
+def _pillow(size: int) -> dict[str, Any]:
+  """Arguments of ImageFolder."""
+  from torchvision import transforms
+
+  steps = [
+    transforms.RandomResizedCrop(size),
+    transforms.RandomHorizontalFlip(),
+    transforms.ToTensor(),
+    transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  ]
+  return {'transform': transforms.Compose(steps)}
+
+
+def _tensor(size: int) -> dict[str, Any]:
+  """Arguments of ImageFolder."""
+  import torch
+  from torchvision import io
+  from torchvision.transforms import v2
+
+  try:
+    io.encode_jpeg(torch.zeros((3, 8, 8), dtype=torch.uint8))
+  except RuntimeError as error:
+    raise ImportError('its image extension does not load here') from error
+  steps = [
+    v2.RandomResizedCrop(size, antialias=True),
+    v2.RandomHorizontalFlip(),
+  ]
+  rgb = io.ImageReadMode.RGB
+  return {
+    'loader': lambda path: io.decode_jpeg(io.read_file(path), rgb),
+    'transform': v2.Compose(steps),
+  }
+
+
+def make(given: dict[str, Any]) -> tuple[Iterator[Any], str]:
+  """Batches, shuffled anew each epoch."""
+  import torch
+  import torchvision
+
+  torch.set_num_threads(1)  # as each worker does
+  ways = {'pillow': _pillow, 'tensor': _tensor}
+  images = torchvision.datasets.ImageFolder(
+    given['folder'], **ways[given['variant']](given['size'])
+  )
+  workers = given['workers']
+  loader = torch.utils.data.DataLoader(
+    images,
+    batch_size=given['batch'],
+    shuffle=True,
+    drop_last=True,
+    num_workers=workers,
+    persistent_workers=workers > 0,
+  )
+  what = f'torch {torch.__version__}, torchvision {torchvision.__version__}'
+  return itertools.chain.from_iterable(itertools.repeat(loader)), what
+
+
+if __name__ == '__main__':
+  turns.main(make)
