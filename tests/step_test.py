@@ -81,19 +81,25 @@ def test_with_convolutions_they_agree_to_rounding():
   jax.tree.map(near, one, many)
 
 
-def test_steps_of_one_run_are_traced_once():
-  traces = []
+def traces(counts):
+  """How often a network's code is walked through in such dispatches."""
+  found = []
 
   class Counted(Dense):
     def __call__(self, images, *, train):
-      traces.append(images.shape)
+      found.append((images.shape, train))
       return super().__call__(images, train=train)
 
-  run(Counted(), [1])
-  once = len(traces)
-  traces.clear()
-  run(Counted(), [1, 1, 1])
-  assert len(traces) == once
+  run(Counted(), counts)
+  return found
+
+
+def test_steps_of_one_run_are_traced_once():
+  assert traces([1, 1, 1]) == traces([1])
+
+
+def test_a_network_is_walked_through_once_for_equal_shapes_and_mode():
+  assert len(traces([1])) == 3  # to begin, in training, as the teacher
 
 
 def test_weights_are_schedules_of_the_step():
