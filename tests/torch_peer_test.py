@@ -269,3 +269,20 @@ def test_updates_follow_our_rules(torch_peer):
     ours, others = ({k: m[k] for k in m if group(k) == number} for m in moves)
     # Adam's first step has the size of the rate, whatever the gradient's.
     assert distance(ours, others) < (0.05 if number == 0 else 1e-3)
+
+
+@pytest.mark.parametrize('name', ['fpd', 'ffsd', 'crd'])
+def test_what_is_compiled_is_what_is_eager(torch_peer, name):
+  both = Both(torch_peer, name)
+  found = []
+  for backend in (None, 'aot_eager'):  # all of torch.compile but its kernels
+    objective = copy.deepcopy(both.theirs)
+    run = torch.compile(objective, backend=backend) if backend else objective
+    for _ in range(2):  # CRD's second step reads what its first one wrote
+      objective.zero_grad()
+      loss = run(both.torch_batch())
+      loss.backward()
+      objective.method.after()
+    grads = [p.grad for p in objective.parameters() if p.grad is not None]
+    found.append([loss.detach(), *grads, *objective.buffers()])
+  torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
