@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import build, optim, step
+from kd_jax import build, models, optim, step
 from kd_jax.benchmark import case, pairing
 from kd_jax.models import weights
 
@@ -183,6 +183,18 @@ def distance(ours, theirs):
   """How far theirs is from ours, of ours' length."""
   difference = optax.tree.norm(jax.tree.map(jnp.subtract, ours, theirs))
   return float(difference / optax.tree.norm(ours))
+
+
+@pytest.mark.parametrize('stem', ['cifar', 'imagenet'])
+def test_every_network_has_our_layers(torch_peer, stem):
+  for name in torch_peer.torch_networks.SHAPES:
+    network = torch_peer.torch_networks.ResNet(name, CLASSES, stem=stem)
+    shapes = {
+      key: tuple(value.shape)
+      for key, value in network.state_dict().items()
+      if not key.endswith('num_batches_tracked')
+    }
+    assert shapes == weights.originals(models.make(name, CLASSES, stem=stem))
 
 
 @pytest.mark.parametrize('name', CASES)
