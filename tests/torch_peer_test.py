@@ -213,7 +213,6 @@ def test_losses_and_gradients_are_ours(torch_peer, name):
       if not ours[group]:
         continue
       norms = [float(optax.tree.norm(g[group])) for g in (ours, theirs)]
-
       np.testing.assert_allclose(*norms, rtol=1e-3, atol=1e-7)
       if norms[0] > 1e-7:
         assert distance(ours[group], theirs[group]) < 1e-3
