@@ -1,15 +1,18 @@
-"""KD in plain PyTorch: what `python -m kd_jax.benchmark --compare` runs beside.
+"""Methods in plain PyTorch: what `kd_jax.benchmark --compare` runs beside.
 
-A process of its own, never imported by kd_jax. It trains the same networks on
-the same number of random images, with the same batch, loss and optimizer, as
-the field's repositories do (`dataloader`), and as well as PyTorch can:
+A process of its own, never imported by kd_jax. It trains the same networks and
+adapters on the same number of random images, with the same batch, losses and
+optimizers, as the field's repositories do (`dataloader`), and as well as
+PyTorch can:
 
-  dataloader   DataLoader workers, PIL crop and flip, the loss read every step:
-               RepDistiller's loop
+  dataloader   DataLoader workers, PIL crop and flip, CRD's negatives drawn
+               there too, the loss read every step: RepDistiller's loop
   eager        images on the device as uint8, crop and flip there, in one gather
-  compiled     as eager; augmentation, both networks and the loss under
+  compiled     as eager; augmentation, all networks and the method under
                torch.compile(mode='max-autotune'), channels-last, fused SGD
   bfloat16     as compiled, under autocast to bfloat16
+
+The networks are in torch_networks.py, the methods in torch_methods.py.
 
 It is started with its arguments as JSON. It says what it is on one line of
 JSON; then, for each line with a number of steps, how long they took:
@@ -22,6 +25,7 @@ import itertools
 import json
 import os
 import random
+import re
 import sys
 import time
 from typing import Any
@@ -30,71 +34,10 @@ import numpy as np
 from PIL import Image, ImageOps
 import torch
 from torch import nn
-import torch.nn.functional as F
+import torch_methods
+import torch_networks
 
-_CIFAR = {8: 1, 14: 2, 20: 3, 32: 5, 44: 7, 56: 9, 110: 18}
-# Blocks a stage, and the widths of the stem and the stages.
-SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-  **{f'resnet{d}': ((n,) * 3, (16, 16, 32, 64)) for d, n in _CIFAR.items()},
-  'resnet8x4': ((1,) * 3, (32, 64, 128, 256)),
-  'resnet32x4': ((5,) * 3, (32, 64, 128, 256)),
-  'resnet18': ((2, 2, 2, 2), (64, 64, 128, 256, 512)),
-  'resnet34': ((3, 4, 6, 3), (64, 64, 128, 256, 512)),
-}
 _WARM_UP = 3  # steps
-
-
-class Block(nn.Module):
-  """Two 3x3 convolutions; a 1x1 shortcut where stride or width changes."""
-
-  def __init__(self, channels: int, width: int, stride: int):
-    super().__init__()
-    self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-    self.bn1 = nn.BatchNorm2d(width)
-    self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-    self.bn2 = nn.BatchNorm2d(width)
-    self.shortcut: nn.Module = nn.Identity()
-    if stride != 1 or channels != width:
-      self.shortcut = nn.Sequential(
-        nn.Conv2d(channels, width, 1, stride, bias=False),
-        nn.BatchNorm2d(width),
-      )
-
-  def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """Maps [N,C,H,W] to [N,width,H/stride,W/stride]."""
-    y = F.relu(self.bn1(self.conv1(x)))
-    return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-
-class ResNet(nn.Module):
-  """He et al., CVPR 2016: for CIFAR with three stages, else four."""
-
-  def __init__(self, name: str, classes: int):
-    super().__init__()
-    sizes, widths = SHAPES[name]
-    large = len(sizes) == 4
-    kernel, stride = (7, 2) if large else (3, 1)
-    self.stem = nn.Sequential(
-      nn.Conv2d(3, widths[0], kernel, stride, kernel // 2, bias=False),
-      nn.BatchNorm2d(widths[0]),
-      nn.ReLU(),
-      nn.MaxPool2d(3, 2, 1) if large else nn.Identity(),
-    )
-    blocks, channels = [], widths[0]
-    for i, (count, width) in enumerate(zip(sizes, widths[1:], strict=True)):
-      for j in range(count):
-        stride = 2 if i and not j else 1
-        blocks.append(Block(channels, width, stride))
-        channels = width
-    self.blocks = nn.Sequential(*blocks)
-    self.fc = nn.Linear(channels, classes)
-    for module in self.modules():
-      if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode='fan_out')
-
-  def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """Logits [N,K] of [N,3,H,W]."""
-    return self.fc(self.blocks(self.stem(x)).mean((2, 3)))
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -103,27 +46,138 @@ class Pictures(torch.utils.data.Dataset):
   def __init__(self, images: np.ndarray, labels: np.ndarray, given: Any):
     self.images, self.labels = images, labels
     self.padding, self.flip = given['padding'], given['flip']
+    self.mode = given['padding_mode']
     self.mean = torch.tensor(given['mean']).view(3, 1, 1)
     self.std = torch.tensor(given['std']).view(3, 1, 1)
+    self.contrast = given['method'] == 'crd'
+    if self.contrast:
+      self.negatives = given['method_args']['negatives']
+      self.others = torch_methods.Others(labels)
+      self.rng: np.random.Generator | None = None  # a worker makes its own
 
   def __len__(self) -> int:
     """How many."""
     return len(self.labels)
 
-  def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-    """One, [3,H,W], and its label."""
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """One 'image' [3,H,W] and its 'label'; for CRD what it is told from."""
     image = Image.fromarray(self.images[index])
     if self.padding:
       width, height = image.size
-      wide = ImageOps.expand(image, self.padding, 0)
       x = random.randint(0, 2 * self.padding)
       y = random.randint(0, 2 * self.padding)
-      image = wide.crop((x, y, x + width, y + height))
+      image = self._wide(image).crop((x, y, x + width, y + height))
     if self.flip and random.random() < 0.5:
       image = ImageOps.mirror(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     scaled = pixels.contiguous().float().div_(255)
-    return scaled.sub_(self.mean).div_(self.std), int(self.labels[index])
+    found = {
+      'image': scaled.sub_(self.mean).div_(self.std),
+      'label': int(self.labels[index]),
+    }
+    if self.contrast:
+      drawn = self._drawn(found['label'])
+      found |= {'index': index, 'contrast_index': np.append(index, drawn)}
+    return found
+
+  def _wide(self, image: Any) -> Any:
+    if self.mode == 'zero':
+      return ImageOps.expand(image, self.padding, 0)
+    edge = (self.padding,) * 2
+    return Image.fromarray(np.pad(image, (edge, edge, (0, 0)), self.mode))
+
+  def _drawn(self, label: int) -> np.ndarray:
+    """Positions [K] of different images of other classes."""
+    if self.rng is None:
+      self.rng = np.random.default_rng(torch.initial_seed())
+    places = self.rng.choice(
+      self.others.below[label], self.negatives, replace=False, shuffle=False
+    )
+    around = (self.others.behind[label] + places) % len(self)
+    return self.others.order[around]
+
+
+class Objective(nn.Module):
+  """All networks, and the method over their taps.
+
+  Attributes:
+    students: what is trained, by name.
+    teacher: what is not; None where the method has none.
+    method: with its adapters.
+    dtype: what networks and adapters compute in.
+  """
+
+  def __init__(self, given: dict[str, Any], labels: np.ndarray):
+    """Makes all with random weights, for labels [M] of the training images."""
+    super().__init__()
+    classes = given['classes']
+    self.students = nn.ModuleDict(
+      {
+        name: torch_networks.ResNet(classes=classes, **given['student'])
+        for name in given['students']
+      }
+    )
+    self.teacher = None
+    networks = dict(self.students.items())
+    if given['teacher']:
+      network = torch_networks.ResNet(classes=classes, **given['teacher'])
+      self.teacher = networks['teacher'] = torch_networks.frozen(network)
+    self.method = torch_methods.make(given, networks, labels)
+    half = given['variant'] == 'bfloat16'
+    self.dtype = torch.bfloat16 if half else torch.float32
+
+  def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss [] f32 of 'image' [N,3,H,W], 'label' [N] and CRD's indices."""
+    images = batch['image']
+    half = self.dtype == torch.bfloat16
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+      feats = {}
+      if self.teacher is not None:
+        with torch.no_grad():
+          feats['teacher'] = self.teacher(images)
+      feats |= {name: net(images) for name, net in self.students.items()}
+      return self.method(feats, batch)
+
+  def trained(self) -> dict[str, nn.Parameter]:
+    """Its parameters by path, as kd_jax calls networks and adapters."""
+    modules = {**self.students, 'method': self.method}
+    return {
+      f'{name}/{path.replace(".", "/")}': parameter
+      for name, module in modules.items()
+      for path, parameter in module.named_parameters()
+      if parameter.requires_grad
+    }
+
+
+def optimizers(
+  parameters: dict[str, nn.Parameter],
+  rules: list[tuple[str, dict[str, Any]]],
+  fused: bool | None,
+) -> list[torch.optim.Optimizer]:
+  """One SGD and one Adam, where a rule needs it.
+
+  Args:
+    parameters: by path.
+    rules: (regular expression, fields of an optimizer): a parameter takes the
+      first whose expression is found in its path.
+    fused: see torch.optim.SGD.
+  """
+  taken: list[list[nn.Parameter]] = [[] for _ in rules]
+  for path, parameter in parameters.items():
+    number = next(i for i, (r, _) in enumerate(rules) if re.search(r, path))
+    taken[number].append(parameter)
+  groups: dict[str, list[dict[str, Any]]] = {'sgd': [], 'adam': []}
+  for (_, fields), params in zip(rules, taken, strict=True):
+    own = dict(fields)
+    name = own.pop('name')
+    if name == 'adam':
+      own = {key: own[key] for key in ('lr', 'weight_decay')}
+    if params:
+      groups[name].append({'params': params, **own})
+  classes = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam}
+  return [
+    classes[name](found, fused=fused) for name, found in groups.items() if found
+  ]
 
 
 class Peer:
@@ -136,38 +190,29 @@ class Peer:
     torch.manual_seed(0)
     self.compiled = self.variant in ('compiled', 'bfloat16')
     layout = torch.channels_last if self.compiled else torch.contiguous_format
-    networks = [
-      ResNet(given[name], given['classes']).to(
-        self.device, memory_format=layout
-      )
-      for name in ('student', 'teacher')
-    ]
-    self.student, self.teacher = networks[0].train(), networks[1].eval()
-    self.teacher.requires_grad_(False)
-    self.optimizer = torch.optim.SGD(
-      self.student.parameters(),
-      lr=given['learning_rate'],
-      momentum=given['momentum'],
-      weight_decay=given['weight_decay'],
-      nesterov=given['nesterov'],
-      fused=True if self.compiled else None,
-    )
-    self.mean = torch.tensor(given['mean'], device=self.device)
-    self.std = torch.tensor(given['std'], device=self.device)
-    self.objective = self._from_indices
-    if self.compiled:
-      torch.set_float32_matmul_precision('high')
-      self.objective = torch.compile(self._from_indices, mode='max-autotune')
     rng = np.random.default_rng(0)
     size = given['image_size']
     images = rng.integers(0, 256, (given['images'], size, size, 3), np.uint8)
     labels = np.arange(given['images']) % given['classes']
+    self.objective = Objective(given, labels).to(
+      self.device, memory_format=layout
+    )
+    self.optimizers = optimizers(
+      self.objective.trained(), given['rules'], True if self.compiled else None
+    )
+    self.mean = torch.tensor(given['mean'], device=self.device)
+    self.std = torch.tensor(given['std'], device=self.device)
+    self.loss = self._from_indices
+    if self.compiled:
+      torch.set_float32_matmul_precision('high')
+      self.loss = torch.compile(self._from_indices, mode='max-autotune')
     if self.variant == 'dataloader':
       self.batches = self._loaded(images, labels)
     else:
       self.batches = self._indices(len(labels))
-      edge = (given['padding'],) * 2  # black, once for all
-      wide = np.pad(images, ((0, 0), edge, edge, (0, 0)))
+      edge = (given['padding'],) * 2  # once for all
+      mode = {'zero': 'constant'}.get(given['padding_mode'], 'reflect')
+      wide = np.pad(images, ((0, 0), edge, edge, (0, 0)), mode)
       self.images = torch.from_numpy(wide).to(self.device)
       self.labels = torch.from_numpy(labels).to(self.device)
 
@@ -208,38 +253,26 @@ class Peer:
     return images if self.compiled else images.contiguous()
 
   def _from_indices(self, index: torch.Tensor) -> torch.Tensor:
-    return self._loss(self._augmented(index), self.labels[index])
-
-  def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The weighted sum of cross-entropy and KL times T^2."""
-    half = self.variant == 'bfloat16'
-    with torch.autocast(self.device, torch.bfloat16, enabled=half):
-      with torch.no_grad():
-        target = self.teacher(images)
-      logits = self.student(images)
-    logits, target = logits.float(), target.float()
-    heat = self.given['temperature']
-    kl = F.kl_div(
-      F.log_softmax(logits / heat, 1),
-      F.softmax(target / heat, 1),
-      reduction='batchmean',
-    )
-    ce = F.cross_entropy(logits, labels)
-    return self.given['ce'] * ce + self.given['kd'] * heat**2 * kl
+    image, label = self._augmented(index), self.labels[index]
+    return self.objective({'image': image, 'label': label, 'index': index})
 
   def step(self) -> None:
     """One update."""
     batch = next(self.batches)
     if self.variant == 'dataloader':
-      images, labels = (x.to(self.device, non_blocking=True) for x in batch)
-      loss = self._loss(images, labels)
+      loss = self.objective(
+        {k: x.to(self.device, non_blocking=True) for k, x in batch.items()}
+      )
     else:
       if self.compiled and self.device == 'cuda':
         torch.compiler.cudagraph_mark_step_begin()
-      loss = self.objective(batch)
-    self.optimizer.zero_grad(set_to_none=True)
+      loss = self.loss(batch)
+    for optimizer in self.optimizers:
+      optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    self.optimizer.step()
+    for optimizer in self.optimizers:
+      optimizer.step()
+    self.objective.method.after()
     if self.variant == 'dataloader':
       loss.item()  # as the peers' meters do
 
@@ -258,12 +291,14 @@ class Peer:
     if self.device == 'cuda':
       name = torch.cuda.get_device_name()
       memory = torch.cuda.max_memory_allocated()
+    students, method = self.objective.students, self.objective.method
     return {
       'compile_s': compile_s,
       'dtype': 'bfloat16' if self.variant == 'bfloat16' else 'float32',
       'hardware': name,
       'memory_bytes': memory,
-      'params': sum(p.numel() for p in self.student.parameters()),
+      'params': sum(p.numel() for p in students.parameters()),
+      'extra_params': sum(p.numel() for p in method.parameters()),
       'torch': torch.__version__,
     }
 
@@ -289,9 +324,9 @@ def main() -> None:
   if given['variant'] == 'bfloat16' and not native_bfloat16():
     answer({'left_out': 'this device has no bfloat16 of its own'})
     return
-  for name in ('student', 'teacher'):
-    if given[name] not in SHAPES:
-      answer({'left_out': f'it has no network {given[name]!r}'})
+  for network in (given['student'], given['teacher']):
+    if network and network['name'] not in torch_networks.SHAPES:
+      answer({'left_out': f'it has no network {network["name"]!r}'})
       return
   peer = Peer(given)
   first = peer.turn(1)

@@ -1,12 +1,14 @@
 """The benchmark, on the smallest networks."""
 
+import functools
 import importlib.util
 import json
+import types
 
 import pytest
 
-from kd_jax import benchmark
-from kd_jax.benchmark import cost, peers
+from kd_jax import benchmark, build, errors
+from kd_jax.benchmark import case, cost, pairing, peers, turns
 
 TINY = (
   *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
@@ -99,20 +101,65 @@ def test_comparing_without_pytorch_says_what_to_install(capsys, monkeypatch):
   assert 'pip install torch' in capsys.readouterr().err
 
 
-def test_the_peers_train_plain_kd_only(capsys, monkeypatch):
+def test_what_the_peers_do_not_train_is_refused(capsys, monkeypatch):
   monkeypatch.setattr(peers, 'check', lambda: None)  # with PyTorch or without
   assert benchmark.main(['pefd', *TINY, '--images=40', '--compare']) == 2
-  assert 'begin with kd' in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert 'do not train pefd' in error
+  assert 'crd, ffsd, fpd, kd, ofd, pics' in error
+
+
+@pytest.mark.parametrize(
+  ('name', 'path', 'value', 'told'),
+  [
+    ('kd', 'method_args.standardize', True, 'they know temperature'),
+    ('fpd', 'method_args.version', 'B', 'they know se_reduction, taps'),
+    ('kd', 'student.args.batch_norm', 'batch', 'they know stem, widths'),
+    ('kd', 'optimizer.name', 'adamw', 'they know adam, sgd'),
+    ('kd', 'optimizer.clip_norm', 1.0, 'they have 0.0'),
+  ],
+)
+def test_what_the_peers_do_not_know_is_named(name, path, value, told):
+  wanted = case.Wanted('resnet8', None, None, 8, 10, 8, 1, 40, 1)
+  config = case.configured(name, wanted)
+  *groups, last = path.split('.')
+  functools.reduce(getattr, groups, config)[last] = value
+  exp = build.phases_of(config, {'num_classes': 10}, 5)[0].exp
+  with pytest.raises(errors.UsageError, match=f'config.{path}=.*{told}'):
+    pairing.arguments(config, exp, wanted, name)
+
+
+def test_a_peers_ratio_is_to_the_configuration_that_it_trains():
+  first, second = (
+    types.SimpleNamespace(label=label, batch_size=8) for label in ('kd', 'fpd')
+  )
+  peer = types.SimpleNamespace(
+    label='PyTorch eager, fpd', ours=second, about={'extra_params': 7}
+  )
+  times = {
+    id(one): [cost.Turn(ms)] for one, ms in ((first, 1), (second, 4), (peer, 8))
+  }
+  row = turns.peer_row(peer, times)
+  assert (row['ratio'], row['ratio_to'], row['extra_params']) == (2, 'fpd', 7)
 
 
 @pytest.mark.skipif(
   importlib.util.find_spec('torch') is None, reason='PyTorch is not installed'
 )
-def test_a_peer_takes_turns(tmp_path):
-  ours, loader, eager = figures(
-    tmp_path, 'kd', '--images=40', '--compare', '--peers=dataloader,eager'
+def test_peers_of_each_configuration_take_turns(tmp_path, capsys):
+  rows = figures(
+    *(tmp_path, 'kd', 'crd', '--images=200'),
+    *('--compare', '--peers=dataloader,eager'),
   )['rows']
-  assert peers.VARIANTS[0] in loader['config']
-  for peer in (loader, eager):
-    assert peer['params'] == ours['kept_params']
+  assert "PyTorch's to its own" in capsys.readouterr().out
+  ours, found = rows[:2], rows[2:]
+  assert [peer['config'] for peer in found] == [
+    f'PyTorch {variant}, {name}'
+    for name in ('kd', 'crd')
+    for variant in ('dataloader', 'eager')
+  ]
+  for peer, own in zip(found, (ours[0],) * 2 + (ours[1],) * 2, strict=True):
+    assert peer['params'] == own['kept_params']
+    assert peer['extra_params'] == own['extra_params']
+    assert peer['ratio_to'] == own['config']
     assert peer['ms'] > 0

@@ -2,6 +2,7 @@
 
   python -m kd_jax.benchmark kd:cifar100_r20_r8 fpd ofd --student=resnet8
   python -m kd_jax.benchmark kd:cifar100_r20_r8 --compare
+  python -m kd_jax.benchmark fpd crd --compare --peers=eager,compiled
   python -m kd_jax.benchmark kd:cifar100_r20_r8 --breakdown
   python -m kd_jax.benchmark kd --batch_size=16,64,256
   python -m kd_jax.benchmark kd --devices=1,2,4,8
@@ -18,7 +19,8 @@ taken round by round, and so is the share of the peak. A turn ends when the
 device is done. Several batch sizes, steps a dispatch, data set sizes or devices
 give a row each.
 
-With --compare, PyTorch peers take turns too: see benchmarks/torch_peer.py.
+With --compare, PyTorch peers of each configuration take turns too, and their
+ratios are to the configuration that they train: see benchmarks/torch_peer.py.
 With --breakdown, the parts of the first configuration's step do.
 """
 
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
       peers.check()
     cases = _cases(args)
     if args.compare:
-      others = peers.start(cases[0], args.peers, args.peer_threads)
+      others = peers.start(cases, args.peers, args.peer_threads)
     rows = _rows(cases, others, args)
   finally:
     for other in others:
@@ -145,7 +147,7 @@ def _rows(
   rows = [turns.row(c, times, cases[0], products[c.dtype]) for c in cases]
   if memory is not None:
     rows[0] |= {'memory_bytes': memory, 'memory_by': "the device's peak"}
-  rows += [turns.peer_row(o, times, cases[0]) for o in others]
+  rows += [turns.peer_row(o, times) for o in others]
   if parts:
     rows[0]['pieces'] = pieces.figures(cases[0], parts, times)
     print(f'{pieces.table(rows[0]["pieces"], rows[0])}\n')

@@ -91,10 +91,14 @@ class Case:
     return self.wanted.batch_size
 
   @property
+  def student_params(self) -> int:
+    """Parameters of the networks that are trained."""
+    return sum(_size(self.state.params[name]) for name in self.exp.students)
+
+  @property
   def extra_params(self) -> int:
     """Parameters that are trained beside the networks."""
-    leaves = jax.tree.leaves(self.state.params['method'])
-    return sum(math.prod(x.shape) for x in leaves)
+    return _size(self.state.params['method'])
 
   @functools.cached_property
   def kept_params(self) -> int:
@@ -121,6 +125,10 @@ class Case:
     jax.block_until_ready((self.state, terms))
     each = 1e3 / (dispatches * self.count)
     return cost.Turn(each * (time.perf_counter() - began), each * waited)
+
+
+def _size(params: Any) -> int:
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
 def make(name: str, label: str, wanted: Wanted) -> Case:
@@ -246,18 +254,22 @@ def _train_set(
   image = rng.integers(0, 256, (len(labels), size, size, 3), np.uint8)
   names = tuple(str(k) for k in range(wanted.classes))
   info = source.Info('random', names, size, len(labels), 0, MEAN, STD)
-  crop = config.data.augment == 'random_resized_crop'  # the host's work
-  padding = 0 if crop else min(config.data.crop_padding, size - 1)
   return resident.Training(
     source.Arrays(image, labels),
     info,
     mesh,
     batch_size=wanted.batch_size,
     seed=0,
-    crop_flip=augment.CropFlip(
-      padding, config.data.padding_mode, config.data.flip
-    ),
+    crop_flip=crop_flip(config, size),
   )
+
+
+def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
+  """What the device does to images of a configuration."""
+  given = config.data
+  resized = given.augment == 'random_resized_crop'  # the host's work
+  padding = 0 if resized else min(given.crop_padding, image_size - 1)
+  return augment.CropFlip(padding, given.padding_mode, given.flip)
 
 
 def _steps_per_dispatch(wanted: Wanted, epoch: int) -> int:

@@ -4,6 +4,7 @@ PyTorch is never imported here. A peer stands still, its workers too, while it
 is not its turn, so that nothing is prepared beside the others' steps.
 """
 
+from collections.abc import Sequence
 import contextlib
 import importlib.util
 import json
@@ -14,23 +15,28 @@ from typing import Any
 from etils import epath
 
 from kd_jax import errors, peer
-from kd_jax.benchmark import case, cost
+from kd_jax.benchmark import case, cost, pairing
 
 VARIANTS = ('dataloader', 'eager', 'compiled', 'bfloat16')
 
 
 class Peer(peer.Peer):
-  """One PyTorch loop."""
+  """One PyTorch loop.
 
-  def __init__(self, given: dict[str, Any], threads: int):
+  Attributes:
+    ours: the configuration that it trains too.
+  """
+
+  def __init__(self, ours: case.Case, given: dict[str, Any], threads: int):
     """Starts it and waits until it has compiled and warmed up."""
+    self.ours = ours
     # Threads that wait actively slow each other down where others work beside.
     waiting = os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')
     environment = {'OMP_WAIT_POLICY': waiting}
     if threads:
       environment['OMP_NUM_THREADS'] = str(threads)
     super().__init__(
-      f'PyTorch {given["variant"]}',
+      f'PyTorch {given["variant"]}, {ours.label}',
       [sys.executable, str(_script()), json.dumps(given)],
       environment,
     )
@@ -49,77 +55,51 @@ def check() -> None:
   _script()
 
 
-def start(first: case.Case, names: str, threads: int) -> list[Peer]:
-  """The peers that can run here, for the first configuration.
+def start(cases: Sequence[case.Case], names: str, threads: int) -> list[Peer]:
+  """The peers that can run here, for each configuration.
 
   Args:
-    first: plain KD.
+    cases: the configurations.
     names: of `VARIANTS`, with commas between.
     threads: of the CPU, for each; 0 is as PyTorch says.
 
   Raises:
-    UsageError: for another method, for an unknown variant.
+    UsageError: for what the peers do not know, for an unknown variant.
   """
-  given = _arguments(first)
   chosen = names.split(',')
   for name in chosen:
     if name not in VARIANTS:
       raise errors.unknown('value of --peers:', name, VARIANTS)
+  given = [pairing.arguments(c.config, c.exp, c.wanted, c.label) for c in cases]
   started: list[Peer] = []
   with contextlib.ExitStack() as failing:
-    for name in chosen:
-      other = Peer({**given, 'variant': name}, threads)
-      failing.callback(other.close)
-      if why := other.about.get('left_out'):
-        print(f'{other.label} is left out: {why}', file=sys.stderr)
-        other.close()
-        continue
-      if other.about['params'] != first.kept_params:
-        raise errors.UsageError(
-          f'{other.label} has {other.about["params"]} parameters and '
-          f'{first.label} {first.kept_params}: they are not the same network'
-        )
-      print(f'{other.label}: ready', file=sys.stderr, flush=True)
-      started.append(other)
+    for ours, own in zip(cases, given, strict=True):
+      for name in chosen:
+        other = Peer(ours, {**own, 'variant': name}, threads)
+        failing.callback(other.close)
+        if why := other.about.get('left_out'):
+          print(f'{other.label} is left out: {why}', file=sys.stderr)
+          other.close()
+          continue
+        _check_sizes(other)
+        print(f'{other.label}: ready', file=sys.stderr, flush=True)
+        started.append(other)
     failing.pop_all()
   return started
 
 
-def _arguments(first: case.Case) -> dict[str, Any]:
-  """What a peer must know to train what `first` trains."""
-  config, wanted = first.config, first.wanted
-  if config.method != 'kd' or first.exp.method.standardize:
-    raise errors.UsageError(
-      f'--compare: the PyTorch peers train plain KD, and the first '
-      f'configuration is {first.label}; begin with kd'
-    )
-  networks = (config.student, config.teacher)
-  if any(network.args.to_dict() for network in networks):
-    raise errors.UsageError(
-      f'--compare: the networks of {first.label} have arguments, which the '
-      'PyTorch peers do not know; give --student and --teacher'
-    )
-  rate = config.optimizer.learning_rate
-  return {
-    'student': config.student.name,
-    'teacher': config.teacher.name,
-    'classes': wanted.classes,
-    'image_size': wanted.image_size,
-    'images': wanted.images,
-    'batch_size': wanted.batch_size,
-    'padding': min(config.data.crop_padding, wanted.image_size - 1),
-    'flip': config.data.flip,
-    'mean': case.MEAN,
-    'std': case.STD,
-    'learning_rate': rate if isinstance(rate, float) else rate.value,
-    'momentum': config.optimizer.momentum,
-    'weight_decay': config.optimizer.weight_decay,
-    'nesterov': config.optimizer.nesterov,
-    'temperature': first.exp.method.temperature,
-    'ce': config.weights.ce,
-    'kd': config.weights.kd,
-    'workers': min(8, os.cpu_count() or 1),
-  }
+def _check_sizes(other: Peer) -> None:
+  """Raises UsageError where it trains more or fewer parameters than ours."""
+  ours, about = other.ours, other.about
+  for what, theirs, own in (
+    ('of networks', about['params'], ours.student_params),
+    ('beside them', about['extra_params'], ours.extra_params),
+  ):
+    if theirs != own:
+      raise errors.UsageError(
+        f'{other.label} trains {theirs} parameters {what} and {ours.label} '
+        f'{own}: they are not the same'
+      )
 
 
 def _script() -> epath.Path:

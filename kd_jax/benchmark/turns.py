@@ -80,20 +80,21 @@ def row(
   }
 
 
-def peer_row(peer: Any, times: Times, first: case.Case) -> dict[str, Any]:
-  """The figures of a PyTorch peer."""
-  speed = _speed(peer.label, first.batch_size, times, id(peer), first)
+def peer_row(peer: Any, times: Times) -> dict[str, Any]:
+  """The figures of a PyTorch peer, beside the configuration it pairs with."""
+  ours = peer.ours
+  speed = _speed(peer.label, ours.batch_size, times, id(peer), ours)
   return {**speed, **peer.about, 'memory_by': "PyTorch's peak"}
 
 
 def _speed(
-  label: str, images: int, times: Times, key: int, first: case.Case
+  label: str, images: int, times: Times, key: int, other: case.Case
 ) -> dict[str, Any]:
-  """Images a second, and the time of an image against the first's."""
+  """Images a second, and the time of an image against another's."""
   took = times[key]
   each = np.array([turn.ms for turn in took]) / images
-  other = np.array([turn.ms for turn in times[id(first)]]) / first.batch_size
-  ratio = spread(each / other)
+  theirs = np.array([turn.ms for turn in times[id(other)]]) / other.batch_size
+  ratio = spread(each / theirs)
   return {
     'config': label,
     'batch_size': images,
@@ -101,6 +102,7 @@ def _speed(
     'all_ms': [turn.ms for turn in took],
     'images_per_s': rate(images, took),
     'ratio': ratio['median'],
+    'ratio_to': other.label,
     'least': ratio['least'],
     'most': ratio['most'],
   }
@@ -108,9 +110,14 @@ def _speed(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """How fast each is."""
+  first = rows[0]['config']
+  paired = any(each['ratio_to'] != first for each in rows)
+  against = (
+    f"time to {first}; PyTorch's to its own" if paired else f'time to {first}'
+  )
   head = (
     'configuration', 'images/s', 'spread', 'ms a step',
-    f'time to {rows[0]["config"]}', 'spread', 'FLOP/s', 'of peak', 'host wait',
+    against, 'spread', 'FLOP/s', 'of peak', 'host wait',
   )  # fmt: skip
   body = []
   for each in rows:
@@ -155,7 +162,7 @@ def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
         f'{each["compile_s"]:.1f} s',
         f'{memory / 1e6:.4g} MB' if memory else '',
         report.short(each['flops']) if ours else '',
-        report.short(each['extra_params']) if ours else '',
+        report.short(each['extra_params']),
         report.short(each['kept_params']) if ours else '',
         f'{each["collective_bytes"] / 1e6:.3g} MB' if ours else '',
       )

@@ -1,0 +1,641 @@
+"""The methods that benchmarks/torch_peer.py trains, as PyTorch modules.
+
+A method owns its adapters and computes, of the taps of all networks and of a
+batch, the weighted sum of its terms; the modules are called as those of
+`kd_jax.methods`, so that parameters correspond by name. A term of weight 0 is
+not computed. Losses are float32, also under autocast.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+import torch.nn.functional as F
+from torch_networks import ResNet, Taps
+
+# 'label' [N] i64; for CRD 'index' [N] i64, the image's position in the split,
+# and perhaps 'contrast_index' [N,K+1] i64, that position and those of others.
+Batch = Mapping[str, torch.Tensor]
+
+
+def kl(
+  student: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
+  """T^2 * KL(teacher || student) of softened logits, mean over the batch."""
+  target = F.log_softmax(teacher.detach().float() / temperature, 1)
+  found = F.log_softmax(student.float() / temperature, 1)
+  return temperature**2 * F.kl_div(
+    found, target, reduction='batchmean', log_target=True
+  )
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+  """Mean cross-entropy of logits [N,K]."""
+  return F.cross_entropy(logits.float(), labels)
+
+
+def mse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+  """Mean squared difference over every element."""
+  return F.mse_loss(a.float(), b.float())
+
+
+def aligned(
+  a: torch.Tensor, b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+  """Two maps at one size: the larger is averaged to the smaller."""
+  if a.shape[2:] == b.shape[2:]:
+    return a, b
+  size = [min(sides) for sides in zip(a.shape[2:], b.shape[2:], strict=True)]
+  return F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
+
+
+def attention(x: torch.Tensor) -> torch.Tensor:
+  """The mean of squares over the channels of a map: [N,H*W] f32."""
+  return x.float().square().mean(1).flatten(1)
+
+
+def attention_transfer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+  """MSE of two maps' attention at length 1."""
+  return F.mse_loss(F.normalize(attention(a)), F.normalize(attention(b)))
+
+
+class Method(nn.Module):
+  """What methods share: `forward(feats, batch)` is the weighted loss [] f32.
+
+  Attributes:
+    weights: of each term.
+    temperature: of logits.
+  """
+
+  def __init__(self, weights: Mapping[str, float], temperature: float):
+    super().__init__()
+    self.weights, self.temperature = dict(weights), temperature
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """The weighted sum of all terms; `feats` by the networks' names."""
+    raise NotImplementedError
+
+  def after(self) -> None:
+    """What follows the backward pass."""
+
+  def total(self, **terms: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The weighted sum; what weighs 0 is not called."""
+    found = [w * terms[name]() for name, w in self.weights.items() if w]
+    return functools.reduce(torch.add, found)
+
+  def standard(
+    self,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    batch: Batch,
+    **own: Callable[[], torch.Tensor],
+  ) -> torch.Tensor:
+    """The weighted sum of 'ce', 'kd' and the method's own terms."""
+    return self.total(
+      ce=lambda: cross_entropy(student, batch['label']),
+      kd=lambda: kl(student, teacher, self.temperature),
+      **own,
+    )
+
+
+class KD(Method):
+  """Cross-entropy and the KL divergence of softened logits."""
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """See `Method`."""
+    student, teacher = feats['student'], feats['teacher']
+    return self.standard(student['logits'], teacher['logits'], batch)
+
+
+class FPD(Method):
+  """Both networks' maps through one pyramid (the method's version A)."""
+
+  def __init__(
+    self,
+    networks: Mapping[str, ResNet],
+    taps: Sequence[str],
+    width: int,
+    se_reduction: int,
+    **common: Any,
+  ):
+    super().__init__(**common)
+    self.taps = tuple(taps)
+    channels = {
+      name: [network.channels[tap] for tap in self.taps]
+      for name, network in networks.items()
+    }
+
+    def laterals(inputs: Sequence[int]) -> nn.ModuleDict:
+      convolutions = [nn.Conv2d(c, width, 1) for c in inputs]
+      return nn.ModuleDict(
+        {f'lateral{k}': conv for k, conv in enumerate(convolutions)}
+      )
+
+    self.laterals = laterals(channels['student'])
+    if channels['teacher'] != channels['student']:
+      self.teacher_laterals = laterals(channels['teacher'])
+    self.smooth = nn.Conv2d(width, width, 3, padding=1)
+    inner = width // se_reduction
+    self.gate = nn.ModuleDict(
+      {
+        'fc1': nn.Linear(width, inner, bias=False),
+        'fc2': nn.Linear(inner, width, bias=False),
+      }
+    )
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """See `Method`."""
+    student, teacher = feats['student'], feats['teacher']
+
+    def pyramids() -> torch.Tensor:
+      met = [aligned(student[tap], teacher[tap]) for tap in self.taps]
+      ours = self._pyramid(self.laterals, [s for s, _ in met])
+      other = getattr(self, 'teacher_laterals', self.laterals)
+      theirs = self._pyramid(other, [t for _, t in met])
+      parts = [
+        _softmax_weighted([mse(s, t) for s, t in zip(a, b, strict=True)])
+        for a, b in zip(ours, theirs, strict=True)
+      ]
+      return _softmax_weighted(parts)
+
+    return self.standard(
+      student['logits'], teacher['logits'], batch, fpd=pyramids
+    )
+
+  def _pyramid(
+    self, laterals: Any, maps: Sequence[torch.Tensor]
+  ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Smoothed and gated levels, the smallest first."""
+    smooth: list[torch.Tensor] = []
+    gated: list[torch.Tensor] = []
+    level = None
+    for k in reversed(range(len(maps))):
+      lateral = laterals[f'lateral{k}'](maps[k])
+      if level is not None:
+        size = lateral.shape[2:]
+        if level.shape[2:] != size:
+          level = F.interpolate(level, size, mode='bilinear')
+        lateral = lateral + level
+      level = lateral
+      smooth.append(self.smooth(level))
+      squeezed = F.relu(self.gate['fc1'](smooth[-1].mean((2, 3))))
+      gate = torch.sigmoid(self.gate['fc2'](squeezed))
+      gated.append(smooth[-1] * gate[:, :, None, None])
+    return smooth, gated
+
+
+def _softmax_weighted(values: Sequence[torch.Tensor]) -> torch.Tensor:
+  """Scalars weighted by their own softmax, a constant."""
+  stacked = torch.stack(list(values))
+  return (stacked.detach().softmax(0) * stacked).sum()
+
+
+class OFD(Method):
+  """Maps before the ReLU, by a partial L2 distance to the margin ReLU's."""
+
+  def __init__(
+    self, networks: Mapping[str, Any], stages: Sequence[int], **common: Any
+  ):
+    super().__init__(**common)
+    self.stages = tuple(stages)
+    student, teacher = networks['student'], networks['teacher']
+    for i in self.stages:
+      tap = f'stage{i}_pre'
+      inputs, width = student.channels[tap], teacher.channels[tap]
+      connector = {
+        'conv': nn.Conv2d(inputs, width, 1, bias=False),
+        'bn': nn.BatchNorm2d(width),
+      }
+      nn.init.kaiming_normal_(connector['conv'].weight, mode='fan_out')
+      self.add_module(f'connector{i}', nn.ModuleDict(connector))
+      # The teacher is frozen, and so is where its ReLU's margin lies.
+      self.register_buffer(f'margin{i}', _margin(teacher.last_bn(i)))
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """See `Method`."""
+    student, teacher = feats['student'], feats['teacher']
+
+    def distances() -> torch.Tensor:
+      found = []
+      for place, i in enumerate(self.stages):
+        tap, connector = f'stage{i}_pre', getattr(self, f'connector{i}')
+        s, t = aligned(student[tap], teacher[tap])
+        s = connector['bn'](connector['conv'](s))
+        distance = _partial_l2(s, t, getattr(self, f'margin{i}'))
+        found.append(distance / 2 ** (len(self.stages) - 1 - place))
+      return functools.reduce(torch.add, found)
+
+    return self.standard(
+      student['logits'], teacher['logits'], batch, ofd=distances
+    )
+
+
+def _margin(bn: nn.BatchNorm2d) -> torch.Tensor:
+  """The mean of the negative part of N(beta, gamma^2): [1,C,1,1]."""
+  gamma, beta = bn.weight.detach().abs(), bn.bias.detach()
+  dead = gamma == 0
+  safe = torch.where(dead, 1.0, gamma)
+  ratio = beta / safe
+  negative = torch.special.ndtr(-ratio)
+  density = torch.exp(-ratio.square() / 2) / (2 * np.pi) ** 0.5
+  some = negative > 0.001
+  mean = beta - safe * density / torch.where(some, negative, 1.0)
+  found = torch.where(some, mean, -3 * gamma)
+  found = torch.where(dead, beta.clamp(max=0), found)
+  return found[None, :, None, None]
+
+
+def _partial_l2(
+  s: torch.Tensor, t: torch.Tensor, margin: torch.Tensor
+) -> torch.Tensor:
+  """Squared differences, but where both are negative and s the lower."""
+  s, target = s.float(), torch.maximum(t.float(), margin)
+  counts = (s > target) | (target > 0)
+  return ((s - target).square() * counts).sum() / len(s)
+
+
+class Separable(nn.Module):
+  """Depthwise 3x3 and 1x1 convolution, each with BatchNorm and ReLU."""
+
+  def __init__(self, channels: int, width: int):
+    super().__init__()
+    self.conv1 = nn.Conv2d(
+      channels, channels, 3, padding=1, groups=channels, bias=False
+    )
+    self.bn1 = nn.BatchNorm2d(channels)
+    self.conv2 = nn.Conv2d(channels, width, 1, bias=False)
+    self.bn2 = nn.BatchNorm2d(width)
+    for conv in (self.conv1, self.conv2):
+      fan_out = conv.kernel_size[0] ** 2 * conv.out_channels
+      nn.init.normal_(conv.weight, std=(2 / fan_out) ** 0.5)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Maps [N,C,H,W] to [N,width,H,W]."""
+    x = F.relu(self.bn1(self.conv1(x)))
+    return F.relu(self.bn2(self.conv2(x)))
+
+
+class Decoder(nn.Module):
+  """Doubles a map's sides, block by block."""
+
+  def __init__(self, channels: int, widths: Sequence[int]):
+    super().__init__()
+    self.blocks = len(widths)
+    for i, width in enumerate(widths):
+      conv = nn.ConvTranspose2d(
+        channels, width, 3, 2, 1, output_padding=1, bias=False
+      )
+      self.add_module(f'conv{i}', conv)
+      self.add_module(f'bn{i}', nn.BatchNorm2d(width))
+      channels = width
+
+  def forward(self, x: torch.Tensor, train: bool) -> list[torch.Tensor]:
+    """One map for each block; running statistics where not `train`."""
+    found = []
+    for i in range(self.blocks):
+      bn = getattr(self, f'bn{i}')
+      x = F.batch_norm(
+        getattr(self, f'conv{i}')(x),
+        bn.running_mean,
+        bn.running_var,
+        bn.weight,
+        bn.bias,
+        training=train,
+        momentum=bn.momentum,
+        eps=bn.eps,
+      )
+      x = F.relu(x)
+      found.append(x)
+    return found
+
+
+class FFSD(Method):
+  """Common students and a leader that learn together, without a teacher."""
+
+  def __init__(
+    self,
+    networks: Mapping[str, ResNet],
+    taps: Sequence[str],
+    common_students: int,
+    classes: int,
+    **common: Any,
+  ):
+    super().__init__(**common)
+    self.taps = tuple(taps)
+    self.common = [f'student_{i}' for i in range(common_students)]
+    widths = [networks['leader'].channels[tap] for tap in self.taps]
+    joined = widths[-1] * common_students
+    self.fusion = nn.ModuleDict(
+      {
+        'fuse': Separable(joined, widths[-1]),
+        'fc': nn.Linear(widths[-1], classes),
+      }
+    )
+    self.leader_trans = Separable(widths[-1], joined)
+    self.decoders = ['leader', *self.common[1:]]
+    for name in self.decoders:
+      decoder = Decoder(widths[-1], widths[-2::-1])
+      self.add_module(f'decoder_{name}', decoder)
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """See `Method`."""
+    label, heat, leader = batch['label'], self.temperature, feats['leader']
+    maps = {n: [f[tap] for tap in self.taps] for n, f in feats.items()}
+    logits = [feats[name]['logits'] for name in self.common]
+    joined = torch.cat([maps[n][-1] for n in self.common], 1).detach()
+    fused = self.fusion['fuse'](joined)
+    fused_logits = self.fusion['fc'](fused.mean((2, 3)))
+    mean = torch.stack([z.float() for z in logits]).mean(0)
+    before = dict(zip(self.common[1:], self.common, strict=False))
+    shifts = {n: _shifted(maps[b][-1].detach()) for n, b in before.items()}
+    # They judge with running statistics before training moves these.
+    with torch.no_grad():
+      targets = {n: self._decoder(n)(s[1], False) for n, s in shifts.items()}
+      targets['leader'] = self._decoder('leader')(fused.detach(), False)
+    return self.total(
+      ce=lambda: _sum(
+        cross_entropy(z, label) for z in (*logits, leader['logits'])
+      ),
+      mutual=lambda: (
+        _sum(kl(a, b, heat) for a in logits for b in logits if a is not b)
+        / (len(logits) - 1)
+      ),
+      diversity=lambda: _sum(
+        F.mse_loss(F.normalize(attention(maps[n][-1])), shifted)
+        for n, (shifted, _) in shifts.items()
+      ),
+      common_sd=lambda: _sum(
+        _attend(maps[n], targets[n]) for n in self.common[1:]
+      ),
+      fusion_ce=lambda: cross_entropy(fused_logits, label),
+      fusion_kd=lambda: kl(fused_logits, mean, heat),
+      leader_kd=lambda: kl(leader['logits'], fused_logits, heat),
+      fusion=lambda: attention_transfer(maps['leader'][-1], fused.detach()),
+      trans_fusion=lambda: attention_transfer(
+        self.leader_trans(maps['leader'][-1]), joined
+      ),
+      leader_sd=lambda: _attend(maps['leader'], targets['leader']),
+      decoder=lambda: _sum(self._decoding(n, maps[n]) for n in self.decoders),
+    )
+
+  def _decoder(self, name: str) -> Decoder:
+    return getattr(self, f'decoder_{name}')
+
+  def _decoding(self, name: str, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """How far the decoder of a network is from its shallow maps."""
+    found = self._decoder(name)(maps[-1].detach(), True)
+    wanted = [x.detach() for x in maps[-2::-1]]
+    return _sum(
+      F.mse_loss(
+        F.normalize(a.float().flatten(1)), F.normalize(b.float().flatten(1))
+      )
+      + attention_transfer(a, b)
+      for a, b in zip(found, wanted, strict=True)
+    )
+
+
+def _shifted(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+  """A map's shifted attention [N,H*W], and the map that has it."""
+  q = attention(x)
+  length, unit = q.norm(dim=1, keepdim=True), F.normalize(q)
+  threshold = unit.kthvalue(unit.shape[1] // 3, 1, keepdim=True).values
+  half = length / 2
+  shifted = (half - unit) * torch.sign(unit - threshold) + half
+  offset = (shifted - unit) * length / x.shape[1]
+  return shifted, x + offset.view(len(x), 1, *x.shape[2:])
+
+
+def _attend(
+  maps: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
+) -> torch.Tensor:
+  """Shallow maps' attention against a decoder's."""
+  both = zip(maps[-2::-1], targets, strict=True)
+  return _sum(attention_transfer(x, target) for x, target in both)
+
+
+def _sum(values: Any) -> torch.Tensor:
+  return functools.reduce(torch.add, values)
+
+
+class Projector(nn.Module):
+  """A bottleneck of three convolutions, each with BatchNorm and ReLU."""
+
+  def __init__(self, channels: int, width: int, factor: int):
+    super().__init__()
+    inner = width // factor
+    self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
+    self.bn1 = nn.BatchNorm2d(inner)
+    self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+    self.bn2 = nn.BatchNorm2d(inner)
+    self.conv3 = nn.Conv2d(inner, width, 1, bias=False)
+    self.bn3 = nn.BatchNorm2d(width)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Maps [N,C,H,W] to [N,width,H,W]."""
+    x = F.relu(self.bn1(self.conv1(x)))
+    x = F.relu(self.bn2(self.conv2(x)))
+    return F.relu(self.bn3(self.conv3(x)))
+
+
+class PICS(Method):
+  """Projectors' mean before the teacher's classifier."""
+
+  def __init__(
+    self,
+    networks: Mapping[str, Any],
+    taps: Sequence[str],
+    projectors: int,
+    factor: int,
+    **common: Any,
+  ):
+    super().__init__(**common)
+    (self.tap,) = taps
+    student, teacher = networks['student'], networks['teacher']
+    inputs, width = student.channels[self.tap], teacher.channels[self.tap]
+    self.reused = nn.ModuleDict(
+      {
+        f'projector{i}': Projector(inputs, width, factor)
+        for i in range(projectors)
+      }
+    )
+    self.register_buffer('weight', teacher.fc.weight.detach())
+    self.register_buffer('bias', teacher.fc.bias.detach())
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """See `Method`."""
+    student, teacher = feats['student'], feats['teacher']
+    x, target = aligned(student[self.tap], teacher[self.tap])
+    each = [projector(x) for projector in self.reused.values()]
+    projected = functools.reduce(torch.add, each).float() / len(each)
+    logits = F.linear(projected.mean((2, 3)), self.weight, self.bias)
+    return self.standard(
+      logits, teacher['logits'], batch, pics=lambda: mse(projected, target)
+    )
+
+
+class CRD(Method):
+  """Embeddings against two memories of all training images.
+
+  The memories lie on the device and their rows are written in place, after
+  the backward pass, which reads them.
+  """
+
+  def __init__(
+    self,
+    networks: Mapping[str, ResNet],
+    labels: np.ndarray,
+    width: int,
+    negatives: int,
+    contrast_temperature: float,
+    momentum: float,
+    **common: Any,
+  ):
+    super().__init__(**common)
+    self.tau, self.momentum = contrast_temperature, momentum
+    self.negatives = negatives
+    self.seen: tuple[torch.Tensor, ...] = ()
+    bound = (3 / width) ** 0.5
+    for name in ('student', 'teacher'):
+      linear = nn.Linear(networks[name].channels['pooled'], width)
+      self.add_module(f'{name}_embedding', linear)
+      bank = torch.empty(len(labels), width).uniform_(-bound, bound)
+      self.register_buffer(name, bank)
+      self.register_buffer(f'{name}_z', torch.zeros(()))
+    others = Others(labels)
+    self.least, self.most = others.least, others.most
+    for name in ('order', 'behind', 'below'):
+      values = torch.from_numpy(getattr(others, name).astype(np.int64))
+      self.register_buffer(name, values)
+
+  def drawn(self, labels: torch.Tensor) -> torch.Tensor:
+    """Positions [N,K] of different images of other classes than `labels`.
+
+    As many neighbouring places, from a random one on, of one permutation that
+    a step's images share: each image's are a draw without replacement. What
+    is out of range, where classes differ in size, goes through again.
+    """
+    below = self.below[labels][:, None]
+    start = torch.rand(below.shape, device=below.device) * below
+    places = torch.arange(self.negatives, device=below.device)
+    places = (start.long().clamp(max=below - 1) + places) % below
+    permutation = torch.randperm(self.most, device=below.device)
+    places = permutation[places]
+    for _ in range(self.most - self.least):
+      places = torch.where(places < below, places, permutation[places])
+    behind = self.behind[labels][:, None]
+    return self.order[(behind + places) % len(self.order)]
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """See `Method`."""
+    student, teacher = feats['student'], feats['teacher']
+    return self.standard(
+      student['logits'],
+      teacher['logits'],
+      batch,
+      crd=lambda: self._contrast(student['pooled'], teacher['pooled'], batch),
+    )
+
+  def _contrast(
+    self, student: torch.Tensor, teacher: torch.Tensor, batch: Batch
+  ) -> torch.Tensor:
+    own = batch['index']
+    index = batch.get('contrast_index')
+    if index is None:
+      index = torch.cat([own[:, None], self.drawn(batch['label'])], 1)
+    s = F.normalize(self.student_embedding(student).float())
+    t = F.normalize(self.teacher_embedding(teacher).float())
+    ours, student_z = self._scores(s, self.teacher, index, self.student_z)
+    theirs, teacher_z = self._scores(t, self.student, index, self.teacher_z)
+    self.seen = (own, s.detach(), t.detach(), student_z, teacher_z)
+    return _told_apart(ours, len(self.order)) + _told_apart(
+      theirs, len(self.order)
+    )
+
+  def _scores(
+    self,
+    embedding: torch.Tensor,
+    bank: torch.Tensor,
+    index: torch.Tensor,
+    fixed: torch.Tensor,
+  ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [N,K+1], and the normaliser that the first step fixes."""
+    # All products and a gather move less than K+1 rows for each image.
+    with torch.autocast(embedding.device.type, enabled=False):
+      products = embedding @ bank.T
+    similar = torch.exp(products.gather(1, index) / self.tau)
+    z = torch.where(fixed > 0, fixed, similar.detach().mean() * len(bank))
+    return similar / z, z
+
+  @torch.no_grad()
+  def after(self) -> None:
+    """Moves the rows of the step's images."""
+    if not self.seen:
+      return
+    own, s, t, student_z, teacher_z = self.seen
+    for bank, embedding in ((self.student, s), (self.teacher, t)):
+      moved = self.momentum * bank[own] + (1 - self.momentum) * embedding
+      bank.index_copy_(0, own, F.normalize(moved))
+    self.student_z.copy_(student_z)
+    self.teacher_z.copy_(teacher_z)
+    self.seen = ()
+
+
+class Others:
+  """Where the images of all other classes lie: one stretch, behind the own.
+
+  Attributes:
+    order: [M], the images sorted by class.
+    behind: [K], where in it the class ends.
+    below: [K], how many images are of other classes.
+    least: of `below`.
+    most: of `below`.
+  """
+
+  def __init__(self, labels: np.ndarray):
+    """Sorts labels [M] of the training images."""
+    sizes = np.bincount(labels)
+    self.order = np.argsort(labels, kind='stable')
+    self.behind = np.cumsum(sizes)
+    self.below = len(labels) - sizes
+    self.least = int(self.below[sizes > 0].min())
+    self.most = int(self.below.max())
+
+
+def _told_apart(
+  scores: torch.Tensor, images: int, epsilon: float = 1e-7
+) -> torch.Tensor:
+  """How badly scores tell the first from the K others, mean over the batch."""
+  noise = (scores.shape[1] - 1) / images
+  own, drawn = scores[:, 0], scores[:, 1:]
+  hit = torch.log(own / (own + noise + epsilon))
+  passed = torch.log(noise / (drawn + noise + epsilon))
+  return -(hit + passed.sum(1)).mean()
+
+
+def make(
+  given: Mapping[str, Any], networks: Mapping[str, ResNet], labels: np.ndarray
+) -> Method:
+  """The method of a peer's arguments.
+
+  Args:
+    given: 'method' (its name), 'method_args', 'weights', 'classes'.
+    networks: all, by name; the teacher has its weights.
+    labels: [M] of the training images.
+  """
+  args = {'weights': given['weights'], **given['method_args']}
+  name = given['method']
+  if name == 'kd':
+    return KD(**args)
+  if name == 'ffsd':
+    return FFSD(networks, classes=given['classes'], **args)
+  if name == 'crd':
+    return CRD(networks, labels, **args)
+  plain: dict[str, Callable[..., Method]] = {
+    'fpd': FPD,
+    'ofd': OFD,
+    'pics': PICS,
+  }
+  return plain[name](networks, **args)
