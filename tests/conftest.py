@@ -16,6 +16,16 @@ jax.config.update('jax_disable_most_optimizations', True)
 
 import pytest  # noqa: E402
 
+# Minutes long: first, so that no process is left alone with one at the end.
+LONGEST = ('processes_test', 'contract_test', 'end_to_end_test', 'drill_test')
+
+
+def pytest_collection_modifyitems(items):
+  """Files of tests in the order in which processes take them."""
+  items.sort(
+    key=lambda item: item.module.__name__.split('.')[-1] not in LONGEST
+  )
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
