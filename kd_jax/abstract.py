@@ -33,7 +33,7 @@ class Deployed(NamedTuple):
 
 
 def example(image_size: int, batch_size: int) -> dict[str, Any]:
-  """A `Batch` of shapes in place of arrays."""
+  """A training `Batch` of shapes in place of arrays."""
   image = (batch_size, image_size, image_size, 3)
   return {
     'image': jax.ShapeDtypeStruct(image, jnp.float32),
@@ -55,6 +55,7 @@ def shapes(
   image_size: int,
   batch_size: int,
   rules: Sequence[str] = (),
+  cached: bool = False,
 ) -> NetFeatures:
   """Shapes of all features.
 
@@ -65,6 +66,7 @@ def shapes(
     image_size: pixels.
     batch_size: images.
     rules: regular expressions, each to be found in some parameter's path.
+    cached: whether the training step gets the teachers' logits.
 
   Raises:
     UsageError: from the method, for a tap that is not there or does not fit;
@@ -76,7 +78,8 @@ def shapes(
     seed = jnp.zeros((), jnp.int32)
     state = step.init(exp, seed, frozen, batch)
     _check_rules(rules, state.params)
-    step.train_step(exp, seed, state, frozen, batch)
+    known = step.known_logits(exp, frozen, batch) if cached else {}
+    step.train_step(exp, seed, state, frozen, {**batch, **known})
     networks = (state.params, state.model_state, frozen, batch)
     step.predict_step(exp, *networks)
     return step.features_of(exp, *networks)

@@ -100,6 +100,12 @@ def build(config: ConfigDict) -> Parts:
     check(config, *known)
   opened = open_source(config)
   info = opened.info
+  if config.teacher.cache_logits and not resident(config, info, 'train'):
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: the training images would be streamed '
+      '(config.data.device_mb), and the logits are kept beside images on the '
+      'device'
+    )
   steps_per_epoch = info.num_train // config.batch_size
   if not steps_per_epoch:
     raise errors.UsageError(
@@ -121,7 +127,10 @@ def build(config: ConfigDict) -> Parts:
   phases = phases_of(config, facts, steps_per_epoch)
   size = info.image_size
   features = [
-    abstract.shapes(p.exp, size, config.batch_size, p.rules) for p in phases
+    abstract.shapes(
+      p.exp, size, config.batch_size, p.rules, config.teacher.cache_logits
+    )
+    for p in phases
   ]
   return Parts(
     source=opened,
@@ -142,7 +151,23 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   labels = np.arange(classes, dtype=np.int32)  # those of the data come later
   facts = {'num_classes': classes, 'train_labels': labels}
   for phase in phases_of(config, facts, 1):
-    abstract.shapes(phase.exp, image_size, config.batch_size, phase.rules)
+    abstract.shapes(
+      phase.exp,
+      image_size,
+      config.batch_size,
+      phase.rules,
+      config.teacher.cache_logits,
+    )
+
+
+def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
+  """Whether a split's images may live on the device."""
+  images = {
+    'train': info.num_train,
+    'val': info.num_val,
+    'test': info.num_test,
+  }[split]
+  return images * info.image_size**2 * 3 <= config.data.device_mb * 1e6
 
 
 def open_source(config: ConfigDict) -> source.Source:
@@ -286,6 +311,13 @@ def _check_values(config: ConfigDict) -> None:
     raise errors.UsageError(
       "config.teacher.expected_on='val': no images are held out; set "
       "config.data.val_fraction, or give 'test' or 'train'"
+    )
+  crops = given.crop_padding or given.augment != 'crop_flip'
+  if config.teacher.cache_logits and (crops or not config.teacher.name):
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: it is for a teacher (config.teacher.'
+      f'name={config.teacher.name!r}) that sees the same images again: set '
+      "config.data.augment='crop_flip' and config.data.crop_padding=0"
     )
   if not 0 <= config.seed < 2**31:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')

@@ -99,6 +99,9 @@ def default() -> ConfigDict:
   config.teacher.sha256 = ''
   config.teacher.mean = ()  # of pixels in 0..1, that it was trained with; () is
   config.teacher.std = ()  # the data set's, as for the student
+  # Computes its logits of the training images once, before the first step: for
+  # methods that read no more of it, on images that are not cropped at random.
+  config.teacher.cache_logits = False
   # What its training changes of these defaults; any other key may be added.
   config.teacher.recipe = ConfigDict(
     {'seed': 0, 'epochs': 240, 'batch_size': 64}

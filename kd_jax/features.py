@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from kd_jax import errors
 
 # 'image' [N,H,W,3] f32, 'label' [N] i32 or [N,K] f32, 'index' [N] i32 (the
-# image's position in its split), 'mask' [N] f32 (0 marks padding).
+# image's position in its split), 'mask' [N] f32 (0 marks padding), and
+# `known(teacher)` [N,K] f32 where a teacher's logits were computed beforehand.
 Batch = dict[str, jax.Array]
 # Unweighted losses [] f32, by name.
 Terms = dict[str, jax.Array]
@@ -42,6 +43,11 @@ class Features(dict[str, Any]):
     """The inverse of `tree_flatten_with_keys`."""
     network, names = static
     return cls(network, dict(zip(names, children, strict=True)))
+
+
+def known(teacher: str) -> str:
+  """The key of a teacher's logits in a batch."""
+  return f'logits/{teacher}'
 
 
 # By network name: 'student', 'teacher', 'leader', 'student_0', ...

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import optim
-from kd_jax.features import Batch, Features, NetFeatures, Terms
+from kd_jax.features import Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
 
 Variables = Mapping[str, Any]
@@ -384,9 +384,15 @@ def all_finite(tree: Any) -> jax.Array:
 def teacher_features(
   exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
 ) -> NetFeatures:
-  """The frozen networks' features, which nothing differentiates."""
+  """The frozen networks' features, which nothing differentiates.
+
+  Of one whose logits the batch has, they are all there is.
+  """
   feats = {}
   for name, network in exp.teachers.items():
+    if known(name) in batch:
+      feats[name] = Features(name, {'logits': batch[known(name)]})
+      continue
     feats[name], _ = run(
       name,
       network,
@@ -395,6 +401,14 @@ def teacher_features(
       train=False,
     )
   return jax.lax.stop_gradient(feats)
+
+
+def known_logits(
+  exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
+) -> Batch:
+  """The teachers' logits, [N,K] f32 each, as a batch has them."""
+  feats = teacher_features(exp, frozen, batch)
+  return {known(name): each['logits'] for name, each in feats.items()}
 
 
 def _moved(exp: Experiment, old: Any, new: Any) -> Any:

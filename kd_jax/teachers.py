@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import pathlib
 import re
 from typing import Any
@@ -10,6 +11,7 @@ from urllib import parse
 from etils import epath
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -25,10 +27,11 @@ from kd_jax import (
   processes,
   runs,
   sharding,
+  step,
   trained,
 )
 from kd_jax import config as config_lib
-from kd_jax.data import dataset, source
+from kd_jax.data import dataset, resident, source
 from kd_jax.models import weights
 
 # What ends the name of a file of PyTorch weights.
@@ -250,6 +253,42 @@ def measure(
     {},
   )
   return found['student']
+
+
+def logits(
+  config: ConfigDict,
+  parts: build.Parts,
+  frozen: dict[str, Any],
+  train: resident.Training,
+) -> dict[str, jax.Array]:
+  """What the teachers say of every training image, by the batch's key.
+
+  Each [M,V,K] f32 on the mesh, of the V `views` of an image. The same as in a
+  training step, to the rounding of another batch size.
+  """
+  whole = sharding.replicated(parts.mesh)
+
+  @functools.partial(
+    jax.jit,
+    in_shardings=(whole, whole, sharding.batched(parts.mesh)),
+    out_shardings=whole,
+  )
+  def of_batch(frozen, arrays, feed):
+    batch = train.eval_batch(arrays, feed)
+    each = [
+      step.known_logits(parts.exp, frozen, {**batch, 'image': image})
+      for image in train.views(batch['image'])
+    ]
+    return jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *each)
+
+  found = [
+    jax.device_get(
+      of_batch(frozen, train.arrays, sharding.join(feed, parts.mesh))
+    )
+    for feed in train.eval_feeds(config.eval_batch_size)
+  ]
+  every = jax.tree.map(lambda *xs: np.concatenate(xs)[: train.size], *found)
+  return sharding.put(every, whole)
 
 
 def _check(config: ConfigDict, facts: dict[str, Any]) -> None:

@@ -94,6 +94,9 @@ def _train(
     taught = runs.now() - asked
     reporter.line(report.opening(config, parts, folder))
     data = processes.together(lambda: _training(config, parts, reporter.line))
+    if config.teacher.cache_logits:
+      assert isinstance(data, resident.Training)  # `build.build` sees to it
+      data.arrays |= teachers.logits(config, parts, frozen, data)
     with watchdog.Watchdog(config.watchdog_seconds) as dog:
       run = loop.Loop(
         config,
@@ -116,12 +119,6 @@ def _train(
       return _finish(config, parts, folder, run, teacher)
 
 
-def _fits(config: ConfigDict, parts: build.Parts, images: int) -> bool:
-  """Whether a split's images may live on the device."""
-  size = images * parts.source.info.image_size**2 * 3
-  return size <= config.data.device_mb * 1e6
-
-
 def _tests(
   config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
 ) -> dict[str, dataset.EvalSet]:
@@ -140,8 +137,7 @@ def _split(
 ) -> dataset.EvalSet:
   """A split to evaluate: on the device where it fits, else streamed."""
   info = parts.source.info
-  counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
-  if _fits(config, parts, counts[name]):
+  if build.resident(config, info, name):
     return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
   return stream.Streamed(
     parts.source.split(name), info, parts.mesh, workers=config.data.workers
@@ -161,7 +157,7 @@ def _training(
     'seed': config.seed,
     'crop_flip': crop_flip,
   }
-  if not crop and _fits(config, parts, info.num_train):
+  if not crop and build.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
   return stream.Streamed(

@@ -43,6 +43,25 @@ def test_it_times_configurations_side_by_side(tmp_path, capsys):
   assert found['versions']['jax']
 
 
+def test_cached_logits_spare_the_teachers_forward_pass(tmp_path):
+  file = tmp_path / 'cached.py'
+  file.write_text(
+    'from kd_jax import config\n'
+    'def get_config(_=None):\n'
+    "  made = config.pair('resnet8', 'resnet8')\n"
+    "  made.method, made.weights = 'kd', {'ce': 1.0, 'kd': 1.0}\n"
+    '  made.data.crop_padding = 0\n'
+    '  made.teacher.cache_logits = True\n'
+    '  return made\n'
+  )
+  kd, cached = figures(tmp_path, 'kd', str(file), '--images=40', '--repeats=1')[
+    'rows'
+  ]
+  # Of the same network: one forward pass of four, a gradient being two.
+  spared = kd['flops'] - cached['flops']
+  assert spared == pytest.approx(kd['flops'] / 4, rel=0.1)
+
+
 def test_memory_grows_with_the_images_that_lie_on_the_device(tmp_path):
   rows = figures(
     tmp_path, 'ce', '--images=40,400', '--steps_per_dispatch=2', '--repeats=1'

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import json
 import threading
 
 import jax
@@ -214,6 +215,50 @@ def test_a_wrong_url_is_one_line_and_leaves_nothing(
   assert '\n' not in str(raised.value)
   assert not (tmp_path / 'run').exists()
   assert not list(tmp_path.glob('cache/downloads/*'))
+
+
+def cached(flip, cache):
+  """KD of some steps on images that are not cropped."""
+  made = config(finished.places() / 'kd')
+  made.data.train_size, made.data.flip, made.data.crop_padding = 50, flip, 0
+  made.eval_batch_size, made.baseline = 40, 'off'  # the last one is not full
+  made.teacher.cache_logits = cache
+  return made
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_cached_logits_teach_as_the_teacher_does(tmp_path, flip):
+  records = []
+  for cache in (False, True):
+    folder = runs.Folder(tmp_path / str(cache))
+    trainer.train(cached(flip, cache), folder)
+    lines = (folder.path / 'metrics.jsonl').read_text().splitlines()
+    records.append({k: v for x in lines for k, v in json.loads(x).items()})
+  run, again = records
+  terms = [
+    name for name in run if name.startswith('train/') or name == 'test/loss'
+  ]
+  assert 'train/loss/kd' in terms
+  for name in terms:
+    assert again[name] == pytest.approx(run[name], rel=1e-3), name
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'data.crop_padding': 2}, r'config\.data\.crop_padding=0'),
+    ({'data.device_mb': 0}, 'would be streamed'),
+    ({'method': 'at', 'weights.at': 1.0}, "network 'teacher'.*logits"),
+  ],
+)
+def test_logits_that_cannot_be_cached_are_refused(tmp_path, changes, message):
+  made = cached(True, True)
+  for key, value in changes.items():
+    with made.unlocked():
+      made.update_from_flattened_dict({key: value})
+  with pytest.raises(errors.UsageError, match=message):
+    trainer.train(made, runs.Folder(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
 
 
 def brightness(images):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import abstract, build, errors, sharding, step
+from kd_jax import abstract, build, errors, features, sharding, step
 from kd_jax import config as config_lib
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
@@ -150,6 +150,13 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
   exp = build.phases_of(config, facts, epoch)[0].exp
   abstract.shapes(exp, wanted.image_size, wanted.batch_size)
   train = _train_set(config, wanted, labels, mesh)
+  if config.teacher.cache_logits:
+    views = len(train.views(jnp.zeros((1, 1, 1, 3))))
+    logits = np.zeros((wanted.images, views, wanted.classes), np.float32)
+    train.arrays |= sharding.put(
+      {features.known(name): logits for name in exp.teachers},
+      sharding.replicated(mesh),
+    )
   whole = sharding.replicated(mesh)
   key = jax.random.key(1)
   state, frozen = jax.jit(

@@ -24,7 +24,7 @@ class CropFlip(NamedTuple):
 
 def crop_flip(
   images: jax.Array, index: jax.Array, key: jax.Array, how: CropFlip
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
   """Takes images[index], cropped and flipped, in one gather.
 
   Args:
@@ -34,7 +34,7 @@ def crop_flip(
     how: what to do.
 
   Returns:
-    [N,H,W,3] u8.
+    [N,H,W,3] u8, and which of them are mirrored, [N] bool.
   """
   count, (height, width) = index.shape[0], images.shape[1:3]
   key_y, key_x, key_flip = jax.random.split(key, 3)
@@ -46,6 +46,7 @@ def crop_flip(
     return offset + jnp.arange(size, dtype=jnp.int32)[None, :]
 
   y, x = positions(key_y, height), positions(key_x, width)
+  flipped = jnp.zeros((count, 1), bool)
   if how.flip:
     flipped = jax.random.bernoulli(key_flip, shape=(count, 1))
     x = jnp.where(flipped, x[:, ::-1], x)
@@ -58,7 +59,7 @@ def crop_flip(
   if how.mode == 'zero':
     inside = inside_y[:, :, None] & inside_x[:, None, :]
     out = jnp.where(inside[..., None], out, jnp.uint8(0))
-  return out
+  return out, flipped[:, 0]
 
 
 def reflect(position: jax.Array, size: int) -> jax.Array:

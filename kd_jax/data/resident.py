@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kd_jax import sharding
@@ -42,7 +43,11 @@ class Resident:
 
 
 class Training(Resident):
-  """A split on the device, shuffled and augmented; a `dataset.TrainSet`."""
+  """A split on the device, shuffled and augmented; a `dataset.TrainSet`.
+
+  `arrays` may have a teacher's logits too, under `features.known`: [M,1,K] f32,
+  or [M,2,K] with those of the mirrored images.
+  """
 
   def __init__(
     self,
@@ -67,7 +72,17 @@ class Training(Resident):
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
     """See `dataset.TrainSet`."""
-    images = augment.crop_flip(
-      arrays['image'], feed['index'], key, self._crop_flip
+    index = feed['index']
+    images, flipped = augment.crop_flip(
+      arrays['image'], index, key, self._crop_flip
     )
-    return self._batch(arrays, images, feed)
+    known = {
+      name: each[index, flipped.astype(jnp.int32)]
+      for name, each in arrays.items()
+      if name not in ('image', 'label')
+    }
+    return {**self._batch(arrays, images, feed), **known}
+
+  def views(self, image: jax.Array) -> list[jax.Array]:
+    """All that training makes of images, where it crops none."""
+    return [image, image[:, :, ::-1]] if self._crop_flip.flip else [image]

@@ -174,7 +174,7 @@ class Streamed:
     images, how = feed['image'], self._crop_flip
     if how is not None:
       every = jnp.arange(images.shape[0], dtype=jnp.int32)
-      images = augment.crop_flip(images, every, key, how)
+      images, _ = augment.crop_flip(images, every, key, how)
     return {**feed, 'image': dataset.normalised(images, self._info)}
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:

@@ -118,7 +118,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
 def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
   _dataset, split = training(how=augment.CropFlip(2, mode, True))
   index = np.arange(13, dtype=np.int32)
-  crops = augment.crop_flip(
+  crops, flipped = augment.crop_flip(
     jnp.asarray(split.image),
     jnp.asarray(index),
     jax.random.key(0),
@@ -126,7 +126,10 @@ def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
   )
   pad = {'zero': 'constant', 'reflect': 'reflect'}[mode]
   offsets, mirrored = set(), set()
-  for image, crop in zip(split.image, np.asarray(crops), strict=True):
+  told = np.asarray(flipped)
+  for image, crop, flip_ in zip(
+    split.image, np.asarray(crops), told, strict=True
+  ):
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode=pad)
     matches = [
       (y, x, flip)
@@ -140,6 +143,7 @@ def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
     assert matches
     offsets.add(matches[0][:2])
     mirrored.add(matches[0][2])
+    assert flip_ in {flip for _, _, flip in matches}
   assert len(offsets) > 5
   assert mirrored == {False, True}
 
