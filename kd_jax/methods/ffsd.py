@@ -74,11 +74,11 @@ class Decoder(nn.Module):
     """Maps [N,h,w,c] to one map for each block, the smallest first."""
     out = []
     for i, width in enumerate(self.widths):
-      x = nn.ConvTranspose(
+      x = layers.ConvTranspose(
         width,
-        (3, 3),
-        (2, 2),
-        padding=((1, 2), (1, 2)),  # torch's padding=1, output_padding=1
+        3,
+        padding=1,
+        output_padding=1,
         use_bias=False,
         # torch takes a transposed kernel's second axis, its output, for fan-in
         kernel_init=nn.initializers.variance_scaling(

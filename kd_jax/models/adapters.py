@@ -76,11 +76,10 @@ class ConvReg(nn.Module):
     if how == 'up':
       # torch takes a transposed kernel's fan-in from its output channels.
       init = layers.torch_bias_init(4 * 4 * features)
-      x = nn.ConvTranspose(
+      x = layers.ConvTranspose(
         features,
-        (4, 4),
-        (2, 2),
-        padding=((2, 2), (2, 2)),  # torch's 1
+        4,
+        padding=1,
         kernel_init=init,
         bias_init=init,
         name='conv',
