@@ -98,7 +98,7 @@ def run(
     mutable: the collections that it may change.
     rngs: random keys by name.
   """
-  apply = _apply(network, train, tuple(mutable))
+  apply = _kept(_apply)(network, train, tuple(mutable))
   logits, other = apply(variables, images, rngs)
   changed: dict[str, Any] = dict(other)
   taps = dict(changed.pop('intermediates', {}))
@@ -106,7 +106,24 @@ def run(
   return Features(name, {**taps, 'params': variables['params']}), changed
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
+def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
+  """`make`, whose results for the last networks are kept.
+
+  Of a network that cannot be a key, with a list in a field, nothing is kept.
+  """
+  kept = functools.lru_cache(maxsize=256)(make)
+
+  def get(network, *args):
+    try:
+      hash(network)
+    except TypeError:
+      return make(network, *args)
+    return kept(network, *args)
+
+  return get
+
+
 def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
   """The network's `apply`, which Python walks through once for equal shapes.
 
@@ -130,10 +147,9 @@ def variables_of(
   network: nn.Module, key: jax.Array, images: jax.Array
 ) -> dict[str, Any]:
   """A network's first variables, taps left out; images [N,H,W,3] f32."""
-  return _init(network)(key, images)
+  return _kept(_init)(network)(key, images)
 
 
-@functools.lru_cache(maxsize=256)
 def _init(network: nn.Module) -> Any:
   """The network's `init`, likewise."""
 

@@ -98,6 +98,15 @@ def test_steps_of_one_run_are_traced_once():
   assert traces([1, 1, 1]) == traces([1])
 
 
+def test_a_network_with_a_list_in_a_field_is_trained_too():
+  class Listed(Dense):
+    sizes: list[int] | None = None
+
+  state, _ = run(Listed(sizes=[1, 2]), [1])
+  same, _ = run(Dense(), [1])
+  jax.tree.map(np.testing.assert_array_equal, state, same)
+
+
 def test_a_network_is_walked_through_once_for_equal_shapes_and_mode():
   assert len(traces([1])) == 3  # to begin, in training, as the teacher
 
