@@ -307,6 +307,12 @@ def _check_values(config: ConfigDict) -> None:
       f'config.data.area={area}: give the least and the greatest fraction of '
       'the area, such as (0.08, 1.0)'
     )
+  mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
+  if config.teacher.cache_logits and mode == 'batch':
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: with config.teacher.args.batch_norm='
+      "'batch' a teacher's logits depend on the batch; give 'auto' or 'running'"
+    )
   if config.teacher.expected_on == 'val' and not given.val_fraction:
     raise errors.UsageError(
       "config.teacher.expected_on='val': no images are held out; set "

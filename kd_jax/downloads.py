@@ -69,7 +69,10 @@ def fetch(
   Raises:
     UsageError: where it cannot be had, or is another file.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UsageError(f'cannot write {path.parent}: {error}') from error
   number = processes.index() or ''  # they may share a machine
   part = path.with_name(f'{path.name}.part{number}')
   size = f' ({wanted.size / 1e6:.0f} MB)' if wanted.size else ''

@@ -260,6 +260,8 @@ class Loop:
     share = self._stretch.share(self.clock.seconds)
     if share > starved.MOST:
       self._stretch = None
+      if not processes.is_first():
+        return  # process 0 alone speaks
       cures = starved.cures(self._config, self._parts, self._train)
       self._reporter.line(starved.text(share, cures))
 

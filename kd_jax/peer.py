@@ -5,6 +5,7 @@ imported here.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -66,8 +67,9 @@ class Peer:
     """
     self._signal(signal.SIGCONT)
     assert self._process.stdin is not None
-    self._process.stdin.write(f'{line}\n')
-    self._process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # said below
+      self._process.stdin.write(f'{line}\n')
+      self._process.stdin.flush()
     answer = self._answer()
     self._signal(signal.SIGSTOP)
     return answer

@@ -98,7 +98,7 @@ def cures(
   images = info.num_train + info.num_val + info.num_test
   size = images * info.image_size**2 * 3
   crop = given.augment == 'random_resized_crop'  # needs the whole images
-  if not crop and size < _free_bytes(parts.mesh.devices.flat[0]):
+  if not crop and size < _free_bytes(parts.mesh.local_devices[0]):
     megabytes = math.ceil(size / 1e6)
     found.append(
       f'config.data.device_mb={megabytes} keeps the images on the device'

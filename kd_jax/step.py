@@ -1,6 +1,7 @@
 """The one training step: every method, every network, every mesh."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+import dataclasses
 import functools
 import types
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import optim
+from kd_jax import models, optim
 from kd_jax.features import Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
 
@@ -110,16 +111,25 @@ def run(
 def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
   """`make`, whose results for the last networks are kept.
 
-  Of a network that cannot be a key, with a list in a field, nothing is kept.
+  Nothing is kept of a network that cannot be a key, with a list in a field, or
+  that is a function, which may read what changes.
   """
-  kept = functools.lru_cache(maxsize=256)(make)
+
+  @functools.lru_cache(maxsize=256)
+  def kept(kinds, network, *args):
+    del kinds  # 1 equals 1.0
+    return make(network, *args)
 
   def get(network, *args):
     try:
       hash(network)
     except TypeError:
       return make(network, *args)
-    return kept(network, *args)
+    if isinstance(network, models.Function):
+      return make(network, *args)
+    fields = dataclasses.fields(network)
+    kinds = tuple(type(getattr(network, each.name)) for each in fields)
+    return kept(kinds, network, *args)
 
   return get
 

@@ -19,10 +19,12 @@ import numpy as np
 from kd_jax import (
   abstract,
   accuracy,
+  buckets,
   build,
   checkpoint,
   downloads,
   errors,
+  locks,
   models,
   processes,
   runs,
@@ -199,10 +201,15 @@ def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
       'digits or more, so that another file is noticed'
     )
   folder = runs.cache_root(config) / 'downloads'
+  if buckets.is_bucket(folder):  # a file in a bucket cannot be gone on with
+    folder = epath.Path('~/.cache/kd_jax/downloads').expanduser()
   place = folder / f'{wanted.checksum[:8].lower()}-{name}'
-  if not place.exists():
-    cure = 'Fetch it yourself, and give its path'
-    downloads.fetch(wanted, place, cure, processes.say)
+  with contextlib.suppress(OSError):  # the lock says what is wrong
+    folder.mkdir(parents=True, exist_ok=True)
+  with locks.hold(folder / '.lock', wait=True):
+    if not place.exists():
+      cure = 'Fetch it yourself, and give its path'
+      downloads.fetch(wanted, place, cure, processes.say)
   return place
 
 

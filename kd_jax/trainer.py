@@ -87,7 +87,12 @@ def _train(
       config,
       parts,
       folder,
-      lambda name: tests.get(name) or _split(config, parts, print, name),
+      lambda name: (
+        tests.get(name)
+        or processes.together(
+          lambda: _split(config, parts, reporter.line, name)
+        )
+      ),
       functools.partial(train, should_stop=should_stop, shared=True),
       reporter.line,
     )

@@ -107,6 +107,21 @@ def test_a_network_with_a_list_in_a_field_is_trained_too():
   jax.tree.map(np.testing.assert_array_equal, state, same)
 
 
+def test_networks_that_differ_by_a_fields_type_alone_are_two():
+  class Scaled(Dense):
+    factor: float | str = 1.0
+
+    def __call__(self, images, *, train):
+      half = isinstance(self.factor, int)
+      return super().__call__(images * (0.5 if half else 1.0), train=train)
+
+  (_, whole), (_, half) = (
+    run(Scaled(factor=1.0), [1]),
+    run(Scaled(factor=1), [1]),
+  )
+  assert whole['total'] != half['total']
+
+
 def test_a_network_is_walked_through_once_for_equal_shapes_and_mode():
   assert len(traces([1])) == 3  # to begin, in training, as the teacher
 

@@ -188,7 +188,7 @@ def test_a_teacher_by_url_is_fetched_once_and_measured_where_asked(
   }
   assert facts['top1'] == measured['test'] != measured['train']
   assert facts['top1_train'] == measured['train']
-  (kept,) = (tmp_path / 'cache/downloads').iterdir()
+  (kept,) = (tmp_path / 'cache/downloads').glob('[!.]*')
   assert kept.name == f'{made.teacher.sha256[:8]}-resnet8.safetensors'
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_url_is_one_line_and_leaves_nothing(
   assert str(raised.value).startswith('config.teacher.path=')
   assert '\n' not in str(raised.value)
   assert not (tmp_path / 'run').exists()
-  assert not list(tmp_path.glob('cache/downloads/*'))
+  assert not list(tmp_path.glob('cache/downloads/[!.]*'))
 
 
 def cached(flip, cache):
@@ -248,6 +248,7 @@ def test_cached_logits_teach_as_the_teacher_does(tmp_path, flip):
   [
     ({'data.crop_padding': 2}, r'config\.data\.crop_padding=0'),
     ({'data.device_mb': 0}, 'would be streamed'),
+    ({'teacher.args.batch_norm': 'batch'}, "give 'auto' or 'running'"),
     ({'method': 'at', 'weights.at': 1.0}, "network 'teacher'.*logits"),
   ],
 )

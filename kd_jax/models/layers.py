@@ -123,6 +123,7 @@ class ConvTranspose(nn.Module):
     """Maps [N,h,w,I] to [N,H,W,O], H = 2 h + k - 2 - 2 p + output padding."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
+    x, kernel = nn.dtypes.promote_dtype(x, kernel)
     x = enlarge(x, kernel, self.padding, self.output_padding)
     if self.use_bias:
       bias = self.param('bias', self.bias_init, (self.features,))
