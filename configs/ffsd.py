@@ -48,15 +48,9 @@ def imagenet_r18() -> base.ConfigDict:
 
   python -m kd_jax.main --config configs/ffsd.py:imagenet_r18
   """
-  config = base.teacher_free(base.default())
-  config.data.name = 'imagenet2012'
-  config.data.augment = 'random_resized_crop'
-  config.data.image_size = 224
-  config.epochs, config.batch_size = 90, 256
-  config.student = base.network('resnet18')
+  config = base.teacher_free(base.imagenet(milestones=(30, 60, 80)))
+  config.epochs = 90
   config.optimizer.nesterov = True
-  config.optimizer.weight_decay = 1e-4
-  config.optimizer.learning_rate = base.step_schedule(0.1, (30, 60, 80))
   config.optimizer.learning_rate.warmup_epochs = 5
   config = ffsd(config)
   config.method_args.taps = ('stage1', 'stage2', 'stage3', 'stage4')

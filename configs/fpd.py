@@ -69,6 +69,14 @@ def cifar10_r34_r18() -> base.ConfigDict:
   return paper('cifar10', 'resnet34', 'resnet18')
 
 
+def imagenet_r34_r18() -> base.ConfigDict:
+  """ResNet34 to ResNet18 on ImageNet: a reconstruction, nothing published.
+
+  python -m kd_jax.main --config configs/fpd.py:imagenet_r34_r18
+  """
+  return fpd(base.imagenet())
+
+
 def cifar100_r32x4_r8x4() -> base.ConfigDict:
   """resnet32x4 to resnet8x4 on CIFAR-100: the pair of the code's example."""
   return fpd(base.pair())
@@ -107,6 +115,7 @@ RECIPES = {
   'cifar100_r34_r18': cifar100_r34_r18,
   'cifar100_r152_r50': cifar100_r152_r50,
   'cifar10_r34_r18': cifar10_r34_r18,
+  'imagenet_r34_r18': imagenet_r34_r18,
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
   'cifar100_r20_r8': cifar100_r20_r8,
 }

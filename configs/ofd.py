@@ -41,26 +41,27 @@ def imagenet_r152_r50() -> base.ConfigDict:
 
     python -m kd_jax.main --config configs/ofd.py:imagenet_r152_r50
   """
-  config = base.default()
-  config.data.name = 'imagenet2012'
-  config.data.augment = 'random_resized_crop'
-  config.data.image_size = 224
-  config.epochs, config.batch_size = 100, 256
-  rate = base.step_schedule(0.1, (29, 59, 89))  # its epochs count from 1
-  for optimizer in (config.optimizer, teacher_optimizer(config)):
-    optimizer.learning_rate = rate
-    optimizer.nesterov = True
-    optimizer.weight_decay = 1e-4
-  config.teacher.recipe.update({'epochs': 100, 'batch_size': 256})
-  config.student = base.network('resnet50')
-  config.teacher.update(base.network('resnet152'))
+  config = base.imagenet(
+    'resnet152',
+    'resnet50',
+    (29, 59, 89),  # its epochs count from 1
+  )
+  config.optimizer.nesterov = True
+  config.teacher.recipe.optimizer.nesterov = True
   return ofd(config, stages=(1, 2, 3, 4), weight=1e-4)
 
 
-def teacher_optimizer(config: base.ConfigDict) -> base.ConfigDict:
-  """The optimizer of the teacher's recipe, which it makes."""
-  config.teacher.recipe.optimizer = base.ConfigDict()
-  return config.teacher.recipe.optimizer
+def imagenet_r34_r18() -> base.ConfigDict:
+  """ResNet34 to ResNet18 on ImageNet, as the paper trains its pairs there.
+
+  Published: 70.81% top-1 (teacher 73.31, student alone 69.76), by others than
+  the authors.
+
+    python -m kd_jax.main --config configs/ofd.py:imagenet_r34_r18
+  """
+  config = base.imagenet(milestones=(29, 59, 89))
+  config.optimizer.nesterov = True
+  return ofd(config, stages=(1, 2, 3, 4), weight=1e-4)
 
 
 def ofd(
@@ -79,4 +80,5 @@ RECIPES = {
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
   'cifar100_r20_r8': cifar100_r20_r8,
   'imagenet_r152_r50': imagenet_r152_r50,
+  'imagenet_r34_r18': imagenet_r34_r18,
 }

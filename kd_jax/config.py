@@ -238,6 +238,34 @@ def small_pair() -> ConfigDict:
   return pair('resnet20', 'resnet8')
 
 
+def imagenet(
+  teacher: str = 'resnet34',
+  student: str = 'resnet18',
+  milestones: tuple[int, ...] = (30, 60, 90),
+) -> ConfigDict:
+  """A pair of networks on ImageNet with torchvision's recipe for ResNets.
+
+  100 epochs of 256 images, rate 0.1, for the student and for the teacher where
+  `teacher.path` is not given; torchdistill distils so, too.
+  """
+  config = pair(teacher, student)
+  config.data.name = 'imagenet2012'
+  config.data.augment = 'random_resized_crop'
+  config.data.image_size = 224
+  config.epochs, config.batch_size = 100, 256
+  rate = step_schedule(0.1, milestones)
+  config.optimizer.update({'learning_rate': rate, 'weight_decay': 1e-4})
+  config.teacher.recipe = ConfigDict(
+    {
+      'seed': 0,
+      'epochs': 100,
+      'batch_size': 256,
+      'optimizer': {'learning_rate': rate, 'weight_decay': 1e-4},
+    }
+  )
+  return config
+
+
 def digits() -> ConfigDict:
   """What every embedded recipe shares: data, networks, teacher, schedule."""
   config = default()
