@@ -37,7 +37,7 @@ from torch import nn
 import torch_methods
 import torch_networks
 
-_WARM_UP = 3  # steps
+_WARM_UP = 1  # step, and the round that does not count
 
 
 class Pictures(torch.utils.data.Dataset):

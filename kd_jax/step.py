@@ -15,6 +15,7 @@ import optax
 from kd_jax import models, optim
 from kd_jax.features import Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
+from kd_jax.models import layers
 
 Variables = Mapping[str, Any]
 
@@ -151,6 +152,28 @@ def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
     )
 
   return jax.jit(apply, inline=True)
+
+
+def fold(
+  exp: Experiment, frozen: Mapping[str, Variables], images: jax.Array
+) -> dict[str, Variables]:
+  """The teachers' variables with what is made of them alone, computed once.
+
+  See `models.layers.kept`: a convolution scaled by the running statistics of
+  the BatchNorm after it. Without it every step computes the same.
+
+  Args:
+    exp: the experiment.
+    frozen: the teachers' variables by name.
+    images: [N,H,W,3] f32, of which only the shape matters.
+  """
+  found: dict[str, Variables] = {}
+  for name, network in exp.teachers.items():
+    _, made = run(
+      name, network, frozen[name], images, train=False, mutable=(layers.FOLDED,)
+    )
+    found[name] = {**frozen[name], **made}
+  return found
 
 
 def variables_of(

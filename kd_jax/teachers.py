@@ -262,6 +262,18 @@ def measure(
   return found['student']
 
 
+def folded(parts: build.Parts, frozen: dict[str, Any]) -> dict[str, Any]:
+  """The variables as every step reads them, on the mesh; see `step.fold`."""
+  if not frozen:
+    return frozen
+  shape = abstract.example(parts.source.info.image_size, 1)['image'].shape
+
+  def fold(frozen):
+    return step.fold(parts.exp, frozen, jnp.zeros(shape))
+
+  return jax.jit(fold, out_shardings=sharding.replicated(parts.mesh))(frozen)
+
+
 def logits(
   config: ConfigDict,
   parts: build.Parts,

@@ -96,6 +96,7 @@ def _train(
       functools.partial(train, should_stop=should_stop, shared=True),
       reporter.line,
     )
+    frozen = teachers.folded(parts, frozen)
     taught = runs.now() - asked
     reporter.line(report.opening(config, parts, folder))
     data = processes.together(lambda: _training(config, parts, reporter.line))

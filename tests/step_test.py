@@ -243,3 +243,24 @@ def test_all_finite_sees_one_nan_among_many():
   tree = {'a': jnp.ones(3), 'n': jnp.int32(1)}
   assert step.all_finite(tree)
   assert not step.all_finite({**tree, 'b': jnp.array([1.0, jnp.nan])})
+
+
+def test_a_folded_teacher_says_the_same_and_leaves_less_to_do():
+  exp = tiny.experiment(tiny.method('kd'))
+  frozen = {'teacher': tiny.variables(exp.teachers['teacher'], seed=1)}
+  batch = tiny.batch()
+  folded = jax.jit(functools.partial(step.fold, exp))(frozen, batch['image'])
+  features = jax.jit(functools.partial(step.teacher_features, exp))
+  want, found = (features(each, batch) for each in (frozen, folded))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    *(dict(each['teacher']) for each in (want, found)),
+  )
+
+  def flops(frozen):
+    lowered = jax.jit(functools.partial(step.known_logits, exp)).lower(
+      frozen, batch
+    )
+    return lowered.compile().cost_analysis()['flops']
+
+  assert flops(folded) < flops(frozen)

@@ -24,8 +24,8 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train):
-    x = layers.conv(self.width, 3, self.stride, name='conv2')(x)
-    return layers.BatchNorm(name='bn2')(x, train=train)
+    after = layers.Conv(self.width, 3, self.stride, name='conv2')
+    return layers.BatchNorm(name='bn2')(x, train=train, after=after)
 
 
 class Plain(nn.Module):
@@ -38,7 +38,7 @@ class Plain(nn.Module):
 
   @nn.compact
   def __call__(self, images, *, train):
-    x = layers.conv(self.widths[0], 3, name='conv1')(images)
+    x = layers.Conv(self.widths[0], 3, name='conv1')(images)
     x = tap(self, 'stem', nn.relu(x))
     for i, width in enumerate(self.widths[1:], 1):
       stride = 1 if i == 1 else 2

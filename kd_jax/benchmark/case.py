@@ -242,7 +242,8 @@ def _start(exp: step.Experiment, image_size: int, batch_size: int, key: Any):
   frozen = {}
   for name, network in exp.teachers.items():
     frozen[name] = step.variables_of(network, key, batch['image'])
-  return step.init(exp, jnp.int32(0), frozen, batch), frozen
+  state = step.init(exp, jnp.int32(0), frozen, batch)
+  return state, step.fold(exp, frozen, batch['image'])
 
 
 def _train_set(

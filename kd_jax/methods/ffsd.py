@@ -38,9 +38,9 @@ class Separable(nn.Module):
       layers.BatchNorm(group_size=self.bn_group_size, name=name)
       for name in ('bn1', 'bn2')
     )
-    x = layers.conv(x.shape[-1], 3, groups=x.shape[-1], name='conv1')(x)
+    x = layers.Conv(x.shape[-1], 3, groups=x.shape[-1], name='conv1')(x)
     x = nn.relu(bn1(x, train=True))
-    x = layers.conv(self.features, 1, name='conv2')(x)
+    x = layers.Conv(self.features, 1, name='conv2')(x)
     return nn.relu(bn2(x, train=True))
 
 

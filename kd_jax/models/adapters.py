@@ -23,7 +23,7 @@ class Connector(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, features: int) -> jax.Array:
     """Maps [N,h,w,c] to [N,h,w,features]."""
-    x = layers.conv(features, 1, name='conv')(x)
+    x = layers.Conv(features, 1, name='conv')(x)
     norm = layers.BatchNorm(group_size=self.bn_group_size, name='bn')
     return norm(x, train=True)
 

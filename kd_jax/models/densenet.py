@@ -25,7 +25,7 @@ class Layer(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H,W,C+growth]."""
     y = nn.relu(self.norm(name='bn1')(x, train=train))
-    y = layers.conv(self.growth, 3, dtype=self.dtype, name='conv1')(y)
+    y = layers.Conv(self.growth, 3, dtype=self.dtype, name='conv1')(y)
     return jnp.concatenate([x, y], axis=-1)
 
 
@@ -55,7 +55,7 @@ class DenseNet(layers.Network):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
-    x = layers.conv(2 * self.growth, 3, dtype=self.dtype, name='conv1')(
+    x = layers.Conv(2 * self.growth, 3, dtype=self.dtype, name='conv1')(
       images.astype(self.dtype)
     )
     tap(self, 'stem', x)
@@ -68,7 +68,7 @@ class DenseNet(layers.Network):
       name = f'transition{i}_bn' if i < 3 else 'bn_last'
       pre = tap(self, f'stage{i}_pre', self.norm(name=name)(x, train=train))
       if i < 3:
-        x = layers.conv(
+        x = layers.Conv(
           x.shape[-1], 1, dtype=self.dtype, name=f'transition{i}_conv'
         )(nn.relu(pre))
         x = nn.avg_pool(x, (2, 2), (2, 2))

@@ -30,14 +30,14 @@ class Inception(nn.Module):
 
     def conv(x: jax.Array, width: int, kernel: int, name: str) -> jax.Array:
       fan_in = kernel * kernel * x.shape[-1]
-      x = layers.conv(
+      after = layers.Conv(
         width,
         kernel,
         dtype=self.dtype,
         bias_init=layers.torch_bias_init(fan_in),
         name=f'conv{name}',
-      )(x)
-      return self.norm(name=f'bn{name}')(x, train=train)
+      )
+      return self.norm(name=f'bn{name}')(x, train=train, after=after)
 
     one, three_in, three, five_in, five, pool = self.row
     threes = nn.relu(conv(x, three_in, 1, '2a'))
@@ -79,14 +79,15 @@ class GoogLeNet(layers.Network):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
-    x = layers.conv(
+    conv1 = layers.Conv(
       self.width,
       3,
       dtype=self.dtype,
       bias_init=layers.torch_bias_init(27),
       name='conv1',
-    )(images.astype(self.dtype))
-    x = tap(self, 'stem', nn.relu(self.norm(name='bn1')(x, train=train)))
+    )
+    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = tap(self, 'stem', nn.relu(x))
     for i, rows in enumerate(self.stages, 1):
       if i > 1:
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

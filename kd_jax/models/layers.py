@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -39,61 +39,85 @@ def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
   return init
 
 
-def conv(
-  features: int,
-  kernel: int,
-  stride: int = 1,
-  *,
-  groups: int = 1,
-  dtype: jnp.dtype = jnp.float32,
-  kernel_init: nn.initializers.Initializer = conv_init,
-  bias_init: nn.initializers.Initializer | None = None,
-  name: str | None = None,
-) -> nn.Conv:
+# The collection of what `kept` keeps.
+FOLDED = 'folded'
+
+
+def kept(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
+  """What the module's folded variables have under this name, else `value`.
+
+  Where that collection is mutable, `value` becomes one of them.
+  """
+  if module.has_variable(FOLDED, name):
+    return module.get_variable(FOLDED, name)
+  if module.is_mutable_collection(FOLDED) and not module.is_initializing():
+    module.put_variable(FOLDED, name, value)
+  return value
+
+
+class Conv(nn.Module):
   """A square convolution that pads k//2 on every side, as torch's.
 
-  Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1). It has a
-  bias where `bias_init` is given.
+  Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1).
+
+  Attributes:
+    features: output channels.
+    kernel_size: of both sides.
+    stride: of both sides.
+    groups: of channels that see each other.
+    dtype: what it computes in.
+    kernel_init: of the kernel [k,k,I/groups,O].
+    bias_init: of the bias [O]; without it there is none.
   """
-  return nn.Conv(
-    features,
-    (kernel, kernel),
-    (stride, stride),
-    padding=((kernel // 2, kernel // 2),) * 2,
-    feature_group_count=groups,
-    use_bias=bias_init is not None,
-    dtype=dtype,
-    kernel_init=kernel_init,
-    bias_init=bias_init or nn.initializers.zeros,
-    name=name,
-  )
+
+  features: int
+  kernel_size: int
+  stride: int = 1
+  groups: int = 1
+  dtype: jnp.dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = conv_init
+  bias_init: nn.initializers.Initializer | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, factor: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps [N,H,W,I] to [N,h,w,O], times factor [O] f32, in `dtype`."""
+    side, groups = self.kernel_size, self.groups
+    shape = (side, side, x.shape[-1] // groups, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape)
+    bias = None
+    if self.bias_init is not None:
+      bias = self.param('bias', self.bias_init, (self.features,))
+    if factor is not None:
+      kernel = (kernel * factor[None, None, None, :]).astype(self.dtype)
+      kernel = kept(self, 'kernel', kernel)
+      bias = None if bias is None else kept(self, 'bias', bias * factor)
+    y = jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (self.stride,) * 2,
+      ((side // 2,) * 2,) * 2,
+      dimension_numbers=_DIMENSIONS,
+      feature_group_count=groups,
+    )
+    return y if bias is None else y + bias.astype(y.dtype)[None, None, None, :]
 
 
 def torch_conv(
-  features: int,
-  kernel: int,
-  fan_in: int,
-  *,
-  dtype: jnp.dtype = jnp.float32,
-  name: str | None = None,
-) -> nn.Conv:
+  features: int, kernel_size: int, fan_in: int, **fields: Any
+) -> Conv:
   """A convolution with bias and torch's default initialisation.
 
   Args:
     features: output channels.
-    kernel: side of the kernel; k//2 rows are padded on every side.
+    kernel_size: of both sides.
     fan_in: kernel*kernel*input channels, which scales the bias's range.
-    dtype: what it computes in.
-    name: the submodule's name.
+    **fields: others of `Conv`.
   """
-  return nn.Conv(
-    features,
-    (kernel, kernel),
-    padding=((kernel // 2, kernel // 2),) * 2,
-    dtype=dtype,
-    kernel_init=torch_init,
-    bias_init=torch_bias_init(fan_in),
-    name=name,
+  bias_init = torch_bias_init(fan_in)
+  return Conv(
+    features, kernel_size, kernel_init=torch_init, bias_init=bias_init, **fields
   )
 
 
@@ -228,13 +252,22 @@ class BatchNorm(nn.Module):
   epsilon: float = 1e-5
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, *, train: bool, after: Conv | None = None
+  ) -> jax.Array:
     """Normalises x [N,..,C].
+
+    Args:
+      x: what is normalised.
+      train: see `mode`.
+      after: a convolution of x [N,H,W,I] whose result is normalised instead;
+        by running statistics both are one convolution, since XLA would not
+        scale the kernel instead of the map.
 
     Raises:
       UsageError: where group_size does not divide N.
     """
-    channels = x.shape[-1]
+    channels = x.shape[-1] if after is None else after.features
     scale = self.param('scale', nn.initializers.ones, (channels,))
     bias = self.param('bias', nn.initializers.zeros, (channels,))
     zeros, ones = jnp.zeros, jnp.ones
@@ -244,10 +277,16 @@ class BatchNorm(nn.Module):
     if not use_batch:
       factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
       offset = bias - mean.value * factor
+      if after is not None:
+        y = after(x, factor)
+        offset = kept(self, 'offset', offset)
+        return y + offset.astype(y.dtype)[None, None, None, :]
       shape = (1,) * (x.ndim - 1) + (channels,)
       y = x.astype(jnp.float32) * factor.reshape(shape) + offset.reshape(shape)
       return y.astype(x.dtype)
 
+    if after is not None:
+      x = after(x)
     size = self.group_size or x.shape[0]
     if self.is_initializing():
       size = x.shape[0]  # any batch will do

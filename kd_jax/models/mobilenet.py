@@ -31,13 +31,13 @@ class Separable(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H/stride,W/stride,width]."""
     conv = functools.partial(
-      layers.conv, dtype=self.dtype, kernel_init=layers.torch_init
+      layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
     c = x.shape[-1]
-    x = conv(c, 3, self.stride, groups=c, name='conv1')(x)
-    x = nn.relu(self.norm(name='bn1')(x, train=train))
-    x = conv(self.width, 1, name='conv2')(x)
-    return self.norm(name='bn2')(x, train=train)
+    after = conv(c, 3, self.stride, groups=c, name='conv1')
+    x = nn.relu(self.norm(name='bn1')(x, train=train, after=after))
+    after = conv(self.width, 1, name='conv2')
+    return self.norm(name='bn2')(x, train=train, after=after)
 
 
 class MobileNetV1(layers.Network):
@@ -67,15 +67,16 @@ class MobileNetV1(layers.Network):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
-    x = layers.conv(
+    conv1 = layers.Conv(
       int(32 * self.width),
       3,
       2 if self.stem == 'imagenet' else 1,
       dtype=self.dtype,
       kernel_init=layers.torch_init,
       name='conv1',
-    )(images.astype(self.dtype))
-    x = tap(self, 'stem', nn.relu(self.norm(name='bn1')(x, train=train)))
+    )
+    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = tap(self, 'stem', nn.relu(x))
     for i, blocks in enumerate(self.stages, 1):
       for j, (width, stride) in enumerate(blocks, 1):
         pre = Separable(
@@ -105,15 +106,15 @@ class Inverted(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H/stride,W/stride,width]."""
-    conv = functools.partial(layers.conv, dtype=self.dtype)
+    conv = functools.partial(layers.Conv, dtype=self.dtype)
     y, inner = x, self.expansion * x.shape[-1]
     if self.expand:
-      y = conv(inner, 1, name='conv1')(y)
-      y = self.act(self.norm(name='bn1')(y, train=train))
-    y = conv(inner, 3, self.stride, groups=inner, name='conv2')(y)
-    y = self.act(self.norm(name='bn2')(y, train=train))
-    y = conv(self.width, 1, name='conv3')(y)
-    y = self.norm(name='bn3')(y, train=train)
+      after = conv(inner, 1, name='conv1')
+      y = self.act(self.norm(name='bn1')(y, train=train, after=after))
+    after = conv(inner, 3, self.stride, groups=inner, name='conv2')
+    y = self.act(self.norm(name='bn2')(y, train=train, after=after))
+    after = conv(self.width, 1, name='conv3')
+    y = self.norm(name='bn3')(y, train=train, after=after)
     return x + y if x.shape == y.shape and self.stride == 1 else y
 
 
@@ -152,9 +153,10 @@ class MobileNetV2(layers.Network):
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
     small = self.stem == 'cifar'
     act = nn.relu if small else nn.relu6
-    conv = functools.partial(layers.conv, dtype=self.dtype)
-    x = conv(self.channels(32), 3, 2, name='conv1')(images.astype(self.dtype))
-    x = tap(self, 'stem', act(self.norm(name='bn1')(x, train=train)))
+    conv = functools.partial(layers.Conv, dtype=self.dtype)
+    conv1 = conv(self.channels(32), 3, 2, name='conv1')
+    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = tap(self, 'stem', act(x))
     for i, rows in enumerate(self.stages, 1):
       number = 0
       for expansion, width, blocks, stride in rows:
@@ -175,8 +177,8 @@ class MobileNetV2(layers.Network):
       tap(self, f'stage{i}_pre', x)
       tap(self, f'stage{i}', x)
     last = self.channels(1280) if self.width > 1 else 1280
-    x = conv(last, 1, name='conv2')(x)
-    x = act(self.norm(name='bn2')(x, train=train))
+    conv2 = conv(last, 1, name='conv2')
+    x = act(self.norm(name='bn2')(x, train=train, after=conv2))
     tap(self, f'stage{len(self.stages)}_post', x)
     return self.classify(x, layers.small_init, nn.initializers.zeros)
 

@@ -46,10 +46,10 @@ class Block(nn.Module):
     for i, (features, kernel, stride) in enumerate(plan, 1):
       if i > 1:
         y = nn.relu(y)
-      y = layers.conv(
+      after = layers.Conv(
         features, kernel, stride, dtype=self.dtype, name=f'conv{i}'
-      )(y)
-      y = self.norm(name=f'bn{i + 1}')(y, train=train)
+      )
+      y = self.norm(name=f'bn{i + 1}')(y, train=train, after=after)
       if self.bottleneck and i == 1:
         pre = y
     if self.stride == 2:
@@ -90,10 +90,9 @@ class PyramidNet(layers.Network):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
-    x = layers.conv(16, 3, dtype=self.dtype, name='conv1')(
-      images.astype(self.dtype)
-    )
-    x = tap(self, 'stem', self.norm(name='bn1')(x, train=train))
+    conv1 = layers.Conv(16, 3, dtype=self.dtype, name='conv1')
+    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = tap(self, 'stem', x)
     blocks = (self.depth - 2) // (9 if self.bottleneck else 6)
     width = 16.0
     for i in (1, 2, 3):

@@ -38,7 +38,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H/stride,W/stride,width or 4*width]."""
-    conv = functools.partial(layers.conv, dtype=self.dtype)
+    conv = functools.partial(layers.Conv, dtype=self.dtype)
     plan: tuple[tuple[int, int, int], ...]
     if self.bottleneck:
       out = 4 * self.width
@@ -48,13 +48,13 @@ class Block(nn.Module):
       plan = ((self.width, 3, self.stride), (out, 3, 1))
     y = x
     for i, (features, kernel, stride) in enumerate(plan, 1):
-      y = conv(features, kernel, stride, name=f'conv{i}')(y)
-      y = self.norm(name=f'bn{i}')(y, train=train)
+      after = conv(features, kernel, stride, name=f'conv{i}')
+      y = self.norm(name=f'bn{i}')(y, train=train, after=after)
       if i < len(plan):
         y = nn.relu(y)
     if self.stride != 1 or x.shape[-1] != out:
-      x = conv(out, 1, self.stride, name='shortcut_conv')(x)
-      x = self.norm(name='shortcut_bn')(x, train=train)
+      after = conv(out, 1, self.stride, name='shortcut_conv')
+      x = self.norm(name='shortcut_bn')(x, train=train, after=after)
     return x + y
 
 
@@ -90,11 +90,11 @@ class ResNet(layers.Network):
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
     norm = self.norm
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-    x = images.astype(self.dtype)
-    x = layers.conv(
+    conv1 = layers.Conv(
       self.widths[0], kernel, stride, dtype=self.dtype, name='conv1'
-    )(x)
-    x = tap(self, 'stem', nn.relu(norm(name='bn1')(x, train=train)))
+    )
+    x = norm(name='bn1')(images, train=train, after=conv1)
+    x = tap(self, 'stem', nn.relu(x))
     if self.stem == 'imagenet':
       # After a ReLU zeros are as good as -inf; jax2onnx needs it so.
       x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

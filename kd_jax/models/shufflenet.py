@@ -41,16 +41,16 @@ class Unit(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H/stride,W/stride,width (+ C at stride 2)]."""
     conv = functools.partial(
-      layers.conv, dtype=self.dtype, kernel_init=layers.torch_init
+      layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
     inner = self.width // 4
-    y = conv(inner, 1, groups=self.first_groups, name='conv1')(x)
-    y = nn.relu(self.norm(name='bn1')(y, train=train))
+    after = conv(inner, 1, groups=self.first_groups, name='conv1')
+    y = nn.relu(self.norm(name='bn1')(x, train=train, after=after))
     y = shuffled(y, self.first_groups)
-    y = conv(inner, 3, self.stride, groups=inner, name='conv2')(y)
-    y = nn.relu(self.norm(name='bn2')(y, train=train))
-    y = conv(self.width, 1, groups=self.groups, name='conv3')(y)
-    y = self.norm(name='bn3')(y, train=train)
+    after = conv(inner, 3, self.stride, groups=inner, name='conv2')
+    y = nn.relu(self.norm(name='bn2')(y, train=train, after=after))
+    after = conv(self.width, 1, groups=self.groups, name='conv3')
+    y = self.norm(name='bn3')(y, train=train, after=after)
     if self.stride == 1:
       return x + y
     x = nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -109,16 +109,16 @@ class Split(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """[N,H,W,C] to the same shape twice; the second is not shuffled."""
     conv = functools.partial(
-      layers.conv, dtype=self.dtype, kernel_init=layers.torch_init
+      layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
     half = x.shape[-1] // 2
     kept, y = x[..., :half], x[..., half:]
-    y = nn.relu(
-      self.norm(name='bn1')(conv(half, 1, name='conv1')(y), train=train)
-    )
-    y = conv(half, 3, groups=half, name='conv2')(y)
-    y = self.norm(name='bn2')(y, train=train)
-    y = self.norm(name='bn3')(conv(half, 1, name='conv3')(y), train=train)
+    after = conv(half, 1, name='conv1')
+    y = nn.relu(self.norm(name='bn1')(y, train=train, after=after))
+    after = conv(half, 3, groups=half, name='conv2')
+    y = self.norm(name='bn2')(y, train=train, after=after)
+    after = conv(half, 1, name='conv3')
+    y = self.norm(name='bn3')(y, train=train, after=after)
     both = jnp.concatenate([kept, nn.relu(y)], axis=-1)
     return shuffled(both, 2), jnp.concatenate([kept, y], axis=-1)
 
@@ -135,7 +135,7 @@ class Down(nn.Module):
     """Maps [N,H,W,C] to [N,H/2,W/2,width]."""
 
     def conv(x, width, number, *, depthwise=False):
-      x = layers.conv(
+      after = layers.Conv(
         width,
         3 if depthwise else 1,
         2 if depthwise else 1,
@@ -143,8 +143,8 @@ class Down(nn.Module):
         dtype=self.dtype,
         kernel_init=layers.torch_init,
         name=f'conv{number}',
-      )(x)
-      return self.norm(name=f'bn{number}')(x, train=train)
+      )
+      return self.norm(name=f'bn{number}')(x, train=train, after=after)
 
     half = self.width // 2
     left = conv(x, x.shape[-1], 1, depthwise=True)
@@ -189,23 +189,24 @@ class ShuffleNetV2(layers.Network):
         )
       tap(self, f'stage{i}_pre', pre)
       tap(self, f'stage{i}', x)
-    x = layers.conv(
+    conv2 = layers.Conv(
       self.widths[-1],
       1,
       dtype=self.dtype,
       kernel_init=layers.torch_init,
       name='conv2',
-    )(x)
-    x = nn.relu(self.norm(name='bn2')(x, train=train))
+    )
+    x = nn.relu(self.norm(name='bn2')(x, train=train, after=conv2))
     return self.classify(tap(self, f'stage{len(self.stage_sizes)}_post', x))
 
 
 def _stem(network: layers.Network, images: jax.Array, train: bool) -> jax.Array:
   """24 channels by a 1x1 convolution, within a network's `__call__`."""
-  x = layers.conv(
+  conv1 = layers.Conv(
     24, 1, dtype=network.dtype, kernel_init=layers.torch_init, name='conv1'
-  )(images.astype(network.dtype))
-  return tap(network, 'stem', nn.relu(network.norm(name='bn1')(x, train=train)))
+  )
+  x = network.norm(name='bn1')(images, train=train, after=conv1)
+  return tap(network, 'stem', nn.relu(x))
 
 
 def _check(sizes: tuple[int, ...], widths: tuple[int, ...], name: str) -> None:

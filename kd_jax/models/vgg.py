@@ -28,14 +28,14 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N,H,W,C] to [N,H,W,width]."""
-    x = layers.conv(
+    after = layers.Conv(
       self.width,
       3,
       dtype=self.dtype,
       bias_init=nn.initializers.zeros,
       name='conv1',
-    )(x)
-    return self.norm(name='bn1')(x, train=train)
+    )
+    return self.norm(name='bn1')(x, train=train, after=after)
 
 
 class VGG(layers.Network):

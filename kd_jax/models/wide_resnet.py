@@ -39,24 +39,26 @@ class Block(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """[N,H,W,C] to [N,H/stride,W/stride,width] and [N,H,W,C] before a ReLU."""
 
-    def conv(x: jax.Array, kernel: int, stride: int, name: str) -> jax.Array:
-      fan_in = kernel * kernel * x.shape[-1]
-      return layers.conv(
+    def conv(channels: int, kernel: int, stride: int, name: str) -> layers.Conv:
+      fan_in = kernel * kernel * channels
+      return layers.Conv(
         self.width,
         kernel,
         stride,
         dtype=self.dtype,
         bias_init=layers.torch_bias_init(fan_in) if self.ffsd else None,
         name=name,
-      )(x)
+      )
 
     pre = self.norm(name='bn1')(x, train=train)
     active = nn.relu(pre)
     first, second = (1, self.stride) if self.ffsd else (self.stride, 1)
-    y = self.norm(name='bn2')(conv(active, 3, first, 'conv1'), train=train)
-    y = conv(nn.relu(y), 3, second, 'conv2')
+    after = conv(x.shape[-1], 3, first, 'conv1')
+    y = self.norm(name='bn2')(active, train=train, after=after)
+    y = conv(self.width, 3, second, 'conv2')(nn.relu(y))
     if self.stride != 1 or x.shape[-1] != self.width:
-      x = conv(x if self.ffsd else active, 1, self.stride, 'shortcut_conv')
+      shortcut = conv(x.shape[-1], 1, self.stride, 'shortcut_conv')
+      x = shortcut(x if self.ffsd else active)
     return x + y, pre
 
 
@@ -90,7 +92,7 @@ class WideResNet(layers.Network):
     """Logits [N,K] f32 of normalised images [N,H,W,3]."""
     ffsd = self.variant == 'ffsd'
     bias_init = layers.torch_bias_init(27) if ffsd else None
-    x = layers.conv(16, 3, dtype=self.dtype, bias_init=bias_init, name='conv1')(
+    x = layers.Conv(16, 3, dtype=self.dtype, bias_init=bias_init, name='conv1')(
       images.astype(self.dtype)
     )
     tap(self, 'stem', x)

@@ -1,7 +1,10 @@
 """Layers beside those of Linen, against Linen's."""
 
+import itertools
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,3 +41,110 @@ def test_a_transposed_convolution_equals_linens_with_its_gradients(
     gradients(ours, variables, x, weights),
     gradients(linens, variables, x, weights),
   )
+
+
+class Pair(nn.Module):
+  """A convolution and the BatchNorm after it, as one or one by one."""
+
+  together: bool
+  stride: int
+  bias: bool
+  mode: str = 'auto'
+  group_size: int = 0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    bias_init = nn.initializers.normal() if self.bias else None
+    conv = layers.Conv(
+      6, 3, self.stride, dtype=self.dtype, bias_init=bias_init, name='conv'
+    )
+    norm = layers.BatchNorm(self.mode, self.group_size, name='bn')
+    if self.together:
+      return norm(x, train=train, after=conv)
+    return norm(conv(x), train=train)
+
+
+def pair_variables(module, x):
+  """Its variables, with parameters and statistics far from their first."""
+  variables = module.init(jax.random.key(0), x, train=True)
+  count = itertools.count(1)
+
+  def moved(leaf):
+    key = jax.random.key(next(count))
+    return leaf + jax.random.uniform(key, leaf.shape, minval=0.5)
+
+  return jax.tree.map(moved, variables)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('shape', [(4, 7, 5, 3), (2, 8, 8, 3)])
+def test_batch_norm_after_a_convolution_is_the_two_one_by_one(
+  shape, train, bias, stride
+):
+  x = jax.random.normal(jax.random.key(9), shape)
+  one, two = (Pair(each, stride, bias, 'auto', 2) for each in (True, False))
+  variables = pair_variables(two, x)
+
+  def both(module):
+    return module.apply(variables, x, train=train, mutable=['batch_stats'])
+
+  (found, moved), (want, want_moved) = both(one), both(two)
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, moved, want_moved)
+
+
+def test_the_pair_has_the_same_gradients_by_running_statistics():
+  x = jax.random.normal(jax.random.key(9), (2, 7, 5, 3))
+  one, two = (Pair(each, 2, True, 'running') for each in (True, False))
+  variables = pair_variables(two, x)
+  weights = jax.random.normal(jax.random.key(3), (2, 4, 3, 6))
+  both = [
+    jax.grad(lambda v, net=net: (net.apply(v, x, train=True) * weights).sum())(
+      variables
+    )
+    for net in (one, two)
+  ]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both
+  )
+
+
+def test_in_bfloat16_the_pair_is_as_near_to_float32_as_one_by_one():
+  x = jax.random.normal(jax.random.key(9), (4, 8, 8, 3))
+  exact = Pair(False, 1, False)
+  variables = pair_variables(exact, x)
+  want = exact.apply(variables, x, train=False)
+  off = []
+  for together in (True, False):
+    half = Pair(together, 1, False, dtype=jnp.bfloat16)
+    found = half.apply(variables, x, train=False)
+    assert found.dtype == jnp.bfloat16
+    off.append(np.abs(found.astype(jnp.float32) - want).mean())
+  assert off[0] < 1.5 * off[1]
+
+
+def test_what_is_folded_is_read_in_place_of_what_it_was_made_of():
+  x = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
+  net = Pair(True, 1, True)
+  variables = pair_variables(net, x)
+  want, made = net.apply(variables, x, train=False, mutable=[layers.FOLDED])
+  assert jax.tree.map(jnp.shape, made) == {
+    layers.FOLDED: {
+      'conv': {'kernel': (3, 3, 3, 6), 'bias': (6,)},
+      'bn': {'offset': (6,)},
+    }
+  }
+  zeros = jax.tree.map(jnp.zeros_like, variables)
+  found = net.apply({**zeros, **made}, x, train=False)
+  np.testing.assert_array_equal(found, want)
+
+
+def test_folded_variables_leave_batch_statistics_alone():
+  x = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
+  net = Pair(True, 1, True, 'batch')
+  variables = pair_variables(net, x)
+  _, made = net.apply(variables, x, train=False, mutable=[layers.FOLDED])
+  assert not made
