@@ -23,43 +23,47 @@ class CropFlip(NamedTuple):
 
 
 def crop_flip(
-  images: jax.Array, index: jax.Array, key: jax.Array, how: CropFlip
+  images: jax.Array, key: jax.Array, how: CropFlip
 ) -> tuple[jax.Array, jax.Array]:
-  """Takes images[index], cropped and flipped, in one gather.
+  """Crops and flips images.
+
+  A crop is two products with matrices of zeros and ones, whose entry (i, j)
+  says that row (column) i of the crop is row (column) j of the image: exact,
+  and faster on a TPU than a gather, which takes pixel by pixel there.
 
   Args:
-    images: [M,H,W,3] u8.
-    index: [N] i32.
+    images: [N,H,W,3] u8.
     key: decides crops and flips; each image's own.
     how: what to do.
 
   Returns:
     [N,H,W,3] u8, and which of them are mirrored, [N] bool.
   """
-  count, (height, width) = index.shape[0], images.shape[1:3]
+  count, height, width, _ = images.shape
   key_y, key_x, key_flip = jax.random.split(key, 3)
 
-  def positions(key, size):
+  def chosen(key, size):
     offset = jax.random.randint(
       key, (count, 1), -how.padding, how.padding + 1, jnp.int32
     )
-    return offset + jnp.arange(size, dtype=jnp.int32)[None, :]
+    every = jnp.arange(size, dtype=jnp.int32)
+    position = offset + every[None, :]
+    if how.mode == 'reflect':
+      position = reflect(position, size)
+    # A position outside is nowhere: the padding's zeros.
+    return (position[:, :, None] == every[None, None, :]).astype(jnp.float32)
 
-  y, x = positions(key_y, height), positions(key_x, width)
-  flipped = jnp.zeros((count, 1), bool)
+  if how.padding:
+    rows, columns = chosen(key_y, height), chosen(key_x, width)
+    # The pixels' 8 bits are exact in whatever precision the device multiplies.
+    pixels = jnp.einsum('nyh,nhwc->nywc', rows, images.astype(jnp.float32))
+    pixels = jnp.einsum('nxw,nywc->nyxc', columns, pixels)
+    images = pixels.astype(jnp.uint8)
+  flipped = jnp.zeros((count,), bool)
   if how.flip:
-    flipped = jax.random.bernoulli(key_flip, shape=(count, 1))
-    x = jnp.where(flipped, x[:, ::-1], x)
-  inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
-  if how.mode == 'reflect':
-    y, x = reflect(y, height), reflect(x, width)
-  else:
-    y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
-  out = images[index[:, None, None], y[:, :, None], x[:, None, :]]
-  if how.mode == 'zero':
-    inside = inside_y[:, :, None] & inside_x[:, None, :]
-    out = jnp.where(inside[..., None], out, jnp.uint8(0))
-  return out, flipped[:, 0]
+    flipped = jax.random.bernoulli(key_flip, shape=(count, 1))[:, 0]
+    images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+  return images, flipped
 
 
 def reflect(position: jax.Array, size: int) -> jax.Array:

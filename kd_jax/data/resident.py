@@ -16,7 +16,8 @@ class Resident:
   """A split on the device, read in order; a `dataset.EvalSet`.
 
   Attributes:
-    arrays: 'image' [M,H,W,3] u8 and 'label' [M] i32, on every device.
+    arrays: 'image' [M,H*W*3] u8 and 'label' [M] i32, on every device. A TPU
+      would copy images of four dimensions into such rows at every dispatch.
     size: M.
   """
 
@@ -24,8 +25,10 @@ class Resident:
     """Moves the split to the devices of the mesh."""
     self.size = len(split)
     self._info, self._mesh = info, mesh
+    self._shape = split.image.shape[1:]
+    rows = split.image.reshape(self.size, -1)
     self.arrays: dict[str, jax.Array] = sharding.put(
-      {'image': split.image, 'label': split.labels}, sharding.replicated(mesh)
+      {'image': rows, 'label': split.labels}, sharding.replicated(mesh)
     )
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
@@ -35,7 +38,11 @@ class Resident:
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
     """See `dataset.EvalSet`."""
-    return self._batch(arrays, arrays['image'][feed['index']], feed)
+    return self._batch(arrays, self._taken(arrays, feed), feed)
+
+  def _taken(self, arrays: dict[str, Any], feed: Any) -> jax.Array:
+    """The images of a feed, [B,H,W,3] u8."""
+    return arrays['image'][feed['index']].reshape(-1, *self._shape)
 
   def _batch(self, arrays, images, feed) -> Batch:
     image = dataset.normalised(images, self._info)
@@ -74,7 +81,7 @@ class Training(Resident):
     """See `dataset.TrainSet`."""
     index = feed['index']
     images, flipped = augment.crop_flip(
-      arrays['image'], index, key, self._crop_flip
+      self._taken(arrays, feed), key, self._crop_flip
     )
     known = {
       name: each[index, flipped.astype(jnp.int32)]

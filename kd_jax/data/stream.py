@@ -10,7 +10,6 @@ from typing import Any
 
 from absl import flags
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
@@ -173,8 +172,7 @@ class Streamed:
     """See `dataset.TrainSet`."""
     images, how = feed['image'], self._crop_flip
     if how is not None:
-      every = jnp.arange(images.shape[0], dtype=jnp.int32)
-      images, _ = augment.crop_flip(images, every, key, how)
+      images, _ = augment.crop_flip(images, key, how)
     return {**feed, 'image': dataset.normalised(images, self._info)}
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
