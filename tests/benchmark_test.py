@@ -3,12 +3,16 @@
 import functools
 import importlib.util
 import json
+import subprocess
+import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from kd_jax import benchmark, build, errors
-from kd_jax.benchmark import case, cost, pairing, peers, turns
+from kd_jax.benchmark import ahead, case, cost, pairing, peers, turns
 
 TINY = (
   *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
@@ -182,3 +186,57 @@ def test_peers_of_each_configuration_take_turns(tmp_path, capsys):
     assert peer['extra_params'] == own['extra_params']
     assert peer['ratio_to'] == own['config']
     assert peer['ms'] > 0
+
+
+def test_moved_bytes_are_xlas_where_it_counts_them():
+  def function(x, y):
+    return jnp.tanh(x @ y), x.sum(axis=0)
+
+  shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((40, 30), (30, 20))]
+  compiled = jax.jit(function).lower(*shapes).compile()
+  program = compiled.as_text()
+  xlas = compiled.cost_analysis()['bytes accessed']
+  assert cost.moved_bytes(program) == pytest.approx(xlas, rel=0.1)
+  assert 2 <= cost.operations(program) <= 6
+
+
+@pytest.mark.parametrize(
+  ('argv', 'told'),
+  [
+    (('kd', '--chips=h1000'), 'h1000'),
+    (('kd', '--chips=v5e:2x2'), "pip install 'kd_jax[tpu]'"),
+    (('kd', '--chips=h100'), "pip install 'kd_jax[cuda]'"),
+  ],
+)
+def test_a_chip_that_cannot_be_compiled_for_is_one_line(
+  argv, told, capsys, monkeypatch
+):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(ahead, '_quiet', lambda: None)  # the session's own stay
+  assert ahead.main(argv) == 2
+  assert told in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+  not any(map(importlib.util.find_spec, ('libtpu', 'jax_cuda12_plugin'))),
+  reason="needs kd_jax[tpu] or kd_jax[cuda]: XLA's compilers for them",
+)
+def test_a_step_is_compiled_for_chips_that_are_not_there(tmp_path):
+  tpu = importlib.util.find_spec('libtpu') is not None
+  place, count = ('v5e:2x2', 4) if tpu else ('h100', 1)
+  out = tmp_path / 'ahead.json'
+  command = [
+    *(sys.executable, '-m', 'kd_jax.benchmark.ahead', 'kd'),
+    *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
+    *('--batch_size=64', '--images=640', f'--chips={place}', f'--json={out}'),
+  ]
+  subprocess.run(command, check=True)
+  (found,) = json.loads(out.read_text())['rows']
+  assert found['count'] == count
+  assert found['fits']
+  # All parameters and BatchNorm's sums, where there is more than one chip.
+  assert (found['collective_bytes'] > 4 * 78_000) == (count > 1)
+  images = 640 * 8 * 8 * 3
+  assert found['memory_bytes'] > images
+  assert found['bytes'] > images / 10
+  assert 50 < found['operations'] < 2000

@@ -140,16 +140,8 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
   config = configured(name, wanted)
   mesh = sharding.make_mesh(wanted.devices)
   sharding.check_batch(mesh, wanted.batch_size, '--batch_size')
-  labels = np.arange(wanted.images, dtype=np.int32) % wanted.classes
-  facts = {'num_classes': wanted.classes, 'train_labels': labels}
-  epoch = wanted.images // wanted.batch_size
-  if not epoch:
-    raise errors.UsageError(
-      f'--images={wanted.images} is less than a batch of {wanted.batch_size}'
-    )
-  exp = build.phases_of(config, facts, epoch)[0].exp
-  abstract.shapes(exp, wanted.image_size, wanted.batch_size)
-  train = _train_set(config, wanted, labels, mesh)
+  exp = experiment(config, wanted)
+  train = _train_set(config, wanted, mesh)
   if config.teacher.cache_logits:
     views = len(train.views(jnp.zeros((1, 1, 1, 3))))
     logits = np.zeros((wanted.images, views, wanted.classes), np.float32)
@@ -160,10 +152,10 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
   whole = sharding.replicated(mesh)
   key = jax.random.key(1)
   state, frozen = jax.jit(
-    functools.partial(_start, exp, wanted.image_size, wanted.batch_size),
+    functools.partial(start, exp, wanted.image_size, wanted.batch_size),
     out_shardings=whole,
   )(key)
-  count = _steps_per_dispatch(wanted, epoch)
+  count = _steps_per_dispatch(wanted)
   index = np.zeros((count, wanted.batch_size), np.int32)
   run = jitted(exp, train, mesh)
   began = time.perf_counter()
@@ -191,6 +183,27 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     mesh=mesh,
     feeds=train.feeds(0),
   )
+
+
+def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
+  """The configuration's first phase.
+
+  Raises:
+    UsageError: for whatever does not exist or does not fit together.
+  """
+  epoch = wanted.images // wanted.batch_size
+  if not epoch:
+    raise errors.UsageError(
+      f'--images={wanted.images} is less than a batch of {wanted.batch_size}'
+    )
+  facts = {'num_classes': wanted.classes, 'train_labels': _labels(wanted)}
+  exp = build.phases_of(config, facts, epoch)[0].exp
+  abstract.shapes(exp, wanted.image_size, wanted.batch_size)
+  return exp
+
+
+def _labels(wanted: Wanted) -> np.ndarray:
+  return np.arange(wanted.images, dtype=np.int32) % wanted.classes
 
 
 def jitted(exp: step.Experiment, train: resident.Training, mesh: Mesh) -> Any:
@@ -235,7 +248,9 @@ def load(name: str) -> ConfigDict:
   return module.get_config(recipe or None)
 
 
-def _start(exp: step.Experiment, image_size: int, batch_size: int, key: Any):
+def start(
+  exp: step.Experiment, image_size: int, batch_size: int, key: Any
+) -> tuple[Any, Any]:
   """The first state, and the teachers' variables."""
   shapes = abstract.example(image_size, batch_size)
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -247,10 +262,10 @@ def _start(exp: step.Experiment, image_size: int, batch_size: int, key: Any):
 
 
 def _train_set(
-  config: ConfigDict, wanted: Wanted, labels: np.ndarray, mesh: Mesh
+  config: ConfigDict, wanted: Wanted, mesh: Mesh
 ) -> resident.Training:
   """Random images on the device, cropped and flipped as the run's are."""
-  size = wanted.image_size
+  size, labels = wanted.image_size, _labels(wanted)
   mega = len(labels) * size**2 * 3 / 1e6
   if mega > config.data.device_mb:
     raise errors.UsageError(
@@ -280,10 +295,11 @@ def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
   return augment.CropFlip(padding, given.padding_mode, given.flip)
 
 
-def _steps_per_dispatch(wanted: Wanted, epoch: int) -> int:
+def _steps_per_dispatch(wanted: Wanted) -> int:
   """As `loop.Loop` chooses."""
   if wanted.steps_per_dispatch:
     return wanted.steps_per_dispatch
   if jax.default_backend() == 'cpu':
     return 1
+  epoch = wanted.images // wanted.batch_size
   return max(n for n in range(1, min(epoch, 128) + 1) if epoch % n == 0)

@@ -46,6 +46,9 @@ class Costs(NamedTuple):
 def of(lowered: Any, compiled: Any) -> Costs:
   """The costs of a step, from its program before and after compiling."""
   before, after = lowered.cost_analysis(), compiled.cost_analysis()
+  program = compiled.as_text() or ''
+  if not after:  # XLA has none for a GPU that is not there
+    after = {'flops': math.nan, 'bytes accessed': moved_bytes(program)}
   memory = compiled.memory_analysis()
   return Costs(
     flops=float(before['flops']),
@@ -57,8 +60,48 @@ def of(lowered: Any, compiled: Any) -> Costs:
       + memory.temp_size_in_bytes
       - memory.alias_size_in_bytes
     ),
-    exchanged=collective_bytes(compiled.as_text() or ''),
+    exchanged=collective_bytes(program),
   )
+
+
+# What does nothing when a program runs.
+_FREE = (
+  'bitcast', 'constant', 'get-tuple-element', 'parameter', 'partition-id',
+  'tuple',
+)  # fmt: skip
+
+
+class _Instruction(NamedTuple):
+  """One line of XLA's text of a program."""
+
+  name: str
+  shape: str
+  kind: str
+  operands: str
+
+
+def _instructions(program: str) -> list[_Instruction]:
+  """What stands in the program's entry, in order."""
+  entry = program.partition('\nENTRY ')[2].partition('\n}')[0]
+  pattern = r'^\s+(?:ROOT )?(%\S+) = (.*?) ([a-z][a-z\d-]*)\(([^)]*)\)'
+  return [_Instruction(*each) for each in re.findall(pattern, entry, re.M)]
+
+
+def operations(program: str) -> int:
+  """What the entry of XLA's text of a program starts: on a GPU its kernels."""
+  return sum(each.kind not in _FREE for each in _instructions(program))
+
+
+def moved_bytes(program: str) -> float:
+  """What the entry's operations read and write, had they no cache."""
+  sizes: dict[str, int] = {}
+  total = 0
+  for each in _instructions(program):
+    sizes[each.name] = _bytes(each.shape)
+    if each.kind not in _FREE:
+      names = re.findall(r'%[^\s,)]+', each.operands)
+      total += sizes[each.name] + sum(sizes[name] for name in names)
+  return float(total)
 
 
 def collective_bytes(program: str) -> int:
@@ -66,9 +109,16 @@ def collective_bytes(program: str) -> int:
   kinds = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
   total = 0
   for shapes in re.findall(rf'= (\S.*?) (?:{kinds})(?:-start)?\(', program):
-    for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shapes):
-      bits = int(re.sub(r'\D', '', dtype) or 8)  # pred has one byte
-      total += math.prod(map(int, filter(None, sizes.split(',')))) * bits // 8
+    total += _bytes(shapes)
+  return total
+
+
+def _bytes(shapes: str) -> int:
+  """Of all arrays in the text of a type."""
+  total = 0
+  for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shapes):
+    bits = int(re.sub(r'\D', '', dtype) or 8)  # pred has one byte
+    total += math.prod(map(int, filter(None, sizes.split(',')))) * bits // 8
   return total
 
 
