@@ -5,7 +5,7 @@ import os
 from tests import compiled
 
 # Before JAX starts: tests need several devices and no cache of the user's.
-os.environ.update(compiled.environment())
+os.environ.update(compiled.environment(), XLA_FLAGS=compiled.quick())
 
 import jax
 
