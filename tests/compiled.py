@@ -10,6 +10,9 @@ _FOLDER = 'KD_JAX_TEST_COMPILED'
 # LLVM as by way of MLIR.
 _QUICK = '--xla_cpu_use_fusion_emitters=false'
 
+# Options of jax.jit for a program that must agree with another to the bit.
+AS_USERS = {'xla_cpu_use_fusion_emitters': True}
+
 
 def environment():
   """Variables for JAX: many tests compile the same programs.
