@@ -286,7 +286,7 @@ def digits() -> ConfigDict:
       'optimizer': {'learning_rate': step_schedule(0.05, (36, 48))},
     }
   )
-  config.teacher.expected_top1 = 96.0
+  config.teacher.expected_top1 = 94.0  # 97.5 and 96.1 were seen
   config.baseline = 'train'
   config.eval_batch_size = 192
   config.eval_every = 5.0
