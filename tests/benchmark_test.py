@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import pathlib
 import subprocess
 import sys
 import types
@@ -240,3 +241,40 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(tmp_path):
   assert found['memory_bytes'] > images
   assert found['bytes'] > images / 10
   assert 50 < found['operations'] < 2000
+
+
+def test_the_table_beside_pytorch_is_of_the_figures_in_its_folder(tmp_path):
+  def figure(name, median, **more):
+    spread = {'median': median, 'least': median / 2, 'most': 2 * median}
+    return {'config': name, 'ratio': median, **spread, **more}
+
+  about = {
+    'arguments': {'repeats': 3},
+    'hardware': '1 x cpu',
+    'host': 'x86_64',
+    'versions': {'jax': '0.1'},
+  }
+  for number, method in enumerate(('kd', 'fpd'), 1):
+    ours = figure(
+      method,
+      1.0,
+      images_per_s={'median': 30.0 * number, 'least': 20.0, 'most': 40.0},
+      share={'median': 0.5},
+      memory_bytes=420e6,
+      flops=189e9,
+      peak={'float32': {'least': 99e9, 'most': 131e9 * number}},
+    )
+    rows = [ours, figure(f'PyTorch eager, {method}', 0.25 * number)]
+    path = tmp_path / f'r32x4_r8x4_64_{method}.json'
+    path.write_text(json.dumps({'rows': rows, **about}))
+  script = pathlib.Path(__file__).parent.parent / 'benchmarks' / 'table.py'
+  command = [
+    *(sys.executable, str(script), str(tmp_path), '--methods=kd,fpd'),
+    '--only=r32x4_r8x4_64',
+  ]
+  told = subprocess.run(command, check=True, capture_output=True, text=True)
+  assert (
+    '| FPD | 60 (20-40) | left out | 0.50 (0.25-1.00) | left out | left out '
+    '| 50% | 420 MB | 189 G |\n'
+  ) in told.stdout
+  assert 'n=3 turns; 1 x cpu (x86_64); jax 0.1; peak 99-262' in told.stdout
