@@ -109,14 +109,19 @@ def _number(median: float, least: float, most: float, form: str) -> str:
 def _about(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
   """On what, with what, and what the peak was."""
   first = found[0][1]
+  for name, each in found:
+    for key in ('hardware', 'host', 'versions'):
+      if each[key] != first[key]:
+        sys.exit(f'{name} has another {key} than {found[0][0]}: {each[key]}')
   versions = ', '.join(f'{k} {v}' for k, v in first['versions'].items())
+  repeats = [each['arguments']['repeats'] for _, each in found]
   peaks = [
     1e-9 * each['rows'][0]['peak']['float32'][end]
     for _, each in found
     for end in ('least', 'most')
   ]
   return (
-    f'n={first["arguments"]["repeats"]} turns; {first["hardware"]} '
+    f'n={min(repeats)} turns or more; {first["hardware"]} '
     f'({first["host"]}); {versions}; peak {min(peaks):.0f}-{max(peaks):.0f} '
     'GFLOP/s'
   )

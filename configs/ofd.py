@@ -55,7 +55,7 @@ def imagenet_r34_r18() -> base.ConfigDict:
   """ResNet34 to ResNet18 on ImageNet, as the paper trains its pairs there.
 
   Published: 70.81% top-1 (teacher 73.31, student alone 69.76), by others than
-  the authors.
+  the authors, whose recipe may differ.
 
     python -m kd_jax.main --config configs/ofd.py:imagenet_r34_r18
   """

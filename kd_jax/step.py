@@ -159,8 +159,9 @@ def fold(
 ) -> dict[str, Variables]:
   """The teachers' variables with what is made of them alone, computed once.
 
-  See `models.layers.kept`: a convolution scaled by the running statistics of
-  the BatchNorm after it. Without it every step computes the same.
+  A BatchNorm's running statistics go into the convolution before it (see
+  `models.layers.FOLDED`): a pass over each map less. What they are made of
+  stays, since methods read it.
 
   Args:
     exp: the experiment.

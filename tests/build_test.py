@@ -21,6 +21,15 @@ def test_bn_group_size_reaches_networks_and_adapters(name, adapters):
   )
 
 
+def test_a_teacher_on_batch_statistics_may_have_groups():
+  config = main_test.configuration('ofd').get_config('digits')
+  config.bn_group_size = 8
+  parts = build.build(config)
+  assert parts.exp.teachers['teacher'].batch_norm == 'batch'
+  assert parts.exp.teachers['teacher'].bn_group_size == 8
+  assert parts.deployed.params > 0
+
+
 def facts(mean, std):
   return {'num_classes': 10, 'mean': mean, 'std': std}
 

@@ -7,7 +7,8 @@ import tempfile
 _FOLDER = 'KD_JAX_TEST_COMPILED'
 
 # XLA:CPU compiles the loops of small programs 3 times as fast by its emitter of
-# LLVM as by way of MLIR.
+# LLVM as by way of MLIR. An XLA without this flag ends with 'Unknown flag': it
+# can go then.
 _QUICK = '--xla_cpu_use_fusion_emitters=false'
 
 # Options of jax.jit for a program that must agree with another to the bit.

@@ -45,6 +45,7 @@ class Chip(NamedTuple):
       in one pass of bfloat16 on a TPU and in TF32 on a GPU.
     bandwidth: of its memory, bytes a second.
     memory: bytes.
+    few: a small topology.
     about: a GPU for XLA, as the fields of its GpuDeviceInfoProto.
   """
 
@@ -52,25 +53,27 @@ class Chip(NamedTuple):
   flops: dict[str, float]
   bandwidth: float
   memory: float
+  few: str
   about: dict[str, Any] | None = None
 
 
-def _tpu(tera: float, bandwidth: float, gibi: float) -> Chip:
+def _tpu(tera: float, bandwidth: float, gibi: float, few: str) -> Chip:
   both = {'float32': tera * 1e12, 'bfloat16': tera * 1e12}
-  return Chip('tpu', both, bandwidth, gibi * 2**30)
+  return Chip('tpu', both, bandwidth, gibi * 2**30, few)
 
 
 # Google's and NVIDIA's data sheets.
 CHIPS = {
-  'v4': _tpu(275, 1.228e12, 32),
-  'v5e': _tpu(197, 0.819e12, 16),
-  'v5p': _tpu(459, 2.765e12, 95),
-  'v6e': _tpu(918, 1.640e12, 32),
+  'v4': _tpu(275, 1.228e12, 32, '2x2x1'),
+  'v5e': _tpu(197, 0.819e12, 16, '2x2'),
+  'v5p': _tpu(459, 2.765e12, 95, '2x2x1'),
+  'v6e': _tpu(918, 1.640e12, 32, '2x2'),
   'h100': Chip(
     'cuda',
     {'float32': 495e12, 'bfloat16': 989e12},
     3.352e12,
     80e9,
+    '1',
     {
       'threads_per_block_limit': 1024,
       'threads_per_warp': 32,
@@ -183,18 +186,18 @@ def chips(place: str) -> tuple[Chip, Mesh]:
   try:
     if chip.about is None:
       found = topologies.get_topology_desc(
-        platform='tpu', topology_name=f'{kind}:{topology or "2x2"}'
+        platform='tpu', topology_name=f'{kind}:{topology or chip.few}'
       )
     else:
       found = topologies.get_topology_desc(
         platform='cuda',
-        topology=f'1x1x{int(topology or 1)}',
+        topology=f'1x1x{int(topology or chip.few)}',
         target_config=_target(kind, chip.about),
       )
-  except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+  except (RuntimeError, ValueError) as error:
+    why = str(error).partition('\n')[0]
     raise errors.UsageError(
-      f'--chips={place}: {str(error).splitlines()[0]}; give a TPU as v5e:4x4 '
-      'and a GPU as h100:8'
+      f'--chips={place}: {why}; give it as {kind}:{chip.few}'
     ) from error
   devices = found.devices
   return chip, jax.make_mesh(
@@ -223,6 +226,11 @@ def row(
     RunError: where XLA cannot compile it, as where it does not fit the memory.
   """
   config = case.configured(name, wanted)
+  if config.accumulate_steps != 1:  # a loop, whose body is not counted
+    raise errors.UsageError(
+      f'{name}: config.accumulate_steps={config.accumulate_steps} cannot be '
+      'counted; give 1'
+    )
   exp = case.experiment(config, wanted)
   size, batch_size = wanted.image_size, wanted.batch_size
   start = functools.partial(case.start, exp, size, batch_size)
@@ -236,8 +244,8 @@ def row(
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     raise errors.RunError(
-      f'{name} on {place}: {str(error).splitlines()[0]}; take more chips or a '
-      'smaller batch where it does not fit'
+      f'{name} on {place}: {str(error).partition(chr(10))[0]}; where it does '
+      'not fit, take more chips or a smaller batch'
     ) from error
   found = cost.of(asked, compiled)
   count = mesh.devices.size

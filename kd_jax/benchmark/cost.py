@@ -87,9 +87,14 @@ def _instructions(program: str) -> list[_Instruction]:
   return [_Instruction(*each) for each in re.findall(pattern, entry, re.M)]
 
 
+def _free(instruction: _Instruction) -> bool:
+  kind = instruction.kind  # the end of an asynchronous one is counted before
+  return kind in _FREE or kind.endswith('-done')
+
+
 def operations(program: str) -> int:
   """What the entry of XLA's text of a program starts: on a GPU its kernels."""
-  return sum(each.kind not in _FREE for each in _instructions(program))
+  return sum(not _free(each) for each in _instructions(program))
 
 
 def moved_bytes(program: str) -> float:
@@ -98,7 +103,7 @@ def moved_bytes(program: str) -> float:
   total = 0
   for each in _instructions(program):
     sizes[each.name] = _bytes(each.shape)
-    if each.kind not in _FREE:
+    if not _free(each):
       names = re.findall(r'%[^\s,)]+', each.operands)
       total += sizes[each.name] + sum(sizes[name] for name in names)
   return float(total)

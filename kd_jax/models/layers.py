@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from kd_jax import errors
 from kd_jax.features import tap
 
+# A collection: what a BatchNorm and the convolution before it make of their
+# variables alone. It is made where it is mutable, and read where it is given.
+FOLDED = 'folded'
 BatchNormMode = Literal['auto', 'batch', 'running']
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -39,22 +42,6 @@ def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
   return init
 
 
-# The collection of what `kept` keeps.
-FOLDED = 'folded'
-
-
-def kept(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
-  """What the module's folded variables have under this name, else `value`.
-
-  Where that collection is mutable, `value` becomes one of them.
-  """
-  if module.has_variable(FOLDED, name):
-    return module.get_variable(FOLDED, name)
-  if module.is_mutable_collection(FOLDED) and not module.is_initializing():
-    module.put_variable(FOLDED, name, value)
-  return value
-
-
 class Conv(nn.Module):
   """A square convolution that pads k//2 on every side, as torch's.
 
@@ -79,29 +66,27 @@ class Conv(nn.Module):
   bias_init: nn.initializers.Initializer | None = None
 
   @nn.compact
-  def __call__(
-    self, x: jax.Array, factor: jax.Array | None = None
-  ) -> jax.Array:
-    """Maps [N,H,W,I] to [N,h,w,O], times factor [O] f32, in `dtype`."""
-    side, groups = self.kernel_size, self.groups
-    shape = (side, side, x.shape[-1] // groups, self.features)
-    kernel = self.param('kernel', self.kernel_init, shape)
-    bias = None
-    if self.bias_init is not None:
-      bias = self.param('bias', self.bias_init, (self.features,))
-    if factor is not None:
-      kernel = (kernel * factor[None, None, None, :]).astype(self.dtype)
-      kernel = kept(self, 'kernel', kernel)
-      bias = None if bias is None else kept(self, 'bias', bias * factor)
-    y = jax.lax.conv_general_dilated(
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N,H,W,I] to [N,h,w,O] in `dtype`."""
+    side = self.kernel_size
+    shape = (side, side, x.shape[-1] // self.groups, self.features)
+    y = self.convolve(x, self.param('kernel', self.kernel_init, shape))
+    if self.bias_init is None:
+      return y
+    bias = self.param('bias', self.bias_init, (self.features,))
+    return y + bias.astype(y.dtype)[None, None, None, :]
+
+  def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """What `__call__` does, by this kernel and without a bias."""
+    side = self.kernel_size
+    return jax.lax.conv_general_dilated(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       (self.stride,) * 2,
       ((side // 2,) * 2,) * 2,
       dimension_numbers=_DIMENSIONS,
-      feature_group_count=groups,
+      feature_group_count=self.groups,
     )
-    return y if bias is None else y + bias.astype(y.dtype)[None, None, None, :]
 
 
 def torch_conv(
@@ -234,14 +219,15 @@ class BatchNorm(nn.Module):
   It normalises with the biased variance of the batch and keeps the unbiased
   one, N/(N-1) times as large, for evaluation; flax.linen's keeps the biased
   one. Under jit with a sharded batch the statistics are those of the global
-  batch. Statistics and scaling are float32; the result has the dtype of x.
+  batch. Statistics and scaling are float32 (a folded kernel has the dtype of
+  its convolution); the result has the dtype of what is normalised.
 
   Attributes:
     mode: 'auto' takes batch statistics in training and running ones
       otherwise; 'batch' and 'running' always take theirs. Running statistics
       move where batch statistics are used and 'batch_stats' is mutable.
     group_size: images that share statistics, 0 for the whole batch; running
-      statistics are averaged over the groups.
+      statistics are averaged over the groups. Fewer images are one group.
     momentum: what the running statistics keep each step (1 minus torch's).
     epsilon: added to the variance.
   """
@@ -260,9 +246,8 @@ class BatchNorm(nn.Module):
     Args:
       x: what is normalised.
       train: see `mode`.
-      after: a convolution of x [N,H,W,I] whose result is normalised instead;
-        by running statistics both are one convolution, since XLA would not
-        scale the kernel instead of the map.
+      after: a convolution of x [N,H,W,I] whose result is normalised instead.
+        By running statistics the two can be folded into one: see `FOLDED`.
 
     Raises:
       UsageError: where group_size does not divide N.
@@ -277,17 +262,16 @@ class BatchNorm(nn.Module):
     if not use_batch:
       factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
       offset = bias - mean.value * factor
-      if after is not None:
-        y = after(x, factor)
-        offset = kept(self, 'offset', offset)
-        return y + offset.astype(y.dtype)[None, None, None, :]
+      if after is not None and self._folds():
+        return self._folded(x, after, factor, offset)
+    if after is not None:
+      x = after(x)
+    if not use_batch:
       shape = (1,) * (x.ndim - 1) + (channels,)
       y = x.astype(jnp.float32) * factor.reshape(shape) + offset.reshape(shape)
       return y.astype(x.dtype)
 
-    if after is not None:
-      x = after(x)
-    size = self.group_size or x.shape[0]
+    size = min(self.group_size or x.shape[0], x.shape[0])
     if self.is_initializing():
       size = x.shape[0]  # any batch will do
     if x.shape[0] % size:
@@ -314,6 +298,29 @@ class BatchNorm(nn.Module):
       mean.value = keep * mean.value + (1 - keep) * new_mean
       var.value = keep * var.value + (1 - keep) * unbiased
     return y.reshape(x.shape).astype(x.dtype)
+
+  def _folds(self) -> bool:
+    made = self.is_mutable_collection(FOLDED) and not self.is_initializing()
+    return made or self.has_variable(FOLDED, 'kernel')
+
+  def _folded(
+    self, x: jax.Array, after: Conv, factor: jax.Array, offset: jax.Array
+  ) -> jax.Array:
+    """The convolution by a scaled kernel, and what is added to it."""
+    if self.has_variable(FOLDED, 'kernel'):
+      kernel: jax.Array = self.get_variable(FOLDED, 'kernel')
+      offset = self.get_variable(FOLDED, 'offset')
+    else:
+      scaled: jax.Array = after.get_variable('params', 'kernel')
+      scaled = scaled * factor[None, None, None, :]
+      kernel = scaled.astype(after.dtype)
+      if after.bias_init is not None:
+        offset = offset + after.get_variable('params', 'bias') * factor
+      self.put_variable(FOLDED, 'kernel', kernel)
+      self.put_variable(FOLDED, 'offset', offset)
+    y = after.convolve(x, kernel)
+    whole = y.astype(jnp.float32) + offset[None, None, None, :]
+    return whole.astype(y.dtype)
 
 
 def normalise(
