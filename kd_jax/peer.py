@@ -11,9 +11,16 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 from typing import Any
 
 from kd_jax import errors
+
+
+def _leave(number: int, frame: Any) -> None:
+  """Ends by an exception: a peer would else stand still for ever."""
+  del frame
+  sys.exit(128 + number)
 
 
 class Peer:
@@ -44,6 +51,8 @@ class Peer:
       UsageError: where it ends instead.
     """
     self.label = label
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+      signal.signal(signal.SIGTERM, _leave)
     self._process = subprocess.Popen(
       command,
       stdin=subprocess.PIPE,

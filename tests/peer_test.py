@@ -1,3 +1,6 @@
+import os
+import signal
+import subprocess
 import sys
 import time
 
@@ -49,6 +52,26 @@ def test_the_cpu_time_of_a_peer_grows_with_its_work():
     assert 0.15 < one.cpu_s() - before < 0.5
   finally:
     one.close()
+
+
+def test_a_peer_does_not_outlive_a_command_that_is_told_to_end():
+  holds = (
+    'import contextlib, sys, time\nfrom kd_jax import peer\n'
+    'with contextlib.closing(peer.Peer("idle", [sys.executable, "-c", '
+    "'import os; print(os.getpid(), flush=True); input()'])) as one:\n"
+    '  print(one.about, flush=True)\n'
+    '  time.sleep(60)'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', holds], stdout=subprocess.PIPE, text=True
+  ) as command:
+    assert command.stdout is not None
+    number = int(command.stdout.readline())
+    os.kill(number, 0)  # it is there
+    command.terminate()
+    assert command.wait(20) == 128 + signal.SIGTERM
+  with pytest.raises(ProcessLookupError):
+    os.kill(number, 0)
 
 
 def test_a_peer_that_ends_says_so():
