@@ -236,7 +236,7 @@ class Loop:
         ),
       )
       self._device.works_on(terms)
-      answer = processes.poll(asked_to_stop)
+      answer = processes.poll(asked_to_stop, after=terms)
     with self.clock.spent('training'):
       self._read()
     self._unread.append((self.step, terms, answer))

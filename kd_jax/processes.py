@@ -220,21 +220,27 @@ def _as_error(told: list[str]) -> Exception:
   )
 
 
-def poll(flag: bool) -> Callable[[], bool]:
+def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
   """Asks whether any process says yes.
 
   The question goes to the devices behind what they do already, and this
   returns at once: every process asks it after the same step, and so all hear
-  of it at the same step.
+  of it at the same step. On CPUs it waits for both: the threads of a process
+  serve all its programs, and two of them that exchange were once seen to wait
+  for each other for ever.
 
   Args:
     flag: what this process says.
+    after: arrays of what the devices do already.
 
   Returns:
     What waits for the answer.
   """
   if count() == 1:
     return lambda: flag
+  in_turn = jax.default_backend() == 'cpu'
+  if in_turn:
+    jax.block_until_ready(after)
   devices = np.array(jax.devices())
   mesh = Mesh(devices, ('all',))
   asked = jax.make_array_from_callback(
@@ -243,6 +249,8 @@ def poll(flag: bool) -> Callable[[], bool]:
     lambda part: np.full(devices.shape, flag)[part],
   )
   answer = _any(mesh)(asked)
+  if in_turn:
+    answer.block_until_ready()
   return lambda: bool(answer)
 
 
