@@ -29,7 +29,8 @@ def crop_flip(
 
   A crop is two products with matrices of zeros and ones, whose entry (i, j)
   says that row (column) i of the crop is row (column) j of the image: exact,
-  and faster on a TPU than a gather, which takes pixel by pixel there.
+  and faster on a TPU than a gather, which takes pixel by pixel there. On a CPU
+  it is a gather.
 
   Args:
     images: [N,H,W,3] u8.
@@ -42,28 +43,50 @@ def crop_flip(
   count, height, width, _ = images.shape
   key_y, key_x, key_flip = jax.random.split(key, 3)
 
-  def chosen(key, size):
+  def positions(key, size):
     offset = jax.random.randint(
       key, (count, 1), -how.padding, how.padding + 1, jnp.int32
     )
-    every = jnp.arange(size, dtype=jnp.int32)
-    position = offset + every[None, :]
-    if how.mode == 'reflect':
-      position = reflect(position, size)
-    # A position outside is nowhere: the padding's zeros.
-    return (position[:, :, None] == every[None, None, :]).astype(jnp.float32)
+    position = offset + jnp.arange(size, dtype=jnp.int32)[None, :]
+    return reflect(position, size) if how.mode == 'reflect' else position
 
   if how.padding:
-    rows, columns = chosen(key_y, height), chosen(key_x, width)
-    # The pixels' 8 bits are exact in whatever precision the device multiplies.
-    pixels = jnp.einsum('nyh,nhwc->nywc', rows, images.astype(jnp.float32))
-    pixels = jnp.einsum('nxw,nywc->nyxc', columns, pixels)
-    images = pixels.astype(jnp.uint8)
+    images = jax.lax.platform_dependent(
+      images,
+      positions(key_y, height),
+      positions(key_x, width),
+      cpu=_gathered,
+      default=_multiplied,
+    )
   flipped = jnp.zeros((count,), bool)
   if how.flip:
     flipped = jax.random.bernoulli(key_flip, shape=(count, 1))[:, 0]
     images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
   return images, flipped
+
+
+def _multiplied(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
+  """Rows y [N,H] and columns x [N,W] of images; 0 where they are outside."""
+
+  def chosen(position):
+    every = jnp.arange(position.shape[1], dtype=jnp.int32)[None, None, :]
+    return (position[:, :, None] == every).astype(jnp.float32)
+
+  # The pixels' 8 bits are exact in whatever precision the device multiplies.
+  pixels = jnp.einsum('nyh,nhwc->nywc', chosen(y), images.astype(jnp.float32))
+  pixels = jnp.einsum('nxw,nywc->nyxc', chosen(x), pixels)
+  return pixels.astype(jnp.uint8)
+
+
+def _gathered(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
+  """The same."""
+  count, height, width, _ = images.shape
+  inside = ((y >= 0) & (y < height))[:, :, None]
+  inside &= ((x >= 0) & (x < width))[:, None, :]
+  y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
+  index = jnp.arange(count, dtype=jnp.int32)[:, None, None]
+  out = images[index, y[:, :, None], x[:, None, :]]
+  return jnp.where(inside[..., None], out, jnp.uint8(0))
 
 
 def reflect(position: jax.Array, size: int) -> jax.Array:

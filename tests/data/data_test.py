@@ -145,6 +145,18 @@ def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
   assert mirrored == {False, True}
 
 
+def test_a_crop_by_products_is_the_gather_to_the_bit():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (7, 9, 6, 3), np.uint8)
+  y, x = (rng.integers(-4, n + 4, (7, n), np.int32) for n in (9, 6))
+  found, want = (
+    jax.jit(each)(images, y, x)
+    for each in (augment._multiplied, augment._gathered)
+  )
+  assert found.dtype == want.dtype == np.uint8
+  np.testing.assert_array_equal(found, want)
+
+
 def test_without_padding_and_flip_images_stay_as_they_are():
   dataset, split = training(how=augment.CropFlip(0, 'zero', False))
   now = feed(dataset, 0)
