@@ -226,8 +226,7 @@ def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
   The question goes to the devices behind what they do already, and this
   returns at once: every process asks it after the same step, and so all hear
   of it at the same step. On CPUs it waits for both: the threads of a process
-  serve all its programs, and two of them that exchange were once seen to wait
-  for each other for ever.
+  serve all its programs, so that those that exchange run one at a time.
 
   Args:
     flag: what this process says.
