@@ -223,10 +223,10 @@ def _as_error(told: list[str]) -> Exception:
 def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
   """Asks whether any process says yes.
 
-  The question goes to the devices behind what they do already, and this
-  returns at once: every process asks it after the same step, and so all hear
-  of it at the same step. On CPUs it waits for both: the threads of a process
-  serve all its programs, so that those that exchange run one at a time.
+  The question goes to the devices behind what they do already: every process
+  asks it after the same step, and so all hear of it at the same step. This
+  returns at once, but on CPUs, where the threads of a process serve all its
+  programs: there those that exchange run one at a time.
 
   Args:
     flag: what this process says.
