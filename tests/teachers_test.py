@@ -15,7 +15,7 @@ from safetensors import numpy
 
 from kd_jax import build, errors, report, runs, sharding, teachers, trainer
 from kd_jax.data import digits, resident
-from kd_jax.models import weights
+from kd_jax.models import layers, weights
 from tests import finished
 
 
@@ -215,6 +215,22 @@ def test_a_wrong_url_is_one_line_and_leaves_nothing(
   assert '\n' not in str(raised.value)
   assert not (tmp_path / 'run').exists()
   assert not list(tmp_path.glob('cache/downloads/[!.]*'))
+
+
+def test_a_run_trains_beside_the_folded_teacher(tmp_path, monkeypatch):
+  class Reached(Exception):  # noqa: N818  (no error)
+    pass
+
+  def loop(config, parts, data, tests, frozen, *_):
+    raise Reached(frozen)
+
+  monkeypatch.setattr(trainer.loop, 'Loop', loop)
+  made = config(finished.places() / 'kd')
+  with pytest.raises(Reached) as reached:
+    trainer.train(made, runs.Folder(tmp_path / 'run'))
+  teacher = reached.value.args[0]['teacher']
+  assert set(teacher) == {'params', 'batch_stats', layers.FOLDED}
+  assert set(teacher[layers.FOLDED]) == set(teacher['batch_stats'])
 
 
 def cached(flip, cache):
