@@ -52,6 +52,7 @@ def main() -> None:
   parser.add_argument('folder', type=pathlib.Path)
   parser.add_argument('--only', choices=TABLES, help='one of the tables')
   parser.add_argument('--methods', default=','.join(METHODS))
+  parser.add_argument('--peers', default=','.join(PEERS))
   parser.add_argument('--repeats', type=int, default=3)
   args = parser.parse_args()
   args.folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,8 @@ def main() -> None:
       label = f'{method}:{recipe}'
       label = OTHER.get(label, label)
       if not path.exists():
-        _run(label, [*given, f'--repeats={args.repeats}'], path)
+        chosen = (f'--peers={args.peers}', f'--repeats={args.repeats}')
+        _run(label, [*given, *chosen], path)
       found.append((method, json.loads(path.read_text(encoding='utf-8'))))
     print(f'\n**{title}**\n\n{_table(found)}\n\n{_about(found)}', flush=True)
 
