@@ -20,6 +20,7 @@ from kd_jax.methods import base
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 CHOICES = {
   'dtype': tuple(DTYPES),
+  'teacher.dtype': ('', *DTYPES),
   'baseline': ('train', 'cache', 'off'),
   'teacher.expected_on': ('test', 'val', 'train'),
   'data.padding_mode': ('zero', 'reflect'),
@@ -379,10 +380,9 @@ def _teachers(
       f'method {config.method} has no teacher, but config.teacher.name is '
       f'{config.teacher.name!r}: set it to the empty string'
     )
+  dtype = config.teacher.dtype or config.dtype
   return {
-    name: make_network(
-      config.teacher, classes, config.dtype, config.bn_group_size
-    )
+    name: make_network(config.teacher, classes, dtype, config.bn_group_size)
     for name in reads
   }
 

@@ -91,6 +91,7 @@ def default() -> ConfigDict:
 
   config.student = network('resnet8x4')
   config.teacher = network('')  # '' is no teacher
+  config.teacher.dtype = ''  # what it computes in as it teaches; '' is `dtype`
   # A run's folder, an export, or a file of PyTorch weights (.safetensors, or
   # .pth with torch installed), at home or https://; '' trains `recipe` or
   # reuses it.

@@ -98,13 +98,20 @@ def opening(config: ConfigDict, parts: build.Parts, folder: runs.Folder) -> str:
   devices = parts.mesh.devices.ravel()
   lines += [
     f'devices   {len(devices)} x {devices[0].device_kind} (mesh '
-    f'{dict(parts.mesh.shape)}), {config.dtype}',
+    f'{dict(parts.mesh.shape)}), {_dtypes(config)}',
     f'steps     {parts.total_steps} = {parts.epochs} epochs of '
     f'{parts.steps_per_epoch}, {config.batch_size} images each, seed '
     f'{config.seed}',
     f'folder    {folder.path}',
   ]
   return '\n'.join(lines)
+
+
+def _dtypes(config: ConfigDict) -> str:
+  """What networks compute in."""
+  teacher = config.teacher.dtype
+  other = teacher and teacher != config.dtype
+  return f'{config.dtype}, teacher in {teacher}' if other else config.dtype
 
 
 def _weight(spec: Any) -> str:

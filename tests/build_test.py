@@ -30,6 +30,18 @@ def test_a_teacher_on_batch_statistics_may_have_groups():
   assert parts.deployed.params > 0
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'teachers'), [('float32', 'bfloat16'), ('bfloat16', 'float32')]
+)
+def test_a_teacher_may_compute_in_another_dtype(dtype, teachers):
+  config = main_test.configuration('pics').get_config('digits')
+  config.dtype, config.teacher.dtype = dtype, teachers
+  (phase,) = build.phases_of(config, {'num_classes': 10}, 1)
+  networks = phase.exp.teachers['teacher'], phase.exp.students['student']
+  found = [each.dtype for each in (*networks, phase.exp.method)]
+  assert found == [build.DTYPES[name] for name in (teachers, dtype, dtype)]
+
+
 def facts(mean, std):
   return {'num_classes': 10, 'mean': mean, 'std': std}
 

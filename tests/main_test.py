@@ -53,6 +53,7 @@ MISTAKES = {
   '--config fpd --config.epoch=3': "did you mean 'epochs'",
   '--config fpd --config.weights.kdd=1': "did you mean 'kd'",
   '--config fpd --config.epochs=many': 'config.epochs=many',
+  '--config fpd --config.teacher.dtype=half': 'config.teacher.dtype',
   '--config fpd --config.method=kdd': "did you mean 'kd'",
   '--config fpd --config.student.name=resnet9': "did you mean 'resnet8'",
   '--config fpd --config.data.name=digit': "did you mean 'digits'",

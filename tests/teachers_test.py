@@ -226,11 +226,18 @@ def test_a_run_trains_beside_the_folded_teacher(tmp_path, monkeypatch):
 
   monkeypatch.setattr(trainer.loop, 'Loop', loop)
   made = config(finished.places() / 'kd')
+  made.teacher.dtype = 'bfloat16'
   with pytest.raises(Reached) as reached:
     trainer.train(made, runs.Folder(tmp_path / 'run'))
   teacher = reached.value.args[0]['teacher']
   assert set(teacher) == {'params', 'batch_stats', layers.FOLDED}
-  assert set(teacher[layers.FOLDED]) == set(teacher['batch_stats'])
+  folded = teacher[layers.FOLDED]
+  assert set(folded) == set(teacher['batch_stats'])
+  names = [
+    {x.dtype.name for x in jax.tree.leaves(tree)}
+    for tree in (folded, teacher['params'])
+  ]
+  assert names == [{'bfloat16'}, {'float32'}]
 
 
 def cached(flip, cache):

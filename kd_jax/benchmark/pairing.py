@@ -34,7 +34,7 @@ _FACTS = ('bn_group_size', 'dtype', 'num_classes', 'train_labels')
 # What the peers do in one way only.
 _DEFAULT = (
   'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm', 'phases',
-  'trainable', 'teacher.cache_logits',
+  'trainable', 'teacher.cache_logits', 'teacher.dtype',
 )  # fmt: skip
 
 

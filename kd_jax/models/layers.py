@@ -219,7 +219,7 @@ class BatchNorm(nn.Module):
   It normalises with the biased variance of the batch and keeps the unbiased
   one, N/(N-1) times as large, for evaluation; flax.linen's keeps the biased
   one. Under jit with a sharded batch the statistics are those of the global
-  batch. Statistics and scaling are float32 (a folded kernel has the dtype of
+  batch. Statistics and scaling are float32 (what is folded has the dtype of
   its convolution); the result has the dtype of what is normalised.
 
   Attributes:
@@ -316,11 +316,11 @@ class BatchNorm(nn.Module):
       kernel = scaled.astype(after.dtype)
       if after.bias_init is not None:
         offset = offset + after.get_variable('params', 'bias') * factor
+      # In bfloat16 too: cuDNN adds nothing of another dtype as it convolves.
+      offset = offset.astype(after.dtype)
       self.put_variable(FOLDED, 'kernel', kernel)
       self.put_variable(FOLDED, 'offset', offset)
-    y = after.convolve(x, kernel)
-    whole = y.astype(jnp.float32) + offset[None, None, None, :]
-    return whole.astype(y.dtype)
+    return after.convolve(x, kernel) + offset[None, None, None, :]
 
 
 def normalise(
