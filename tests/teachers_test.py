@@ -321,6 +321,16 @@ def test_a_function_of_other_classes_is_refused(tmp_path):
     trainer.train(made, runs.Folder(tmp_path / 'run'))
 
 
+def test_a_function_has_no_dtype_to_choose():
+  made = config('')
+  made.teacher.name = 'tests.teachers_test:brightness'
+  made.teacher.args, made.dtype = {}, 'bfloat16'
+  with pytest.raises(errors.UsageError, match=r"teacher\.dtype='float32'"):
+    build.build(made)
+  made.teacher.dtype = 'float32'
+  assert build.build(made).exp.teachers['teacher'].num_classes == 10
+
+
 def test_a_teacher_of_unknown_training_stands_in_the_table():
   teacher = {'network': 'resnet34', 'top1': 70.0, 'params': 1, 'flops': 1.0}
   student = {**teacher, 'network': 'resnet18', 'wall_s': 1.0}

@@ -85,9 +85,15 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     raise errors.unknown('network', name, NETWORKS)
   network_class: Any = getattr(factory, 'func', factory)
   if not dataclasses.is_dataclass(network_class):
-    if isinstance(factory, type) or not callable(factory) or kwargs:
+    if isinstance(factory, type) or not callable(factory):
       raise errors.UsageError(
         f'{name} is neither a Flax module nor a function of images'
+      )
+    if kwargs:
+      raise errors.UsageError(
+        f'{name} is a function of images and has no argument '
+        f"{', '.join(kwargs)}; of a dtype, config.teacher.dtype='float32' "
+        'leaves the choice to it'
       )
     return Function(num_classes, factory)
   fields = {f.name for f in dataclasses.fields(network_class)}
