@@ -91,7 +91,7 @@ def _table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
         _number(speed['median'], speed['least'], speed['most'], '.3g'),
         *(_ratio(rows.get(name)) for name in PEERS),
         f'{100 * share["median"]:.0f}%',
-        f'{ours["memory_bytes"] / 1e6:.0f} MB',
+        f'{ours["memory_bytes"] / 1e6:.0f} MB' if ours['memory_bytes'] else '',
         f'{ours["flops"] / 1e9:.0f} G',
       )
     )

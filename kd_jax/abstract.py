@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jax.extend import core
 import jax.numpy as jnp
 
-from kd_jax import errors, optim, step
+from kd_jax import errors, optim, programs, step
 from kd_jax.features import NetFeatures
 
 
@@ -22,8 +21,7 @@ class Deployed(NamedTuple):
     name: of the prediction.
     groups: the networks, and 'method', whose parameters it reads.
     params: how many parameters it reads.
-    flops: of one image's forward pass; XLA's count of the unoptimised program,
-      where a multiplication and an addition are two.
+    flops: of one image's forward pass; see `programs.flops`.
   """
 
   name: str
@@ -117,33 +115,22 @@ def deployed(exp: step.Experiment, image_size: int) -> Deployed:
     return found[names[0]]
 
   args = (state.params, state.model_state, frozen)
+  program = jax.make_jaxpr(predict)(*args)
+  _, used = programs.pruned(program)
+  leaves = jax.tree_util.tree_leaves_with_path(args)
+  read = [leaf for leaf, is_read in zip(leaves, used, strict=True) if is_read]
   groups, params = set(), 0
-  for path, leaf in _read(jax.make_jaxpr(predict)(*args), args):
-    argument, group, *rest = path.split('/')
+  for where, leaf in read:
+    argument, group, *rest = optim.path_name(where).split('/')
     if argument == '0' or rest[0] == 'params':
       groups.add(group)
       params += math.prod(leaf.shape)
-  analysis: Any = jax.jit(predict).lower(*args).cost_analysis()
   return Deployed(
     name=names[0],
     groups=tuple(sorted(groups)),
     params=params,
-    flops=float(analysis['flops']),
+    flops=programs.flops(program),
   )
-
-
-def _read(graph: core.ClosedJaxpr, args: Any) -> list[tuple[str, Any]]:
-  """Path and leaf of what a program's results depend on, of its arguments."""
-  read = {v for v in graph.jaxpr.outvars if isinstance(v, core.Var)}
-  for equation in reversed(graph.jaxpr.eqns):
-    if not read.isdisjoint(equation.outvars):
-      read |= {v for v in equation.invars if isinstance(v, core.Var)}
-  leaves = jax.tree_util.tree_leaves_with_path(args)
-  return [
-    (optim.path_name(path), leaf)
-    for (path, leaf), variable in zip(leaves, graph.jaxpr.invars, strict=True)
-    if variable in read
-  ]
 
 
 def _frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:

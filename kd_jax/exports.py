@@ -28,7 +28,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 import kd_jax
-from kd_jax import errors
+from kd_jax import errors, programs
 from kd_jax.data import source
 
 FORMAT = 1  # grows whenever an older kd_jax could not read what is written
@@ -156,23 +156,18 @@ def _pruned(
 ) -> tuple[Forward, list[str]]:
   """The forward pass without what its result does not need, and its weights."""
   names = sorted(trained.weights)  # as JAX orders a dict's
-  graph = jax.make_jaxpr(trained.forward)(_shapes(trained.weights), images)
-  inner = graph.jaxpr
-  read = {v for v in inner.outvars if isinstance(v, core.Var)}
-  kept = []
-  for equation in reversed(inner.eqns):
-    if not read.isdisjoint(equation.outvars):
-      read |= {v for v in equation.invars if isinstance(v, core.Var)}
-      kept.append(equation)
-  graph = graph.replace(jaxpr=inner.replace(eqns=kept[::-1]))
+  program, used = programs.pruned(
+    jax.make_jaxpr(trained.forward)(_shapes(trained.weights), images)
+  )
+  *used_weights, uses_images = used
+  read = [n for n, used in zip(names, used_weights, strict=True) if used]
 
   def forward(weights, images):
-    unread = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in inner.invars[:-1]]
-    given = [weights.get(n, x) for n, x in zip(names, unread, strict=True)]
-    return core.jaxpr_as_fun(graph)(*given, images)[0]
+    given = [weights[name] for name in read]
+    given += [images] if uses_images else []
+    return core.jaxpr_as_fun(program)(*given)[0]
 
-  used = zip(names, inner.invars, strict=False)  # the last one is the images
-  return forward, [name for name, variable in used if variable in read]
+  return forward, read
 
 
 def _shapes(weights: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

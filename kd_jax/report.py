@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax import abstract, build, metrics, runs
+from kd_jax import abstract, build, metrics, programs, runs
 from kd_jax.methods import base
 
 
@@ -44,13 +44,15 @@ def cost(network: nn.Module, image_size: int) -> dict[str, float]:
   """'params' and 'flops' of one network; see `costs`."""
   variables = abstract.variables_of(network, image_size)
   image = abstract.example(image_size, 1)['image']
-  forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
-  analysis: Any = forward.lower(variables, image).cost_analysis()
+
+  def forward(variables, image):
+    return network.apply(variables, image, train=False)
+
   return {
     'params': sum(
       math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
     ),
-    'flops': float(analysis['flops']),
+    'flops': programs.flops(jax.make_jaxpr(forward)(variables, image)),
   }
 
 

@@ -237,9 +237,9 @@ def row(
   state, frozen = jax.eval_shape(start, jax.random.key(0))
   train, arrays, feeds = _train_set(config, exp, wanted)
   given = (jax.ShapeDtypeStruct((), jnp.int32), state, frozen, arrays, feeds)
-  asked: Any = case.jitted(exp, train, sharding.make_mesh(1)).lower(*given)
   began = time.perf_counter()
-  lowered = case.jitted(exp, train, mesh).lower(*given)
+  traced = case.jitted(exp, train, mesh).trace(*given)
+  lowered = traced.lower()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -247,7 +247,11 @@ def row(
       f'{name} on {place}: {str(error).partition(chr(10))[0]}; where it does '
       'not fit, take more chips or a smaller batch'
     ) from error
-  found = cost.of(asked, compiled)
+  found = cost.of(traced, compiled)
+  if found.memory_bytes is None or found.compiled_bytes is None:
+    raise errors.RunError(
+      f'{name} on {place}: XLA tells nothing of its program'
+    )
   count = mesh.devices.size
   flops = found.flops / count
   return {

@@ -159,15 +159,9 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
   index = np.zeros((count, wanted.batch_size), np.int32)
   run = jitted(exp, train, mesh)
   began = time.perf_counter()
-  lowered = run.lower(
-    np.int32(0), state, frozen, train.arrays, {'index': index}
-  )
-  compiled = lowered.compile()
+  traced = run.trace(np.int32(0), state, frozen, train.arrays, {'index': index})
+  compiled = traced.lower().compile()
   compile_s = time.perf_counter() - began
-  if count > 1:  # XLA counts the body of a loop once, or not at all
-    lowered = run.lower(
-      np.int32(0), state, frozen, train.arrays, {'index': index[:1]}
-    )
   return Case(
     label=label,
     config=config,
@@ -179,7 +173,7 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     compiled=compiled,
     count=count,
     compile_s=compile_s,
-    costs=cost.of(lowered, compiled),
+    costs=cost.of(traced, compiled, count),
     mesh=mesh,
     feeds=train.feeds(0),
   )

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from kd_jax import programs
+
 
 class Turn(NamedTuple):
   """What one turn took.
@@ -25,42 +27,50 @@ class Costs(NamedTuple):
   """Of one training step.
 
   Attributes:
-    flops: XLA's count of the program before optimisation, where a
-      multiplication and an addition are two: the arithmetic that is asked for,
-      on every backend. Achieved FLOP/s are of it.
-    compiled_flops: likewise of the compiled program; lower than what is done
+    flops: of the convolutions and products that are asked for, the same on
+      every backend; see `programs.flops`. Achieved FLOP/s are of these.
+    compiled_flops: XLA's count of the compiled program; lower than what is done
       where a library does it (GPU), and of one step where a dispatch has more.
     compiled_bytes: that the compiled program reads and writes.
     memory_bytes: arguments, results and temporary buffers, what is donated
       once: the device memory of a dispatch.
     exchanged: bytes that each device gives to collectives.
+
+  Whatever the backend does not tell is None.
   """
 
   flops: float
-  compiled_flops: float
-  compiled_bytes: float
-  memory_bytes: int
-  exchanged: int
+  compiled_flops: float | None
+  compiled_bytes: float | None
+  memory_bytes: int | None
+  exchanged: int | None
 
 
-def of(lowered: Any, compiled: Any) -> Costs:
-  """The costs of a step, from its program before and after compiling."""
-  before, after = lowered.cost_analysis(), compiled.cost_analysis()
-  program = compiled.as_text() or ''
-  if not after:  # XLA has none for a GPU that is not there
-    after = {'flops': math.nan, 'bytes accessed': moved_bytes(program)}
-  memory = compiled.memory_analysis()
+def of(traced: Any, compiled: Any, steps: int = 1) -> Costs:
+  """Returns the costs of a step.
+
+  Args:
+    traced: the dispatch as `jax.jit(...).trace` gives it.
+    compiled: the same dispatch, compiled.
+    steps: that the dispatch has.
+  """
+  analysis = programs.told(compiled.cost_analysis) or {}
+  text = programs.told(compiled.as_text)
+  memory = programs.told(compiled.memory_analysis)
+  # XLA has no count for a GPU that is not there.
+  moved = analysis.get('bytes accessed', text and moved_bytes(text))
   return Costs(
-    flops=float(before['flops']),
-    compiled_flops=float(after['flops']),
-    compiled_bytes=float(after['bytes accessed']),
-    memory_bytes=(
+    flops=programs.flops(traced.jaxpr) / steps,
+    compiled_flops=analysis.get('flops'),
+    compiled_bytes=moved,
+    memory_bytes=memory
+    and (
       memory.argument_size_in_bytes
       + memory.output_size_in_bytes
       + memory.temp_size_in_bytes
       - memory.alias_size_in_bytes
     ),
-    exchanged=collective_bytes(program),
+    exchanged=collective_bytes(text) if text else None,
   )
 
 
@@ -129,8 +139,7 @@ def _bytes(shapes: str) -> int:
 
 def device_peak() -> int | None:
   """The most memory that the device held so far, where the backend knows."""
-  stats = jax.local_devices()[0].memory_stats() or {}
-  return stats.get('peak_bytes_in_use')
+  return programs.memory(jax.local_devices()[0]).get('peak_bytes_in_use')
 
 
 class Product:

@@ -154,18 +154,24 @@ def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
   )  # fmt: skip
   body = []
   for each in rows:
-    ours, memory = 'flops' in each, each['memory_bytes']
+    ours = 'flops' in each
     body.append(
       (
         each['config'],
         each['dtype'],
         f'{each["compile_s"]:.1f} s',
-        f'{memory / 1e6:.4g} MB' if memory else '',
+        _megabytes(each['memory_bytes'] or None, 4),
         report.short(each['flops']) if ours else '',
         report.short(each['extra_params']),
         report.short(each['kept_params']) if ours else '',
-        f'{each["collective_bytes"] / 1e6:.3g} MB' if ours else '',
+        _megabytes(each.get('collective_bytes'), 3),
       )
     )
   sources = sorted({each['memory_by'] for each in rows if each['memory_bytes']})
-  return f'{report.table([head, *body])}\nmemory: {", ".join(sources)}'
+  told = ', '.join(sources) or 'this backend does not tell'
+  return f'{report.table([head, *body])}\nmemory: {told}'
+
+
+def _megabytes(size: float | None, digits: int) -> str:
+  """Returns bytes as text, empty where they are unknown."""
+  return '' if size is None else f'{size / 1e6:.{digits}g} MB'

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, features
+from kd_jax import errors, features, programs
 from kd_jax.models import (
   densenet,
   googlenet,
@@ -114,8 +114,7 @@ class Description(NamedTuple):
 
   Attributes:
     params: parameters.
-    flops: floating-point operations of one image's forward pass, before the
-      compiler simplifies it; a multiplication and an addition are two.
+    flops: of one image's forward pass; see `programs.flops`.
     taps: each tap's shape without N, in the order they are computed in.
   """
 
@@ -138,12 +137,14 @@ def describe(network: nn.Module, size: int) -> Description:
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   variables = jax.eval_shape(init, image)
   shapes = variables.pop('intermediates')
-  forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
-  analysis: Any = forward.lower(variables, image).cost_analysis()
+
+  def forward(variables, image):
+    return network.apply(variables, image, train=False)
+
   return Description(
     params=sum(
       math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
     ),
-    flops=float(analysis['flops']),
+    flops=programs.flops(jax.make_jaxpr(forward)(variables, image)),
     taps={name: shapes[name].shape[1:] for name in names},
   )
