@@ -28,7 +28,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 import kd_jax
-from kd_jax import errors, programs
+from kd_jax import errors, programs, standalone
 from kd_jax.data import source
 
 FORMAT = 1  # grows whenever an older kd_jax could not read what is written
@@ -42,7 +42,6 @@ _INCONCLUSIVE = 'InconclusiveDimensionOperation'
 _Inconclusive: Any = getattr(
   jax.errors if hasattr(jax.errors, _INCONCLUSIVE) else jax.core, _INCONCLUSIVE
 )
-
 Forward = Callable[[dict[str, Any], Any], jax.Array]
 
 
@@ -196,16 +195,15 @@ def read(folder: epath.PathLike) -> Trained:
       )
   try:
     weights = safetensors_numpy.load(content[WEIGHTS])
-    forward = export.deserialize(bytearray(content[FORWARD]))
-    size = facts['image_size']  # an older JAX may refuse it only when called
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    jax.jit(forward.call).lower(_shapes(weights), image)
-  except (safetensors.SafetensorError, ValueError) as error:
+  except safetensors.SafetensorError as error:
     raise errors.UsageError(
-      f'{place}, of jax {facts["jax"]}, cannot be read by jax '
-      f'{jax.__version__}: {error}'
+      f'{place / WEIGHTS} cannot be read: {error}; export the run again'
     ) from error
-  return Trained(weights, forward.call, facts)
+  try:
+    forward = standalone.compiled(content[FORWARD], _shapes(weights), facts)
+  except ValueError as error:
+    raise errors.UsageError(f'{place}: {error}') from error
+  return Trained(weights, forward, facts)
 
 
 def _facts(place: epath.Path) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Needs jax, numpy, safetensors, flatbuffers. FILES are .npy ([N,H,W,3] u8, RGB),
 .npz ('image'; with 'label' it is scored), and, with Pillow, images of any size.
 """
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
 
@@ -17,10 +19,44 @@ def load(folder):
   """What network.json says, and images [N,H,W,3] u8 to logits [N,K] f32."""
   facts = json.loads((folder / 'network.json').read_text())
   program = (folder / 'forward.jax_export').read_bytes()
-  forward = jax.jit(jax.export.deserialize(bytearray(program)).call)
   arrays = safetensors.load_file(folder / 'weights.safetensors')
   weights = jax.device_put(arrays)
+  forward = jax.jit(compiled(program, weights, facts))
   return facts, lambda images: np.asarray(forward(weights, images))
+
+
+def compiled(program, weights, facts):
+  """The function in `program`; ValueError where this JAX cannot read it."""
+  image = jax.ShapeDtypeStruct((1, *2 * (facts['image_size'],), 3), np.uint8)
+  try:
+    with quiet():  # MLIR writes to stderr what is said below
+      forward = jax.export.deserialize(bytearray(program)).call
+      jax.jit(forward).lower(weights, image)
+  except (RuntimeError, ValueError) as error:
+    written, own = facts['jax'], jax.__version__
+    raise ValueError(
+      f'this network was exported with jax {written}, and jax {own} cannot '
+      f"read it ({str(error).splitlines()[0]}): pip install 'jax=={written}', "
+      f'or export the run again with jax {own}'
+    ) from error
+  return forward
+
+
+@contextlib.contextmanager
+def quiet():
+  """Without what this process, its libraries in C++ too, writes to stderr."""
+  try:
+    kept = os.dup(2)
+  except OSError:  # stderr is closed
+    yield
+    return
+  with open(os.devnull, 'w') as nothing:
+    os.dup2(nothing.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
 
 
 def read(path, size):

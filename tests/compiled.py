@@ -4,15 +4,18 @@ import atexit
 import os
 import tempfile
 
+import jaxlib.version
+
 _FOLDER = 'KD_JAX_TEST_COMPILED'
 
 # XLA:CPU compiles the loops of small programs 3 times as fast by its emitter of
-# LLVM as by way of MLIR. An XLA without this flag ends with 'Unknown flag': it
-# can go then.
-_QUICK = '--xla_cpu_use_fusion_emitters=false'
+# LLVM as by way of MLIR. From jaxlib 0.11.1 on it has no other way than MLIR,
+# and ends where it meets the flag.
+_CHOICE = jaxlib.version.__version_info__[:3] < (0, 11, 1)
+_QUICK = '--xla_cpu_use_fusion_emitters=false' if _CHOICE else ''
 
 # Options of jax.jit for a program that must agree with another to the bit.
-AS_USERS = {'xla_cpu_use_fusion_emitters': True}
+AS_USERS = {'xla_cpu_use_fusion_emitters': True} if _CHOICE else {}
 
 
 def environment():
@@ -34,7 +37,7 @@ def environment():
 
 def quick():
   """XLA_FLAGS of the process that runs tests."""
-  return ' '.join((_QUICK, *_given()))
+  return ' '.join(filter(None, (_QUICK, *_given())))
 
 
 def _given():

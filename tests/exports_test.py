@@ -1,6 +1,8 @@
 """An export stands alone, and is whole or not there."""
 
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import errors, exports, trained
+from kd_jax import errors, exports, standalone, trained
 from kd_jax.data import digits
 from tests import finished
 
@@ -19,6 +21,10 @@ FOREIGN = (
   'PIL', 'absl', 'etils', 'flax', 'kd_jax', 'ml_collections', 'optax', 'orbax',
   'simplejpeg', 'sklearn', 'tensorflow', 'torch',
 )  # fmt: skip
+
+
+# Exports that `tests.vectors.make_export` wrote with the JAX that they name.
+STORED = sorted((pathlib.Path(__file__).parent / 'vectors/exports').iterdir())
 
 
 @pytest.fixture(scope='module', params=['kd', 'pics'])
@@ -72,7 +78,7 @@ def test_predict_labels_images_and_says_what_it_cannot_read(made, tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert message in ended.stderr
     assert 'Traceback' not in ended.stderr
-  assert len((folder / 'predict.py').read_text().splitlines()) < 60
+  assert len((folder / 'predict.py').read_text().splitlines()) < 100
 
 
 def test_the_program_is_for_every_platform_and_any_batch(made):
@@ -102,6 +108,45 @@ def test_only_what_the_prediction_reads_is_exported(made):
     _, program = exports.program(run, ['cpu'])
     found = program.mlir_module().count('stablehlo.convolution')
     assert found == 9 + 3 * 3
+
+
+@pytest.mark.parametrize('stored', STORED, ids=lambda path: path.name)
+def test_an_export_of_another_jax_agrees_or_is_refused_in_one_line(
+  stored, tmp_path, capfd
+):
+  folder = shutil.copytree(stored, tmp_path / 'export')
+  shutil.copy(standalone.__file__, folder / 'predict.py')
+  written = json.loads((folder / 'network.json').read_text())['jax']
+  expected = np.load(folder / 'expected.npz')
+  line = refusal(folder)
+  ended = predict(folder, folder / 'expected.npz')
+  if line is None:
+    found = trained.load(folder)
+    logits = jax.jit(found.forward)(found.weights, expected['image'])
+    np.testing.assert_allclose(logits, expected['logits'], rtol=0, atol=1e-4)
+    assert ended.stdout.endswith('5 of 5 correct\n')
+    assert ended.returncode == 0
+  else:
+    assert version_of(jax.__version__) < version_of(written), line
+    for said in (line, ended.stderr):
+      assert f'jax {written}, and jax {jax.__version__} cannot' in said
+      assert 'pip install' in said
+    assert ended.returncode == 2
+    assert ended.stderr.count('\n') == 1
+  assert not capfd.readouterr().err  # nor MLIR's own lines
+
+
+def refusal(folder):
+  """Why an export cannot be read; None where it can."""
+  try:
+    trained.load(folder)
+  except errors.UsageError as error:
+    return str(error)
+  return None
+
+
+def version_of(text):
+  return tuple(int(part) for part in text.split('.')[:3])
 
 
 def test_a_network_for_some_batches_only_is_refused(made):
