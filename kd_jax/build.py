@@ -101,6 +101,11 @@ def build(config: ConfigDict) -> Parts:
     check(config, *known)
   opened = open_source(config)
   info = opened.info
+  if config.teacher.expected_on == 'val' and not info.num_val:
+    raise errors.UsageError(
+      f"config.teacher.expected_on='val': {info.name} has no split 'val'; set "
+      "config.data.val_fraction, or give 'test' or 'train'"
+    )
   if config.teacher.cache_logits and not resident(config, info, 'train'):
     raise errors.UsageError(
       'config.teacher.cache_logits=True: the training images would be streamed '
@@ -313,11 +318,6 @@ def _check_values(config: ConfigDict) -> None:
     raise errors.UsageError(
       'config.teacher.cache_logits=True: with config.teacher.args.batch_norm='
       "'batch' a teacher's logits depend on the batch; give 'auto' or 'running'"
-    )
-  if config.teacher.expected_on == 'val' and not given.val_fraction:
-    raise errors.UsageError(
-      "config.teacher.expected_on='val': no images are held out; set "
-      "config.data.val_fraction, or give 'test' or 'train'"
     )
   crops = given.crop_padding or given.augment != 'crop_flip'
   if config.teacher.cache_logits and (crops or not config.teacher.name):

@@ -71,7 +71,7 @@ class Folder:
       UsageError: where it holds another configuration or cannot be written.
     """
     new = config_lib.plain(config)
-    new['data_facts'] = json.loads(json.dumps(info._asdict()))
+    new['data_facts'] = json.loads(json.dumps(info.identity()))
     processes.first(lambda: self._claim(new))
 
   def _claim(self, new: dict[str, Any]) -> None:
@@ -270,7 +270,7 @@ def cache_folder(config: ConfigDict, info: source.Info, kind: str) -> Folder:
         kind,
         config.student.name,
         config.data.name,
-        config_lib.digest(config, info._asdict()),
+        config_lib.digest(config, info.identity()),
       )
     )
     .replace('/', '_')

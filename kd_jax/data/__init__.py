@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import builders, digits, folder, prepared, source
+from kd_jax.data import builders, digits, folder, npz, prepared, source
 
 # Decides which images `train_size` and `val_fraction` take, whatever the seed
 # of the run.
@@ -37,13 +37,14 @@ def open_source(
   """Opens a data set; its images are read by the source's `split`.
 
   Args:
-    name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path', or
-      any data set that tfds has prepared as array_record.
+    name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path',
+      'npz:/path/file.npz', or any data set that tfds has prepared as
+      array_record.
     train_size: how many training images to keep, a fixed stratified subset; 0
       keeps all.
     val_fraction: the fraction of the training images, a fixed stratified part,
       that is held out of training and takes the test split's place until the
-      last epoch (split 'val').
+      last epoch (split 'val'); 0 where the data set has such a split already.
     image_size: what networks see; 0 is the images' own size.
     mean: replaces the data set's; of each channel of pixels scaled to 0..1.
     std: likewise.
@@ -54,6 +55,11 @@ def open_source(
   Raises:
     UsageError: for an unknown name, missing data, or an impossible number.
   """
+  if image_size < 0:
+    raise errors.UsageError(
+      f"config.data.image_size={image_size}: give pixels, or 0 for the images' "
+      'own size'
+    )
   if name == 'digits':
     whole = digits.open_source()
     if image_size not in (0, whole.info.image_size):
@@ -62,6 +68,8 @@ def open_source(
       )
   elif name.startswith('folder:'):
     whole = folder.open_folder(name, image_size)
+  elif name.startswith('npz:'):
+    whole = npz.open_npz(name, image_size, measured=not (mean and std))
   else:
     _check_name(name, data_dir)
     whole = prepared.open_prepared(
@@ -88,7 +96,8 @@ def _check_name(name: str, data_dir: str) -> None:
   hint = f'; did you mean {near[0]!r}?' if near else ''
   raise errors.UsageError(
     f'unknown data set {name!r}{hint} There are {", ".join(known)}, '
-    f"'folder:/path', and what tfds has prepared in {prepared.root(data_dir)}"
+    "'folder:/path', 'npz:/path/file.npz', and what tfds has prepared in "
+    f'{prepared.root(data_dir)}'
   )
 
 
@@ -107,6 +116,11 @@ def _part(
     raise errors.UsageError(
       f'config.data.val_fraction={val_fraction}: give 0 to less than 1'
     )
+  if val_fraction and info.num_val:
+    raise errors.UsageError(
+      f'config.data.val_fraction={val_fraction}: {info.name} has its own '
+      f"split 'val' of {info.num_val} images; give 0"
+    )
   if not train_size and not val_fraction:
     return whole
   size = train_size or most
@@ -118,14 +132,16 @@ def _part(
     )
 
   def split(name: str) -> source.Images:
-    images = whole.split('test' if name == 'test' else 'train')
-    if name == 'test':
-      return images
+    if name == 'test' or (name == 'val' and whole.info.num_val):
+      return whole.split(name)
+    images = whole.split('train')
     kept = source.stratified(images.labels, size, SUBSET_SEED)
     within = source.stratified(images.labels[kept], held_out, SUBSET_SEED)
     if name == 'train':
       within = np.setdiff1d(np.arange(len(kept)), within)
     return source.Subset(images, kept[within])
 
-  info = info._replace(num_train=size - held_out, num_val=held_out)
+  info = info._replace(
+    num_train=size - held_out, num_val=held_out or info.num_val
+  )
   return source.Source(info, split)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import time
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class Info(NamedTuple):
     image_size: height and width in pixels.
     num_train: training images.
     num_test: test images.
-    num_val: training images held out as split 'val'.
+    num_val: images of split 'val', held out of training or the data set's own.
+    fingerprint: tells contents under one name apart; '' where none is known.
     mean: of each channel, of pixels scaled to 0..1.
     std: of each channel, likewise.
   """
@@ -32,6 +33,18 @@ class Info(NamedTuple):
   mean: tuple[float, ...]
   std: tuple[float, ...]
   num_val: int = 0
+  fingerprint: str = ''
+
+  def identity(self) -> dict[str, Any]:
+    """Everything, by field, as runs and caches compare it.
+
+    An empty fingerprint is left out, as in what was written before there were
+    fingerprints.
+    """
+    facts = self._asdict()
+    if not self.fingerprint:
+      del facts['fingerprint']
+    return facts
 
 
 class Images(Protocol):
@@ -118,7 +131,7 @@ class Source:
     self._arrays: dict[str, Arrays] = {}
 
   def split(self, name: str) -> Images:
-    """The images of 'train', 'test', or 'val' where some are held out."""
+    """The images of 'train', 'test', or 'val' where there is one."""
     if name not in self._splits:
       self._splits[name] = self._opener(name)
     return self._splits[name]

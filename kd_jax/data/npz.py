@@ -1,0 +1,299 @@
+"""A file of arrays: `npz:/path/file.npz`, with the keys of MedMNIST's files.
+
+train_images, test_images   [N,H,H], [N,H,H,1] or [N,H,H,3] u8
+train_labels, test_labels   [N] or [N,1], whole numbers from 0 to K-1
+val_images, val_labels      the same; where they are, choices are made on them
+class_names                 [K] strings; without them, names are '0' to 'K-1'
+
+Other keys are ignored, and nothing is ever unpickled. Opening a file reads the
+headers of its arrays, its labels and, unless the normalisation is configured,
+its training images.
+
+Source of the keys: Yang et al., "MedMNIST v2", Scientific Data 10, 2023.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import IO, Any, NamedTuple
+import zipfile
+import zlib
+
+from etils import epath
+import numpy as np
+
+from kd_jax import errors
+from kd_jax.data import source
+
+_SPLITS = ('train', 'val', 'test')
+# What each array is converted to, where it cannot be read as it is.
+_DTYPES = {
+  **{f'{split}_images': 'np.uint8' for split in _SPLITS},
+  **{f'{split}_labels': 'np.int64' for split in _SPLITS},
+  'class_names': 'str',
+}
+# ValueError: an array's header or end is not where it should be. RuntimeError:
+# an encryption or a compression that NumPy never writes.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+_BLOCK = 2**24  # pixels that are counted together
+
+
+class _Header(NamedTuple):
+  shape: tuple[int, ...]
+  dtype: np.dtype[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """The images of a split, read from the file when the first one is asked for.
+
+  Attributes:
+    path: of the file.
+    key: of the images in the file.
+    labels: class indices [N] i32.
+  """
+
+  path: epath.Path
+  key: str
+  labels: np.ndarray
+
+  @functools.cached_property
+  def pixels(self) -> np.ndarray:
+    """All images as the file holds them, [N,H,H] or [N,H,H,C] u8."""
+    return _read(self.path, self.key)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Without the pixels: every worker process reads them itself."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+  def __len__(self) -> int:
+    """N."""
+    return len(self.labels)
+
+  def read(self, index: int) -> tuple[np.ndarray, int]:
+    """The image [H,H,3] u8, and its label; grey becomes three channels."""
+    image = self.pixels[index]
+    if image.ndim == 2 or image.shape[-1] == 1:
+      image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
+    return image, int(self.labels[index])
+
+
+def open_npz(
+  name: str, image_size: int = 0, *, measured: bool = True
+) -> source.Source:
+  """Opens a file, and checks everything but the pixels.
+
+  Args:
+    name: 'npz:/path/file.npz'.
+    image_size: of the network's input; 0 is the images' own. Images of another
+      size are scaled by `decode.fit`.
+    measured: whether to compute the mean and the standard deviation of each
+      channel, exactly, over all training images as the file holds them; else
+      both are empty.
+
+  Raises:
+    UsageError: for a file that is missing, damaged, or no such data set.
+  """
+  path = epath.Path(name.removeprefix('npz:')).expanduser()
+  headers, fingerprint = _contents(path)
+  splits = [split for split in _SPLITS if f'{split}_images' in headers]
+  _check_images(path, splits, headers)
+  labels = {split: _labels(path, split, headers) for split in splits}
+  class_names = _class_names(path, headers, labels)
+  images = {
+    split: Images(path, f'{split}_images', own.astype(np.int32))
+    for split, own in labels.items()
+  }
+  train = images['train']
+  mean, std = _moments(path, train.pixels) if measured else ((), ())
+  info = source.Info(
+    name=name,
+    class_names=class_names,
+    image_size=image_size or headers['train_images'].shape[1],
+    num_train=len(train),
+    num_test=len(images['test']),
+    mean=mean,
+    std=std,
+    num_val=len(labels.get('val', ())),
+    fingerprint=fingerprint,
+  )
+  return source.Source(info, images.__getitem__)
+
+
+@contextlib.contextmanager
+def _archive(path: epath.Path) -> Iterator[zipfile.ZipFile]:
+  """The open file; what goes wrong while it is read is one `UsageError`."""
+  try:
+    with path.open('rb') as file, zipfile.ZipFile(file) as archive:
+      yield archive
+  except OSError as error:
+    raise errors.UsageError(
+      f'cannot read {path}: {error.strerror or error}; give npz:/path/file.npz'
+    ) from error
+  except _DAMAGE as error:
+    raise errors.UsageError(
+      f'{path} is no npz file, or a damaged one ({error}); fetch it again, or '
+      'write it with np.savez'
+    ) from error
+
+
+def _contents(path: epath.Path) -> tuple[dict[str, _Header], str]:
+  """The headers of the known arrays by key, and the file's fingerprint.
+
+  The zip directory holds the CRC-32 of every array, so that the fingerprint
+  costs nothing; it does not depend on the compression.
+  """
+  headers = {}
+  with _archive(path) as archive:
+    members = {
+      member.filename.removesuffix('.npy'): member
+      for member in archive.infolist()
+      if member.filename.endswith('.npy')
+    }
+    for key in sorted(members.keys() & _DTYPES.keys()):
+      with archive.open(members[key]) as file:
+        headers[key] = _header(file)
+  _check_keys(path, list(members))
+  for key, header in headers.items():
+    if header.dtype.hasobject:
+      raise errors.UsageError(
+        f'{path}: {key} is an object array, which is never unpickled; write '
+        f'it as np.array({key}, dtype={_DTYPES[key]})'
+      )
+  known = [(key, members[key].CRC, members[key].file_size) for key in headers]
+  return headers, hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def _header(file: IO[bytes]) -> _Header:
+  """What is known of an array before it is read."""
+  read = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  version = np.lib.format.read_magic(file)
+  if version not in read:  # written only for dtypes with named fields
+    raise ValueError(f'an array of npy version {version}')
+  shape, _, dtype = read[version](file)
+  return _Header(shape, dtype)
+
+
+def _read(path: epath.Path, key: str) -> np.ndarray:
+  with _archive(path) as archive, archive.open(f'{key}.npy') as file:
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_keys(path: epath.Path, keys: Sequence[str]) -> None:
+  needed = ['train_images', 'train_labels', 'test_images', 'test_labels']
+  if {'val_images', 'val_labels'} & set(keys):
+    needed += ['val_images', 'val_labels']
+  if missing := [key for key in needed if key not in keys]:
+    there = ', '.join(keys[:10]) or 'no array'
+    raise errors.UsageError(
+      f'{path} lacks {", ".join(missing)}; it holds {there}; write it with '
+      f'np.savez(file, {", ".join(f"{key}=..." for key in needed)})'
+    )
+
+
+def _check_images(
+  path: epath.Path, splits: Sequence[str], headers: dict[str, _Header]
+) -> None:
+  first = headers['train_images'].shape
+  for key in (f'{split}_images' for split in splits):
+    shape, dtype = headers[key]
+    if dtype != np.uint8:
+      raise errors.UsageError(
+        f'{path}: {key} has dtype {dtype}; write pixels as uint8, 0 to 255'
+      )
+    flat = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    if not flat or shape[1] != shape[2] or 0 in shape:
+      raise errors.UsageError(
+        f'{path}: {key} has shape {list(shape)}; give one or more square '
+        'images as [N,H,H], [N,H,H,1] or [N,H,H,3], channels last'
+      )
+    if shape[1:] != first[1:]:
+      raise errors.UsageError(
+        f'{path}: {key} has images of {list(shape[1:])}, and train_images of '
+        f'{list(first[1:])}; give all splits one shape'
+      )
+
+
+def _labels(
+  path: epath.Path, split: str, headers: dict[str, _Header]
+) -> np.ndarray:
+  """The labels of a split, [N] of any integer dtype, none negative."""
+  key, images = f'{split}_labels', headers[f'{split}_images'].shape[0]
+  shape, dtype = headers[key]
+  if not np.issubdtype(dtype, np.integer):
+    raise errors.UsageError(
+      f'{path}: {key} has dtype {dtype}; give class indices of an integer dtype'
+    )
+  if shape not in ((images,), (images, 1)):
+    raise errors.UsageError(
+      f'{path}: {key} has shape {list(shape)} for {images} images; give each '
+      'image one class index, [N] or [N,1] (several labels are not supported)'
+    )
+  labels = _read(path, key).reshape(-1)
+  if labels.min() < 0:
+    raise errors.UsageError(
+      f'{path}: {key} has the label {labels.min()}; classes count from 0'
+    )
+  return labels
+
+
+def _class_names(
+  path: epath.Path, headers: dict[str, _Header], labels: dict[str, np.ndarray]
+) -> tuple[str, ...]:
+  """The names of all classes, each of which has a training image."""
+  count, origin = int(labels['train'].max()) + 1, 'train_labels'
+  if 'class_names' in headers:
+    shape, dtype = headers['class_names']
+    if len(shape) != 1 or dtype.kind != 'U':
+      raise errors.UsageError(
+        f'{path}: class_names has dtype {dtype} and shape {list(shape)}; write '
+        'it as np.array(class_names, dtype=str), [K]'
+      )
+    (count,), origin = shape, 'class_names'
+  for split, own in labels.items():
+    if own.max() >= count:
+      raise errors.UsageError(
+        f'{path}: {split}_labels has the label {own.max()}, and by {origin} '
+        f'there are {count} classes; give 0 to {count - 1}'
+      )
+  present = np.unique(labels['train'])
+  if len(present) < count:
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    empty = gaps[0] if gaps.size else len(present)
+    raise errors.UsageError(
+      f'{path}: class {empty} of {count} has no training image; number the '
+      'classes from 0 without a gap, and give each an image in train_images'
+    )
+  if 'class_names' in headers:
+    return tuple(str(name) for name in _read(path, 'class_names'))
+  return tuple(str(k) for k in range(count))
+
+
+def _moments(
+  path: epath.Path, pixels: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation of each of three channels, scaled to 0..1."""
+  channels = pixels.shape[3] if pixels.ndim == 4 else 1
+  counts = np.zeros((channels, 256), np.int64)
+  images = max(1, _BLOCK // pixels[0].size)
+  for start in range(0, len(pixels), images):
+    block = pixels[start : start + images].reshape(-1, channels)
+    for own, values in zip(counts, block.T, strict=True):
+      own += np.bincount(values, minlength=256)
+  levels, weights = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+  mean = (weights * levels).sum(axis=1)
+  std = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
+  mean, std = mean.round(4), std.round(4)
+  if not std.all():
+    raise errors.UsageError(
+      f'{path}: a channel of train_images has one value only, so that it has '
+      'no standard deviation; give config.data.mean and config.data.std'
+    )
+  times = 3 // channels
+  return tuple(mean.tolist()) * times, tuple(std.tolist()) * times
