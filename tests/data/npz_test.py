@@ -118,6 +118,12 @@ def test_images_are_scaled_to_the_size_that_is_asked_for(tmp_path):
   np.testing.assert_array_equal(source.arrays('test').image[4], want)
 
 
+def test_a_negative_image_size_is_refused(tmp_path):
+  name = write(tmp_path / 'x.npz', **arrays())
+  with pytest.raises(errors.UsageError, match='image_size=-8: give pixels'):
+    opened(name, image_size=-8)
+
+
 def test_images_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
   read = []
   whole = data.npz._read
