@@ -153,7 +153,7 @@ class Product:
 
   def __init__(self, dtype: str):
     """Makes the matrices."""
-    cpu = jax.default_backend() == 'cpu'
+    cpu = jax.devices()[0].platform == 'cpu'
     size, times = (1024, 2) if cpu else (8192, 16)
     self.dtype, self.flops = dtype, 2.0 * size**3 * times
     # Entries of 1/sqrt(size) keep the product's size.
