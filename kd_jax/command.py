@@ -1,10 +1,13 @@
 """What all commands share: a mistake is one line and an exit code."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import functools
 import sys
 from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import jax
 
 from kd_jax import errors
 
@@ -34,7 +37,8 @@ def reporting(
     @functools.wraps(command)
     def reported(*args, **kwargs):
       try:
-        return command(*args, **kwargs)
+        with _devices_named():
+          return command(*args, **kwargs)
       except tuple(codes) as error:
         print(f'kd_jax: {error}', file=sys.stderr, flush=True)
         kinds = (kind for kind in codes if isinstance(error, kind))
@@ -45,6 +49,25 @@ def reporting(
     return reported
 
   return decorate
+
+
+@contextlib.contextmanager
+def _devices_named() -> Iterator[None]:
+  """Raises UsageError for what JAX raises where it has no device to use."""
+  try:
+    yield
+  except (AssertionError, RuntimeError):
+    try:
+      jax.devices()
+    except (AssertionError, RuntimeError) as error:
+      wanted = jax.config.values['jax_platforms']
+      why = f' ({str(error).partition(chr(10))[0]})' if str(error) else ''
+      raise errors.UsageError(
+        f'JAX_PLATFORMS={wanted}: JAX finds no such device here{why}; unset it '
+        'to use what there is, or see that the device works and that JAX is '
+        'installed for it: kd_jax[cuda13], kd_jax[cuda12] or kd_jax[tpu]'
+      ) from error
+    raise
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """What commands print and return where something is wrong."""
 
+import jax
 import pytest
 
 from kd_jax import checkpoint, command, errors
@@ -45,3 +46,37 @@ def test_a_wrong_option_is_one_line(capsys):
   assert 'file' in error
   assert 'python -m kd_jax.x --help' in error
   assert main(['f']) == 0
+
+
+@pytest.mark.parametrize(
+  ('error', 'told'),
+  [
+    (AssertionError(), 'no such device here; unset it'),
+    (RuntimeError('no GPU\nat all'), 'no such device here (no GPU); unset it'),
+  ],
+)
+def test_a_platform_that_is_not_there_is_one_line(
+  error, told, capsys, monkeypatch
+):
+  def devices():
+    raise error
+
+  @command.reporting()
+  def main():
+    return len(jax.devices())
+
+  monkeypatch.setattr(jax, 'devices', devices)
+  assert main() == 2
+  said = capsys.readouterr().err
+  assert said.startswith('kd_jax: JAX_PLATFORMS=cpu: JAX finds ' + told)
+  assert 'kd_jax[cuda13]' in said
+  assert said.count('\n') == 1
+
+
+def test_an_error_of_our_own_stays_one_where_there_are_devices():
+  @command.reporting()
+  def broken():
+    raise AssertionError('a mistake of kd_jax')
+
+  with pytest.raises(AssertionError, match='a mistake of kd_jax'):
+    broken()
