@@ -17,6 +17,8 @@ import numpy as np
 from kd_jax import errors, exports
 
 BATCHES = (1, 2, 7, 64)  # the sizes that are compared
+# The first JAX under which jax2onnx 0.17.1 converts nothing; see kd_jax[onnx].
+UNTESTED = (0, 12)
 # Of the largest logit, for networks that compute in float32.
 TOLERANCE = 1e-4
 
@@ -63,12 +65,23 @@ def convert(trained: exports.Trained) -> bytes:
       output_names=['logits'],
     )
   except Exception as error:  # its plugins raise whatever they met
-    line = str(error).strip().partition('\n')[0]
     raise errors.UsageError(
       f'--onnx: jax2onnx {importlib.metadata.version("jax2onnx")} cannot '
-      f'convert {facts["network"]}: {type(error).__name__}: {line}'
+      f'convert {facts["network"]}{_cure(error)}'
     ) from error
   return model.SerializeToString()
+
+
+def _cure(error: Exception) -> str:
+  """Says what jax2onnx raised, and whether the versions are to blame."""
+  line = f': {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
+  if jax.__version_info__ < UNTESTED:
+    return line
+  untested = '.'.join(map(str, UNTESTED))
+  return (
+    f' under jax {jax.__version__}{line}; it is tested with older ones: pip '
+    f"install 'jax<{untested}', and export the run with that"
+  )
 
 
 def check(trained: exports.Trained, content: bytes) -> None:

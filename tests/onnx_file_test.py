@@ -91,6 +91,16 @@ def test_what_cannot_be_converted_is_one_line():
     onnx_file.convert(of(forward))
 
 
+@needs_onnx
+def test_of_a_jax_that_jax2onnx_does_not_know_the_cure_is_said(monkeypatch):
+  def forward(weights, images):
+    raise TypeError('no such\nthing')
+
+  monkeypatch.setattr(jax, '__version_info__', (0, 12, 0, 1))
+  with pytest.raises(errors.UsageError, match=r"pip install 'jax<0\.12'"):
+    onnx_file.convert(of(forward))
+
+
 def test_bfloat16_is_refused():
   with pytest.raises(errors.UsageError, match='computes in bfloat16'):
     onnx_file.convert(of(lambda weights, images: images, dtype='bfloat16'))
