@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, optim, programs, step
+from kd_jax import errors, jaxprs, optim, step
 from kd_jax.features import NetFeatures
 
 
@@ -21,7 +21,7 @@ class Deployed(NamedTuple):
     name: of the prediction.
     groups: the networks, and 'method', whose parameters it reads.
     params: how many parameters it reads.
-    flops: of one image's forward pass; see `programs.flops`.
+    flops: of one image's forward pass; see `jaxprs.flops`.
   """
 
   name: str
@@ -116,7 +116,7 @@ def deployed(exp: step.Experiment, image_size: int) -> Deployed:
 
   args = (state.params, state.model_state, frozen)
   program = jax.make_jaxpr(predict)(*args)
-  _, used = programs.pruned(program)
+  _, used = jaxprs.pruned(program)
   leaves = jax.tree_util.tree_leaves_with_path(args)
   read = [leaf for leaf, is_read in zip(leaves, used, strict=True) if is_read]
   groups, params = set(), 0
@@ -129,7 +129,7 @@ def deployed(exp: step.Experiment, image_size: int) -> Deployed:
     name=names[0],
     groups=tuple(sorted(groups)),
     params=params,
-    flops=programs.flops(program),
+    flops=jaxprs.flops(program),
   )
 
 

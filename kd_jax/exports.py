@@ -28,7 +28,7 @@ import safetensors
 from safetensors import numpy as safetensors_numpy
 
 import kd_jax
-from kd_jax import errors, programs, standalone
+from kd_jax import errors, jaxprs, standalone
 from kd_jax.data import source
 
 FORMAT = 1  # grows whenever an older kd_jax could not read what is written
@@ -155,7 +155,7 @@ def _pruned(
 ) -> tuple[Forward, list[str]]:
   """The forward pass without what its result does not need, and its weights."""
   names = sorted(trained.weights)  # as JAX orders a dict's
-  program, used = programs.pruned(
+  program, used = jaxprs.pruned(
     jax.make_jaxpr(trained.forward)(_shapes(trained.weights), images)
   )
   *used_weights, uses_images = used

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax import abstract, build, metrics, programs, runs
+from kd_jax import abstract, build, jaxprs, metrics, runs
 from kd_jax.methods import base
 
 
@@ -52,7 +52,7 @@ def cost(network: nn.Module, image_size: int) -> dict[str, float]:
     'params': sum(
       math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
     ),
-    'flops': programs.flops(jax.make_jaxpr(forward)(variables, image)),
+    'flops': jaxprs.flops(jax.make_jaxpr(forward)(variables, image)),
   }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from kd_jax import build, programs
+from kd_jax import build, jaxprs
 from kd_jax.data import dataset
 
 MOST = 0.1  # of the time may be spent waiting before a run says so
@@ -132,5 +132,5 @@ def _cores() -> int:
 
 def _free_bytes(device: jax.Device) -> float:
   """Memory of a device that the run leaves; of a CPU nobody knows it."""
-  known = programs.memory(device)
+  known = jaxprs.memory(device)
   return known.get('bytes_limit', 0) - known.get('peak_bytes_in_use', 0)

@@ -9,7 +9,7 @@ import kd_jax
 
 ROOT = pathlib.Path(kd_jax.__file__).parent
 FLOORS = [
-  {'__init__', 'errors', 'features', 'programs', 'standalone'},
+  {'__init__', 'errors', 'features', 'jaxprs', 'standalone'},
   {
     'losses',
     'models',

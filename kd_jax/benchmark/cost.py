@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kd_jax import programs
+from kd_jax import jaxprs
 
 
 class Turn(NamedTuple):
@@ -28,7 +28,7 @@ class Costs(NamedTuple):
 
   Attributes:
     flops: of the convolutions and products that are asked for, the same on
-      every backend; see `programs.flops`. Achieved FLOP/s are of these.
+      every backend; see `jaxprs.flops`. Achieved FLOP/s are of these.
     compiled_flops: XLA's count of the compiled program; lower than what is done
       where a library does it (GPU), and of one step where a dispatch has more.
     compiled_bytes: that the compiled program reads and writes.
@@ -54,13 +54,13 @@ def of(traced: Any, compiled: Any, steps: int = 1) -> Costs:
     compiled: the same dispatch, compiled.
     steps: that the dispatch has.
   """
-  analysis = programs.told(compiled.cost_analysis) or {}
-  text = programs.told(compiled.as_text)
-  memory = programs.told(compiled.memory_analysis)
+  analysis = jaxprs.told(compiled.cost_analysis) or {}
+  text = jaxprs.told(compiled.as_text)
+  memory = jaxprs.told(compiled.memory_analysis)
   # XLA has no count for a GPU that is not there.
   moved = analysis.get('bytes accessed', text and moved_bytes(text))
   return Costs(
-    flops=programs.flops(traced.jaxpr) / steps,
+    flops=jaxprs.flops(traced.jaxpr) / steps,
     compiled_flops=analysis.get('flops'),
     compiled_bytes=moved,
     memory_bytes=memory
@@ -139,7 +139,7 @@ def _bytes(shapes: str) -> int:
 
 def device_peak() -> int | None:
   """The most memory that the device held so far, where the backend knows."""
-  return programs.memory(jax.local_devices()[0]).get('peak_bytes_in_use')
+  return jaxprs.memory(jax.local_devices()[0]).get('peak_bytes_in_use')
 
 
 class Product:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, features, programs
+from kd_jax import errors, features, jaxprs
 from kd_jax.models import (
   densenet,
   googlenet,
@@ -114,7 +114,7 @@ class Description(NamedTuple):
 
   Attributes:
     params: parameters.
-    flops: of one image's forward pass; see `programs.flops`.
+    flops: of one image's forward pass; see `jaxprs.flops`.
     taps: each tap's shape without N, in the order they are computed in.
   """
 
@@ -145,6 +145,6 @@ def describe(network: nn.Module, size: int) -> Description:
     params=sum(
       math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
     ),
-    flops=programs.flops(jax.make_jaxpr(forward)(variables, image)),
+    flops=jaxprs.flops(jax.make_jaxpr(forward)(variables, image)),
     taps={name: shapes[name].shape[1:] for name in names},
   )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kd_jax import models, programs, sharding
+from kd_jax import jaxprs, models, sharding
 
 # Millions of multiply-adds of one image of 224 pixels, as torchvision 0.20
 # publishes them with its weights (`weights.meta['_ops']`, in thousands there).
@@ -19,7 +19,7 @@ TORCHVISION = {
 
 def flops(function, *shapes):
   args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-  return programs.flops(jax.make_jaxpr(function)(*args))
+  return jaxprs.flops(jax.make_jaxpr(function)(*args))
 
 
 def convolution(images, kernel, **more):
@@ -77,7 +77,7 @@ def test_what_the_results_do_not_need_is_free_in_nested_calls_too():
   program = jax.make_jaxpr(lambda x, y: both(x, y)[0])(
     jnp.zeros((4, 4)), jnp.zeros((9, 9))
   )
-  live, used = programs.pruned(program)
+  live, used = jaxprs.pruned(program)
   assert used == [True, False]
   assert len(live.jaxpr.invars) == 1
   (result,) = jax.extend.core.jaxpr_as_fun(live)(jnp.eye(4))
@@ -123,8 +123,8 @@ def test_what_a_backend_does_not_tell_is_none(error):
   def ask():
     raise error
 
-  assert programs.told(ask) is None
-  assert programs.told(lambda: {'flops': 1.0}) == {'flops': 1.0}
+  assert jaxprs.told(ask) is None
+  assert jaxprs.told(lambda: {'flops': 1.0}) == {'flops': 1.0}
 
 
 def test_a_device_that_tells_nothing_of_its_memory_has_none():
@@ -132,4 +132,4 @@ def test_a_device_that_tells_nothing_of_its_memory_has_none():
     def memory_stats(self):
       return None
 
-  assert programs.memory(Device()) == {}
+  assert jaxprs.memory(Device()) == {}
