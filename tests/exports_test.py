@@ -1,7 +1,6 @@
 """An export stands alone, and is whole or not there."""
 
 import json
-import subprocess
 import sys
 
 import jax
@@ -12,7 +11,7 @@ import pytest
 
 from kd_jax import errors, exports, trained
 from kd_jax.data import digits
-from tests import finished
+from tests import children, finished
 
 # What predict.py must not need.
 FOREIGN = (
@@ -36,9 +35,7 @@ def predict(folder, *arguments):
     f'sys.argv = {["predict.py", *map(str, arguments)]}\n'
     f'runpy.run_path({str(folder / "predict.py")!r}, run_name="__main__")\n'
   )
-  return subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=False
-  )
+  return children.run([sys.executable, '-c', code])
 
 
 def test_predict_alone_counts_as_the_run_did(made):

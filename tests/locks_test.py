@@ -12,7 +12,7 @@ from etils import epath
 import pytest
 
 from kd_jax import errors, locks
-from tests import bucket
+from tests import bucket, children
 
 pytest.importorskip('gcsfs', reason='locks in buckets need gcsfs')
 
@@ -61,15 +61,10 @@ def hold(wait=False, expiry=EXPIRY, said=None):
 @contextlib.contextmanager
 def holder():
   """Another process that holds the lock."""
-  process = subprocess.Popen(
-    [sys.executable, '-c', HOLDER], stdout=subprocess.PIPE, text=True
-  )
-  try:
+  command = [sys.executable, '-c', HOLDER]
+  with children.Child(command, stdout=subprocess.PIPE) as process:
     assert process.stdout.readline() == 'held\n'
     yield process
-  finally:
-    process.kill()
-    process.communicate()
 
 
 def test_a_second_process_is_refused_with_who_holds_it(server):
@@ -145,7 +140,7 @@ def test_a_holder_that_slept_too_long_stops_with_one_line(server):
     with hold():
       kept = server.objects[KEY][1]
       other.send_signal(signal.SIGCONT)
-      said = other.communicate(timeout=30)[0].splitlines()
+      said = other.communicate()[0].splitlines()
       assert other.returncode == 1
       assert len([line for line in said if 'kd_jax' in line]) == 1
       assert f'process {os.getpid()} on' in said[-1]
