@@ -13,6 +13,7 @@ without it there are none.
 """
 
 import contextlib
+import functools
 import gc
 import os
 import pathlib
@@ -26,8 +27,8 @@ import uuid
 import pytest
 
 CPU_S = 600.0  # what a child may use with all its processes
-IDLE_S = 120.0  # how long it may use next to none
-LEAST_S = 0.1  # CPU seconds in IDLE_S that are more than next to none
+IDLE_S = 120.0  # how long it may use next to none, and not wait for any
+LEAST = 0.01  # of that time: a hung process of JAX uses 0.003
 LOOK_S = 2.0  # from one look at its processes to the next
 STACKS_S = 20.0  # for printing the stacks
 
@@ -125,8 +126,8 @@ class Child(subprocess.Popen):
       numbers = self._numbers()
       used = _cpu_s(numbers)
       # Looks are counted, for the machine may be too busy to look, or asleep.
-      looks += 1
-      if abs(used - known) > LEAST_S or not numbers:
+      looks += not _runnable(numbers)
+      if abs(used - known) > LEAST * self._idle_s or not numbers:
         known, looks = used, 0
       if used > self._cpu_s:
         self.cut = f'ended after {used:.1f} of {self._cpu_s:g} CPU seconds'
@@ -168,6 +169,16 @@ class Child(subprocess.Popen):
     return said
 
 
+def _runnable(numbers):
+  """Whether a thread of these processes runs, or waits for a CPU or a disk."""
+  for number in numbers:
+    for path in (_PROC / f'{number}/task').glob('*/stat'):
+      with contextlib.suppress(OSError):  # it has just ended
+        if path.read_text().rpartition(')')[2].split()[0] in 'RD':
+          return True
+  return False
+
+
 def _cpu_s(numbers):
   ticks = 0
   for number in numbers:
@@ -203,6 +214,15 @@ def until(happens, *children):
       codes = [(child.args, child.returncode) for child in ended]
       raise AssertionError(f'ended before it happened: {codes}')
     time.sleep(0.01)
+
+
+@functools.cache
+def slowness():
+  """Wall-clock seconds that this process waits for a CPU second; at least 1."""
+  began, used = time.monotonic(), time.process_time()
+  while time.process_time() < used + 0.1:
+    pass
+  return max(1.0, (time.monotonic() - began) / 0.1)
 
 
 def left():

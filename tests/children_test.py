@@ -1,5 +1,6 @@
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -119,3 +120,12 @@ def test_a_child_that_is_left_fails_the_test_that_left_it(tmp_path):
   assert 'sleep 1000' in found.stdout
   number = found.stdout.partition('number ')[2].split()[0]
   assert not lives(number)
+
+
+def test_no_other_file_starts_processes_by_itself():
+  own = {'children.py', 'children_test.py'}
+  by_itself = re.compile(r'subprocess\.(Popen|run|call|check_\w+)\(')
+  files = [path for path in ROOT.glob('tests/**/*.py') if path.name not in own]
+  assert len(files) > 50
+  found = [path.name for path in files if by_itself.search(path.read_text())]
+  assert found == []

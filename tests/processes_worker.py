@@ -10,7 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from kd_jax import errors, processes, runs, sharding, trainer
+from kd_jax import errors, processes, report, runs, sharding, trainer
 from kd_jax.data import augment, dataset, resident, source, stream
 from kd_jax.features import tap
 from kd_jax.models import layers
@@ -173,6 +173,7 @@ def main(folder, *methods):
       stopped = stop_in_between(config_of(method, 5), runs.Folder(more))
       assert processes.gather(stopped) == [stopped] * processes.count()
     trainer.train(config_of(method, 5), runs.Folder(more))
+    report.curves = lambda *_: None  # drawing takes longer than training
   print('done', processes.count(), jax.device_count())
 
 
