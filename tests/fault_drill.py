@@ -260,7 +260,7 @@ class Drill:
     )
     watcher = None
     if faults and faults[0]['action'] == 'SIGSTOP' and processes == 1:
-      watcher = threading.Thread(target=wake, args=(folder,))
+      watcher = threading.Thread(target=wake, args=(folder, process))
       watcher.start()
     told, lines = [], []
     with process:
@@ -275,9 +275,9 @@ class Drill:
     return ''.join(lines), code, told
 
 
-def wake(folder: pathlib.Path) -> None:
+def wake(folder: pathlib.Path, launcher: children.Child) -> None:
   """Lets a stopped process go on after three seconds."""
-  for _ in range(3000):
+  while launcher.poll() is None:
     if hits := list(folder.glob('hit-*')):
       time.sleep(3)
       os.kill(int(hits[0].read_text().split()[1]), signal.SIGCONT)
