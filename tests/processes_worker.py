@@ -50,6 +50,8 @@ def config_of(method, epochs):
   config.student.args.widths = (4, 4, 8, 16)
   if method == 'crd':
     config.method_args.negatives = 16
+  if method == 'ffsd':
+    config.method_args.taps = ('stage2', 'stage3')
   if config.teacher.name:
     config.teacher.name = 'tests.processes_worker:Small'
     config.teacher.args.widths = (4, 8, 8, 16)
