@@ -4,7 +4,6 @@ import functools
 import importlib.util
 import json
 import pathlib
-import subprocess
 import sys
 import types
 
@@ -14,6 +13,7 @@ import pytest
 
 from kd_jax import benchmark, build, errors
 from kd_jax.benchmark import ahead, case, cost, pairing, peers, turns
+from tests import children
 
 TINY = (
   *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
@@ -246,7 +246,7 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(tmp_path):
     *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
     *('--batch_size=64', '--images=640', f'--chips={place}', f'--json={out}'),
   ]
-  subprocess.run(command, check=True)
+  children.run(command, check=True)
   (found,) = json.loads(out.read_text())['rows']
   assert found['count'] == count
   assert found['fits']
@@ -287,7 +287,7 @@ def test_the_table_beside_pytorch_is_of_the_figures_in_its_folder(tmp_path):
     *(sys.executable, str(script), str(tmp_path), '--methods=kd,fpd'),
     '--only=r32x4_r8x4_64',
   ]
-  told = subprocess.run(command, check=True, capture_output=True, text=True)
+  told = children.run(command, check=True)
   assert (
     '| FPD | 60 (20-40) | left out | 0.50 (0.25-1.00) | left out | left out '
     '| 50% | 420 MB | 189 G |\n'

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import fsspec
 import pytest
@@ -10,7 +9,7 @@ from tensorboardX.proto import event_pb2
 
 from kd_jax import runs
 from tests import bucket, end_to_end_test, main_test
-from tests.end_to_end_test import SMALL, assert_same_run, finish
+from tests.end_to_end_test import SMALL, assert_same_run, finish, signalled
 
 # Saved after each epoch, not after each step: a bucket is slower.
 RARELY = '--config.checkpoint_every=1.0'
@@ -28,9 +27,11 @@ def server(monkeypatch):
     yield found
 
 
-def begin(cache):
+def begin(cache, **options):
   run = '--workdir=gs://bucket/run'
-  return main_test.start(*SMALL, run, RARELY, KD_JAX_CACHE=str(cache))
+  return main_test.start(
+    *SMALL, run, RARELY, KD_JAX_CACHE=str(cache), **options
+  )
 
 
 def download(server, folder):
@@ -59,12 +60,10 @@ def test_a_run_in_a_bucket_is_killed_and_ends_as_one_on_a_disk(
   server, tmp_path
 ):
   finish(end_to_end_test.begin(tmp_path, RARELY))
-  process = begin(tmp_path / 'cache')  # the same teacher
-  while text(server, 'metrics.jsonl').count('\n') < 3:
-    assert process.poll() is None, process.communicate()
-    time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
+  more = signalled(tmp_path, 'SIGKILL', 'run/dispatch', 17)  # epoch 4
+  process = begin(tmp_path / 'cache', **more)  # the same teacher
+  finish(process, code=-signal.SIGKILL)
+  assert text(server, 'metrics.jsonl').count('\n') == 3
   # Its lock would expire in a minute; tests/locks_test.py sees that it does.
   assert json.loads(text(server, '.lock'))['pid'] == process.pid
   del server.objects['bucket', 'run/.lock']

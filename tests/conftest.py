@@ -16,6 +16,11 @@ jax.config.update('jax_disable_most_optimizations', True)
 
 import pytest  # noqa: E402
 
+from tests.children import (  # noqa: E402, F401  (fixtures of every test)
+  no_process_is_left,
+  nothing_is_left_open,
+)
+
 # Minutes long: first, so that no process is left alone with one at the end.
 LONGEST = ('processes_test', 'contract_test', 'end_to_end_test', 'drill_test')
 

@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 import signal
-import time
+import tempfile
 
 import jax
 import numpy as np
@@ -31,15 +31,37 @@ SMALL = (
 )
 
 
-def begin(folder, *more):
+def begin(folder, *more, **options):
   cache = str(folder / 'cache')
   return main_test.start(
-    *SMALL, f'--workdir={folder / "run"}', *more, KD_JAX_CACHE=cache
+    *SMALL, f'--workdir={folder / "run"}', *more, KD_JAX_CACHE=cache, **options
   )
 
 
+def signalled(folder, name, moment, count):
+  """Options of a run that gets the signal `name` at a moment of its own.
+
+  It comes from within, as a busy machine may leave none of the moment to a
+  process that looks from outside.
+
+  Args:
+    folder: of the test.
+    name: of the signal.
+    moment: as tests/faulty.py names it.
+    count: which of its occurrences.
+  """
+  faults = tempfile.mkdtemp(prefix='fault-', dir=folder)
+  fault = {'moment': moment, 'count': count, 'action': name, 'process': 0}
+  return {
+    'module': 'tests.faulty',
+    'FAULT_FOLDER': faults,
+    'FAULTS': json.dumps([fault]),
+  }
+
+
 def finish(process, code=0):
-  out, err = process.communicate(timeout=300)
+  with process:
+    out, err = process.communicate()
   assert process.returncode == code, f'{out}\n{err}'
   return out + err
 
@@ -88,49 +110,25 @@ def reference(tmp_path_factory):
   return folder
 
 
-def kill_when(folder, happens, *more):
-  """Starts the run and kills it as soon as `happens()`.
-
-  Returns:
-    Whether it was killed, and not faster.
-  """
-  process = begin(folder, *more)
-  while process.poll() is None:
-    if happens():
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
-      return process.returncode == -signal.SIGKILL
-    time.sleep(0.0005)
-  process.communicate()
-  return False
-
-
-def steps_logged(path):
-  return path.read_text().count('\n') if path.exists() else 0
+def killed(folder, moment, count):
+  """Starts the run, which is killed at that moment."""
+  more = signalled(folder, 'SIGKILL', moment, count)
+  finish(begin(folder, **more), code=-signal.SIGKILL)
 
 
 def test_killed_at_any_moment_the_run_ends_bit_for_bit_the_same(
   reference, tmp_path
 ):
-  def in_teacher():
-    found = list(tmp_path.glob('cache/*/teacher-*/metrics.jsonl'))
-    return found and steps_logged(found[0]) >= 1
-
-  def in_training():
-    return steps_logged(tmp_path / 'run/metrics.jsonl') >= 7
-
   def half_written():
     return list(tmp_path.glob('run/checkpoints/*.orbax-checkpoint-tmp*'))
 
-  assert kill_when(tmp_path, in_teacher)
+  killed(tmp_path, 'teacher/dispatch', 3)
+  assert list(tmp_path.glob('cache/*/teacher-*/metrics.jsonl'))
   assert not (tmp_path / 'run/teacher.json').exists()
-  assert kill_when(tmp_path, in_training)
-  # Killed while a checkpoint is written: it must have been hit.
-  for _ in range(6):
-    assert kill_when(tmp_path, half_written), 'the run ended before it was hit'
-    if half_written():
-      break
-  assert half_written(), 'no kill left a checkpoint half written'
+  killed(tmp_path, 'run/dispatch', 8)
+  assert (tmp_path / 'run/metrics.jsonl').read_text().count('\n') >= 6
+  killed(tmp_path, 'run/commit', 3)
+  assert half_written()
   out = finish(begin(tmp_path))
   assert 'resuming at step' in out
   assert not half_written()
@@ -173,12 +171,8 @@ def test_a_run_folder_holds_everything(reference):
 def test_sigterm_saves_and_asks_to_be_started_again(reference, tmp_path, every):
   # With 100, no checkpoint is due where the signal comes.
   more = (f'--config.checkpoint_every={every}',)
-  process = begin(tmp_path, *more)
-  metrics = tmp_path / 'run/metrics.jsonl'
-  while steps_logged(metrics) < 3 and process.poll() is None:
-    time.sleep(0.001)
-  process.send_signal(signal.SIGTERM)
-  out = finish(process, code=75)
+  signal_ = signalled(tmp_path, 'SIGTERM', 'run/dispatch', 4)
+  out = finish(begin(tmp_path, *more, **signal_), code=75)
   assert 'the same command goes on' in out
   saved = re.search(r'saved at step (\d+)', out)[1]
   assert (tmp_path / 'run/checkpoints' / saved).is_dir()

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import jax
@@ -14,7 +13,7 @@ import pytest
 
 from kd_jax import errors, exports, standalone, trained
 from kd_jax.data import digits
-from tests import finished
+from tests import children, finished
 
 # What predict.py must not need.
 FOREIGN = (
@@ -42,9 +41,7 @@ def predict(folder, *arguments):
     f'sys.argv = {["predict.py", *map(str, arguments)]}\n'
     f'runpy.run_path({str(folder / "predict.py")!r}, run_name="__main__")\n'
   )
-  return subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, check=False
-  )
+  return children.run([sys.executable, '-c', code])
 
 
 def test_predict_alone_counts_as_the_run_did(made):

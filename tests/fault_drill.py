@@ -13,6 +13,8 @@ steps that were lost.
 
 import argparse
 import collections
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
@@ -28,17 +30,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests import main_test
+from tests import children, main_test
 from tests.end_to_end_test import SMALL, leaves
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCHER = ROOT / 'launch/local_processes.sh'
 STEPS = 30  # of SMALL
-HEARTBEAT_S, WATCHDOG_S = 10, 30
-FAST = (
-  f'--config.heartbeat_timeout_seconds={HEARTBEAT_S}',
-  f'--config.watchdog_seconds={WATCHDOG_S}',
-)
+CPU_S = 1200.0  # what a run may use with its restarts
 
 
 class Row(NamedTuple):
@@ -145,9 +143,21 @@ class Result(NamedTuple):
 class Drill:
   """The undisturbed runs, and rows against them."""
 
-  def __init__(self, home: pathlib.Path):
-    """Keeps everything in `home`."""
+  def __init__(
+    self, home: pathlib.Path, heartbeat_s: int = 10, watchdog_s: int = 30
+  ):
+    """Keeps everything in `home`.
+
+    Args:
+      home: a folder that is not there yet.
+      heartbeat_s: seconds after which a silent process is taken for dead.
+      watchdog_s: seconds after which a process that finishes nothing ends.
+    """
     self.home = home
+    self._bounds = (
+      f'--config.heartbeat_timeout_seconds={heartbeat_s}',
+      f'--config.watchdog_seconds={watchdog_s}',
+    )
     self._wanted: dict[int, dict[str, Any]] = {}
     self._trace: dict[int, dict[tuple[str, int], int]] = {}
     shim = home / 'bin/python'
@@ -182,8 +192,10 @@ class Drill:
     self.undisturbed(row.processes)
     folder = self.home / f'row-{number}'
     folder.mkdir()
-    if row.action == 'fill':
-      mounted(folder)
+    with mounted(folder) if row.action == 'fill' else contextlib.nullcontext():
+      return self._harmed(folder, row)
+
+  def _harmed(self, folder: pathlib.Path, row: Row) -> Result:
     if not row.moment.startswith('teacher'):
       there = self.home / f'undisturbed-{row.processes}/cache'
       shutil.copytree(there, folder / 'cache')
@@ -220,8 +232,6 @@ class Drill:
       ((at - began, text) for at, text in told if at >= began), (0.0, 'nobody')
     )
     lost = steps_again(folder) if hits else None
-    if row.action == 'fill':
-      subprocess.run(['umount', folder], check=True)
     return Result(wrong, noticed, seconds, lost)
 
   def _launch(
@@ -229,8 +239,8 @@ class Drill:
   ) -> tuple[str, int, list[tuple[float, str]]]:
     """Output, exit code, and when what was noticed."""
     compiled = self.home / f'compiled-{processes}'
-    command = ['bash', LAUNCHER, str(processes), *SMALL, *FAST]
-    process = subprocess.Popen(
+    command = ['bash', LAUNCHER, str(processes), *SMALL, *self._bounds]
+    process = children.Child(
       [*command, f'--workdir={folder / "run"}'],
       cwd=ROOT,
       env=main_test.environment(
@@ -246,12 +256,11 @@ class Drill:
       ),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
-      text=True,
-      start_new_session=True,
+      cpu_s=CPU_S,
     )
     watcher = None
     if faults and faults[0]['action'] == 'SIGSTOP' and processes == 1:
-      watcher = threading.Thread(target=wake, args=(folder,))
+      watcher = threading.Thread(target=wake, args=(folder, process))
       watcher.start()
     told, lines = [], []
     with process:
@@ -260,15 +269,15 @@ class Drill:
         lines.append(line)
         if re.search(r'local_processes: |trying again|kd_jax: ', line):
           told.append((time.time(), line.strip()))
-    code = process.returncode
+      code = process.wait()
     if watcher:
       watcher.join()
     return ''.join(lines), code, told
 
 
-def wake(folder: pathlib.Path) -> None:
+def wake(folder: pathlib.Path, launcher: children.Child) -> None:
   """Lets a stopped process go on after three seconds."""
-  for _ in range(3000):
+  while launcher.poll() is None:
     if hits := list(folder.glob('hit-*')):
       time.sleep(3)
       os.kill(int(hits[0].read_text().split()[1]), signal.SIGCONT)
@@ -276,10 +285,16 @@ def wake(folder: pathlib.Path) -> None:
     time.sleep(0.1)
 
 
-def mounted(folder: pathlib.Path) -> None:
+@contextlib.contextmanager
+def mounted(folder: pathlib.Path) -> Iterator[None]:
   """Makes the folder a file system of 8 MB; needs the right to mount."""
   size = ['-o', 'size=8m']
-  subprocess.run(['mount', '-t', 'tmpfs', *size, 'tmpfs', folder], check=True)
+  command = ['mount', '-t', 'tmpfs', *size, 'tmpfs', str(folder)]
+  children.run(command, check=True)
+  try:
+    yield
+  finally:
+    children.run(['umount', str(folder)], check=True)
 
 
 def ending(folder: pathlib.Path) -> dict[str, Any]:

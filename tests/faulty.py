@@ -16,11 +16,22 @@ import signal
 import threading
 import time
 
+import jax
 from jax._src import compiler
+from jax.experimental import multihost_utils
+import numpy as np
 from orbax.checkpoint._src.path import atomicity, deleter
 from orbax.checkpoint._src.serialization import serialization
 
-from kd_jax import accuracy, checkpoint, loop, main, runs, trainer
+from kd_jax import (
+  accuracy,
+  checkpoint,
+  loop,
+  main,
+  processes,
+  runs,
+  trainer,
+)
 
 FOLDER = pathlib.Path(os.environ['FAULT_FOLDER'])
 FAULTS = json.loads(os.environ.get('FAULTS', '[]'))
@@ -119,7 +130,15 @@ def install():
     moment(f'write {name}')
     return result(self, name, value)
 
+  def joined(*args, **kwargs):
+    start(*args, **kwargs)
+    # Gloo waits 30 s for a process that comes late to the first exchange: here
+    # none has work that delays it.
+    if jax.distributed.is_initialized():
+      multihost_utils.process_allgather(np.zeros(1))
+
   trainer.train, accuracy.make, runs.Folder.write_alone = trained, made, written
+  start, processes.start = processes.start, joined
   before(loop.Loop, '__init__', 'start')
   before(loop.Loop, '_dispatch', 'dispatch')
   before(loop.Loop, '_save', 'save')

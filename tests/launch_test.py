@@ -1,5 +1,6 @@
 """The launch scripts, with commands that stand in for the real ones."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -10,9 +11,12 @@ import time
 import pytest
 import yaml
 
+from tests import children
+
 LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 SCRIPTS = sorted(LAUNCH.glob('*.sh'))
 MANIFESTS = sorted(LAUNCH.glob('*.yaml'))
+CPU_S = 60.0  # scripts that wait use a little, and never end by themselves
 
 # Notes how it was called, and ends with the next of the codes in `codes`;
 # `wait` instead of a code: with 75, once SIGTERM comes; `waits` says to whom.
@@ -45,31 +49,28 @@ class Commands:
     (folder / 'codes').write_text(''.join(f'{code}\n' for code in codes))
 
   def start(self, script, *arguments, **environment):
-    return subprocess.Popen(
+    return children.Child(
       ['bash', LAUNCH / script, *arguments],
       env={
         'PATH': f'{self.folder}:{os.environ["PATH"]}',
         'HOME': str(self.folder),
         **environment,
       },
-      stderr=subprocess.PIPE,
-      text=True,
+      cpu_s=CPU_S,
     )
 
   def run(self, script, *arguments, **environment):
     """The script's exit code."""
-    process = self.start(script, *arguments, **environment)
-    process.communicate(timeout=60)
-    return process.returncode
+    with self.start(script, *arguments, **environment) as process:
+      return process.wait()
 
+  @contextlib.contextmanager
   def stop(self, script, **environment):
-    """The exit code where SIGTERM comes while its command runs."""
-    process = self.start(script, **environment)
-    while not (self.folder / 'waits').exists():
-      assert process.poll() is None
-      time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    return process
+    """The script, which gets SIGTERM while its command runs."""
+    with self.start(script, **environment) as process:
+      children.until((self.folder / 'waits').exists, process)
+      process.send_signal(signal.SIGTERM)
+      yield process
 
   def calls(self, name):
     """The arguments of each call of a command, its name first."""
@@ -83,9 +84,9 @@ SLURM = {'SLURM_JOB_ID': '7', 'SLURM_CPUS_PER_TASK': '8'}
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda p: p.name)
 def test_a_script_is_correct_shell(script):
-  subprocess.run(['bash', '-n', script], check=True)
+  children.run(['bash', '-n', script], check=True)
   if shutil.which('shellcheck'):
-    subprocess.run(['shellcheck', script], check=True)
+    children.run(['shellcheck', script], check=True)
 
 
 @pytest.mark.parametrize('path', [*SCRIPTS, *MANIFESTS], ids=lambda p: p.name)
@@ -122,9 +123,8 @@ def test_one_machine_starts_again_what_asks_for_it(
 
 def test_one_machine_passes_sigterm_on_and_ends(tmp_path):
   commands = Commands(tmp_path, 'python', 'wait', 0)
-  process = commands.stop('one_machine.sh')
-  process.communicate(timeout=60)
-  assert process.returncode == 75
+  with commands.stop('one_machine.sh') as process:
+    assert process.wait() == 75
   assert len(commands.calls('python')) == 1
 
 
@@ -159,14 +159,13 @@ def test_slurm_requeues_what_was_saved_and_restarts_what_lost_a_peer(
 
 def test_slurm_leaves_a_cancelled_job_cancelled(tmp_path):
   commands = Commands(tmp_path, 'srun', 'wait', 0)
-  process = commands.stop('slurm.sh', **SLURM)
-  # SLURM signals the steps too; the script waits for them to save.
-  time.sleep(0.3)
-  assert process.poll() is None
-  step = int((tmp_path / 'waits').read_text())
-  os.kill(step, signal.SIGTERM)
-  process.communicate(timeout=60)
-  assert process.returncode == 75
+  with commands.stop('slurm.sh', **SLURM) as process:
+    # SLURM signals the steps too; the script waits for them to save.
+    time.sleep(0.3)
+    assert process.poll() is None
+    step = int((tmp_path / 'waits').read_text())
+    os.kill(step, signal.SIGTERM)
+    assert process.wait() == 75
   assert len(commands.calls('srun')) == 1
   assert not commands.calls('scontrol')
 
@@ -215,10 +214,10 @@ def test_what_tpu_pod_runs_on_a_worker_can_be_stopped(tmp_path):
   shutil.copy(LAUNCH / 'one_machine.sh', worker)
   on_worker = Commands(worker / 'venv/bin', 'python', 'wait')
   there = {'cwd': worker, 'env': {**os.environ, 'HOME': str(worker)}}
-  subprocess.run(['bash', '-c', run], check=True, timeout=60, **there)
-  while not (worker / 'venv/bin/waits').exists():
-    time.sleep(0.01)
-  subprocess.run(['bash', '-c', stop], check=True, timeout=60, **there)
+  with children.Child(['bash', '-c', run], cpu_s=CPU_S, **there) as started:
+    assert started.wait() == 0  # what it started goes on
+    children.until((worker / 'venv/bin/waits').exists)
+    children.run(['bash', '-c', stop], check=True, cpu_s=CPU_S, **there)
   (call,) = on_worker.calls('python')
   assert call[3:] == ['--config', "it's $HOME"]
   pid = int((worker / 'run.pid').read_text())
@@ -293,18 +292,28 @@ def test_the_gpu_jobset_says_who_is_who():
   assert field == f"metadata.annotations['{index}']"
 
 
-# As process i, ends with the next of the codes in `codes-i`.
+# As process i, ends with the next of the codes in `codes-i`, after some seconds
+# or after process 0 (`first`).
 PROCESS = """#!/usr/bin/env bash
 here=$(dirname "$0")
+[ "$JAX_PROCESS_ID" != 0 ] || echo $$ > "$here/first"
 echo "$JAX_NUM_PROCESSES $*" >> "$here/calls-$JAX_PROCESS_ID"
 code=$(head -n 1 "$here/codes-$JAX_PROCESS_ID")
 sed -i 1d "$here/codes-$JAX_PROCESS_ID"
 case $code in
   kill) kill -KILL $$ ;;
   stuck) while true; do sleep 0.1; done ;;
-  wait) trap 'exit 75' TERM; while true; do sleep 0.1; done ;;
+  wait)
+    trap 'exit 75' TERM
+    touch "$here/waits-$JAX_PROCESS_ID"
+    while true; do sleep 0.1; done
+    ;;
+  *:first)
+    until [ -s "$here/first" ]; do sleep 0.1; done
+    while kill -0 "$(cat "$here/first")" 2> /dev/null; do sleep 0.1; done
+    ;;
+  *) sleep "${code#*:}" ;;
 esac
-sleep "${code#*:}"
 exit "${code%:*}"
 """
 
@@ -317,7 +326,7 @@ exit "${code%:*}"
     (['134:0'], ['1:0.5'], 1, 1, ''),  # the fault, not what followed from it
     (['75:0', '0:0'], ['75:0.3', '0:0'], 2, 0, 'stopped and saved'),
     (['134:0.3', '0:0'], ['76:0', '0:0'], 2, 0, 'its watchdog'),
-    (['kill', '0:0'], ['134:0.3', '0:0'], 2, 0, 'ended by signal 9'),
+    (['kill', '0:0'], ['134:first', '0:0'], 2, 0, 'ended by signal 9'),
     (['134:0', '0:0'], ['stuck', '0:0'], 2, 0, 'ending 1 that did not end'),
     (['75:0'] * 9, ['75:0'] * 9, 3, 75, 'not started again'),
   ],
@@ -329,17 +338,14 @@ def test_local_processes_start_again_together(
   (tmp_path / 'python').chmod(0o755)
   for i, codes in enumerate((first, second)):
     (tmp_path / f'codes-{i}').write_text('\n'.join(codes) + '\n')
-  ended = subprocess.run(
+  ended = children.run(
     ['bash', LAUNCH / 'local_processes.sh', '2', '--config', 'a b'],
     env={
       'PATH': f'{tmp_path}:{os.environ["PATH"]}',
-      'GRACE': '4',
+      'GRACE': '4' if 'stuck' in second else '600',
       'MAX_RESTARTS': '2',
     },
-    stderr=subprocess.PIPE,
-    text=True,
-    timeout=60,
-    check=False,
+    cpu_s=CPU_S,
   )
   assert ended.returncode == end
   assert said in ended.stderr
@@ -353,16 +359,14 @@ def test_local_processes_pass_sigterm_on_and_end(tmp_path):
   (tmp_path / 'python').chmod(0o755)
   for i in range(2):
     (tmp_path / f'codes-{i}').write_text('wait\n')
-  process = subprocess.Popen(
+  with children.Child(
     ['bash', LAUNCH / 'local_processes.sh', '2'],
     env={'PATH': f'{tmp_path}:{os.environ["PATH"]}'},
     stderr=subprocess.PIPE,
-    text=True,
-  )
-  while len(list(tmp_path.glob('calls-*'))) < 2:
-    time.sleep(0.05)
-  time.sleep(0.3)
-  process.send_signal(signal.SIGTERM)
-  _, said = process.communicate(timeout=30)
+    cpu_s=CPU_S,
+  ) as process:
+    children.until(lambda: len(list(tmp_path.glob('waits-*'))) == 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
   assert process.returncode == 75
   assert 'not started again' in said

@@ -12,15 +12,18 @@ from etils import epath
 import pytest
 
 from kd_jax import errors, locks
-from tests import bucket
+from tests import bucket, children
 
 pytest.importorskip('gcsfs', reason='locks in buckets need gcsfs')
 
 PATH = epath.Path('gs://bucket/run/.lock')
 KEY = ('bucket', 'run/.lock')
 
-# Seconds: ten times what a loaded machine needs for a beat, and bearable.
-EXPIRY = 3.0
+
+def expiry():
+  """Seconds: many times what a beat takes on this machine now, and bearable."""
+  return 3.0 * children.slowness()
+
 
 # Holds the lock, and says so each time when it may write.
 HOLDER = f"""
@@ -29,10 +32,13 @@ from etils import epath
 from kd_jax import errors, locks
 try:
   with locks.hold(
-    epath.Path('{PATH}'), wait=False, say=lambda _: None, expiry={EXPIRY}
+    epath.Path('{PATH}'),
+    wait=False,
+    say=lambda _: None,
+    expiry=float(sys.argv[1]),
   ) as held:
     print('held', flush=True)
-    for _ in range(2000):
+    while True:
       held.check()
       print('may write', flush=True)
       time.sleep(0.05)
@@ -53,23 +59,18 @@ def server(monkeypatch):
     yield found
 
 
-def hold(wait=False, expiry=EXPIRY, said=None):
+def hold(wait=False, seconds=None, said=None):
   say = (lambda _: None) if said is None else said.append
-  return locks.hold(PATH, wait=wait, say=say, expiry=expiry)
+  return locks.hold(PATH, wait=wait, say=say, expiry=seconds or expiry())
 
 
 @contextlib.contextmanager
 def holder():
   """Another process that holds the lock."""
-  process = subprocess.Popen(
-    [sys.executable, '-c', HOLDER], stdout=subprocess.PIPE, text=True
-  )
-  try:
+  command = [sys.executable, '-c', HOLDER, str(expiry())]
+  with children.Child(command, stdout=subprocess.PIPE) as process:
     assert process.stdout.readline() == 'held\n'
     yield process
-  finally:
-    process.kill()
-    process.communicate()
 
 
 def test_a_second_process_is_refused_with_who_holds_it(server):
@@ -82,9 +83,9 @@ def test_a_second_process_is_refused_with_who_holds_it(server):
 def test_it_is_free_at_once_where_it_was_released(server):
   for _ in range(2):
     began = time.monotonic()
-    with hold() as held:
+    with hold(seconds=1000.0) as held:
       held.check()
-    assert time.monotonic() - began < EXPIRY / 2
+    assert time.monotonic() - began < 500  # it was not watched
   assert KEY not in server.objects
 
 
@@ -98,7 +99,7 @@ def test_who_waits_gets_it_when_it_is_released(server):
   thread = threading.Thread(target=second)
   with hold():
     thread.start()
-    time.sleep(1.5 * EXPIRY)  # longer than a dead holder would keep it
+    time.sleep(1.5 * expiry())  # longer than a dead holder would keep it
     order.append('first')
   thread.join()
   assert order == ['first', 'second']
@@ -113,7 +114,7 @@ def test_a_killed_holder_blocks_for_one_expiry_and_no_longer(server):
   said = []
   began = time.monotonic()
   with hold(said=said) as held:
-    assert EXPIRY <= time.monotonic() - began < 3 * EXPIRY
+    assert expiry() <= time.monotonic() - began < 3 * expiry()
     held.check()
   assert f'process {other.pid}' in said[0]
   assert 'taking over' in said[1]
@@ -125,9 +126,9 @@ def test_of_many_who_find_a_dead_lock_one_gets_it(server):
 
   def contend():
     try:
-      with hold(expiry=1.0):
+      with hold(seconds=expiry() / 3):
         got.append(1)
-        time.sleep(3.0)
+        time.sleep(expiry())
     except errors.UsageError:
       refused.append(1)
 
@@ -145,7 +146,7 @@ def test_a_holder_that_slept_too_long_stops_with_one_line(server):
     with hold():
       kept = server.objects[KEY][1]
       other.send_signal(signal.SIGCONT)
-      said = other.communicate(timeout=30)[0].splitlines()
+      said = other.communicate()[0].splitlines()
       assert other.returncode == 1
       assert len([line for line in said if 'kd_jax' in line]) == 1
       assert f'process {os.getpid()} on' in said[-1]
@@ -157,7 +158,7 @@ def test_a_holder_that_slept_too_long_stops_with_one_line(server):
 def test_a_holder_that_slept_and_lost_nothing_goes_on(server):
   with holder() as other:
     other.send_signal(signal.SIGSTOP)
-    time.sleep(1.5 * EXPIRY)
+    time.sleep(1.5 * expiry())
     other.send_signal(signal.SIGCONT)
     for _ in range(100):  # more than what the pipe holds from before
       assert other.stdout.readline() == 'may write\n'
@@ -165,7 +166,7 @@ def test_a_holder_that_slept_and_lost_nothing_goes_on(server):
 
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(server):
-  with hold(expiry=60.0) as held:
+  with hold(seconds=60.0) as held:
     server.deaf = True
     held._renew()  # gcsfs repeats it, and meets what it wrote itself
     assert not server.deaf
@@ -174,7 +175,7 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss(server):
 
 
 def test_a_holder_that_cannot_renew_stops(server):
-  with hold(expiry=1.0) as held:
+  with hold(seconds=1.0) as held:
     server.broken = True
     time.sleep(1.0)
     with pytest.raises(errors.RunError, match=r'cannot renew .* is broken'):

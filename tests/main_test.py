@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from kd_jax import main, processes
-from tests import compiled
+from tests import children, compiled
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -26,15 +26,14 @@ def environment(**more):
   }
 
 
-def start(*arguments, cwd=ROOT, **more):
+def start(*arguments, module='kd_jax.main', cwd=ROOT, **more):
   """Starts `python -m kd_jax.main` with these arguments."""
-  return subprocess.Popen(
-    [sys.executable, '-m', 'kd_jax.main', *arguments],
+  return children.Child(
+    [sys.executable, '-m', module, *arguments],
     cwd=cwd,
     env=environment(**more),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
-    text=True,
   )
 
 
@@ -96,14 +95,11 @@ for arguments in json.load(sys.stdin):
 
 
 def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
-  served = subprocess.run(
+  served = children.run(
     [sys.executable, '-c', SERVE],
-    input=json.dumps([args.split() for args in MISTAKES]),
+    text_in=json.dumps([args.split() for args in MISTAKES]),
     cwd=tmp_path,
     env=environment(KD_JAX_CACHE=str(tmp_path)),
-    capture_output=True,
-    text=True,
-    timeout=300,
   )
   said = served.stdout.splitlines()
   assert len(said) == len(MISTAKES), served.stderr
@@ -131,7 +127,7 @@ def test_deterministic_says_so_to_xla_before_jax_starts(monkeypatch):
 
 
 def test_the_module_itself_ends_with_that_code_and_line(tmp_path):
-  process = start('--config', 'fpdd', cwd=tmp_path)
-  out, err = process.communicate(timeout=120)
+  with start('--config', 'fpdd', cwd=tmp_path) as process:
+    out, err = process.communicate()
   assert (process.returncode, out) == (2, '')
   assert "did you mean 'fpd'" in err

@@ -1,4 +1,5 @@
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -7,33 +8,42 @@ import time
 import pytest
 
 from kd_jax import errors, peer
+from tests import children
 
-# Says hello, then how often its thread counted between two lines.
-COUNTS = """
-import json, sys, threading, time
+# Says who it is; at each line, that its thread has gone on working.
+WORKS = """
+import json, os, sys, threading
 count = 0
-def counting():
+def working():
   global count
   while True:
     count += 1
-    time.sleep(0.001)
-threading.Thread(target=counting, daemon=True).start()
-print(json.dumps({'what': 'counts'}), flush=True)
+threading.Thread(target=working, daemon=True).start()
+print(json.dumps({'number': os.getpid()}), flush=True)
 for line in sys.stdin:
   before = count
-  time.sleep(float(line))
-  print(json.dumps({'before': before, 'after': count}), flush=True)
+  while count == before:
+    pass
+  print(json.dumps({'worked': count > before}), flush=True)
 """
 
 
+def state(number):
+  """The letter of a process's state: T where it is stopped."""
+  text = pathlib.Path(f'/proc/{number}/stat').read_text()
+  return text.rpartition(')')[2].split()[0]
+
+
 def test_a_peer_stands_still_between_its_turns():
-  one = peer.Peer('counter', [sys.executable, '-c', COUNTS])
+  one = peer.Peer('worker', [sys.executable, '-c', WORKS])
   try:
-    assert one.about == {'what': 'counts'}
-    first = one.ask(0.05)
-    assert first['after'] > first['before']
-    time.sleep(0.3)  # 300 counts, if it went on
-    assert one.ask(0)['before'] < first['after'] + 100
+    number = one.about['number']
+    for line in range(2):
+      children.until(lambda: state(number) == 'T')
+      before = one.cpu_s()
+      time.sleep(0.3)
+      assert one.cpu_s() == before
+      assert one.ask(line) == {'worked': True}
   finally:
     one.close()
 
@@ -60,18 +70,17 @@ def test_a_peer_does_not_outlive_a_command_that_is_told_to_end():
     'with contextlib.closing(peer.Peer("idle", [sys.executable, "-c", '
     "'import os; print(os.getpid(), flush=True); input()'])) as one:\n"
     '  print(one.about, flush=True)\n'
-    '  time.sleep(60)'
+    '  time.sleep(1e6)'
   )
-  with subprocess.Popen(
-    [sys.executable, '-c', holds], stdout=subprocess.PIPE, text=True
+  with children.Child(
+    [sys.executable, '-c', holds], stdout=subprocess.PIPE
   ) as command:
-    assert command.stdout is not None
     number = int(command.stdout.readline())
     os.kill(number, 0)  # it is there
     command.terminate()
-    assert command.wait(20) == 128 + signal.SIGTERM
-  with pytest.raises(ProcessLookupError):
-    os.kill(number, 0)
+    assert command.wait() == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+      os.kill(number, 0)
 
 
 def test_a_peer_that_ends_says_so():

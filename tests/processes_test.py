@@ -1,5 +1,6 @@
 """Real processes with real collectives: 2 of them with 2 devices each."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -11,8 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import checkpoint, errors, processes, runs, sharding, trainer
-from tests import main_test, processes_worker
+from kd_jax import (
+  checkpoint,
+  errors,
+  processes,
+  report,
+  runs,
+  sharding,
+  trainer,
+)
+from tests import children, compiled, main_test, processes_worker
 
 WORKER = (sys.executable, '-m', 'tests.processes_worker')
 
@@ -27,27 +36,30 @@ def trained(tmp_path_factory):
   with socket.socket() as free:
     free.bind(('', 0))
     port = free.getsockname()[1]
-  started = [
-    subprocess.Popen(
-      [*WORKER, str(folder), *processes_worker.METHODS],
-      cwd=main_test.ROOT,
-      env=main_test.environment(
-        JAX_NUM_CPU_DEVICES='2',
-        JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
-        JAX_NUM_PROCESSES='2',
-        JAX_PROCESS_ID=str(i),
-        KD_JAX_CACHE=str(folder / 'cache'),
-      ),
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  said = [process.communicate(timeout=500)[0] for process in started]
-  for process, out in zip(started, said, strict=True):
-    assert process.returncode == 0, out
-    assert 'done 2 4' in out
+  with contextlib.ExitStack() as ending:
+    started = [
+      ending.enter_context(
+        children.Child(
+          [*WORKER, str(folder), *processes_worker.METHODS],
+          cwd=main_test.ROOT,
+          env=main_test.environment(
+            XLA_FLAGS=compiled.quick(),
+            JAX_NUM_CPU_DEVICES='2',
+            JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
+            JAX_NUM_PROCESSES='2',
+            JAX_PROCESS_ID=str(i),
+            KD_JAX_CACHE=str(folder / 'cache'),
+          ),
+          stdout=subprocess.PIPE,
+          stderr=subprocess.STDOUT,
+        )
+      )
+      for i in range(2)
+    ]
+    said = [process.communicate()[0] for process in started]
+    for process, out in zip(started, said, strict=True):
+      assert process.returncode == 0, out
+      assert 'done 2 4' in out
   return folder, said
 
 
@@ -88,6 +100,7 @@ def test_what_two_processes_began_goes_on_in_one_and_agrees(
 ):
   folder, _ = trained
   monkeypatch.setenv('KD_JAX_CACHE', str(folder / 'cache'))
+  monkeypatch.setattr(report, 'curves', lambda *_: None)
   shutil.copytree(folder / 'first' / method, tmp_path / 'run')
   config = processes_worker.config_of(method, 5)
   config.mesh.data = devices
@@ -117,6 +130,7 @@ def test_process_0_alone_speaks_and_writes(trained):
   result = json.loads((folder / 'more/kd/result.json').read_text())
   assert result['processes'] == 2
   assert result['hardware'] == '4 x cpu'
+  assert (folder / 'more/kd/curves.png').exists()
 
 
 def test_half_an_environment_is_refused(monkeypatch):

@@ -1,7 +1,6 @@
 """Every command ends well where the backend tells nothing of programs."""
 
 import json
-import subprocess
 import sys
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 
 from kd_jax import build, starved
 from kd_jax.benchmark import cost
-from tests import main_test, silent_backend
+from tests import children, main_test, silent_backend
 
 COMMANDS = [
   'kd_jax.main',
@@ -35,13 +34,10 @@ def on_this_backend():
 
 
 def test_every_command_ends_with_0_and_the_same_figures(tmp_path):
-  ended = subprocess.run(
+  ended = children.run(
     [sys.executable, '-m', 'tests.silent_backend', 'silent', str(tmp_path)],
     env=main_test.environment(KD_JAX_CACHE=str(tmp_path / 'cache')),
     cwd=main_test.ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
   )
   said = ended.stdout + ended.stderr
   lines = [line for line in said.splitlines() if line.startswith('["kd_jax.')]

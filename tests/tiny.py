@@ -1,5 +1,7 @@
 """The smallest networks, features and batches that tests share."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -21,11 +23,12 @@ class Block(nn.Module):
 
   width: int
   stride: int
+  norm: Callable[..., nn.Module] = layers.BatchNorm
 
   @nn.compact
   def __call__(self, x, *, train):
     after = layers.Conv(self.width, 3, self.stride, name='conv2')
-    return layers.BatchNorm(name='bn2')(x, train=train, after=after)
+    return self.norm(name='bn2')(x, train=train, after=after)
 
 
 class Plain(nn.Module):

@@ -12,6 +12,7 @@ import pytest
 
 from kd_jax import data, errors
 from kd_jax.data import archive, builders, prepared
+from tests import children
 from tests.data import archives
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -73,10 +74,8 @@ def test_preparing_and_reading_imports_no_tensorflow(tmp_path):
     'any_checksum=True); s.arrays("test"); '
     'assert "tensorflow" not in sys.modules'
   )
-  done = subprocess.run(
-    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, check=False
-  )
-  assert done.returncode == 0, done.stderr.decode()
+  done = children.run([sys.executable, '-c', code], cwd=ROOT)
+  assert done.returncode == 0, done.stderr
 
 
 def test_two_processes_may_prepare_the_same_data_set(tmp_path):
@@ -87,14 +86,13 @@ def test_two_processes_may_prepare_the_same_data_set(tmp_path):
     f'data_dir={str(tmp_path / "data")!r}, archive={str(file)!r}, '
     'any_checksum=True); print(len(s.arrays("train")))'
   )
-  started = [
-    subprocess.Popen(
-      [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    for _ in range(2)
-  ]
-  outputs = [process.communicate(timeout=120)[0] for process in started]
-  assert [p.returncode for p in started] == [0, 0]
+  command, pipe = [sys.executable, '-c', code], subprocess.PIPE
+  with (
+    children.Child(command, cwd=ROOT, stdout=pipe) as first,
+    children.Child(command, cwd=ROOT, stdout=pipe) as second,
+  ):
+    outputs = [process.communicate()[0] for process in (first, second)]
+  assert (first.returncode, second.returncode) == (0, 0)
   assert all(int(out.split()[-1]) == len(want['train'][1]) for out in outputs)
   assert sum('preparing' in out for out in outputs) == 1
 

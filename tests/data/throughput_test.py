@@ -1,22 +1,16 @@
 import json
 import pathlib
-import subprocess
 import sys
 
 import kd_jax
 from kd_jax.data import throughput
+from tests import children
 
 ROOT = pathlib.Path(kd_jax.__file__).parent.parent
 
 
 def run(*command):
-  return subprocess.run(
-    [sys.executable, *map(str, command)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return children.run([sys.executable, *map(str, command)], cwd=ROOT)
 
 
 def test_other_loaders_take_part_where_a_python_is_given():
