@@ -1,0 +1,135 @@
+"""Compiles every program of a run for chips that this machine need not have.
+
+  python -m kd_jax.benchmark.programs --chips=h100,v5e:2x2
+  python -m kd_jax.benchmark.programs kd:cifar100_r20_r8 --image_size=32 \\
+    --dtypes=bfloat16 --only=steps
+
+The programs are those of the run's own functions (`kd_jax.jitted`), on random
+images: the first state, the teachers' folding and evaluation, one step and
+several, of a split on the device and of a streamed one, known logits,
+evaluation, what saving and stopping ask the devices, and the export. What is
+compiled is what the chip would run, wherever a program differs by platform; see
+`kd_jax.benchmark.ahead` for what compiling needs. Nothing is run. The exit code
+is 0 only where all of them compile.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import re
+import sys
+import time
+from typing import Any
+
+from absl import logging
+import jax
+
+from kd_jax import command, errors, report, sharding
+from kd_jax.benchmark import case, chips, planned
+
+DEFAULT = ('ce', 'kd', 'ofd', 'ffsd', 'pics', 'crd')
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Prints a row for each program; 0 where all compile, else 1."""
+  logging.set_verbosity(logging.ERROR)
+  args = _parser().parse_args(argv)
+  chips.prepare()
+  rows = []
+  for place in args.chips.split(','):
+    _, mesh = chips.mesh_of(place)
+    sharding.check_batch(mesh, args.batch_size, '--batch_size')
+    for dtype in args.dtypes.split(','):
+      for name in args.configs or DEFAULT:
+        about = {'config': name, 'dtype': dtype, 'chips': place}
+        wanted = _wanted(args, dtype)
+        programs = planned.programs(case.configured(name, wanted), wanted, mesh)
+        rows += [
+          about | compiled(program, make)
+          for program, make in programs.items()
+          if re.search(args.only, program)
+        ]
+        print(f'{name}, {dtype}, {place}: done', file=sys.stderr, flush=True)
+  if not rows:
+    raise errors.unknown('value of --only:', args.only, programs)
+  print(table(rows))
+  print(
+    f'\nbatch {args.batch_size}, {args.image_size} pixels, {args.classes} '
+    f'classes, {args.images} images; jax {jax.__version__}'
+  )
+  if args.json:
+    with open(args.json, 'w', encoding='utf-8') as file:
+      about = {'arguments': vars(args), 'jax': jax.__version__}
+      json.dump({'rows': rows, **about}, file)
+  failed = [row for row in rows if row['error']]
+  if failed:
+    raise errors.RunError(
+      f'{len(failed)} of {len(rows)} programs do not compile'
+    )
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = command.parser('kd_jax.benchmark.programs', __doc__)
+  add = parser.add_argument
+  add('configs', nargs='*', help=f'names or files; else {", ".join(DEFAULT)}')
+  add('--chips', default='h100,v5e:2x2', help=chips.HELP)
+  add('--dtypes', default='float32,bfloat16', help='with commas between')
+  add('--only', default='', help='a regular expression of programs')
+  add('--student', help='replaces config.student.name')
+  add('--teacher', help='replaces config.teacher.name')
+  add('--image_size', type=int, default=8)
+  add('--classes', type=int, default=10)
+  add('--images', type=int, default=1024, help='of the set')
+  add('--batch_size', type=int, default=64, help='over all chips')
+  add('--json', help='a file for the rows')
+  return parser
+
+
+def _wanted(args: argparse.Namespace, dtype: str) -> case.Wanted:
+  given: dict[str, Any] = {'steps_per_dispatch': 0, 'devices': 1, **vars(args)}
+  given['dtype'] = dtype
+  return case.Wanted(**{key: given[key] for key in case.Wanted._fields})
+
+
+def compiled(name: str, make: Callable[[], Any]) -> dict[str, Any]:
+  """Compiles a program.
+
+  Args:
+    name: of the program.
+    make: traces, lowers and compiles it.
+
+  Returns:
+    'program', 'compile_s' and 'error': the first line of what JAX or XLA
+    raised, '' where it compiled.
+  """
+  began, error = time.perf_counter(), ''
+  try:
+    make()
+  except (RuntimeError, TypeError, ValueError) as raised:
+    text = str(raised).strip().partition('\n')[0]
+    error = f'{type(raised).__name__}: {text}'
+  took = time.perf_counter() - began
+  return {'program': name, 'compile_s': took, 'error': error}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """The rows, aligned."""
+  head = ('program', 'configuration', 'dtype', 'chips', 'compile', 'result')
+  body = [
+    (
+      row['program'],
+      row['config'],
+      row['dtype'],
+      row['chips'],
+      f'{row["compile_s"]:.1f} s',
+      row['error'] or 'ok',
+    )
+    for row in rows
+  ]
+  return report.table([head, *body])
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
