@@ -14,6 +14,7 @@ import pytest
 
 from kd_jax import benchmark, build, errors
 from kd_jax.benchmark import ahead, case, chips, cost, pairing, peers, turns
+from tests import compilers
 
 TINY = (
   *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
@@ -234,13 +235,13 @@ def test_a_chip_that_cannot_be_compiled_for_is_one_line(
   assert told in capsys.readouterr().err
 
 
-@pytest.mark.skipif(
-  not any(map(importlib.util.find_spec, ('libtpu', 'jax_cuda12_plugin'))),
-  reason="needs kd_jax[tpu] or kd_jax[cuda]: XLA's compilers for them",
+@pytest.mark.parametrize(
+  ('place', 'count'),
+  [compilers.param('h100', 1), compilers.param('v5e:2x2', 4)],
 )
-def test_a_step_is_compiled_for_chips_that_are_not_there(tmp_path):
-  tpu = importlib.util.find_spec('libtpu') is not None
-  place, count = ('v5e:2x2', 4) if tpu else ('h100', 1)
+def test_a_step_is_compiled_for_chips_that_are_not_there(
+  tmp_path, place, count
+):
   out = tmp_path / 'ahead.json'
   command = [
     *(sys.executable, '-m', 'kd_jax.benchmark.ahead', 'kd'),

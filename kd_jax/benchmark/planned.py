@@ -42,13 +42,13 @@ class _Run(NamedTuple):
   """What the programs of a run are made from.
 
   Attributes:
-    config: of the run.
-    parts: of the run, its images random and on this machine's device.
-    mesh: the chips.
-    seed: shape and dtype of the seed.
-    taught: of the teachers' variables, by name.
-    frozen: of the same, folded.
-    state: of the first phase's state.
+    config: The configuration of the run.
+    parts: The parts of the run, with random images on this machine's device.
+    mesh: The chips.
+    seed: The shape and dtype of the seed.
+    taught: The shapes of the teachers' variables, by name.
+    frozen: The shapes of these variables after folding.
+    state: The shapes of the first state.
   """
 
   config: ConfigDict
@@ -63,48 +63,36 @@ class _Run(NamedTuple):
 def programs(
   config: ConfigDict, wanted: case.Wanted, mesh: Mesh
 ) -> dict[str, Make]:
-  """What a run of a configuration compiles for the chips of a mesh.
+  """Returns a function for each program of a run that compiles it, by name.
 
   Args:
-    config: of the run, `wanted` taken in.
-    wanted: says what the data set is like.
-    mesh: the chips; they need not be there.
-
-  Returns:
-    By the program's name, a function that compiles it.
+    config: The configuration of the run, as `case.configured` returns it.
+    wanted: What the data set is like.
+    mesh: The chips, which need not be there.
 
   Raises:
-    UsageError: for whatever does not exist or does not fit together.
+    UsageError: Where a part of the run does not exist or does not fit.
   """
   run = _run(config, _parts(config, wanted), mesh)
-  return {
-    **dict(_starting(run)),
-    **dict(_training(run)),
-    **dict(_evaluating(run)),
-    **dict(_exporting(run)),
-  }
+  groups = (_starting, _training, _evaluating, _exporting)
+  return {name: make for group in groups for name, make in group(run)}
 
 
 def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
-  """The parts of a run on random images."""
+  """Returns the parts of a run on random images."""
   size, count = wanted.image_size, wanted.images
   names = tuple(str(k) for k in range(wanted.classes))
   info = source.Info('random', names, size, count, count, case.MEAN, case.STD)
   labels = np.arange(count, dtype=np.int32) % wanted.classes
-  image = np.random.default_rng(0).integers(
-    0, 256, (count, size, size, 3), np.uint8
-  )
+  shape = (count, size, size, 3)
+  image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   steps = count // wanted.batch_size
   if not steps:
     raise errors.UsageError(
       f'--images={count} is less than a batch of {wanted.batch_size}'
     )
-  facts = {
-    'num_classes': wanted.classes,
-    'mean': info.mean,
-    'std': info.std,
-    'train_labels': labels,
-  }
+  facts = {'num_classes': wanted.classes, 'train_labels': labels}
+  facts |= {'mean': info.mean, 'std': info.std}
   phases = build.phases_of(config, facts, steps)
   exp = phases[-1].exp
   return build.Parts(
@@ -136,7 +124,7 @@ def _run(config: ConfigDict, parts: build.Parts, mesh: Mesh) -> _Run:
 
 
 def _on(mesh: Mesh, tree: Any) -> Any:
-  """Shapes and dtypes of arrays that lie on every device of a mesh."""
+  """Returns shapes and dtypes of arrays that are on every chip of a mesh."""
   whole = sharding.replicated(mesh)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree
@@ -148,7 +136,7 @@ def _compiled(function: Any, *args: Any) -> Make:
 
 
 def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
-  """What comes before the first step, and beside the steps."""
+  """Yields what comes before the first step, and what saves and stops."""
   parts, mesh, size = run.parts, run.mesh, run.parts.source.info.image_size
   if run.taught:
     fold = jitted.fold(parts.exp, size, mesh)
@@ -171,29 +159,30 @@ def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
 
 
 def _training(run: _Run) -> Iterator[tuple[str, Make]]:
-  """The dispatches of each phase, and what begins a phase."""
+  """Yields the dispatches of each phase, and what begins a phase."""
   config, parts = run.config, run.parts
   train = trainer.training(config, parts, print)
   for phase in parts.phases:
-    label = f'{phase.name}: ' if phase.name else ''
+    label, each = f'{phase.name}: ' if phase.name else '', run
     if phase.first:
+      params = run.state.params
       restart = jitted.optimizer_init(phase.exp, run.mesh)
-      yield f'{label}optimizer', _compiled(restart, run.state.params)
-    count = _steps(run, train)
-    for steps in (1, count):
-      yield f'{label}steps: {steps}', _dispatch(run, phase.exp, train, steps)
+      yield f'{label}optimizer', _compiled(restart, params)
+      fresh = _on(run.mesh, jax.eval_shape(phase.exp.tx.init, params))
+      each = run._replace(state=run.state.replace(opt_state=fresh))
+    for steps in (1, _steps(run, train)):
+      yield f'{label}steps: {steps}', _dispatch(each, phase.exp, train, steps)
     for augment in ('crop_flip', 'random_resized_crop'):
       streamed = trainer.training(_streamed(config, augment), parts, print)
-      yield (
-        f'{label}streamed steps, {augment}: {_steps(run, streamed)}',
-        _dispatch(run, phase.exp, streamed, _steps(run, streamed)),
-      )
+      steps = _steps(run, streamed)
+      name = f'{label}streamed steps, {augment}: {steps}'
+      yield name, _dispatch(each, phase.exp, streamed, steps)
   if _reads_logits_alone(config, parts):
     yield from _known(run)
 
 
 def _streamed(config: ConfigDict, augment: str = 'crop_flip') -> ConfigDict:
-  """The configuration whose images do not fit on the device."""
+  """Returns the configuration with images that do not fit on the device."""
   made = config.copy_and_resolve_references()
   made.data.device_mb, made.data.workers = 0, 0
   made.data.augment = augment
@@ -208,20 +197,21 @@ def _steps(run: _Run, train: dataset.TrainSet) -> int:
 def _dispatch(
   run: _Run, exp: step.Experiment, train: Any, steps: int, known: Any = None
 ) -> Make:
-  """A dispatch of some steps."""
+  """Returns what compiles a dispatch of some steps."""
   with contextlib.closing(train.feeds(0)) as feeds:
     feed = next(feeds)
   stacked = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), feed
   )
-  function = jitted.train_steps(exp, train.batch, run.mesh)
   arrays = {**_on(run.mesh, train.arrays), **(known or {})}
-  given = (run.seed, run.state, run.frozen, arrays, stacked)
-  return _compiled(function, *given)
+  return _compiled(
+    jitted.train_steps(exp, train.batch, run.mesh),
+    *(run.seed, run.state, run.frozen, arrays, stacked),
+  )
 
 
 def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
-  """Whether `config.teacher.cache_logits` may be set for the method."""
+  """Returns whether `config.teacher.cache_logits` suits the method."""
   if not parts.exp.teachers:
     return False
   size = parts.source.info.image_size
@@ -234,7 +224,7 @@ def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
 
 
 def _known(run: _Run) -> Iterator[tuple[str, Make]]:
-  """The teachers' logits of all images, and steps that read them."""
+  """Yields the teachers' logits of a batch, and steps that read them."""
   config = run.config.copy_and_resolve_references()
   config.data.augment, config.data.crop_padding = 'crop_flip', 0
   parts, mesh = run.parts, run.mesh
@@ -253,7 +243,7 @@ def _known(run: _Run) -> Iterator[tuple[str, Make]]:
 
 
 def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
-  """The counting of a batch: of the run's networks, and of its teachers."""
+  """Yields the evaluation of the run's networks, and of its teachers."""
   parts, state = run.parts, run.state
   own = (state.params, state.model_state, run.frozen)
   for label, config in (('', run.config), ('streamed ', _streamed(run.config))):
@@ -276,7 +266,7 @@ def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
 
 
 def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
-  """What labels images on one chip: of the run itself, and of its export."""
+  """Yields what labels images on one chip, from the run and its export."""
   info, kept = run.parts.source.info, run.parts.deployed
   facts = {
     'network': run.config.student.name,
@@ -301,7 +291,7 @@ def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
 def _exported(
   found: exports.Trained, first: Mesh, images: jax.ShapeDtypeStruct
 ) -> Any:
-  """The forward pass that an export holds, as its predict.py compiles it."""
+  """Compiles the forward pass of an export, as its predict.py does."""
   weights, exported = exports.program(found)
   program = export.deserialize(bytearray(exported.serialize()))
   return jax.jit(program.call).lower(_on(first, weights), images).compile()

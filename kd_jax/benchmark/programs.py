@@ -4,13 +4,13 @@
   python -m kd_jax.benchmark.programs kd:cifar100_r20_r8 --image_size=32 \\
     --dtypes=bfloat16 --only=steps
 
-The programs are those of the run's own functions (`kd_jax.jitted`), on random
-images: the first state, the teachers' folding and evaluation, one step and
-several, of a split on the device and of a streamed one, known logits,
-evaluation, what saving and stopping ask the devices, and the export. What is
-compiled is what the chip would run, wherever a program differs by platform; see
-`kd_jax.benchmark.ahead` for what compiling needs. Nothing is run. The exit code
-is 0 only where all of them compile.
+They are the run's own functions (`kd_jax.jitted`), called with random images:
+the first state, the teachers' folding and evaluation, one training step and a
+whole dispatch, with the images on the device or streamed, known logits,
+evaluation, what saving and stopping ask the devices, and the export. Where a
+program differs by platform, the chip's is compiled. Compiling needs
+kd_jax[cuda13] for a GPU and kd_jax[tpu] for a TPU. Nothing is run. The exit
+code is 0 only if every program compiles.
 """
 
 import argparse
@@ -32,7 +32,7 @@ DEFAULT = ('ce', 'kd', 'ofd', 'ffsd', 'pics', 'crd')
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints a row for each program; 0 where all compile, else 1."""
+  """Prints a row for each program; returns 0 if all compile, else 1."""
   logging.set_verbosity(logging.ERROR)
   args = _parser().parse_args(argv)
   chips.prepare()
@@ -94,15 +94,15 @@ def _wanted(args: argparse.Namespace, dtype: str) -> case.Wanted:
 
 
 def compiled(name: str, make: Callable[[], Any]) -> dict[str, Any]:
-  """Compiles a program.
+  """Compiles a program and says how it went.
 
   Args:
-    name: of the program.
-    make: traces, lowers and compiles it.
+    name: The name of the program.
+    make: A function that traces, lowers and compiles it.
 
   Returns:
-    'program', 'compile_s' and 'error': the first line of what JAX or XLA
-    raised, '' where it compiled.
+    'program' (the name), 'compile_s' (seconds) and 'error' (the first line of
+    what JAX or XLA raised, or '' if the program compiled).
   """
   began, error = time.perf_counter(), ''
   try:
@@ -115,7 +115,7 @@ def compiled(name: str, make: Callable[[], Any]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """The rows, aligned."""
+  """Returns the rows as an aligned table."""
   head = ('program', 'configuration', 'dtype', 'chips', 'compile', 'result')
   body = [
     (

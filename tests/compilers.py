@@ -1,0 +1,19 @@
+"""XLA's compilers for chips, where they are installed."""
+
+import importlib.util
+
+import pytest
+
+_PLUGINS = {
+  'h100': ('jax_cuda13_plugin', 'jax_cuda12_plugin'),
+  'v5e:2x2': ('libtpu',),
+}
+_EXTRAS = {'h100': 'cuda13', 'v5e:2x2': 'tpu'}
+
+
+def param(place, *values):
+  """Parameters of a test that is skipped where no compiler is for `place`."""
+  found = any(map(importlib.util.find_spec, _PLUGINS[place]))
+  reason = f"needs XLA's compiler for {place}: kd_jax[{_EXTRAS[place]}]"
+  skip = pytest.mark.skipif(not found, reason=reason)
+  return pytest.param(place, *values, marks=skip)
