@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -169,7 +170,8 @@ def _training(run: _Run) -> Iterator[tuple[str, Make]]:
       restart = jitted.optimizer_init(phase.exp, run.mesh)
       yield f'{label}optimizer', _compiled(restart, params)
       fresh = _on(run.mesh, jax.eval_shape(phase.exp.tx.init, params))
-      each = run._replace(state=run.state.replace(opt_state=fresh))
+      state = dataclasses.replace(run.state, opt_state=fresh)
+      each = run._replace(state=state)
     for steps in (1, _steps(run, train)):
       yield f'{label}steps: {steps}', _dispatch(each, phase.exp, train, steps)
     for augment in ('crop_flip', 'random_resized_crop'):
