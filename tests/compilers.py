@@ -12,8 +12,11 @@ _EXTRAS = {'h100': 'cuda13', 'v5e:2x2': 'tpu'}
 
 
 def param(place, *values):
-  """Parameters of a test that is skipped where no compiler is for `place`."""
+  """Returns a test's parameters; it is skipped without a compiler for `place`.
+
+  `pytest -m chips` selects the tests of all places.
+  """
   found = any(map(importlib.util.find_spec, _PLUGINS[place]))
   reason = f"needs XLA's compiler for {place}: kd_jax[{_EXTRAS[place]}]"
   skip = pytest.mark.skipif(not found, reason=reason)
-  return pytest.param(place, *values, marks=skip)
+  return pytest.param(place, *values, marks=(skip, pytest.mark.chips))

@@ -1,7 +1,8 @@
-"""Chips that XLA compiles for where there are none.
+"""The chips that XLA compiles for on a machine that has none of them.
 
-For a TPU slice it does wherever libtpu is installed (kd_jax[tpu]), for an
-NVIDIA GPU wherever JAX's CUDA plugin is (kd_jax[cuda13] or kd_jax[cuda12]).
+XLA compiles for a TPU slice wherever libtpu is installed (kd_jax[tpu]), and for
+an NVIDIA GPU wherever JAX's CUDA plugin is (kd_jax[cuda13] or kd_jax[cuda12]),
+with ptxas and libdevice of the CUDA toolkit; no driver is needed.
 """
 
 import importlib.util
@@ -86,7 +87,7 @@ _EXTRAS = {'tpu': 'tpu', 'cuda': 'cuda13'}
 
 
 def prepare() -> None:
-  """The settings that compiling without the chips needs."""
+  """Makes the settings that compiling needs; call it before JAX starts."""
   jax.config.update('jax_platforms', 'cpu')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # not on a TPU VM
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
@@ -98,11 +99,11 @@ def prepare() -> None:
 
 
 def mesh_of(place: str) -> tuple[Chip, Mesh]:
-  """The kind and the mesh of 'v5e:4x4' or 'h100:8'.
+  """Returns the kind and the mesh of 'v5e:4x4' or 'h100:8'.
 
   Raises:
-    UsageError: for an unknown kind or topology; where XLA's compiler for it is
-      not installed.
+    UsageError: If the kind or the topology is unknown, or XLA's compiler for it
+      is not installed.
   """
   kind, _, topology = place.partition(':')
   if kind not in CHIPS:
@@ -138,7 +139,7 @@ def mesh_of(place: str) -> tuple[Chip, Mesh]:
 
 
 def _target(kind: str, about: dict[str, Any]) -> str:
-  """XLA's GpuTargetConfigProto, as text."""
+  """Returns XLA's GpuTargetConfigProto as text."""
   fields = ' '.join(f'{key}: {value}' for key, value in about.items())
   return (
     f'gpu_device_info {{ {fields} cuda_compute_capability {{ major: 9 }} }} '
