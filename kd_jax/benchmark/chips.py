@@ -93,6 +93,7 @@ def prepare() -> None:
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
   os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # none is used
   flags = os.environ.get('XLA_FLAGS', '')
   if 'xla_gpu_autotune_level' not in flags:
     os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_autotune_level=0'.strip()
