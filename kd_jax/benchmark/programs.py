@@ -45,12 +45,10 @@ def main(argv: Sequence[str]) -> int:
         about = {'config': name, 'dtype': dtype, 'chips': place}
         wanted = _wanted(args, dtype)
         programs = planned.programs(case.configured(name, wanted), wanted, mesh)
-        rows += [
-          about | compiled(program, make)
-          for program, make in programs.items()
-          if re.search(args.only, program)
-        ]
-        print(f'{name}, {dtype}, {place}: done', file=sys.stderr, flush=True)
+        for program, make in programs.items():
+          if re.search(args.only, program):
+            rows.append(about | compiled(program, make))
+            print('; '.join(_cells(rows[-1])), file=sys.stderr, flush=True)
   if not rows:
     raise errors.unknown('value of --only:', args.only, programs)
   print(table(rows))
@@ -117,18 +115,13 @@ def compiled(name: str, make: Callable[[], Any]) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """Returns the rows as an aligned table."""
   head = ('program', 'configuration', 'dtype', 'chips', 'compile', 'result')
-  body = [
-    (
-      row['program'],
-      row['config'],
-      row['dtype'],
-      row['chips'],
-      f'{row["compile_s"]:.1f} s',
-      row['error'] or 'ok',
-    )
-    for row in rows
-  ]
-  return report.table([head, *body])
+  return report.table([head, *map(_cells, rows)])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+  took, result = f'{row["compile_s"]:.1f} s', row['error'] or 'ok'
+  names = ('program', 'config', 'dtype', 'chips')
+  return (*(row[name] for name in names), took, result)
 
 
 if __name__ == '__main__':
