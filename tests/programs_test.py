@@ -109,11 +109,16 @@ def test_what_does_not_compile_is_told_by_its_first_line(here, capsys):
   assert 'no_such_kernel' in results['known logits']
 
 
-def test_an_unknown_program_is_one_line_with_those_that_there_are(here, capsys):
-  assert programs.main(['ce', *TINY, '--chips=here', '--only=foo']) == 2
-  error = capsys.readouterr().err.splitlines()[-1]
-  assert "unknown value of --only: 'foo'" in error
-  assert 'finite check' in error
+@pytest.mark.parametrize(
+  ('only', 'told'),
+  [
+    ('foo', "unknown value of --only: 'foo' (there are: checkpoint digests,"),
+    ('(', '--only=(: this is no regular expression'),
+  ],
+)
+def test_a_choice_of_no_program_is_one_line(here, capsys, only, told):
+  assert programs.main(['ce', *TINY, '--chips=here', f'--only={only}']) == 2
+  assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_run_jits_nothing_but_what_the_command_compiles():

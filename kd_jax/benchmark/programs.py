@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
   """Prints a row for each program; returns 0 if all compile, else 1."""
   logging.set_verbosity(logging.ERROR)
   args = _parser().parse_args(argv)
+  only = _pattern(args.only)
   chips.prepare()
   rows = []
   for place in args.chips.split(','):
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         wanted = _wanted(args, dtype)
         programs = planned.programs(case.configured(name, wanted), wanted, mesh)
         for program, make in programs.items():
-          if re.search(args.only, program):
+          if only.search(program):
             rows.append(about | compiled(program, make))
             print('; '.join(_cells(rows[-1])), file=sys.stderr, flush=True)
   if not rows:
@@ -83,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
   add('--batch_size', type=int, default=64, help='over all chips')
   add('--json', help='a file for the rows')
   return parser
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+  try:
+    return re.compile(text)
+  except re.error as error:
+    raise errors.UsageError(
+      f'--only={text}: this is no regular expression: {error}'
+    ) from error
 
 
 def _wanted(args: argparse.Namespace, dtype: str) -> case.Wanted:
