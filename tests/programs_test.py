@@ -95,7 +95,7 @@ def test_a_program_that_a_chip_cannot_have_ends_the_command_with_1(place):
   assert code == 1
   assert 'kd_jax: 1 of 3 programs do not compile' in stderr
   (line,) = [row for row in stdout.splitlines() if 'no_such_kernel' in row]
-  assert line.startswith('known logits')
+  assert line.startswith(f'kd, float32, {place}, known logits: ')
 
 
 def test_what_does_not_compile_is_told_by_its_first_line(here, capsys):
@@ -106,7 +106,10 @@ def test_what_does_not_compile_is_told_by_its_first_line(here, capsys):
   assert 'kd_jax: 1 of 2 programs do not compile' in error
   results = {line.split('  ')[0]: line for line in out.splitlines()}
   assert results['stop poll'].endswith('  ok')
-  assert 'no_such_kernel' in results['known logits']
+  assert results['known logits'].endswith('  fails')
+  told = out.splitlines()[-1]
+  assert told.startswith('kd, float32, here, known logits: ')
+  assert 'no_such_kernel' in told
 
 
 @pytest.mark.parametrize(

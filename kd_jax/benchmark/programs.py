@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         for program, make in programs.items():
           if only.search(program):
             rows.append(about | compiled(program, make))
-            print('; '.join(_cells(rows[-1])), file=sys.stderr, flush=True)
+            print(line(rows[-1]), file=sys.stderr, flush=True)
   if not rows:
     raise errors.unknown('value of --only:', args.only, programs)
   print(table(rows))
@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
     with open(args.json, 'w', encoding='utf-8') as file:
       about = {'arguments': vars(args), 'jax': jax.__version__}
       json.dump({'rows': rows, **about}, file)
-  failed = [row for row in rows if row['error']]
-  if failed:
+  if failed := [line(row) for row in rows if row['error']]:
+    print('', *failed, sep='\n')
     raise errors.RunError(
       f'{len(failed)} of {len(rows)} programs do not compile'
     )
@@ -125,13 +125,22 @@ def compiled(name: str, make: Callable[[], Any]) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """Returns the rows as an aligned table."""
   head = ('program', 'configuration', 'dtype', 'chips', 'compile', 'result')
-  return report.table([head, *map(_cells, rows)])
+  body = [
+    (
+      *(row[name] for name in ('program', 'config', 'dtype', 'chips')),
+      f'{row["compile_s"]:.1f} s',
+      'fails' if row['error'] else 'ok',
+    )
+    for row in rows
+  ]
+  return report.table([head, *body])
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-  took, result = f'{row["compile_s"]:.1f} s', row['error'] or 'ok'
-  names = ('program', 'config', 'dtype', 'chips')
-  return (*(row[name] for name in names), took, result)
+def line(row: dict[str, Any]) -> str:
+  """Returns a row in words, with its error."""
+  names = ('config', 'dtype', 'chips', 'program')
+  result = row['error'] or f'compiled in {row["compile_s"]:.1f} s'
+  return f'{", ".join(row[name] for name in names)}: {result}'
 
 
 if __name__ == '__main__':
