@@ -70,6 +70,17 @@ def make(
     A function of (params, model_state, frozen, arrays, feed) that gives the
     counts of every network that the method predicts.
   """
+  of_batch = counted(exp, split, mesh)
+
+  def of_rows(params, model_state, frozen, arrays, feed):
+    batch = sharding.join(feed, mesh)
+    return of_batch(params, model_state, frozen, arrays, batch)
+
+  return of_rows
+
+
+def counted(exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh) -> Any:
+  """What `make` compiles: its function of a global batch, jitted."""
 
   def counts(params, model_state, frozen, arrays, feed):
     batch = split.eval_batch(arrays, feed)
@@ -77,17 +88,11 @@ def make(
     return {name: count(value, batch) for name, value in logits.items()}
 
   whole = sharding.replicated(mesh)
-  counted = jax.jit(
+  return jax.jit(
     counts,
     in_shardings=(whole,) * 4 + (sharding.batched(mesh),),
     out_shardings=whole,
   )
-
-  def of_rows(params, model_state, frozen, arrays, feed):
-    batch = sharding.join(feed, mesh)
-    return counted(params, model_state, frozen, arrays, batch)
-
-  return of_rows
 
 
 def evaluate(

@@ -292,14 +292,14 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 def _digest(flat: dict[str, jax.Array]) -> int:
   """A checksum of all bits, 32 of them, whatever devices they lie on."""
-  each = [_digest_of(flat[name]) for name in sorted(flat)]
+  each = [digest_of(flat[name]) for name in sorted(flat)]
   return functools.reduce(
     lambda total, one: (total * 31 + int(one)) % 2**32, each, 0
   )
 
 
 @jax.jit
-def _digest_of(x: jax.Array) -> jax.Array:
+def digest_of(x: jax.Array) -> jax.Array:
   """An array's: a sum of integers, which does not depend on their order.
 
   An odd factor for each place makes a swap show.

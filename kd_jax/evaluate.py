@@ -13,10 +13,9 @@ import sys
 from typing import Any
 
 from absl import logging
-import jax
 import numpy as np
 
-from kd_jax import accuracy, command, errors, exports, report, sharding, trained
+from kd_jax import command, errors, exports, jitted, report, sharding, trained
 from kd_jax.data import source, stream
 
 _MOST_ROWS = 20  # of classes that are worth printing
@@ -90,11 +89,7 @@ def measure(
     and 'classes': for each, 'name', 'images', 'correct', 'top1' (None without
     images).
   """
-
-  @jax.jit
-  def ranks(weights, image, label):
-    return accuracy.rank(found.forward(weights, image), label)
-
+  ranks = jitted.ranks(found.forward)
   names = found.facts['class_names']
   numbers = order(names, info.class_names)
   split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)

@@ -16,6 +16,7 @@ from kd_jax import (
   build,
   checkpoint,
   errors,
+  jitted,
   metrics,
   processes,
   runs,
@@ -27,7 +28,17 @@ from kd_jax import (
 from kd_jax.data import dataset
 
 _RETRY_S = 30.0  # seconds, from a failed save to the next try
-_TRAVELS = 64e6  # bytes of images that one dispatch of a streamed split takes
+
+
+def steps_per_dispatch(
+  config: ConfigDict, parts: build.Parts, train: dataset.TrainSet, platform: str
+) -> int:
+  """How many steps a dispatch of a run has on devices of this platform."""
+  if config.steps_per_dispatch:
+    return config.steps_per_dispatch
+  image = parts.source.info.image_size**2 * 3
+  streamed = 0 if train.arrays else config.batch_size * image
+  return jitted.steps_per_dispatch(platform, parts.steps_per_epoch, streamed)
 
 
 class Loop:
@@ -73,23 +84,17 @@ class Loop:
     self._train, self._tests, self._reporter = train, tests, reporter
     self._watchdog = dog
     self._seed = np.int32(config.seed)
-    self._whole = whole = sharding.replicated(parts.mesh)
     self._step_fns = {
-      phase.name: jax.jit(
-        functools.partial(step.train_steps, phase.exp, train.batch),
-        donate_argnums=1,
-        in_shardings=(whole,) * 4 + (sharding.batched(parts.mesh, axis=1),),
-        out_shardings=whole,
-      )
+      phase.name: jitted.train_steps(phase.exp, train.batch, parts.mesh)
       for phase in parts.phases
     }
     self._counts = {
       split: accuracy.make(parts.exp, test, parts.mesh)
       for split, test in tests.items()
     }
-    self._finite = jax.jit(step.all_finite, out_shardings=whole)
+    self._finite = jitted.all_finite(parts.mesh)
     self._checkpoints = checkpoint.Checkpoints(folder.path / 'checkpoints')
-    self._restore(whole)
+    self._restore(sharding.replicated(parts.mesh))
     self._means = metrics.Means()
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
     self._stop = False  # what all processes know of being asked to stop
@@ -131,9 +136,8 @@ class Loop:
     phase = self._parts.phase(self.step)
     self._phase = phase.name
     if state is None:
-      init = functools.partial(step.init, phase.exp)
-      first = jax.jit(init, out_shardings=whole)
-      state = first(self._seed, self._frozen, batch)
+      init = jitted.init(phase.exp, self._parts.mesh)
+      state = init(self._seed, self._frozen, batch)
     else:
       self._reporter.line(f'resuming at step {self.step}')
     self.state = state
@@ -191,17 +195,8 @@ class Loop:
       self._checkpoints.close()
 
   def _steps_per_dispatch(self) -> int:
-    """Chosen by platform unless the configuration says otherwise."""
-    if self._config.steps_per_dispatch:
-      return self._config.steps_per_dispatch
-    if jax.default_backend() == 'cpu':
-      return 1
-    epoch, most = self._parts.steps_per_epoch, 128
-    if not self._train.arrays:  # its images are joined and moved at once
-      size = self._parts.source.info.image_size
-      batch = self._config.batch_size * size**2 * 3
-      most = max(1, min(most, int(_TRAVELS // batch)))
-    return max(n for n in range(1, min(epoch, most) + 1) if epoch % n == 0)
+    platform = self._parts.mesh.devices.flat[0].platform
+    return steps_per_dispatch(self._config, self._parts, self._train, platform)
 
   def _period(self, every: float) -> int:
     return max(1, round(every * self._parts.steps_per_epoch))
@@ -320,7 +315,7 @@ class Loop:
     if phase.name == self._phase:
       return
     self._phase = phase.name
-    fresh = jax.jit(phase.exp.tx.init, out_shardings=self._whole)
+    fresh = jitted.optimizer_init(phase.exp, self._parts.mesh)
     self.state = self.state.replace(opt_state=fresh(self.state.params))
     what = f'phase {phase.name}' if phase.name else 'the last phase'
     self._reporter.line(f'step {self.step}: {what} begins')

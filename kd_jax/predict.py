@@ -9,10 +9,9 @@ import pathlib
 import sys
 
 from absl import logging
-import jax
 import numpy as np
 
-from kd_jax import command, errors, exports, trained
+from kd_jax import command, errors, exports, jitted, trained
 from kd_jax.data import decode, folder
 
 
@@ -61,7 +60,7 @@ def label(
     UsageError: where one cannot be read.
   """
   size, names = found.facts['image_size'], found.facts['class_names']
-  probabilities = jax.jit(lambda w, x: jax.nn.softmax(found.forward(w, x)))
+  probabilities = jitted.probabilities(found.forward)
   count = min(batch_size, len(paths))
   for first in range(0, len(paths), count):
     part = paths[first : first + count]

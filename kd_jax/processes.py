@@ -247,14 +247,15 @@ def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
     NamedSharding(mesh, PartitionSpec('all')),
     lambda part: np.full(devices.shape, flag)[part],
   )
-  answer = _any(mesh)(asked)
+  answer = any_of(mesh)(asked)
   if in_turn:
     answer.block_until_ready()
   return lambda: bool(answer)
 
 
 @functools.cache
-def _any(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+def any_of(mesh: Mesh) -> Any:
+  """What `poll` asks the devices: whether any of [D] bool is true."""
   return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 

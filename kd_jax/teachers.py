@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 import pathlib
 import re
 from typing import Any
@@ -11,7 +10,6 @@ from urllib import parse
 from etils import epath
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -24,6 +22,7 @@ from kd_jax import (
   checkpoint,
   downloads,
   errors,
+  jitted,
   locks,
   models,
   processes,
@@ -227,6 +226,14 @@ def _check_normalisation(
       )
 
 
+def measured(network: Any, seen: Any = None) -> step.Experiment:
+  """What `measure` evaluates: the network as 'student', by itself."""
+  if getattr(network, 'batch_norm', 'auto') != 'auto':
+    network = network.clone(batch_norm='auto')
+  exp = accuracy.alone(network)
+  return exp._replace(inputs={'student': seen}) if seen else exp
+
+
 def measure(
   network: Any,
   variables: dict[str, Any],
@@ -245,11 +252,7 @@ def measure(
     mesh: the devices.
     seen: its (scale, shift), as in `step.Experiment.inputs`; None is none.
   """
-  if getattr(network, 'batch_norm', 'auto') != 'auto':
-    network = network.clone(batch_norm='auto')
-  exp = accuracy.alone(network)
-  if seen:
-    exp = exp._replace(inputs={'student': seen})
+  exp = measured(network, seen)
   state = {c: v for c, v in variables.items() if c != 'params'}
   found = accuracy.evaluate(
     accuracy.make(exp, test, mesh),
@@ -266,12 +269,8 @@ def folded(parts: build.Parts, frozen: dict[str, Any]) -> dict[str, Any]:
   """The variables as every step reads them, on the mesh; see `step.fold`."""
   if not frozen:
     return frozen
-  shape = abstract.example(parts.source.info.image_size, 1)['image'].shape
-
-  def fold(frozen):
-    return step.fold(parts.exp, frozen, jnp.zeros(shape))
-
-  return jax.jit(fold, out_shardings=sharding.replicated(parts.mesh))(frozen)
+  size = parts.source.info.image_size
+  return jitted.fold(parts.exp, size, parts.mesh)(frozen)
 
 
 def logits(
@@ -285,21 +284,7 @@ def logits(
   Each [M,V,K] f32 on the mesh, of the V `views` of an image. The same as in a
   training step, to the rounding of another batch size.
   """
-  whole = sharding.replicated(parts.mesh)
-
-  @functools.partial(
-    jax.jit,
-    in_shardings=(whole, whole, sharding.batched(parts.mesh)),
-    out_shardings=whole,
-  )
-  def of_batch(frozen, arrays, feed):
-    batch = train.eval_batch(arrays, feed)
-    each = [
-      step.known_logits(parts.exp, frozen, {**batch, 'image': image})
-      for image in train.views(batch['image'])
-    ]
-    return jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *each)
-
+  of_batch = jitted.known_logits(parts.exp, train, parts.mesh)
   found = [
     jax.device_get(
       of_batch(frozen, train.arrays, sharding.join(feed, parts.mesh))
@@ -307,7 +292,7 @@ def logits(
     for feed in train.eval_feeds(config.eval_batch_size)
   ]
   every = jax.tree.map(lambda *xs: np.concatenate(xs)[: train.size], *found)
-  return sharding.put(every, whole)
+  return sharding.put(every, sharding.replicated(parts.mesh))
 
 
 def _check(config: ConfigDict, facts: dict[str, Any]) -> None:

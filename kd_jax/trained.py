@@ -84,22 +84,48 @@ def _of_run(folder: runs.Folder, mesh: Mesh) -> exports.Trained:
       f'{folder.path} is no run that this kd_jax can read: '
       f'{type(error).__name__}: {error}'
     ) from error
+  own, taught, forward = _planned(config, info, facts)
+  if len(facts['kept']) == 1:
+    variables = restore(folder.path / 'student', own['student'], mesh)
+    found = {'student': variables}
+  else:
+    found = restore(folder.path / 'deployed', own, mesh)
+  for name, like in taught.items():
+    found[name] = restore(folder.path / 'teacher', like, mesh)
+  return exports.Trained(_by_path(found), forward, facts)
+
+
+def untrained(
+  config: ConfigDict, info: source.Info, facts: dict[str, Any]
+) -> exports.Trained:
+  """What a run will deploy, with shapes and dtypes in place of its weights.
+
+  Args:
+    config: of the run.
+    info: of its data set.
+    facts: at least 'kept', 'network', 'image_size', 'mean' and 'std'.
+  """
+  own, taught, forward = _planned(config, info, facts)
+  return exports.Trained(_by_path({**own, **taught}), forward, facts)
+
+
+def _planned(
+  config: ConfigDict, info: source.Info, facts: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], exports.Forward]:
+  """Shapes of what a run trains and of its teachers, and the prediction."""
   size = info.image_size
-  if (folder.path / 'student').exists():
+  if len(facts['kept']) == 1:  # a network that stands alone
     network = build.make_network(
       config.student, len(info.class_names), config.dtype, config.bn_group_size
     )
-    like = dict(abstract.variables_of(network, size))
-    own = restore(folder.path / 'student', like, mesh)
-    return alone(network, own, facts)
+    own = {'student': dict(abstract.variables_of(network, size))}
+    return own, {}, _forward(accuracy.alone(network), 'student', own, facts)
   exp = _experiment(config, info)
   shapes = _all_shapes(exp, size)
-  kept = {n: shapes[n] for n in result['kept'] if n not in exp.teachers}
-  found = restore(folder.path / 'deployed', kept, mesh)
-  for name in exp.teachers:
-    found[name] = restore(folder.path / 'teacher', shapes[name], mesh)
-  forward = _forward(exp, abstract.deployed(exp, size).name, shapes, facts)
-  return exports.Trained(_by_path(found), forward, facts)
+  own = {n: shapes[n] for n in facts['kept'] if n not in exp.teachers}
+  taught = {n: shapes[n] for n in exp.teachers}
+  name = abstract.deployed(exp, size).name
+  return own, taught, _forward(exp, name, shapes, facts)
 
 
 def alone(

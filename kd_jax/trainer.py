@@ -89,9 +89,7 @@ def _train(
       folder,
       lambda name: (
         tests.get(name)
-        or processes.together(
-          lambda: _split(config, parts, reporter.line, name)
-        )
+        or processes.together(lambda: split(config, parts, reporter.line, name))
       ),
       functools.partial(train, should_stop=should_stop, shared=True),
       reporter.line,
@@ -99,7 +97,7 @@ def _train(
     frozen = teachers.folded(parts, frozen)
     taught = runs.now() - asked
     reporter.line(report.opening(config, parts, folder))
-    data = processes.together(lambda: _training(config, parts, reporter.line))
+    data = processes.together(lambda: training(config, parts, reporter.line))
     if config.teacher.cache_logits:
       assert isinstance(data, resident.Training)  # `build.build` sees to it
       data.arrays |= teachers.logits(config, parts, frozen, data)
@@ -132,13 +130,13 @@ def _tests(
   info = parts.source.info
   counts = {'val': info.num_val, 'test': info.num_test}
   return {
-    name: _split(config, parts, say, name)
+    name: split(config, parts, say, name)
     for name, count in counts.items()
     if count
   }
 
 
-def _split(
+def split(
   config: ConfigDict, parts: build.Parts, say: Callable[[str], None], name: str
 ) -> dataset.EvalSet:
   """A split to evaluate: on the device where it fits, else streamed."""
@@ -150,7 +148,7 @@ def _split(
   )
 
 
-def _training(
+def training(
   config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
 ) -> dataset.TrainSet:
   """The training split: on the device where it fits, else streamed."""

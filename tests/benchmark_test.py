@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from kd_jax import benchmark, build, errors
-from kd_jax.benchmark import ahead, case, cost, pairing, peers, turns
-from tests import children
+from kd_jax.benchmark import ahead, case, chips, cost, pairing, peers, turns
+from tests import children, compilers
 
 TINY = (
   *('--student=resnet8', '--teacher=resnet8', '--image_size=8'),
@@ -221,25 +221,25 @@ def test_where_xla_has_no_costs_bytes_are_those_of_the_text():
   [
     (('kd', '--chips=h1000'), 'h1000'),
     (('kd', '--chips=v5e:2x2'), "pip install 'kd_jax[tpu]'"),
-    (('kd', '--chips=h100'), "pip install 'kd_jax[cuda]'"),
+    (('kd', '--chips=h100'), "pip install 'kd_jax[cuda13]'"),
   ],
 )
 def test_a_chip_that_cannot_be_compiled_for_is_one_line(
   argv, told, capsys, monkeypatch
 ):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  monkeypatch.setattr(ahead, '_quiet', lambda: None)  # the session's own stay
+  monkeypatch.setattr(chips, 'prepare', lambda: None)  # the session's own stay
   assert ahead.main(argv) == 2
   assert told in capsys.readouterr().err
 
 
-@pytest.mark.skipif(
-  not any(map(importlib.util.find_spec, ('libtpu', 'jax_cuda12_plugin'))),
-  reason="needs kd_jax[tpu] or kd_jax[cuda]: XLA's compilers for them",
+@pytest.mark.parametrize(
+  ('place', 'count'),
+  [compilers.param('h100', 1), compilers.param('v5e:2x2', 4)],
 )
-def test_a_step_is_compiled_for_chips_that_are_not_there(tmp_path):
-  tpu = importlib.util.find_spec('libtpu') is not None
-  place, count = ('v5e:2x2', 4) if tpu else ('h100', 1)
+def test_a_step_is_compiled_for_chips_that_are_not_there(
+  tmp_path, place, count
+):
   out = tmp_path / 'ahead.json'
   command = [
     *(sys.executable, '-m', 'kd_jax.benchmark.ahead', 'kd'),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import abstract, optim, sharding, step
+from kd_jax import abstract, jitted, optim, sharding, step
 from kd_jax.benchmark import case, cost
 from kd_jax.data import augment, resident, source
 from tests import tiny
@@ -53,7 +53,7 @@ def dispatch(name):
   state, frozen = sharding.put(started(exp), whole)
   seed, feeds = sharding.put((np.int32(0), feed(train, 0)), whole)
   given = (seed, state, frozen, train.arrays, feeds)
-  traced = case.jitted(exp, train, mesh).trace(*given)
+  traced = jitted.train_steps(exp, train.batch, mesh).trace(*given)
   return train, given, traced, traced.lower().compile()
 
 

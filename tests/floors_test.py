@@ -29,7 +29,7 @@ FLOORS = [
   {'methods', 'runs', 'exports'},
   {'step', 'metrics', 'onnx_file'},
   {'accuracy'},
-  {'abstract'},
+  {'abstract', 'jitted'},
   {'build'},
   {'teachers', 'report', 'loop', 'trained', 'starved'},
   {'trainer', 'compare'},

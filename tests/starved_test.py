@@ -109,13 +109,13 @@ class Slow:
 def waiting(monkeypatch, capsys, folder, seconds):
   """What a run says of its data, and where its time went."""
   monkeypatch.setattr(starved, 'STRETCH_S', 0.1)
-  training = trainer._training
+  training = trainer.training
 
   def slow(*args):
     train = training(*args)
     return Slow(train, seconds) if seconds else train
 
-  monkeypatch.setattr(trainer, '_training', slow)
+  monkeypatch.setattr(trainer, 'training', slow)
   config = recovery_test.config_of()
   config.epochs = 4
   result = trainer.train(config, runs.Folder(folder))
@@ -166,15 +166,10 @@ def test_an_array_on_the_device_is_waited_for(device):
   ],
 )
 def test_a_dispatch_of_a_streamed_split_takes_no_more_than_64_mb(
-  monkeypatch, pixels, arrays, steps
+  pixels, arrays, steps
 ):
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  info = SimpleNamespace(image_size=pixels)
-  run = SimpleNamespace(
-    _config=ConfigDict({'steps_per_dispatch': 0, 'batch_size': 256}),
-    _parts=SimpleNamespace(
-      steps_per_epoch=5040, source=SimpleNamespace(info=info)
-    ),
-    _train=SimpleNamespace(arrays=arrays),
-  )
-  assert loop.Loop._steps_per_dispatch(run) == steps
+  config = ConfigDict({'steps_per_dispatch': 0, 'batch_size': 256})
+  opened = SimpleNamespace(info=SimpleNamespace(image_size=pixels))
+  parts = SimpleNamespace(steps_per_epoch=5040, source=opened)
+  train = SimpleNamespace(arrays=arrays)
+  assert loop.steps_per_dispatch(config, parts, train, 'gpu') == steps

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import abstract, build, errors, features, sharding, step
+from kd_jax import abstract, build, errors, features, jitted, sharding, step
 from kd_jax import config as config_lib
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
@@ -157,7 +157,7 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
   )(key)
   count = _steps_per_dispatch(wanted)
   index = np.zeros((count, wanted.batch_size), np.int32)
-  run = jitted(exp, train, mesh)
+  run = jitted.train_steps(exp, train.batch, mesh)
   began = time.perf_counter()
   traced = run.trace(np.int32(0), state, frozen, train.arrays, {'index': index})
   compiled = traced.lower().compile()
@@ -198,17 +198,6 @@ def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
 
 def _labels(wanted: Wanted) -> np.ndarray:
   return np.arange(wanted.images, dtype=np.int32) % wanted.classes
-
-
-def jitted(exp: step.Experiment, train: resident.Training, mesh: Mesh) -> Any:
-  """The dispatch of a run, as `loop.Loop` compiles it."""
-  whole = sharding.replicated(mesh)
-  return jax.jit(
-    functools.partial(step.train_steps, exp, train.batch),
-    donate_argnums=1,
-    in_shardings=(whole,) * 4 + (sharding.batched(mesh, axis=1),),
-    out_shardings=whole,
-  )
 
 
 def configured(name: str, wanted: Wanted) -> ConfigDict:
@@ -293,7 +282,5 @@ def _steps_per_dispatch(wanted: Wanted) -> int:
   """As `loop.Loop` chooses."""
   if wanted.steps_per_dispatch:
     return wanted.steps_per_dispatch
-  if jax.default_backend() == 'cpu':
-    return 1
   epoch = wanted.images // wanted.batch_size
-  return max(n for n in range(1, min(epoch, 128) + 1) if epoch % n == 0)
+  return jitted.steps_per_dispatch(jax.default_backend(), epoch)

@@ -1,0 +1,299 @@
+"""The programs that a run of a configuration compiles, by name."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import export
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+import numpy as np
+
+from kd_jax import (
+  abstract,
+  accuracy,
+  build,
+  checkpoint,
+  errors,
+  exports,
+  features,
+  jitted,
+  loop,
+  processes,
+  sharding,
+  step,
+  teachers,
+  trained,
+  trainer,
+)
+from kd_jax.benchmark import case
+from kd_jax.data import dataset, source
+
+_LABELLED = 256  # images that `kd_jax.evaluate` and an export's predict.py take
+
+# Traces, lowers and compiles.
+Make = Callable[[], Any]
+
+
+class _Run(NamedTuple):
+  """What the programs of a run are made from.
+
+  Attributes:
+    config: The configuration of the run.
+    parts: The parts of the run, with random images on this machine's device.
+    mesh: The chips.
+    seed: The shape and dtype of the seed.
+    taught: The shapes of the teachers' variables, by name.
+    frozen: The shapes of these variables after folding.
+    state: The shapes of the first state.
+  """
+
+  config: ConfigDict
+  parts: build.Parts
+  mesh: Mesh
+  seed: jax.ShapeDtypeStruct
+  taught: dict[str, Any]
+  frozen: dict[str, Any]
+  state: step.TrainState
+
+
+def programs(
+  config: ConfigDict, wanted: case.Wanted, mesh: Mesh
+) -> dict[str, Make]:
+  """Returns a function for each program of a run that compiles it, by name.
+
+  Args:
+    config: The configuration of the run, as `case.configured` returns it.
+    wanted: What the data set is like.
+    mesh: The chips, which need not be there.
+
+  Raises:
+    UsageError: Where a part of the run does not exist or does not fit.
+  """
+  run = _run(config, _parts(config, wanted), mesh)
+  groups = (_starting, _training, _evaluating, _exporting)
+  return {name: make for group in groups for name, make in group(run)}
+
+
+def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
+  """Returns the parts of a run on random images."""
+  size, count = wanted.image_size, wanted.images
+  names = tuple(str(k) for k in range(wanted.classes))
+  info = source.Info('random', names, size, count, count, case.MEAN, case.STD)
+  labels = np.arange(count, dtype=np.int32) % wanted.classes
+  shape = (count, size, size, 3)
+  image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  steps = count // wanted.batch_size
+  if not steps:
+    raise errors.UsageError(
+      f'--images={count} is less than a batch of {wanted.batch_size}'
+    )
+  facts = {'num_classes': wanted.classes, 'train_labels': labels}
+  facts |= {'mean': info.mean, 'std': info.std}
+  phases = build.phases_of(config, facts, steps)
+  exp = phases[-1].exp
+  return build.Parts(
+    source=source.Source(info, lambda split: source.Arrays(image, labels)),
+    mesh=sharding.make_mesh(1),
+    phases=phases,
+    features=abstract.shapes(exp, size, config.batch_size),
+    deployed=abstract.deployed(exp, size),
+    steps_per_epoch=steps,
+  )
+
+
+def _run(config: ConfigDict, parts: build.Parts, mesh: Mesh) -> _Run:
+  exp, size = parts.phases[0].exp, parts.source.info.image_size
+  batch = abstract.example(size, config.batch_size)
+  taught = {
+    name: dict(abstract.variables_of(network, size))
+    for name, network in exp.teachers.items()
+  }
+
+  def start(taught, batch):
+    frozen = step.fold(exp, taught, batch['image'])
+    return frozen, step.init(exp, jnp.int32(0), frozen, batch)
+
+  shapes = jax.eval_shape(start, taught, batch)
+  frozen, state = _on(mesh, shapes)
+  seed = jax.ShapeDtypeStruct((), jnp.int32)
+  return _Run(config, parts, mesh, seed, _on(mesh, taught), frozen, state)
+
+
+def _on(mesh: Mesh, tree: Any) -> Any:
+  """Returns shapes and dtypes of arrays that are on every chip of a mesh."""
+  whole = sharding.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), tree
+  )
+
+
+def _compiled(function: Any, *args: Any) -> Make:
+  return lambda: function.lower(*args).compile()
+
+
+def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
+  """Yields what comes before the first step, and what saves and stops."""
+  parts, mesh, size = run.parts, run.mesh, run.parts.source.info.image_size
+  if run.taught:
+    fold = jitted.fold(parts.exp, size, mesh)
+    yield 'teacher folding', _compiled(fold, run.taught)
+  batch = abstract.example(size, run.config.batch_size)
+  init = jitted.init(parts.phases[0].exp, mesh)
+  yield 'first state', _compiled(init, run.seed, run.frozen, batch)
+  yield 'finite check', _compiled(jitted.all_finite(mesh), run.state)
+  # A run has a program for each shape; here they are one.
+  arrays = {(x.shape, x.dtype): x for x in jax.tree.leaves(run.state)}
+  digests = jax.jit(lambda xs: [checkpoint.digest_of(x) for x in xs])
+  yield 'checkpoint digests', _compiled(digests, list(arrays.values()))
+  every = Mesh(mesh.devices.ravel(), ('all',))
+  asked = jax.ShapeDtypeStruct(
+    every.devices.shape,
+    jnp.bool_,
+    sharding=NamedSharding(every, PartitionSpec('all')),
+  )
+  yield 'stop poll', _compiled(processes.any_of(every), asked)
+
+
+def _training(run: _Run) -> Iterator[tuple[str, Make]]:
+  """Yields the dispatches of each phase, and what begins a phase."""
+  config, parts = run.config, run.parts
+  train = trainer.training(config, parts, print)
+  for phase in parts.phases:
+    label, each = f'{phase.name}: ' if phase.name else '', run
+    if phase.first:
+      params = run.state.params
+      restart = jitted.optimizer_init(phase.exp, run.mesh)
+      yield f'{label}optimizer', _compiled(restart, params)
+      fresh = _on(run.mesh, jax.eval_shape(phase.exp.tx.init, params))
+      state = dataclasses.replace(run.state, opt_state=fresh)
+      each = run._replace(state=state)
+    for steps in (1, _steps(run, train)):
+      yield f'{label}steps: {steps}', _dispatch(each, phase.exp, train, steps)
+    for augment in ('crop_flip', 'random_resized_crop'):
+      streamed = trainer.training(_streamed(config, augment), parts, print)
+      steps = _steps(run, streamed)
+      name = f'{label}streamed steps, {augment}: {steps}'
+      yield name, _dispatch(each, phase.exp, streamed, steps)
+  if _reads_logits_alone(config, parts):
+    yield from _known(run)
+
+
+def _streamed(config: ConfigDict, augment: str = 'crop_flip') -> ConfigDict:
+  """Returns the configuration with images that do not fit on the device."""
+  made = config.copy_and_resolve_references()
+  made.data.device_mb, made.data.workers = 0, 0
+  made.data.augment = augment
+  return made
+
+
+def _steps(run: _Run, train: dataset.TrainSet) -> int:
+  platform = run.mesh.devices.flat[0].platform
+  return loop.steps_per_dispatch(run.config, run.parts, train, platform)
+
+
+def _dispatch(
+  run: _Run, exp: step.Experiment, train: Any, steps: int, known: Any = None
+) -> Make:
+  """Returns what compiles a dispatch of some steps."""
+  with contextlib.closing(train.feeds(0)) as feeds:
+    feed = next(feeds)
+  stacked = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), feed
+  )
+  arrays = {**_on(run.mesh, train.arrays), **(known or {})}
+  return _compiled(
+    jitted.train_steps(exp, train.batch, run.mesh),
+    *(run.seed, run.state, run.frozen, arrays, stacked),
+  )
+
+
+def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
+  """Returns whether `config.teacher.cache_logits` suits the method."""
+  if not parts.exp.teachers:
+    return False
+  size = parts.source.info.image_size
+  mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
+  try:
+    abstract.shapes(parts.exp, size, config.batch_size, cached=True)
+  except errors.UsageError:
+    return False
+  return mode != 'batch'
+
+
+def _known(run: _Run) -> Iterator[tuple[str, Make]]:
+  """Yields the teachers' logits of a batch, and steps that read them."""
+  config = run.config.copy_and_resolve_references()
+  config.data.augment, config.data.crop_padding = 'crop_flip', 0
+  parts, mesh = run.parts, run.mesh
+  train: Any = trainer.training(config, parts, print)
+  feed = next(train.eval_feeds(config.eval_batch_size))
+  logits = jitted.known_logits(parts.exp, train, mesh)
+  arrays = _on(mesh, train.arrays)
+  yield 'known logits', _compiled(logits, run.frozen, arrays, feed)
+  views = len(train.views(jnp.zeros((1, 1, 1, 3))))
+  shape = (train.size, views, len(parts.source.info.class_names))
+  like = jax.ShapeDtypeStruct(shape, jnp.float32)
+  known = _on(mesh, {features.known(name): like for name in run.taught})
+  steps = _steps(run, train)
+  made = _dispatch(run, parts.exp, train, steps, known)
+  yield f'steps, known logits: {steps}', made
+
+
+def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
+  """Yields the evaluation of the run's networks, and of its teachers."""
+  parts, state = run.parts, run.state
+  own = (state.params, state.model_state, run.frozen)
+  for label, config in (('', run.config), ('streamed ', _streamed(run.config))):
+    test = trainer.split(config, parts, print, 'test')
+    with contextlib.closing(test.eval_feeds(config.eval_batch_size)) as feeds:
+      feed = next(feeds)
+    arrays = _on(run.mesh, test.arrays)
+    counted = accuracy.counted(parts.exp, test, run.mesh)
+    yield f'{label}evaluation', _compiled(counted, *own, arrays, feed)
+    for name, network in parts.exp.teachers.items():
+      exp = teachers.measured(network, parts.exp.inputs.get(name))
+      variables = dict(run.taught[name])
+      params = {'student': variables.pop('params'), 'method': {}}
+      others = {'student': variables, 'method': {}}
+      counted = accuracy.counted(exp, test, run.mesh)
+      yield (
+        f'{label}teacher evaluation',
+        _compiled(counted, params, others, {}, arrays, feed),
+      )
+
+
+def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
+  """Yields what labels images on one chip, from the run and its export."""
+  info, kept = run.parts.source.info, run.parts.deployed
+  facts = {
+    'network': run.config.student.name,
+    'image_size': info.image_size,
+    'mean': info.mean,
+    'std': info.std,
+    'kept': list(kept.groups),
+  }
+  found = trained.untrained(run.config, info, facts)
+  first = Mesh(run.mesh.devices.ravel()[:1], ('data',))
+  shape = (_LABELLED, info.image_size, info.image_size, 3)
+  images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  labels = jax.ShapeDtypeStruct((_LABELLED,), jnp.int32)
+  weights = _on(first, found.weights)
+  ranks = jitted.ranks(found.forward)
+  yield 'evaluate', _compiled(ranks, weights, images, labels)
+  probabilities = jitted.probabilities(found.forward)
+  yield 'predict', _compiled(probabilities, weights, images)
+  yield 'export', functools.partial(_exported, found, first, images)
+
+
+def _exported(
+  found: exports.Trained, first: Mesh, images: jax.ShapeDtypeStruct
+) -> Any:
+  """Compiles the forward pass of an export, as its predict.py does."""
+  weights, exported = exports.program(found)
+  program = export.deserialize(bytearray(exported.serialize()))
+  return jax.jit(program.call).lower(_on(first, weights), images).compile()
