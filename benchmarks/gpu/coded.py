@@ -80,18 +80,17 @@ def write(
   files = [folder / MANIFEST]
   for name, array in _arrays(archive):
     each = max(1, most // max(1, array[:1].nbytes)) if array.ndim else 1
-    blocks = []
+    blocks: list[dict[str, Any]] = []
     for start in range(0, len(array) if array.ndim else 1, each):
       part = array[start : start + each] if array.ndim else array
       path = folder / f'{name}.{len(blocks):02}.z'
       path.write_bytes(encode(part))
       blocks.append({'file': path.name, 'shape': part.shape})
       files.append(path)
-    digest = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
     manifest[name] = {
       'dtype': array.dtype.str,
       'shape': array.shape,
-      'sha256': digest,
+      'sha256': _digest(array),
       'blocks': blocks,
     }
   text = json.dumps(manifest, indent=2)
@@ -138,9 +137,13 @@ def read(files: dict[str, pathlib.Path]) -> dict[str, np.ndarray]:
       parts.append(decode(code, dtype, tuple(block['shape'])))
     joined = np.concatenate(parts) if shape and parts else np.array(parts)
     array = joined.astype(dtype).reshape(shape)
-    if hashlib.sha256(array).hexdigest() != facts['sha256']:
+    if _digest(array) != facts['sha256']:
       raise errors.UsageError(
         f'{name}: the decoded array is not the packed one'
       )
     arrays[name] = array
   return arrays
+
+
+def _digest(array: np.ndarray) -> str:
+  return hashlib.sha256(array.tobytes()).hexdigest()

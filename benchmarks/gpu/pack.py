@@ -28,15 +28,17 @@ _SUMS = 64 * 1024  # bytes that a parcel keeps free for its SHA256SUMS
 # Packages that a machine with JAX and PyTorch for GPUs has. Whatever else
 # kd_jax needs is packed, also where the machine may have another version.
 HAS = (
-  'aiohappyeyeballs aiohttp aiosignal attrs certifi charset-normalizer '
-  'contourpy cycler einops flatbuffers fonttools frozenlist fsspec idna jax '
-  'jaxlib joblib kiwisolver markdown-it-py matplotlib mdurl ml-dtypes '
-  'multidict narwhals numpy opt-einsum packaging pandas pillow pip '
-  'prometheus-client propcache psutil pyarrow pygments pyparsing '
-  'python-dateutil pyyaml requests rich safetensors scikit-learn scipy '
-  'setuptools simplejson six tensorstore threadpoolctl tqdm '
-  'typing-extensions tzdata urllib3 uvloop wheel wrapt yarl zipp'
-).split()
+  'aiohappyeyeballs', 'aiohttp', 'aiosignal', 'attrs', 'certifi',
+  'charset-normalizer', 'contourpy', 'cycler', 'einops', 'flatbuffers',
+  'fonttools', 'frozenlist', 'fsspec', 'idna', 'jax', 'jaxlib', 'joblib',
+  'kiwisolver', 'markdown-it-py', 'matplotlib', 'mdurl', 'ml-dtypes',
+  'multidict', 'narwhals', 'numpy', 'opt-einsum', 'packaging', 'pandas',
+  'pillow', 'pip', 'prometheus-client', 'propcache', 'psutil', 'pyarrow',
+  'pygments', 'pyparsing', 'python-dateutil', 'pyyaml', 'requests', 'rich',
+  'safetensors', 'scikit-learn', 'scipy', 'setuptools', 'simplejson', 'six',
+  'tensorstore', 'threadpoolctl', 'tqdm', 'typing-extensions', 'tzdata',
+  'urllib3', 'uvloop', 'wheel', 'wrapt', 'yarl', 'zipp',
+)  # fmt: skip
 
 
 @command.reporting()

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
   arrays = coded.read(files)
   part = args.file.with_name(f'{args.file.name}.part')
   with part.open('wb') as file:
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
   os.replace(part, args.file)
   for name, array in arrays.items():
     print(f'{name}: {array.dtype} {list(array.shape)}')
