@@ -97,22 +97,23 @@ class Lab:
 
   def train(self, name: str, *more: str, log: str = '', **kwargs: Any) -> Any:
     """Runs the main job in the folder `name`; returns result.json's content."""
-    epochs = self.options['check_epochs']
-    folder = self.work / name
     arguments = [
       '-m',
       'kd_jax.main',
       f'--config={self.options["check_config"]}',
-      f'--workdir={folder}',
-      f'--config.epochs={epochs}',
-      f'--config.teacher.recipe.epochs={epochs}',
-      '--config.teacher.expected_top1=0.0',
+      f'--workdir={self.work / name}',
       '--config.baseline=off',
       '--config.checkpoint_every=1.0',
-      *more,
     ]
+    if epochs := self.options['check_epochs']:
+      arguments += [
+        f'--config.epochs={epochs}',
+        f'--config.teacher.recipe.epochs={epochs}',
+        '--config.teacher.expected_top1=0.0',
+      ]
+    arguments += more
     self.command(log or name, arguments, **kwargs)
-    path = folder / 'result.json'
+    path = self.work / name / 'result.json'
     return json.loads(path.read_text('utf-8')) if path.exists() else None
 
   def report(self, name: str, said: str, ok: bool, seconds: float) -> None:

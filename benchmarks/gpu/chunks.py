@@ -76,7 +76,7 @@ def write_tar(
     The names of the chunks.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  names = []
+  names: list[str] = []
   with tempfile.TemporaryFile() as file:
     with tarfile.open(fileobj=file, mode='w') as tar:
       for name, path in members.items():

@@ -30,6 +30,13 @@ import chunks
 from kd_jax import command, errors
 
 HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# What is measured is the checkout that this file belongs to.
+PATHS = {
+  'PYTHONPATH': os.pathsep.join(
+    filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
+  )
+}
 PARTS = ('check', 'table', 'train')
 _STOPPED = 75
 _END_S = 10.0  # seconds that are kept for ending a part and the last table
@@ -38,7 +45,8 @@ _IMPORT_S = 120.0  # seconds that importing may take, at most
 
 # Small sizes, with which all parts take about five minutes on two CPU cores.
 TINY: dict[str, Any] = {
-  'seconds': 600.0, 'check_s': 300.0, 'table_s': 240.0, 'check_epochs': 3,
+  'seconds': 600.0, 'check_s': 300.0, 'table_s': 240.0, 'check_config': 'kd',
+  'check_epochs': 4,
   'rows': 'KD,Tf-FD,KD PyTorch eager,KD PyTorch compiled', 'lanes': 2,
   'steps': 2, 'batch_size': 16, 'images': 256, 'image_size': 16,
   'student': 'resnet8', 'teacher': 'resnet20', 'recipe': 'tf_fd:digits',
@@ -115,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--tiny', action='store_true', help='small sizes, to rehearse on a CPU')
   add('--check_s', type=float, default=200.0, help='seconds of the checks')
   add('--check_config', default='fpd', help='the main job of the checks')
-  add('--check_epochs', type=int, default=20, help="its and its teacher's")
+  add('--check_epochs', type=int, default=0, help="0: its recipe's own")
   add('--table_s', type=float, default=280.0, help='seconds of the table')
   add('--rows', default='', help="the table's rows: A,B; '' is all")
   add('--lanes', type=int, default=4, help='programs that compile at once')
@@ -152,6 +160,7 @@ def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
       capture_output=True,
       text=True,
       timeout=_IMPORT_S,
+      env={**os.environ, **PATHS},
       check=False,
     )
   except subprocess.TimeoutExpired as error:
@@ -227,6 +236,7 @@ def run_part(
 def environment(name: str, work: pathlib.Path) -> dict[str, str]:
   """Returns what a part's environment has beside ours."""
   own = {
+    **PATHS,
     'JAX_COMPILATION_CACHE_DIR': str(work / 'compiled'),
     'TORCHINDUCTOR_CACHE_DIR': str(work / 'inductor'),
     'KD_JAX_CACHE': str(work / 'cache'),
