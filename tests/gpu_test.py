@@ -131,7 +131,8 @@ def installed(site, name, files):
   for path in files:
     (site / path).parent.mkdir(parents=True, exist_ok=True)
     (site / path).write_text('')
-  lines = [f'{path},sha256=x,1' for path in (*files, f'../bin/{name}')]
+  record = f'{facts.name}/RECORD'
+  lines = [f'{each},,' for each in (*files, f'../bin/{name}', record)]
   (facts / 'RECORD').write_text('\n'.join(lines))
 
 
@@ -139,7 +140,9 @@ def test_packages_that_the_machine_has_are_not_packed(tmp_path):
   pack, tarfile = script('pack'), importlib.import_module('tarfile')
   site = tmp_path / 'site'
   installed(site, 'numpy', ['numpy/__init__.py'])
-  installed(site, 'ml_collections', ['ml_collections/a.py', 'ml_collections/a_test.py'])
+  installed(
+    site, 'ml_collections', ['ml_collections/a.py', 'ml_collections/a_test.py']
+  )
   packed = pack.write_site(site, tmp_path / 'site.tar.xz', {'numpy'})
   assert packed == ['ml-collections-1.0']
   with tarfile.open(tmp_path / 'site.tar.xz') as tar:
@@ -175,7 +178,9 @@ def test_new_chunks_take_the_place_of_the_older_ones(tmp_path):
   (tmp_path / 'a').write_bytes(b'1' * 20_000)
   chunks.write_tar(tmp_path / 'kept', 'one', {'a': tmp_path / 'a'}, 9_000)
   (tmp_path / 'a').write_bytes(b'2')
-  names = chunks.write_tar(tmp_path / 'kept', 'two', {'a': tmp_path / 'a'}, 20_000)
+  names = chunks.write_tar(
+    tmp_path / 'kept', 'two', {'a': tmp_path / 'a'}, 20_000
+  )
   assert set(tree(tmp_path / 'kept')) == {*names, chunks.SUMS}
   chunks.read_tar(tmp_path / 'kept', tmp_path / 'back')
   assert (tmp_path / 'back' / 'a').read_bytes() == b'2'
@@ -184,7 +189,9 @@ def test_new_chunks_take_the_place_of_the_older_ones(tmp_path):
 def test_a_lost_chunk_is_noticed(tmp_path):
   chunks = script('chunks')
   (tmp_path / 'a').write_bytes(bytes(20_000))
-  names = chunks.write_tar(tmp_path / 'kept', 'one', {'a': tmp_path / 'a'}, 9_000)
+  names = chunks.write_tar(
+    tmp_path / 'kept', 'one', {'a': tmp_path / 'a'}, 9_000
+  )
   (tmp_path / 'kept' / names[1]).unlink()
   with pytest.raises(errors.UsageError, match=f'{names[1]} is missing'):
     chunks.read_tar(tmp_path / 'kept', tmp_path / 'back')
@@ -394,7 +401,9 @@ def trained(tmp_path, monkeypatch, name, resume=None):
   }  # fmt: skip
   (out / 'options.json').write_text(json.dumps(options))
   assert train.main(str(out / 'options.json')) == 0
-  return out / 'results' / 'train', (out / 'work' / 'train_main.log').read_text()
+  return out / 'results' / 'train', (
+    out / 'work' / 'train_main.log'
+  ).read_text()
 
 
 def newest(place):
@@ -501,7 +510,9 @@ def test_without_pytorch_our_rows_remain_and_one_line_says_so(
   monkeypatch.setattr(rows.importlib.util, 'find_spec', lambda name: None)
   found = rows.makers(OPTIONS)
   assert not [name for name in found if 'PyTorch' in name]
-  assert {'KD', 'matrix product float32', 'matrix product bfloat16'} <= set(found)
+  assert {'KD', 'matrix product float32', 'matrix product bfloat16'} <= set(
+    found
+  )
   assert capsys.readouterr().out.count('PyTorch is not installed') == 1
 
 
@@ -512,4 +523,6 @@ def test_the_loops_of_pytorch_know_the_tables_configurations():
   assert given['method'] == 'kd'
   assert given['compile_mode'] == 'default'
   of = {rows.ROWS[name]['of'] for name in names}
-  assert {rows.ROWS[name]['config'] for name in of} == {rows.ROWS['KD']['config']}
+  assert {rows.ROWS[name]['config'] for name in of} == {
+    rows.ROWS['KD']['config']
+  }

@@ -50,6 +50,7 @@ def run(
   *,
   log: pathlib.Path,
   environment: Mapping[str, str] | None = None,
+  folder: pathlib.Path | None = None,
   grace_s: float = 10.0,
   stop: Callable[[], bool] = lambda: False,
 ) -> Ended:
@@ -63,6 +64,7 @@ def run(
     seconds: The time that it has.
     log: Takes its output, after what the file holds already.
     environment: What its environment has beside ours.
+    folder: What it runs in; None is ours.
     grace_s: Seconds from SIGTERM to SIGKILL.
     stop: Asked 50 times a second; whether to stop the command.
   """
@@ -74,6 +76,7 @@ def run(
       stdin=subprocess.DEVNULL,
       stdout=file,
       stderr=subprocess.STDOUT,
+      cwd=folder,
       env={**os.environ, **(environment or {}), mark: '1'},
       start_new_session=True,
     )

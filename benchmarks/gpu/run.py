@@ -46,7 +46,7 @@ _IMPORT_S = 120.0  # seconds that importing may take, at most
 # Small sizes, with which all parts take about five minutes on two CPU cores.
 TINY: dict[str, Any] = {
   'seconds': 600.0, 'check_s': 300.0, 'table_s': 240.0, 'check_config': 'kd',
-  'check_epochs': 4,
+  'check_epochs': 12,
   'rows': 'KD,Tf-FD,KD PyTorch eager,KD PyTorch compiled', 'lanes': 2,
   'steps': 2, 'batch_size': 16, 'images': 256, 'image_size': 16,
   'student': 'resnet8', 'teacher': 'resnet20', 'recipe': 'tf_fd:digits',
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--student', help="a network in place of the rows' own")
   add('--teacher', help="a network in place of the rows' own")
   add('--compile_mode', default='reduce-overhead', help="torch.compile's")
-  add('--recipe', default='tf_fd:cifar100_r20', help='what is trained')
+  add('--recipe', default='tf_fd:cifar100_r20', help='name:recipe, trained')
   add('--data', default='', help="config.data.name; '' is the recipe's")
   add('--seed', type=int, default=0, help='of the training')
   add('--train_arg', action='append', default=[], help='--config.a=b, for it')

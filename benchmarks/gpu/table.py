@@ -120,7 +120,7 @@ class Table:
     for name in rows.ROWS:
       one = kept.get(name)
       if isinstance(one, rows.Ours):
-        row = turns.row(one, times, first, products[one.dtype])
+        row = turns.row(ours[name], times, first, products[one.dtype])
         if one.peak_bytes:
           row['memory_bytes'] = one.peak_bytes
           row['memory_by'] = "the device's peak"
@@ -175,10 +175,10 @@ def main(path: str) -> int:
     for one in table.ready.values():
       one.close()
   whole = min(map(len, table.times.values()), default=0)
-  missing = len(waiting) - len(table.ready)
+  taken = [name for name in rows.ROWS if name in table.ready]
   print(
-    f'{len(table.ready)} rows, n={whole} turns'
-    + f'; {missing} left out' * bool(missing)
+    f'{len(taken)} rows, n={whole} turns'
+    + f'; {len(table.left_out)} left out' * bool(table.left_out)
   )
   return int(not whole)
 

@@ -89,9 +89,26 @@ def members(place: pathlib.Path) -> dict[str, pathlib.Path]:
   return {str(path.relative_to(place)): path for path in sorted(found)}
 
 
+def data_name(data: str, place: pathlib.Path) -> str:
+  """Returns a data set's name, the same on every machine.
+
+  An .npz file is linked into the folder that the run is started in, since a
+  run goes on only with the same name.
+  """
+  kind, _, path = data.partition(':')
+  if kind != 'npz':
+    return data
+  file = pathlib.Path(path).resolve()
+  (place / file.name).unlink(missing_ok=True)
+  (place / file.name).symlink_to(file)
+  return f'npz:{file.name}'
+
+
 def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
   """Returns the run's command line; the same for its every start."""
-  own = [f'--config.data.name={options["data"]}'] if options['data'] else []
+  own = []
+  if options['data']:
+    own = [f'--config.data.name={data_name(options["data"], place)}']
   return [
     sys.executable,
     '-m',
@@ -111,6 +128,7 @@ def main(path: str) -> int:
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
   work = pathlib.Path(options['work'])
   place = work / 'train'
+  place.mkdir()
   if options['resume']:
     chunks.read_tar(pathlib.Path(options['resume']), place)
   keeper = Keeper(
@@ -129,6 +147,7 @@ def main(path: str) -> int:
     arguments(options, place),
     seconds,
     log=log,
+    folder=place,
     grace_s=options['stop_s'] - _KEEP_S,
     stop=stop,
   )
