@@ -340,6 +340,18 @@ def test_a_part_without_time_is_not_begun(parts, tmp_path):
   assert [part['state'] for part in kept.values()] == ['ran over', 'no time']
 
 
+def test_sigterm_ends_the_part_at_work_and_no_other_begins(parts, tmp_path):
+  run = parts(
+    check='import os, signal, time\n'
+    'os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(600)',
+    table='raise SystemExit("must not begin")',
+  )
+  out = tmp_path / 'out'
+  assert run.main([str(out), '--seconds=60', '--parts=check,table']) == 75
+  kept = json.loads((out / 'results' / 'run.json').read_text())['parts']
+  assert [part['state'] for part in kept.values()] == ['stopped', 'stopped']
+
+
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
@@ -384,7 +396,7 @@ while True:
 """
 
 
-def trained(tmp_path, monkeypatch, name, resume=None):
+def trained(tmp_path, monkeypatch, name, resume=None, counts=COUNTS, code=0):
   """Trains in the folder `name` for a second; returns results and log."""
   train, out = script('train'), tmp_path / name
   (out / 'results').mkdir(parents=True)
@@ -392,7 +404,7 @@ def trained(tmp_path, monkeypatch, name, resume=None):
   monkeypatch.setattr(
     train,
     'arguments',
-    lambda options, place: [sys.executable, '-c', COUNTS, str(place / 'run')],
+    lambda options, place: [sys.executable, '-c', counts, str(place / 'run')],
   )
   options = {
     'results': str(out / 'results'), 'work': str(out / 'work'),
@@ -404,6 +416,25 @@ def trained(tmp_path, monkeypatch, name, resume=None):
   return out / 'results' / 'train', (
     out / 'work' / 'train_main.log'
   ).read_text()
+
+
+def test_a_run_that_does_not_save_when_it_is_told_to_stop_has_failed(
+  tmp_path, monkeypatch
+):
+  trained(
+    tmp_path, monkeypatch, 'first', counts='import time; time.sleep(9)', code=1
+  )
+
+
+def test_an_npz_file_has_the_same_name_on_every_machine(tmp_path):
+  train, names = script('train'), set()
+  for machine in ('here', 'there'):
+    place = tmp_path / machine / 'train'
+    place.mkdir(parents=True)
+    (tmp_path / machine / 'set.npz').write_text(machine)
+    names.add(train.data_name(f'npz:{tmp_path / machine}/set.npz', place))
+    assert (place / 'set.npz').read_text() == machine
+  assert names == {'npz:set.npz'}
 
 
 def newest(place):

@@ -218,7 +218,7 @@ def run_part(
     seconds + 2.0,  # it ends by itself where it can
     log=log,
     environment=environment(name, work),
-    grace_s=options['stop_s'] if stop() or name == 'train' else 5.0,
+    grace_s=options['stop_s'] if name == 'train' else 5.0,
     stop=stop,
   )
   state = 'failed' if ended.code else 'done'

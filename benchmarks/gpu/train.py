@@ -18,7 +18,7 @@ from typing import Any
 import child
 import chunks
 
-_SAVED = 75  # kd_jax.main's exit code of a run that was stopped and saved
+_SAVED = 75  # the exit code of a run that was stopped and saved
 _KEEP_S = 5.0  # seconds that the last keeping may take
 _COPIES = ('result.json', 'metrics.jsonl', 'log.txt')
 
@@ -154,9 +154,10 @@ def main(path: str) -> int:
   keeper.keep()
   lines = log.read_text('utf-8', errors='replace').strip().splitlines()
   print('\n'.join(lines[-10:]))
-  if ended.stopped and ended.code == _SAVED:
-    return 0
-  return ended.code if ended.code >= 0 else 1
+  if ended.stopped and ended.code != _SAVED:
+    print(f'the run did not save when it was told to stop ({ended.code})')
+    return 1
+  return 0 if ended.code in (0, _SAVED) else 1
 
 
 if __name__ == '__main__':
