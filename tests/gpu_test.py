@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import tomllib
+import types
 
 import numpy as np
 import pytest
@@ -330,11 +331,11 @@ def test_a_part_that_fails_or_runs_over_is_reported_and_the_next_begins(
   assert said.splitlines()[-2].startswith('train  done after 0 s: trained')
 
 
-def test_a_part_without_time_is_not_begun(parts, tmp_path):
+def test_a_part_without_time_is_not_begun(parts, tmp_path, monkeypatch):
   run = parts(check='import time; time.sleep(600)', train='print(1)')
   out = tmp_path / 'out'
-  arguments = ['--seconds=31', '--check_s=22', '--parts=train,check']
-  run._LEAST_S = 18
+  arguments = ['--seconds=3', '--check_s=2', '--parts=train,check']
+  monkeypatch.setattr(run, '_END_S', 0.5)
   assert run.main([str(out), *arguments]) == 1
   kept = json.loads((out / 'results' / 'run.json').read_text())['parts']
   assert [part['state'] for part in kept.values()] == ['ran over', 'no time']
@@ -397,7 +398,7 @@ while True:
 
 
 def trained(tmp_path, monkeypatch, name, resume=None, counts=COUNTS, code=0):
-  """Trains in the folder `name` for a second; returns results and log."""
+  """Trains in the folder `name` for two seconds; returns results and log."""
   train, out = script('train'), tmp_path / name
   (out / 'results').mkdir(parents=True)
   (out / 'work').mkdir()
@@ -409,13 +410,12 @@ def trained(tmp_path, monkeypatch, name, resume=None, counts=COUNTS, code=0):
   options = {
     'results': str(out / 'results'), 'work': str(out / 'work'),
     'resume': resume and str(resume), 'chunk_mb': 1, 'keep_s': 0.2,
-    'seconds': 11.0, 'stop_s': 10.0,
+    'seconds': 12.0, 'stop_s': 10.0,
   }  # fmt: skip
   (out / 'options.json').write_text(json.dumps(options))
-  assert train.main(str(out / 'options.json')) == 0
-  return out / 'results' / 'train', (
-    out / 'work' / 'train_main.log'
-  ).read_text()
+  assert train.main(str(out / 'options.json')) == code
+  log = (out / 'work' / 'train_main.log').read_text()
+  return out / 'results' / 'train', log
 
 
 def test_a_run_that_does_not_save_when_it_is_told_to_stop_has_failed(
@@ -459,6 +459,81 @@ def test_only_the_newest_whole_checkpoint_of_a_run_is_kept(tmp_path):
     (run / name).write_text('')
   found = script('train').members(tmp_path)
   assert set(found) == {'run/config.json', 'run/checkpoints/10'}
+
+
+@pytest.fixture
+def lab(tmp_path):
+  for name in ('results', 'work'):
+    (tmp_path / name).mkdir()
+  options = {
+    'results': str(tmp_path / 'results'), 'work': str(tmp_path / 'work'),
+    'seconds': 30.0,
+  }  # fmt: skip
+  return script('check').Lab(options, 3)
+
+
+def reported(lab):
+  path = pathlib.Path(lab.options['results']) / 'check.json'
+  return json.loads(path.read_text())
+
+
+def test_a_check_that_fails_is_reported_beside_those_that_pass(lab):
+  check = script('check')
+
+  def passes(lab):
+    """This one passes."""
+    return 'all is well'
+
+  def fails(lab):
+    """This one fails."""
+    lab.command('broken', ['-c', 'print("why"); raise SystemExit(4)'])
+
+  assert [check.checked(lab, each) for each in (fails, passes)] == [False, True]
+  found = reported(lab)
+  assert [each['ok'] for each in found['checks']] == [False, True]
+  assert found['checks'][0]['said'] == 'broken ended with 4 and not 0: why'
+  assert 'FAILED This one fails (0 s)' in found['text']
+  assert '(1 more had no time)' in found['text']
+
+
+def test_a_check_without_time_says_so(lab):
+  check = script('check')
+  lab._last = time.monotonic() + 0.2
+  with pytest.raises(check.Failed, match='slow: no time is left'):
+    lab.command('slow', ['-c', 'import time; time.sleep(600)'])
+
+
+def compared(lab, monkeypatch, one, other, **kwargs):
+  """What the check says of two runs with these arrays."""
+  check, futures = (
+    script('check'),
+    importlib.import_module('concurrent.futures'),
+  )
+  arrays = {'one': one, check.REFERENCE: other}
+  monkeypatch.setattr(
+    check.trained,
+    'load',
+    lambda path: types.SimpleNamespace(
+      weights={k: np.float32(v) for k, v in arrays[path.name].items()}
+    ),
+  )
+  lab.reference = futures.Future()
+  lab.reference.set_result(None)
+  return check._compared(lab, 'one', **kwargs)
+
+
+def test_runs_are_compared_bit_for_bit(lab, monkeypatch):
+  same = {'w': [1.0, -0.0], 'b': [np.nan]}
+  said = compared(lab, monkeypatch, same, dict(same))
+  assert said == '2 arrays are equal bit for bit'
+  with pytest.raises(script('check').Failed, match='1 of 2 arrays differ'):
+    compared(lab, monkeypatch, same, {**same, 'w': [1.0, 0.0]})
+
+
+def test_the_largest_difference_of_two_runs_is_said(lab, monkeypatch):
+  one, other = {'w': [1.0, 2.0], 'b': [0.5]}, {'w': [1.0, 2.25], 'b': [0.625]}
+  said = compared(lab, monkeypatch, one, other, exact=False)
+  assert said == '2 of 2 arrays differ, by up to 0.25 (w)'
 
 
 class Fake:
