@@ -505,11 +505,7 @@ def test_a_check_without_time_says_so(lab):
 
 def compared(lab, monkeypatch, one, other, **kwargs):
   """What the check says of two runs with these arrays."""
-  check, futures = (
-    script('check'),
-    importlib.import_module('concurrent.futures'),
-  )
-  arrays = {'one': one, check.REFERENCE: other}
+  check, arrays = script('check'), {'one': one, 'other': other}
   monkeypatch.setattr(
     check.trained,
     'load',
@@ -517,9 +513,7 @@ def compared(lab, monkeypatch, one, other, **kwargs):
       weights={k: np.float32(v) for k, v in arrays[path.name].items()}
     ),
   )
-  lab.reference = futures.Future()
-  lab.reference.set_result(None)
-  return check._compared(lab, 'one', **kwargs)
+  return check.compared(lab, 'one', 'other', **kwargs)
 
 
 def test_runs_are_compared_bit_for_bit(lab, monkeypatch):

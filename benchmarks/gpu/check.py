@@ -189,7 +189,7 @@ def _counted(lab: Lab, correct: int) -> str:
 def deterministic(lab: Lab) -> str:
   """Two deterministic runs are equal bit for bit."""
   _deterministic(lab, 'second')
-  return _compared(lab, 'second')
+  return _as_undisturbed(lab, 'second')
 
 
 def interrupted(lab: Lab) -> str:
@@ -206,13 +206,15 @@ def interrupted(lab: Lab) -> str:
   step = re.search(r'resuming at step (\d+)', text)
   if not step:
     raise Failed('the second start did not go on from the first')
-  return f'stopped at step {step[1]}: {_compared(lab, "stopped")}'
+  return f'stopped at step {step[1]}: {_as_undisturbed(lab, "stopped")}'
 
 
 def dispatches(lab: Lab) -> str:
   """A dispatch of many steps does what as many of one step do."""
-  _deterministic(lab, 'single', '--config.steps_per_dispatch=1')
-  return f'1 and {_STEPS} steps: {_compared(lab, "single", exact=False)}'
+  epoch = '--config.epochs=1'  # rounding grows with every further step
+  _deterministic(lab, 'many', epoch)
+  _deterministic(lab, 'single', epoch, '--config.steps_per_dispatch=1')
+  return f'1 and {_STEPS} steps: {compared(lab, "single", "many", exact=False)}'
 
 
 def _deterministic(lab: Lab, name: str, *more: str, **kwargs: Any) -> Any:
@@ -220,29 +222,40 @@ def _deterministic(lab: Lab, name: str, *more: str, **kwargs: Any) -> Any:
   return lab.train(name, '--config.deterministic=True', steps, *more, **kwargs)
 
 
-def _compared(lab: Lab, name: str, *, exact: bool = True) -> str:
-  """Compares all arrays that a run deploys with those of the reference.
+def _as_undisturbed(lab: Lab, name: str) -> str:
+  lab.reference.result()  # raises what it failed of
+  return compared(lab, name, REFERENCE)
+
+
+def compared(lab: Lab, one: str, other: str, *, exact: bool = True) -> str:
+  """Compares all arrays that two runs deploy.
+
+  Args:
+    lab: Holds their folders.
+    one: The name of a run.
+    other: The name of another one.
+    exact: Whether a difference is a fault.
 
   Raises:
-    Failed: They differ and `exact` is set, or there is no reference.
+    Failed: They differ and `exact` is set.
   """
-  lab.reference.result()
   ours, theirs = (
-    trained.load(lab.work / each).weights for each in (name, REFERENCE)
+    trained.load(lab.work / each).weights for each in (one, other)
   )
   if ours.keys() != theirs.keys():
-    raise Failed(f'{name} and {REFERENCE} have other arrays')
+    raise Failed(f'{one} and {other} have other arrays')
   pairs = {k: (np.asarray(ours[k]), np.asarray(theirs[k])) for k in ours}
-  other = {
+  unequal = {
     k: float(np.abs(a - b).max())
     for k, (a, b) in pairs.items()
     if a.tobytes() != b.tobytes()
   }
-  if not other:
+  if not unequal:
     return f'{len(pairs)} arrays are equal bit for bit'
-  where = max(other, key=other.__getitem__)
+  where = max(unequal, key=unequal.__getitem__)
   text = (
-    f'{len(other)} of {len(pairs)} arrays differ, by up to {other[where]:.3g} '
+    f'{len(unequal)} of {len(pairs)} arrays differ, by up to '
+    f'{unequal[where]:.3g} '
     f'({where})'
   )
   if exact:
