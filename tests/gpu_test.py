@@ -469,7 +469,7 @@ def lab(tmp_path):
     'results': str(tmp_path / 'results'), 'work': str(tmp_path / 'work'),
     'seconds': 30.0,
   }  # fmt: skip
-  return script('check').Lab(options, 3)
+  return script('lab').Lab(options, 3)
 
 
 def reported(lab):
@@ -497,7 +497,7 @@ def test_a_check_that_fails_is_reported_beside_those_that_pass(lab):
 
 
 def test_a_check_without_time_says_so(lab):
-  check = script('check')
+  check = script('lab')
   lab._last = time.monotonic() + 0.2
   with pytest.raises(check.Failed, match='slow: no time is left'):
     lab.command('slow', ['-c', 'import time; time.sleep(600)'])
@@ -505,7 +505,7 @@ def test_a_check_without_time_says_so(lab):
 
 def compared(lab, monkeypatch, one, other, **kwargs):
   """What the check says of two runs with these arrays."""
-  check, arrays = script('check'), {'one': one, 'other': other}
+  check, arrays = script('lab'), {'one': one, 'other': other}
   monkeypatch.setattr(
     check.trained,
     'load',
@@ -520,7 +520,7 @@ def test_runs_are_compared_bit_for_bit(lab, monkeypatch):
   same = {'w': [1.0, -0.0], 'b': [np.nan]}
   said = compared(lab, monkeypatch, same, dict(same))
   assert said == '2 arrays are equal bit for bit'
-  with pytest.raises(script('check').Failed, match='1 of 2 arrays differ'):
+  with pytest.raises(script('lab').Failed, match='1 of 2 arrays differ'):
     compared(lab, monkeypatch, same, {**same, 'w': [1.0, 0.0]})
 
 
