@@ -106,7 +106,8 @@ def dispatches(lab: lab_lib.Lab) -> str:
   epoch = '--config.epochs=1'  # rounding grows with every further step
   _deterministic(lab, 'many', epoch)
   _deterministic(lab, 'single', epoch, '--config.steps_per_dispatch=1')
-  return f'1 and {_STEPS} steps: {lab_lib.compared(lab, "single", "many", exact=False)}'
+  said = lab_lib.compared(lab, 'single', 'many', exact=False)
+  return f'1 and {_STEPS} steps: {said}'
 
 
 def _deterministic(
