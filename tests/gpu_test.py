@@ -426,6 +426,19 @@ def test_a_run_that_does_not_save_when_it_is_told_to_stop_has_failed(
   )
 
 
+def test_a_run_that_is_finished_may_be_stopped_as_it_ends(
+  tmp_path, monkeypatch
+):
+  ends = (
+    'import pathlib, sys, time\n'
+    'pathlib.Path(sys.argv[1]).mkdir()\n'
+    '(pathlib.Path(sys.argv[1]) / "result.json").write_text("{}")\n'
+    'time.sleep(9)'
+  )
+  results, _ = trained(tmp_path, monkeypatch, 'first', counts=ends)
+  assert (results / 'result.json').exists()
+
+
 def test_an_npz_file_has_the_same_name_on_every_machine(tmp_path):
   train, names = script('train'), set()
   for machine in ('here', 'there'):
