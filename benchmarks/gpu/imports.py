@@ -14,7 +14,7 @@ MODULES = (
   'absl', 'etils.epath', 'flatbuffers', 'flax.linen', 'grain',
   'importlib_resources', 'jax', 'matplotlib', 'ml_collections', 'numpy',
   'optax', 'orbax.checkpoint', 'PIL.Image', 'safetensors.numpy', 'sklearn',
-  'simplejpeg', 'tensorboardX', 'tensorflow_datasets', 'kd_jax.main',
+  'simplejpeg', 'tensorboardX', 'tensorflow_datasets.core', 'kd_jax.main',
 )  # fmt: skip
 # What a figure is told with, where it is installed.
 _VERSIONS = ('torch', 'jax-cuda12-plugin', 'jax-cuda13-plugin')
