@@ -7,7 +7,9 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import sys
+import tarfile
 import time
 import tomllib
 import types
@@ -126,6 +128,24 @@ def test_a_file_over_a_parcels_limit_is_refused_in_one_line(tmp_path):
   assert '\n' not in str(info.value)
 
 
+def test_the_checkout_is_packed_as_it_is_committed(
+  tmp_path, monkeypatch, capsys
+):
+  pack, place = script('pack'), tmp_path / 'project'
+  place.mkdir()
+  monkeypatch.setattr(pack, 'ROOT', place)
+  git = ['git', '-C', str(place), '-c', 'user.name=a', '-c', 'user.email=b@c.d']
+  (place / 'code.py').write_text('old')
+  for command in (['init', '-q'], ['add', '.'], ['commit', '-qm', 'first']):
+    subprocess.run([*git, *command], check=True)
+  (place / 'code.py').write_text('new')
+  with tarfile.open(pack._checkout(tmp_path)) as tar:
+    tar.extractall(tmp_path / 'out', filter='data')
+  assert (tmp_path / 'out' / 'code.py').read_text() == 'old'
+  assert len((tmp_path / 'out' / 'COMMIT').read_text().strip()) == 40
+  assert 'not committed' in capsys.readouterr().out
+
+
 def installed(site, name, files):
   facts = site / f'{name}-1.0.dist-info'
   facts.mkdir(parents=True)
@@ -138,7 +158,7 @@ def installed(site, name, files):
 
 
 def test_packages_that_the_machine_has_are_not_packed(tmp_path):
-  pack, tarfile = script('pack'), importlib.import_module('tarfile')
+  pack = script('pack')
   site = tmp_path / 'site'
   installed(site, 'numpy', ['numpy/__init__.py'])
   installed(

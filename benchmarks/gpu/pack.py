@@ -112,10 +112,11 @@ def distribute(
 
 
 def _checkout(folder: pathlib.Path) -> pathlib.Path:
-  """Writes what is committed as checkout.tar."""
-  path = folder / 'checkout.tar'
+  """Writes what is committed as checkout.tar, with the commit in COMMIT."""
+  path, commit = folder / 'checkout.tar', folder / 'COMMIT'
   git = ['git', '-C', str(ROOT)]
-  _called([*git, 'archive', '--output', str(path), 'HEAD'])
+  commit.write_text(_called([*git, 'rev-parse', 'HEAD']), encoding='utf-8')
+  _called([*git, 'archive', f'--output={path}', f'--add-file={commit}', 'HEAD'])
   if _called([*git, 'status', '--porcelain']):
     print('what is not committed in this checkout is not packed')
   return path

@@ -46,7 +46,7 @@ class Ours(peer.Peer):
     self.batch_size, self.dtype = given['batch_size'], given['dtype']
     self.count, self.compile_s = about['count'], about['compile_s']
     self.chips, self.peak_bytes = about['chips'], about['peak_bytes']
-    self.student_params = about['params']
+    self.sizes = about['params'], about['extra_params']
     self.extra_params = about['extra_params']
     self.kept_params = about['kept_params']
 
@@ -93,6 +93,7 @@ class Torch(peer.Peer):
     if why := self.about.get('left_out'):
       self.close()
       raise errors.UsageError(why)
+    self.sizes = self.about['params'], self.about['extra_params']
 
   def turn(self, steps: int) -> cost.Turn:
     """Takes `steps` steps, until its device is done."""

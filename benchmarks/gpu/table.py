@@ -127,6 +127,12 @@ class Table:
         found.append(row)
       elif isinstance(one, rows.Torch) and rows.ROWS[name]['of'] in ours:
         one.ours = ours[rows.ROWS[name]['of']]
+        if one.sizes != one.ours.sizes:
+          self.left_out[name] = (
+            f'it trains {one.sizes} parameters in networks and beside them, '
+            f'and ours {one.ours.sizes}'
+          )
+          continue
         found.append(turns.peer_row(one, times))
     found[0]['peak'] = {
       dtype: turns.rate(each.flops, times[id(each)])
