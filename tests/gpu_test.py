@@ -621,6 +621,53 @@ def test_a_row_that_is_not_ready_in_time_is_left_out(tmp_path):
   assert late[0].closed
 
 
+def row(kind, ms, **facts):
+  """A row that is ready, without its process."""
+  one = object.__new__(kind)
+  for name, value in facts.items():
+    setattr(one, name, value)
+  return one, [cost.Turn(float(ms))] * 3
+
+
+def figures(tmp_path, theirs):
+  """The table of KD at 2 ms and of PyTorch's at 5 ms a step."""
+  rows, made = script('rows'), table(tmp_path)
+  costs = cost.Costs(4e9, None, None, None, None)
+  ours = {
+    'label': 'KD', 'costs': costs, 'batch_size': 64, 'dtype': 'float32',
+    'count': 1, 'compile_s': 1.0, 'chips': 1, 'peak_bytes': 9_000_000,
+    'sizes': (10, 0), 'extra_params': 0, 'kept_params': 10,
+  }  # fmt: skip
+  about = {
+    'compile_s': 3.0, 'dtype': 'float32', 'memory_bytes': None,
+    'params': 10, 'extra_params': 0,
+  }  # fmt: skip
+  peer = {'label': 'eager', 'about': about, 'sizes': theirs}
+  product = {'label': 'product', 'flops': 1e10, 'dtype': 'float32'}
+  for name, (one, times) in {
+    'matrix product float32': row(rows.Product, 1.0, **product),
+    'KD PyTorch eager': row(rows.Torch, 5.0, **peer),
+    'KD': row(rows.Ours, 2.0, **ours),
+  }.items():
+    made.ready[name], made.times[name] = one, times
+  made.write(3)
+  return json.loads((tmp_path / 'results' / 'table.json').read_text())
+
+
+def test_a_row_says_its_ratio_to_ours_and_its_share_of_the_peak(tmp_path):
+  ours, theirs = figures(tmp_path, (10, 0))['rows']
+  assert (ours['ms'], ours['share']['median']) == (2.0, 0.2)
+  assert ours['flops_per_s'] == 2e12
+  assert (theirs['config'], theirs['ratio']) == ('eager', 2.5)
+  assert theirs['ratio_to'] == 'KD'
+
+
+def test_a_loop_of_pytorch_that_trains_another_network_is_left_out(tmp_path):
+  found = figures(tmp_path, (11, 0))
+  assert [each['config'] for each in found['rows']] == ['KD']
+  assert 'left out: KD PyTorch eager: it trains (11, 0)' in found['text']
+
+
 OPTIONS = {
   'rows': '', 'student': 'resnet8', 'teacher': 'resnet8', 'image_size': 8,
   'batch_size': 4, 'images': 16, 'compile_mode': 'default',
