@@ -351,6 +351,21 @@ def test_a_part_that_fails_or_runs_over_is_reported_and_the_next_begins(
   assert said.splitlines()[-2].startswith('train  done after 0 s: trained')
 
 
+def test_a_folder_and_a_recipe_may_be_named_from_where_one_stands(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  assert script('run').parse(['out']).out == tmp_path / 'out'
+  (tmp_path / 'mine.py').write_text('')
+  options = {'data': '', 'seed': 0, 'train_arg': []}
+  for recipe, wanted in (
+    ('mine.py:small', f'--config={tmp_path}/mine.py:small'),
+    ('tf_fd:digits', '--config=tf_fd:digits'),
+  ):
+    given = {**options, 'recipe': recipe}
+    assert wanted in script('train').arguments(given, tmp_path / 'place')
+
+
 def test_a_part_without_time_is_not_begun(parts, tmp_path, monkeypatch):
   run = parts(check='import time; time.sleep(600)', train='print(1)')
   out = tmp_path / 'out'

@@ -105,7 +105,10 @@ def data_name(data: str, place: pathlib.Path) -> str:
 
 
 def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
-  """Returns the run's command line; the same for its every start."""
+  """Returns the run's command line, which is run in `place`."""
+  file, colon, recipe = options['recipe'].partition(':')
+  if pathlib.Path(file).is_file():  # else it is a name
+    file = str(pathlib.Path(file).resolve())
   own = []
   if options['data']:
     own = [f'--config.data.name={data_name(options["data"], place)}']
@@ -113,7 +116,7 @@ def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
     sys.executable,
     '-m',
     'kd_jax.main',
-    f'--config={options["recipe"]}',
+    f'--config={file}{colon}{recipe}',
     f'--workdir={place / "run"}',
     f'--config.seed={options["seed"]}',
     f'--config.cache_dir={place / "cache"}',
