@@ -462,16 +462,17 @@ def test_a_run_that_does_not_save_when_it_is_told_to_stop_has_failed(
 
 
 def test_a_run_that_is_finished_may_be_stopped_as_it_ends(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, capsys
 ):
   ends = (
     'import pathlib, sys, time\n'
     'pathlib.Path(sys.argv[1]).mkdir()\n'
-    '(pathlib.Path(sys.argv[1]) / "result.json").write_text("{}")\n'
+    '(pathlib.Path(sys.argv[1]) / "result.json").write_text(\'{"top1": 71.5}\')\n'
     'time.sleep(9)'
   )
   results, _ = trained(tmp_path, monkeypatch, 'first', counts=ends)
   assert (results / 'result.json').exists()
+  assert 'finished: 71.50% top-1' in capsys.readouterr().out
 
 
 def test_an_npz_file_has_the_same_name_on_every_machine(tmp_path):

@@ -157,8 +157,11 @@ def main(path: str) -> int:
   keeper.keep()
   lines = log.read_text('utf-8', errors='replace').strip().splitlines()
   print('\n'.join(lines[-10:]))
-  if (place / 'run' / 'result.json').exists():
-    return 0  # the signal may have come as the process was ending
+  path = place / 'run' / 'result.json'
+  if path.exists():  # a signal may have come as the process was ending
+    result = json.loads(path.read_text('utf-8'))
+    print(f'finished: {result["top1"]:.2f}% top-1, the last epoch')
+    return 0
   if ended.stopped and ended.code != _SAVED:
     print(f'the run did not save when it was told to stop ({ended.code})')
     return 1
