@@ -115,7 +115,7 @@ class Table:
     }
     if not ours or any(o.dtype not in products for o in ours.values()):
       return []
-    first = next(iter(ours.values()))
+    first = next(ours[name] for name in rows.ROWS if name in ours)
     found: list[dict[str, Any]] = []
     for name in rows.ROWS:
       one = kept.get(name)
