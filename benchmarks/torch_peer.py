@@ -9,7 +9,8 @@ PyTorch can:
                there too, the loss read every step: RepDistiller's loop
   eager        images on the device as uint8, crop and flip there, in one gather
   compiled     as eager; augmentation, all networks and the method under
-               torch.compile(mode='max-autotune'), channels-last, fused SGD
+               torch.compile, channels-last, fused SGD; its mode is
+               'compile_mode', without it max-autotune
   bfloat16     as compiled, under autocast to bfloat16
 
 The networks are in torch_networks.py, the methods in torch_methods.py.
@@ -205,7 +206,8 @@ class Peer:
     self.loss = self._from_indices
     if self.compiled:
       torch.set_float32_matmul_precision('high')
-      self.loss = torch.compile(self._from_indices, mode='max-autotune')
+      mode = self.given.get('compile_mode', 'max-autotune')
+      self.loss = torch.compile(self._from_indices, mode=mode)
     if self.variant == 'dataloader':
       self.batches = self._loaded(images, labels)
     else:

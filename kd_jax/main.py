@@ -33,7 +33,7 @@ _SEEDS = flags.DEFINE_list(
 
 # XLA reads these when its GPU backend starts, and knows them on every backend:
 # no kernels with atomic sums, and none chosen by timing.
-_DETERMINISTIC = (
+DETERMINISTIC = (
   '--xla_gpu_deterministic_ops=true',
   '--xla_gpu_autotune_level=0',
 )
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 def _before_jax_starts(config: ConfigDict) -> None:
   """What must be said before the first use of a device."""
   if config.deterministic:
-    flags = (os.environ.get('XLA_FLAGS', ''), *_DETERMINISTIC)
+    flags = (os.environ.get('XLA_FLAGS', ''), *DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
     compiled = runs.cache_root(config) / 'compiled'

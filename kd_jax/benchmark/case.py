@@ -91,6 +91,12 @@ class Case:
     return self.wanted.batch_size
 
   @property
+  def chips(self) -> int:
+    """Returns how many chips it runs on; a CPU's fake devices share one."""
+    devices = self.mesh.devices.ravel()
+    return 1 if devices[0].platform == 'cpu' else len(devices)
+
+  @property
   def student_params(self) -> int:
     """Parameters of the networks that are trained."""
     return sum(_size(self.state.params[name]) for name in self.exp.students)

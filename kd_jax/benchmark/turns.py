@@ -57,10 +57,7 @@ def row(
   took, costs = times[id(one)], one.costs
   peak = product.flops / np.array([turn.ms for turn in times[id(product)]])
   ms = np.array([turn.ms for turn in took])
-  # Of a chip each; fake devices of a CPU share it.
-  devices = one.mesh.devices.ravel()
-  chips = 1 if devices[0].platform == 'cpu' else len(devices)
-  share = costs.flops / ms / chips / peak
+  share = costs.flops / ms / one.chips / peak
   return {
     **_speed(one.label, one.batch_size, times, id(one), first),
     'dtype': one.dtype,
@@ -127,7 +124,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         each['config'],
         f'{images["median"]:.4g}',
         f'{images["least"]:.4g}-{images["most"]:.4g}',
-        f'{each["ms"]:.1f}',
+        f'{each["ms"]:.4g}',
         f'{each["ratio"]:.2f}',
         f'{each["least"]:.2f}-{each["most"]:.2f}',
         report.short(each['flops_per_s']) if share else '',

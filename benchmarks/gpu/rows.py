@@ -1,0 +1,174 @@
+"""What takes turns in the table: our configurations and PyTorch's loops."""
+
+from collections.abc import Callable, Mapping
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from kd_jax import errors, peer
+from kd_jax.benchmark import case, cost, pairing
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+_KD = {'config': 'kd:cifar100_r32x4_r8x4', 'batch_size': 64}
+_CE = {'config': 'ce', 'student': 'resnet32x4', 'batch_size': 64}
+# The rows, the ones that matter most first. 'of' names the row that a loop of
+# PyTorch is compared with; 'variant' is of benchmarks/torch_peer.py.
+ROWS: dict[str, dict[str, Any]] = {
+  'KD': _KD,
+  'KD PyTorch compiled': {'of': 'KD', 'variant': 'compiled'},
+  'KD bf16': {**_KD, 'dtype': 'bfloat16'},
+  'KD PyTorch compiled bf16': {'of': 'KD bf16', 'variant': 'bfloat16'},
+  'KD PyTorch eager': {'of': 'KD', 'variant': 'eager'},
+  'KD PyTorch DataLoader': {'of': 'KD', 'variant': 'dataloader'},
+  'Tf-FD': {'config': 'tf_fd:cifar100_r20', 'batch_size': 128},
+  'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
+  'KD bf16 batch 512': {**_KD, 'dtype': 'bfloat16', 'batch_size': 512},
+  'KD deterministic': {**_KD, 'deterministic': True},
+  'CE resnet32x4': _CE,
+}
+
+
+class Ours(peer.Peer):
+  """One of our configurations, with what `turns.row` reads of a `case.Case`."""
+
+  def __init__(self, label: str, given: dict[str, Any]):
+    """Starts it and waits until it is compiled."""
+    program = [sys.executable, str(HERE / 'lane.py')]
+    given = {**given, 'label': label}
+    super().__init__(label, [*program, json.dumps(given)])
+    about = dict(self.about)
+    self.costs = cost.Costs(**about.pop('costs'))
+    self.batch_size, self.dtype = given['batch_size'], given['dtype']
+    self.count, self.compile_s = about['count'], about['compile_s']
+    self.chips, self.peak_bytes = about['chips'], about['peak_bytes']
+    self.sizes = about['params'], about['extra_params']
+    self.extra_params = about['extra_params']
+    self.kept_params = about['kept_params']
+
+  def turn(self, steps: int) -> cost.Turn:
+    """Takes at least `steps` steps, until the device is done."""
+    return cost.Turn(**self.ask(steps))
+
+
+class Product(peer.Peer):
+  """A large matrix product."""
+
+  def __init__(self, label: str, dtype: str):
+    """Starts it and waits until it is compiled."""
+    given = json.dumps({'product': dtype})
+    super().__init__(label, [sys.executable, str(HERE / 'lane.py'), given])
+    self.flops, self.dtype = self.about['flops'], dtype
+
+  def turn(self, steps: int) -> cost.Turn:
+    """Takes one chain of products."""
+    return cost.Turn(**self.ask(steps))
+
+
+class Torch(peer.Peer):
+  """One loop of PyTorch.
+
+  Attributes:
+    ours: The row that it is compared with, once the turns are over.
+  """
+
+  ours: Ours
+
+  def __init__(self, label: str, given: dict[str, Any]):
+    """Starts it and waits until it has warmed up.
+
+    Raises:
+      UsageError: It cannot run on this device.
+    """
+    script = str(HERE.parent / 'torch_peer.py')
+    # Threads that wait actively slow each other down where others work beside.
+    waiting = {'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}
+    super().__init__(
+      label, [sys.executable, script, json.dumps(given)], waiting
+    )
+    if why := self.about.get('left_out'):
+      self.close()
+      raise errors.UsageError(why)
+    self.sizes = self.about['params'], self.about['extra_params']
+
+  def turn(self, steps: int) -> cost.Turn:
+    """Takes `steps` steps, until its device is done."""
+    return cost.Turn(self.ask(steps)['ms'])
+
+
+def chosen(options: Mapping[str, Any]) -> list[str]:
+  """Returns the names of the rows that are asked for, in the table's order.
+
+  Raises:
+    UsageError: A name is unknown.
+  """
+  names = options['rows'].split(',') if options['rows'] else list(ROWS)
+  for name in names:
+    if name not in ROWS:
+      raise errors.unknown('value of --rows:', name, ROWS)
+  wanted = {*names, *(ROWS[name].get('of', name) for name in names)}
+  return [name for name in ROWS if name in wanted]
+
+
+def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a row of ours is made from."""
+  row = ROWS[name]
+  batch = options['batch_size'] or row['batch_size']
+  return {
+    'config': row['config'],
+    'student': options['student'] or row.get('student'),
+    'teacher': options['teacher'] or row.get('teacher'),
+    'dtype': row.get('dtype', 'float32'),
+    'image_size': options['image_size'],
+    'classes': 100,
+    'batch_size': batch,
+    'steps_per_dispatch': 0,
+    'images': options['images'],
+    'devices': 1,
+    'deterministic': row.get('deterministic', False),
+  }
+
+
+def torch_given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a row of PyTorch is made from.
+
+  Raises:
+    UsageError: The loops of PyTorch do not know the configuration.
+  """
+  ours = ROWS[name]['of']
+  own = given(ours, options)
+  wanted = case.Wanted(**{key: own[key] for key in case.Wanted._fields})
+  config = case.configured(own['config'], wanted)
+  exp = case.experiment(config, wanted)
+  return {
+    **pairing.arguments(config, exp, wanted, ours),
+    'variant': ROWS[name]['variant'],
+    'compile_mode': options['compile_mode'],
+  }
+
+
+def _torch(name: str, options: Mapping[str, Any]) -> Torch:
+  return Torch(name, torch_given(name, options))
+
+
+def makers(options: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+  """Returns what makes each that takes turns, in the order of starting."""
+  names = chosen(options)
+  with_torch = importlib.util.find_spec('torch') is not None
+  if not with_torch:
+    print('PyTorch is not installed here: only our own steps are timed')
+  ours = {n: given(n, options) for n in names if 'of' not in ROWS[n]}
+  found: dict[str, Callable[[], Any]] = {}
+  for dtype in sorted({row['dtype'] for row in ours.values()}, reverse=True):
+    label = f'matrix product {dtype}'
+    found[label] = functools.partial(Product, label, dtype)
+  for name in names:
+    if name in ours:
+      found[name] = functools.partial(Ours, name, ours[name])
+    elif with_torch:
+      found[name] = functools.partial(_torch, name, options)
+  return found

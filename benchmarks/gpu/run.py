@@ -1,0 +1,272 @@
+"""Uses a limited time on a GPU: python run.py OUT --seconds=720
+
+Three parts, one after the other, each a process with its own deadline:
+
+  check   the main job, its export on this device, and runs compared bit for bit
+  table   training steps, ours and PyTorch's, timed in turns
+  train   one run of a recipe's full length, as far as it comes
+
+OUT/results holds what to keep, and is written after every part and within it;
+OUT/work is scratch. A part that fails or takes too long is ended and reported,
+and the next one begins. SIGTERM ends the part at work; a training run saves.
+
+Exit codes: 0 all parts are done, 1 a part failed or had no time, 2 wrong usage
+or a machine that lacks something, 75 stopped by SIGTERM.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import child
+import chunks
+
+from kd_jax import command, errors
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# What is measured is the checkout that this file belongs to.
+_GIVEN = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))
+PATHS = {
+  'PYTHONPATH': os.pathsep.join([str(ROOT), *map(os.path.abspath, _GIVEN)])
+}
+PARTS = ('check', 'table', 'train')
+_STOPPED = 75
+_END_S = 10.0  # seconds that are kept for ending a part and the last table
+_LEAST_S = 20.0  # a part is not begun with less
+_IMPORT_S = 120.0  # seconds that importing may take, at most
+
+# Small sizes, with which all parts take about five minutes on two CPU cores.
+TINY: dict[str, Any] = {
+  'seconds': 900.0, 'check_s': 400.0, 'table_s': 300.0, 'check_config': 'kd',
+  'check_epochs': 12,
+  'rows': 'KD,Tf-FD,KD PyTorch eager,KD PyTorch compiled', 'lanes': 2,
+  'steps': 2, 'batch_size': 16, 'images': 256, 'image_size': 16,
+  'student': 'resnet8', 'teacher': 'resnet20', 'recipe': 'tf_fd:digits',
+  'keep_s': 5.0, 'stop_s': 10.0, 'train_s': 40.0,
+}  # fmt: skip
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Runs the parts and prints a short table."""
+  began, stop = time.monotonic(), child.Stop()
+  args = parse(argv)
+  about = _about(args, time.monotonic() - began)
+  results, work = args.out / 'results', args.out / 'work'
+  results.mkdir(parents=True, exist_ok=True)
+  work.mkdir(exist_ok=True)
+  options = {**vars(args), 'results': str(results), 'work': str(work), **about}
+  report: dict[str, Any] = {'about': about, 'arguments': vars(args)}
+  report['parts'] = states = {}
+  for name in args.parts:
+    left = args.seconds - _END_S - (time.monotonic() - began)
+    own = getattr(args, f'{name}_s') or left
+    states[name] = run_part(name, min(own, left), options, stop)
+    print(_line(name, states[name]), flush=True)
+    report['seconds'] = round(time.monotonic() - began, 1)
+    text = json.dumps(report, indent=2, default=str)
+    chunks.replace(results / 'run.json', text)
+  print(f'\n{summary(results, states)}\nresults: {results}')
+  if stop():
+    return _STOPPED
+  return int(any(state['state'] != 'done' for state in states.values()))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the options, `TINY`'s where --tiny is given.
+
+  Raises:
+    UsageError: An option has a value that cannot be.
+  """
+  parser = _parser()
+  if parser.parse_args(argv).tiny:
+    parser.set_defaults(**TINY)
+  args = parser.parse_args(argv)
+  args.out = args.out.resolve()  # the parts run elsewhere
+  chosen = args.parts.split(',')
+  for name in chosen:
+    if name not in PARTS:
+      raise errors.unknown('value of --parts:', name, PARTS)
+  args.parts = [name for name in PARTS if name in chosen]
+  if args.resume and not (args.resume / chunks.SUMS).is_file():
+    raise errors.UsageError(
+      f'--resume={args.resume} holds no {chunks.SUMS}: give the folder '
+      'results/train of an earlier run'
+    )
+  if (args.out / 'results').exists():
+    raise errors.UsageError(
+      f'{args.out} holds the results of an earlier run: give a new folder'
+    )
+  if args.seconds < _END_S + _LEAST_S:
+    raise errors.UsageError(
+      f'--seconds={args.seconds:g} is too little: give at least '
+      f'{_END_S + _LEAST_S:g}'
+    )
+  return args
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = command.parser('', __doc__)
+  parser.prog = 'run.py'
+  add = parser.add_argument
+  add('out', type=pathlib.Path, help='a new folder')
+  add('--seconds', type=float, default=720.0, help='for everything')
+  add('--parts', default=','.join(PARTS), help='which of them')
+  add('--platform', default='gpu', help='what JAX must run on: gpu or cpu')
+  add('--tiny', action='store_true', help='small sizes, to rehearse on a CPU')
+  add('--check_s', type=float, default=200.0, help='seconds of the checks')
+  add('--check_config', default='fpd', help='the main job of the checks')
+  add('--check_epochs', type=int, default=0, help="0: its recipe's own")
+  add('--table_s', type=float, default=280.0, help='seconds of the table')
+  add('--rows', default='', help="the table's rows: A,B; '' is all")
+  add('--lanes', type=int, default=4, help='programs that compile at once')
+  add('--repeats', type=int, default=3, help='turns that count')
+  add('--steps', type=int, default=256, help='of a turn, at least')
+  add('--images', type=int, default=50000, help='random images of the table')
+  add('--image_size', type=int, default=32, help='their pixels')
+  add('--batch_size', type=int, default=0, help="0 is the rows' own")
+  add('--student', help="a network in place of the rows' own")
+  add('--teacher', help="a network in place of the rows' own")
+  add('--compile_mode', default='reduce-overhead', help="torch.compile's")
+  add('--recipe', default='tf_fd:cifar100_r20', help='name:recipe, trained')
+  add('--data', default='', help="config.data.name; '' is the recipe's")
+  add('--seed', type=int, default=0, help='of the training')
+  add('--train_arg', action='append', default=[], help='--config.a=b, for it')
+  add('--train_s', type=float, default=0.0, help='0: all that is left')
+  add('--resume', type=pathlib.Path, help='results/train of an earlier run')
+  add('--keep_s', type=float, default=60.0, help='between kept checkpoints')
+  add('--stop_s', type=float, default=25.0, help='that its last save may take')
+  add('--chunk_mb', type=int, default=15, help='MB of a chunk, at most')
+  return parser
+
+
+def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
+  """Imports everything in a process, and says what the machine is.
+
+  Raises:
+    UsageError: A module is missing, or JAX runs on another platform.
+  """
+  began = time.monotonic()
+  try:
+    done = subprocess.run(
+      [sys.executable, str(HERE / 'imports.py')],
+      capture_output=True,
+      text=True,
+      timeout=_IMPORT_S,
+      env={**os.environ, **PATHS},
+      check=False,
+    )
+  except subprocess.TimeoutExpired as error:
+    raise errors.UsageError(
+      f'importing took over {_IMPORT_S:g} s: JAX may wait for a device'
+    ) from error
+  if done.returncode:
+    said = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
+    raise errors.UsageError(f'JAX does not start here: {said}')
+  about = json.loads(done.stdout)
+  if absent := about.get('missing'):
+    lines = [f'{name} ({why})' for name, why in absent.items()]
+    raise errors.UsageError(
+      f'cannot import {"; ".join(lines)}: unpack site.tar.xz and name its '
+      'folder in PYTHONPATH'
+    )
+  if about['platform'] != args.platform:
+    raise errors.UsageError(
+      f'JAX runs on {about["platform"]} and not on {args.platform}: install '
+      f"JAX's plugin for it, or give --platform={about['platform']}"
+    )
+  versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
+  took = late_s + time.monotonic() - began
+  print(
+    f'{about["hardware"]}, {about["cores"]} cores; {versions}; commit ', end=''
+  )
+  print(f'{about["commit"]}; all modules import ({took:.0f} s)', flush=True)
+  return about
+
+
+def run_part(
+  name: str, seconds: float, options: dict[str, Any], stop: child.Stop
+) -> dict[str, Any]:
+  """Runs a part and says how it ended.
+
+  Args:
+    name: Of `PARTS`.
+    seconds: The time that it has.
+    options: What it reads.
+    stop: Whether this command was told to stop.
+
+  Returns:
+    'state' ('done', 'failed', 'ran over', 'no time' or 'stopped'), 'seconds',
+    'code' and 'log', the end of what it printed.
+  """
+  if stop() or seconds < _LEAST_S:
+    return {'state': 'stopped' if stop() else 'no time', 'seconds': 0.0}
+  work = pathlib.Path(options['work'])
+  given = work / f'{name}_options.json'
+  text = json.dumps({**options, 'seconds': seconds}, default=str)
+  given.write_text(text, encoding='utf-8')
+  log = work / f'{name}.log'
+  ended = child.run(
+    [sys.executable, str(HERE / f'{name}.py'), str(given)],
+    seconds + 2.0,  # it ends by itself where it can
+    log=log,
+    environment=environment(name, work),
+    grace_s=options['stop_s'] if name == 'train' else 5.0,
+    stop=stop,
+  )
+  state = 'failed' if ended.code else 'done'
+  if ended.stopped:
+    state = 'stopped' if stop() else 'ran over'
+  lines = log.read_text('utf-8', errors='replace').splitlines()
+  return {
+    'state': state,
+    'seconds': round(ended.seconds, 1),
+    'code': ended.code,
+    'log': lines[-20:],
+  }
+
+
+def environment(name: str, work: pathlib.Path) -> dict[str, str]:
+  """Returns what a part's environment has beside ours."""
+  own = {
+    **PATHS,
+    'JAX_COMPILATION_CACHE_DIR': str(work / 'compiled'),
+    'TORCHINDUCTOR_CACHE_DIR': str(work / 'inductor'),
+    'KD_JAX_CACHE': str(work / 'cache'),
+    'PYTHONUNBUFFERED': '1',
+    'TF_CPP_MIN_LOG_LEVEL': '3',
+  }
+  if name != 'train':  # there several processes share the device
+    own['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  return own
+
+
+def _line(name: str, state: dict[str, Any]) -> str:
+  text = f'{name:6} {state["state"]} after {state["seconds"]:.0f} s'
+  said = state.get('log') or ['']
+  return f'{text}: {said[-1]}'.rstrip(': ')
+
+
+def summary(results: pathlib.Path, states: dict[str, Any]) -> str:
+  """Returns the parts' own tables, the ends of failed logs, and a line each."""
+  found = []
+  for name, state in states.items():
+    path = results / f'{name}.json'
+    if path.exists():
+      found.append(json.loads(path.read_text('utf-8'))['text'])
+    if state['state'] in ('failed', 'ran over'):
+      found.append('\n'.join(f'  {name}| {line}' for line in state['log']))
+  found.append('\n'.join(_line(*each) for each in states.items()))
+  return '\n\n'.join(found)
+
+
+if __name__ == '__main__':
+  os.environ.setdefault('PYTHONUNBUFFERED', '1')
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,193 @@
+"""Times training steps beside PyTorch's, in turns; run.py starts it.
+
+Every row is a process of its own. Several compile side by side; then one after
+the other takes a turn while the others stand still. What is not ready when it
+is time to begin the turns is left out, and so is what ends in between.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+import json
+import pathlib
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import chunks
+import jax
+import rows
+
+from kd_jax import errors
+from kd_jax.benchmark import cost, turns
+
+_COMPILING = 0.7  # of the time; the rest is for the turns
+
+
+class Table:
+  """All that takes turns."""
+
+  def __init__(self, options: dict[str, Any]):
+    """Begins the time of the table."""
+    self.options = options
+    self.began = time.monotonic()
+    self.ready: dict[str, Any] = {}
+    self.left_out: dict[str, str] = {}
+    self.times: dict[str, list[cost.Turn]] = {}
+    self._lock = threading.Lock()
+    self._closed = False
+
+  def left(self, share: float = 1.0) -> float:
+    """Returns the seconds that are left of a share of the time."""
+    return self.began + share * self.options['seconds'] - time.monotonic()
+
+  def start(self, name: str, make: Callable[[], Any]) -> None:
+    """Makes what takes turns, unless there is no time for it; in a thread."""
+    if self.left(_COMPILING) < 0:
+      self._out(name, 'no time was left to start it')
+      return
+    began = time.monotonic()
+    try:
+      made = make()
+    except (errors.UsageError, OSError, ValueError) as error:
+      self._out(name, str(error))
+      return
+    with self._lock:
+      if self._closed:
+        made.close()
+        return
+      self.ready[name] = made
+    print(f'{name}: ready after {time.monotonic() - began:.0f} s', flush=True)
+
+  def _out(self, name: str, why: str) -> None:
+    with self._lock:
+      if not self._closed:
+        self.left_out[name] = why
+    print(f'{name} is left out: {why}', flush=True)
+
+  def begin_turns(self, names: Sequence[str]) -> None:
+    """Leaves out what is not ready by now."""
+    with self._lock:
+      self._closed = True
+      for name in names:
+        if name not in self.ready:
+          late = 'it was not ready in time'
+          self.left_out.setdefault(name, late)
+
+  def take_turns(self) -> None:
+    """Takes the rounds, the first of which does not count."""
+    for number in range(self.options['repeats'] + 1):
+      for name, one in list(self.ready.items()):
+        if self.left() < 0:
+          print(f'the time is up in round {number}', flush=True)
+          return
+        try:
+          took = one.turn(self.options['steps'])
+        except errors.UsageError as error:
+          self._out(name, str(error))
+          del self.ready[name]
+          one.close()
+          continue
+        if number:
+          self.times.setdefault(name, []).append(took)
+      self.write(number)
+
+  def write(self, rounds: int) -> None:
+    """Writes table.json with what is known after some counted rounds."""
+    figures = self._figures(rounds) if rounds else []
+    text = turns.table(figures) if figures else 'no turns were taken'
+    for name, why in self.left_out.items():
+      text += f'\nleft out: {name}: {why}'
+    content = {'rows': figures, 'left_out': self.left_out, 'rounds': rounds}
+    path = pathlib.Path(self.options['results']) / 'table.json'
+    chunks.replace(path, json.dumps({**content, 'text': text}, indent=2))
+
+  def _figures(self, rounds: int) -> list[dict[str, Any]]:
+    """Returns a row of figures for each that took all rounds."""
+    kept = {n: one for n, one in self.ready.items() if n in self.times}
+    times = {id(one): self.times[n][:rounds] for n, one in kept.items()}
+    products: dict[str, Any] = {
+      o.dtype: o for o in kept.values() if isinstance(o, rows.Product)
+    }
+    ours: dict[str, Any] = {
+      n: o for n, o in kept.items() if isinstance(o, rows.Ours)
+    }
+    if not ours or any(o.dtype not in products for o in ours.values()):
+      return []
+    first = next(ours[name] for name in rows.ROWS if name in ours)
+    found: list[dict[str, Any]] = []
+    for name in rows.ROWS:
+      one = kept.get(name)
+      if isinstance(one, rows.Ours):
+        row = turns.row(ours[name], times, first, products[one.dtype])
+        if one.peak_bytes:
+          row['memory_bytes'] = one.peak_bytes
+          row['memory_by'] = "the device's peak"
+        found.append(row)
+      elif isinstance(one, rows.Torch) and rows.ROWS[name]['of'] in ours:
+        one.ours = ours[rows.ROWS[name]['of']]
+        if one.sizes != one.ours.sizes:
+          self.left_out[name] = (
+            f'it trains {one.sizes} parameters in networks and beside them, '
+            f'and ours {one.ours.sizes}'
+          )
+          continue
+        found.append(turns.peer_row(one, times))
+    found[0]['peak'] = {
+      dtype: turns.rate(each.flops, times[id(each)])
+      for dtype, each in products.items()
+    }
+    return found
+
+
+def start_all(table: Table, waiting: dict[str, Callable[[], Any]]) -> None:
+  """Starts all in lanes, and waits until they are ready or time is up."""
+  names = list(waiting)
+  queue = collections.deque(waiting.items())
+
+  def lane() -> None:
+    while True:
+      try:
+        name, make = queue.popleft()
+      except IndexError:
+        return
+      table.start(name, make)
+
+  lanes = [
+    threading.Thread(target=lane, daemon=True)
+    for _ in range(table.options['lanes'])
+  ]
+  for each in lanes:
+    each.start()
+  for each in lanes:
+    each.join(max(0.0, table.left(_COMPILING)))
+  table.begin_turns(names)
+
+
+def main(path: str) -> int:
+  """Makes the table; `path` is of the options that run.py wrote."""
+  options = json.loads(pathlib.Path(path).read_text('utf-8'))
+  # Peers start in threads, where they cannot set this themselves.
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  # Only shapes are computed in this process; the others take the device.
+  jax.config.update('jax_platforms', 'cpu')
+  table = Table(options)
+  waiting = rows.makers(options)
+  try:
+    start_all(table, waiting)
+    table.take_turns()
+  finally:
+    for one in table.ready.values():
+      one.close()
+  whole = min(map(len, table.times.values()), default=0)
+  taken = [name for name in rows.ROWS if name in table.ready]
+  print(
+    f'{len(taken)} rows, n={whole} turns'
+    + f'; {len(table.left_out)} left out' * bool(table.left_out)
+  )
+  return int(not whole)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1]))

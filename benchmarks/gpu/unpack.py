@@ -1,0 +1,40 @@
+"""Joins the data set that parcels hold: python unpack.py FILE.npz PARCEL...
+
+All checksums are verified. `--data=npz:FILE.npz` of run.py then trains on it.
+"""
+
+import argparse
+from collections.abc import Sequence
+import os
+import pathlib
+import sys
+
+import chunks
+import coded
+import numpy as np
+
+from kd_jax import command
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Writes the .npz file."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('file', type=pathlib.Path, help='the .npz to write')
+  parser.add_argument('parcels', type=pathlib.Path, nargs='+')
+  args = parser.parse_args(argv)
+  files = {
+    path.name: path for each in args.parcels for path in chunks.verified(each)
+  }
+  arrays = coded.read(files)
+  part = args.file.with_name(f'{args.file.name}.part')
+  with part.open('wb') as file:
+    np.savez(file, allow_pickle=False, **arrays)
+  os.replace(part, args.file)
+  for name, array in arrays.items():
+    print(f'{name}: {array.dtype} {list(array.shape)}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
