@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -20,6 +19,7 @@ import pytest
 import kd_jax
 from kd_jax import errors
 from kd_jax.benchmark import cost
+from tests import children
 
 ROOT = pathlib.Path(kd_jax.__file__).parents[1]
 
@@ -137,7 +137,7 @@ def test_the_checkout_is_packed_as_it_is_committed(
   git = ['git', '-C', str(place), '-c', 'user.name=a', '-c', 'user.email=b@c.d']
   (place / 'code.py').write_text('old')
   for command in (['init', '-q'], ['add', '.'], ['commit', '-qm', 'first']):
-    subprocess.run([*git, *command], check=True)
+    children.run([*git, *command], check=True)
   (place / 'code.py').write_text('new')
   with tarfile.open(pack._checkout(tmp_path)) as tar:
     tar.extractall(tmp_path / 'out', filter='data')
@@ -230,9 +230,9 @@ def alive(number):
 def test_a_deadline_ends_a_command_with_all_that_it_started(tmp_path):
   sleeps = 'import time; time.sleep(600)'
   starts = (
-    'import signal, subprocess, sys\n'
+    'import signal, sys\nfrom subprocess import Popen\n'
     'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
-    f'one = subprocess.Popen([sys.executable, "-c", "{sleeps}"], '
+    f'one = Popen([sys.executable, "-c", "{sleeps}"], '
     'start_new_session=True)\n'
     'print(one.pid, flush=True)\n'
     'one.wait()'
@@ -413,14 +413,15 @@ def test_an_option_beside_tiny_wins():
 # Counts up in checkpoints/, from the newest one that is there.
 COUNTS = """
 import pathlib, shutil, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 run = pathlib.Path(sys.argv[1])
 folder = run / 'checkpoints'
 folder.mkdir(parents=True, exist_ok=True)
 (run / 'config.json').write_text('{}')
 step = max((int(p.name) for p in folder.iterdir()), default=0)
 print('from step', step, flush=True)
-while True:
+while not stop:
   step += 1
   (folder / 'part').mkdir()
   (folder / 'part' / 'array').write_bytes(bytes(3000))
@@ -429,11 +430,12 @@ while True:
   if step > 2 and (folder / str(step - 2)).exists():
     shutil.rmtree(folder / str(step - 2))
   time.sleep(0.05)
+sys.exit(75)
 """
 
 
 def trained(tmp_path, monkeypatch, name, resume=None, counts=COUNTS, code=0):
-  """Trains in the folder `name` for two seconds; returns results and log."""
+  """Trains in the folder `name` for three seconds; returns results and log."""
   train, out = script('train'), tmp_path / name
   (out / 'results').mkdir(parents=True)
   (out / 'work').mkdir()
@@ -445,7 +447,7 @@ def trained(tmp_path, monkeypatch, name, resume=None, counts=COUNTS, code=0):
   options = {
     'results': str(out / 'results'), 'work': str(out / 'work'),
     'resume': resume and str(resume), 'chunk_mb': 1, 'keep_s': 0.2,
-    'seconds': 12.0, 'stop_s': 10.0,
+    'seconds': 13.0, 'stop_s': 10.0,
   }  # fmt: skip
   (out / 'options.json').write_text(json.dumps(options))
   assert train.main(str(out / 'options.json')) == code
