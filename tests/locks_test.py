@@ -22,7 +22,7 @@ KEY = ('bucket', 'run/.lock')
 
 def expiry():
   """Seconds: many times what a beat takes on this machine now, and bearable."""
-  return 3.0 * children.slowness()
+  return 3.0 * min(5.0, children.slowness())
 
 
 # Holds the lock, and says so each time when it may write.
