@@ -91,6 +91,7 @@ def test_a_child_ends_with_the_process_that_started_it():
 
 LEAKS = """
 import subprocess
+import time
 from tests.children import no_process_is_left
 
 def test_clean_before():
@@ -99,6 +100,7 @@ def test_clean_before():
 def test_leaks():
   global left
   left = subprocess.Popen(['sleep', '1000'], stdout=subprocess.PIPE)
+  time.sleep(0.2)  # until the kernel knows its command line
   print('number', left.pid)
 
 def test_clean_after():
