@@ -56,11 +56,13 @@ def _devices_named() -> Iterator[None]:
   """Raises UsageError for what JAX raises where it has no device to use."""
   try:
     yield
+  except errors.RunError:
+    raise
   except (AssertionError, RuntimeError):
     try:
       jax.devices()
     except (AssertionError, RuntimeError) as error:
-      wanted = jax.config.values['jax_platforms']
+      wanted = jax.config.values['jax_platforms'] or ''
       why = f' ({str(error).partition(chr(10))[0]})' if str(error) else ''
       raise errors.UsageError(
         f'JAX_PLATFORMS={wanted}: JAX finds no such device here{why}; unset it '

@@ -8,10 +8,9 @@ from typing import Any
 
 from etils import epath
 import flax.linen as nn
-import jax
 from ml_collections import ConfigDict
 
-from kd_jax import abstract, build, jaxprs, metrics, runs
+from kd_jax import build, metrics, models, runs
 from kd_jax.methods import base
 
 
@@ -42,18 +41,8 @@ def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
 
 def cost(network: nn.Module, image_size: int) -> dict[str, float]:
   """'params' and 'flops' of one network; see `costs`."""
-  variables = abstract.variables_of(network, image_size)
-  image = abstract.example(image_size, 1)['image']
-
-  def forward(variables, image):
-    return network.apply(variables, image, train=False)
-
-  return {
-    'params': sum(
-      math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
-    ),
-    'flops': jaxprs.flops(jax.make_jaxpr(forward)(variables, image)),
-  }
+  found = models.describe(network, image_size)
+  return {'params': found.params, 'flops': found.flops}
 
 
 def short(number: float) -> str:

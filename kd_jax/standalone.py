@@ -20,7 +20,13 @@ def load(folder):
   facts = json.loads((folder / 'network.json').read_text())
   program = (folder / 'forward.jax_export').read_bytes()
   arrays = safetensors.load_file(folder / 'weights.safetensors')
-  weights = jax.device_put(arrays)
+  try:
+    weights = jax.device_put(arrays)
+  except (AssertionError, RuntimeError) as error:
+    wanted = jax.config.values['jax_platforms']
+    raise ValueError(
+      f'JAX_PLATFORMS={wanted}: JAX cannot use such a device here; unset it'
+    ) from error
   forward = jax.jit(compiled(program, weights, facts))
   return facts, lambda images: np.asarray(forward(weights, images))
 
@@ -34,10 +40,13 @@ def compiled(program, weights, facts):
       jax.jit(forward).lower(weights, image)
   except (RuntimeError, ValueError) as error:
     written, own = facts['jax'], jax.__version__
+    why = str(error).strip().partition('\n')[0] or type(error).__name__
+    if written == own:
+      raise ValueError(f'this network cannot be used here: {why}') from error
     raise ValueError(
       f'this network was exported with jax {written}, and jax {own} cannot '
-      f"read it ({str(error).splitlines()[0]}): pip install 'jax=={written}', "
-      f'or export the run again with jax {own}'
+      f"read it ({why}): pip install 'jax=={written}', or export the run "
+      f'again with jax {own}'
     ) from error
   return forward
 

@@ -1,7 +1,7 @@
 """Stands in for a backend that tells nothing, and runs every command under it.
 
 JAX's CUDA plugin answers None where the CPU tells what a program costs. Here
-each such question is answered as a plugin may answer it, by one of:
+each such question is answered as a plugin may answer it, by one of these:
 
   silent    None, or NotImplementedError
   partial   dictionaries in which the wanted keys are missing

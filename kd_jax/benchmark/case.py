@@ -61,7 +61,7 @@ class Case:
     compiled: the dispatch.
     count: steps of a dispatch.
     compile_s: seconds to trace and compile it.
-    costs: what XLA says of it.
+    costs: of a step.
     mesh: the devices.
     feeds: what the host gives.
   """

@@ -1,4 +1,4 @@
-"""What XLA says of a program, and what the chip can do at most."""
+"""What a step costs, and what the chip can do at most."""
 
 import functools
 import math
@@ -57,8 +57,9 @@ def of(traced: Any, compiled: Any, steps: int = 1) -> Costs:
   analysis = jaxprs.told(compiled.cost_analysis) or {}
   text = jaxprs.told(compiled.as_text)
   memory = jaxprs.told(compiled.memory_analysis)
-  # XLA has no count for a GPU that is not there.
-  moved = analysis.get('bytes accessed', text and moved_bytes(text))
+  moved = analysis.get('bytes accessed')
+  if moved is None and text:  # XLA has no count for a GPU that is not there
+    moved = moved_bytes(text)
   return Costs(
     flops=jaxprs.flops(traced.jaxpr) / steps,
     compiled_flops=analysis.get('flops'),

@@ -130,7 +130,7 @@ def describe(network: nn.Module, size: int) -> Description:
     made = dict(
       network.init(jax.random.key(0), image, train=False, mutable=True)
     )
-    names.extend(made['intermediates'])
+    names.extend(made.setdefault('intermediates', {}))
     return made
 
   names: list[str] = []
@@ -143,7 +143,7 @@ def describe(network: nn.Module, size: int) -> Description:
 
   return Description(
     params=sum(
-      math.prod(x.shape) for x in jax.tree.leaves(variables['params'])
+      math.prod(x.shape) for x in jax.tree.leaves(variables.get('params', {}))
     ),
     flops=jaxprs.flops(jax.make_jaxpr(forward)(variables, image)),
     taps={name: shapes[name].shape[1:] for name in names},
