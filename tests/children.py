@@ -96,8 +96,8 @@ class Child(subprocess.Popen):
     self._over.set()
     if self._watcher.is_alive():
       self._watcher.join()
-    if self.poll() is None:
-      self.kill()
+    if self.poll() is None:  # else the group's number may be another's
+      os.killpg(self.pid, signal.SIGKILL)
     self._kill_all()
     self.wait()
     rest = self._rest()

@@ -91,7 +91,7 @@ def test_a_child_ends_with_the_process_that_started_it():
 
 LEAKS = """
 import subprocess
-import time
+import sys
 from tests.children import no_process_is_left
 
 def test_clean_before():
@@ -99,8 +99,10 @@ def test_clean_before():
 
 def test_leaks():
   global left
-  left = subprocess.Popen(['sleep', '1000'], stdout=subprocess.PIPE)
-  time.sleep(0.2)  # until the kernel knows its command line
+  code = 'import time; print(flush=True); time.sleep(1000)'
+  command = [sys.executable, '-c', code]
+  left = subprocess.Popen(command, stdout=subprocess.PIPE)
+  left.stdout.readline()
   print('number', left.pid)
 
 def test_clean_after():
@@ -119,7 +121,7 @@ def test_a_child_that_is_left_fails_the_test_that_left_it(tmp_path):
   assert '3 passed, 1 error' in found.stdout
   assert 'ERROR at teardown of test_leaks' in found.stdout
   assert 'left processes behind' in found.stdout
-  assert 'sleep 1000' in found.stdout
+  assert 'sleep(1000)' in found.stdout.partition('left processes behind: ')[2]
   number = found.stdout.partition('number ')[2].split()[0]
   assert not lives(number)
 
