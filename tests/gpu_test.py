@@ -620,6 +620,16 @@ def test_a_row_that_ends_in_its_turn_leaves_the_others_to_theirs(tmp_path):
   assert 'left out: ends: it ended with code 1' in kept['text']
 
 
+def test_a_table_without_time_for_turns_says_so(tmp_path):
+  made = table(tmp_path, seconds=-1.0)
+  made.ready['whole'] = Fake(99)
+  made.left_out['late'] = 'it was not ready in time'
+  made.take_turns()
+  kept = json.loads((tmp_path / 'results' / 'table.json').read_text())
+  assert kept['rows'] == []
+  assert 'left out: late: it was not ready in time' in kept['text']
+
+
 def test_a_row_that_is_not_ready_in_time_is_left_out(tmp_path):
   made = table(tmp_path, seconds=0.5)
 
@@ -648,7 +658,7 @@ def row(kind, ms, **facts):
   return one, [cost.Turn(float(ms))] * 3
 
 
-def figures(tmp_path, theirs):
+def figures(tmp_path, theirs, products=True):
   """The table of KD at 2, PyTorch's at 5 and Tf-FD at 4 ms a step."""
   rows, made = script('rows'), table(tmp_path)
   costs = cost.Costs(4e9, None, None, None, None)
@@ -670,6 +680,8 @@ def figures(tmp_path, theirs):
     'KD': row(rows.Ours, 2.0, **ours, label='KD'),
   }.items():
     made.ready[name], made.times[name] = one, times
+  if not products:
+    del made.ready['matrix product float32']
   made.write(3)
   return json.loads((tmp_path / 'results' / 'table.json').read_text())
 
@@ -681,6 +693,17 @@ def test_a_row_says_its_ratio_to_ours_and_its_share_of_the_peak(tmp_path):
   assert (theirs['config'], theirs['ratio']) == ('eager', 2.5)
   assert (other['config'], other['ratio']) == ('Tf-FD', 2.0)
   assert theirs['ratio_to'] == other['ratio_to'] == 'KD'
+
+
+def test_without_its_matrix_product_a_row_only_lacks_its_share(tmp_path):
+  found = figures(tmp_path, (10, 0), products=False)
+  ours, theirs, other = found['rows']
+  assert 'share' not in ours
+  assert (ours['flops_per_s'], theirs['ratio'], other['ratio']) == (
+    2e12, 2.5, 2.0
+  )  # fmt: skip
+  assert '2e+03 G' in found['text']
+  assert 'a large matrix product, not timed' in found['text']
 
 
 def test_a_loop_of_pytorch_that_trains_another_network_is_left_out(tmp_path):
