@@ -578,8 +578,16 @@ def test_runs_are_compared_bit_for_bit(lab, monkeypatch):
 
 def test_the_largest_difference_of_two_runs_is_said(lab, monkeypatch):
   one, other = {'w': [1.0, 2.0], 'b': [0.5]}, {'w': [1.0, 2.25], 'b': [0.625]}
-  said = compared(lab, monkeypatch, one, other, exact=False)
+  said = compared(lab, monkeypatch, one, other, most=0.25)
   assert said == '2 of 2 arrays differ, by up to 0.25 (w)'
+  with pytest.raises(script('lab').Failed, match='up to 0.25 .* 0.2 is allow'):
+    compared(lab, monkeypatch, one, other, most=0.2)
+
+
+def test_numbers_that_are_not_finite_are_not_close_to_any(lab, monkeypatch):
+  for bad in (np.nan, np.inf):
+    with pytest.raises(script('lab').Failed, match='w holds .* not finite'):
+      compared(lab, monkeypatch, {'w': [bad]}, {'w': [bad]}, most=1.0)
 
 
 class Fake:
