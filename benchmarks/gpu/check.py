@@ -104,7 +104,7 @@ def interrupted(lab: lab_lib.Lab) -> str:
 
 
 def dispatches(lab: lab_lib.Lab) -> str:
-  """Many steps in a dispatch are as many dispatches of one, but for rounding."""
+  """Dispatches of one step and of many agree but for rounding."""
   epoch = '--config.epochs=1'  # rounding grows with every further step
   _deterministic(lab, 'many', epoch)
   _deterministic(lab, 'single', epoch, '--config.steps_per_dispatch=1')
