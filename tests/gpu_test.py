@@ -1,5 +1,6 @@
 """The commands of benchmarks/gpu, without a GPU and without training."""
 
+import errno
 import importlib
 import importlib.metadata
 import json
@@ -510,6 +511,26 @@ def test_a_run_goes_on_elsewhere_from_its_chunks(tmp_path, monkeypatch):
   assert (results / 'metrics.jsonl').read_text() == str(last)
   _, log = trained(tmp_path, monkeypatch, 'second', resume=results)
   assert log == f'from step {last}\n'
+
+
+def test_a_checkpoint_that_cannot_be_kept_is_kept_at_the_next_try(
+  tmp_path, monkeypatch, capsys
+):
+  train, whole = script('train'), script('chunks').write_tar
+  run = tmp_path / 'run'
+  (run / 'checkpoints' / '9').mkdir(parents=True)
+  (run / 'config.json').write_text('')
+  keeper = train.Keeper(tmp_path, tmp_path / 'kept', 1000)
+
+  def full(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(train.chunks, 'write_tar', full)
+  assert not keeper.keep()
+  assert capsys.readouterr().out.count('No space left on device') == 1
+  monkeypatch.setattr(train.chunks, 'write_tar', whole)
+  assert keeper.keep()
+  assert (tmp_path / 'kept' / 'SHA256SUMS').exists()
 
 
 def test_only_the_newest_whole_checkpoint_of_a_run_is_kept(tmp_path):

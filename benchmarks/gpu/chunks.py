@@ -66,7 +66,8 @@ def write_tar(
   Chunks that an earlier call wrote are deleted once the new list is there.
 
   Args:
-    folder: Takes the chunks `<stem>.tar.00000`, ... and the list. Another stem than the last one's leaves the older state whole meanwhile.
+    folder: Takes the chunks `<stem>.tar.00000`, ... and the list. Another stem
+      than the last one's leaves the older state whole meanwhile.
     stem: The first part of the chunks' names.
     members: What to write, by its path in the tar.
     most: The size of a chunk, in bytes, at most.
