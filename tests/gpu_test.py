@@ -29,7 +29,8 @@ ROOT = pathlib.Path(kd_jax.__file__).parents[1]
 def scripts(monkeypatch):
   """Their folder on the path, as where they run."""
   monkeypatch.syspath_prepend(str(ROOT / 'benchmarks' / 'gpu'))
-  kept = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+  numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+  kept = {number: signal.getsignal(number) for number in numbers}
   yield
   for number, handler in kept.items():
     signal.signal(number, handler)
@@ -322,6 +323,7 @@ def parts(tmp_path, monkeypatch):
   monkeypatch.setattr(run, 'HERE', tmp_path)
   monkeypatch.setattr(run, '_about', lambda *_: ABOUT)
   monkeypatch.setattr(run, '_LEAST_S', 0.5)
+  monkeypatch.setattr(run, '_TRAIN_S', 0.5)
 
   def write(**codes):
     for name, code in codes.items():
@@ -386,6 +388,15 @@ def test_a_part_without_time_is_not_begun(parts, tmp_path, monkeypatch):
   assert [part['state'] for part in kept.values()] == ['ran over', 'no time']
 
 
+def test_training_is_not_begun_just_to_be_stopped(parts, tmp_path):
+  run = parts(train='raise SystemExit("must not begin")')
+  out = tmp_path / 'out'
+  arguments = ['--parts=train', '--seconds=60', '--stop_s=55']
+  assert run.main([str(out), *arguments]) == 1
+  kept = json.loads((out / 'results' / 'run.json').read_text())['parts']
+  assert kept['train']['state'] == 'no time'
+
+
 def test_sigterm_ends_the_part_at_work_and_no_other_begins(parts, tmp_path):
   run = parts(
     check='import os, signal, time\n'
@@ -403,6 +414,8 @@ def test_sigterm_ends_the_part_at_work_and_no_other_begins(parts, tmp_path):
   [
     (['--parts=check,tables'], "unknown value of --parts: 'tables'"),
     (['--seconds=5'], '--seconds=5 is too little'),
+    (['--chunk_mb=0'], '--chunk_mb=0 is too little: give at least 1'),
+    (['--train_s=30'], '--train_s=30 is too little: give at least 65'),
     (['--resume=nowhere'], '--resume=nowhere holds no SHA256SUMS'),
   ],
 )
@@ -686,6 +699,21 @@ def test_a_row_that_is_not_ready_in_time_is_left_out(tmp_path):
   assert made.left_out['slow'] == 'it was not ready in time'
   time.sleep(2.2)
   assert late[0].closed
+
+
+def test_a_turn_that_does_not_end_is_cut_off(tmp_path, monkeypatch):
+  table_script, one = script('table'), Fake(9)
+  monkeypatch.setattr(table_script, '_OVER_S', 0.2)
+  monkeypatch.setattr(
+    table_script.rows, 'makers', lambda _: {'KD': lambda: one}
+  )
+  monkeypatch.setattr(one, 'turn', lambda steps: time.sleep(60))
+  options = {**table(tmp_path).options, 'seconds': 0.5}
+  (tmp_path / 'options.json').write_text(json.dumps(options))
+  with pytest.raises(SystemExit) as ended:
+    table_script.main(str(tmp_path / 'options.json'))
+  assert ended.value.code == 128 + signal.SIGALRM
+  assert one.closed
 
 
 def row(kind, ms, **facts):

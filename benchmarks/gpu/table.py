@@ -23,6 +23,7 @@ from kd_jax import errors
 from kd_jax.benchmark import cost, turns
 
 _COMPILING = 0.7  # of the time; the rest is for the turns
+_OVER_S = 5.0  # seconds over the time, after which a turn is cut off
 
 
 class Table:
@@ -182,8 +183,11 @@ def start_all(table: Table, waiting: dict[str, Callable[[], Any]]) -> None:
 def main(path: str) -> int:
   """Makes the table; `path` is of the options that run.py wrote."""
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
-  # Peers start in threads, where they cannot set this themselves.
-  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  # Peers start in threads, where they cannot set this themselves. The alarm is
+  # for a turn that does not end where run.py no longer lives to send SIGTERM.
+  for number in (signal.SIGTERM, signal.SIGALRM):
+    signal.signal(number, lambda number, _: sys.exit(128 + number))
+  signal.setitimer(signal.ITIMER_REAL, options['seconds'] + _OVER_S)
   # Only shapes are computed in this process; the others take the device.
   jax.config.update('jax_platforms', 'cpu')
   table = Table(options)
