@@ -130,6 +130,50 @@ def test_a_file_over_a_parcels_limit_is_refused_in_one_line(tmp_path):
   assert '\n' not in str(info.value)
 
 
+def not_archives(folder):
+  """Files that are no .npz of arrays, each in another way."""
+  np.save(folder / 'single.npy', np.arange(3))
+  (folder / 'empty.npz').write_bytes(b'')
+  np.savez_compressed(folder / 'whole.npz', a=np.arange(1000))
+  whole = (folder / 'whole.npz').read_bytes()
+  (folder / 'cut.npz').write_bytes(whole[:500])
+  changed = bytearray(whole)
+  changed[200:220] = bytes(20)
+  (folder / 'changed.npz').write_bytes(changed)
+  names = ('single.npy', 'empty.npz', 'cut.npz', 'changed.npz', 'none.npz')
+  return [folder / name for name in names]
+
+
+def test_data_that_cannot_be_read_is_refused_before_packages_are_installed(
+  tmp_path, monkeypatch, capsys
+):
+  pack = script('pack')
+  monkeypatch.setattr(pack, '_site', lambda *_: pytest.fail('too late'))
+  given = [str(tmp_path / 'out'), f'--python={sys.executable}']
+  for path in not_archives(tmp_path):
+    assert pack.main([*given, f'--data={path}']) == 2
+    said = capsys.readouterr().err
+    assert f'{path} cannot be read' in said
+    assert said.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('name', 'arguments', 'said'),
+  [
+    ('pack', ['out', '--max_mb=0'], '--max_mb=0 is too little'),
+    ('pack', ['out', '--max_mb=x'], 'see pack.py --help'),
+    ('unpack', ['out.npz'], 'see unpack.py --help'),
+  ],
+)
+def test_a_wrong_option_of_the_packing_is_refused_in_one_line(
+  name, arguments, said, capsys
+):
+  assert script(name).main(arguments) == 2
+  found = capsys.readouterr().err
+  assert said in found
+  assert found.count('\n') == 1
+
+
 def test_the_checkout_is_packed_as_it_is_committed(
   tmp_path, monkeypatch, capsys
 ):
