@@ -22,6 +22,8 @@ from kd_jax import errors
 
 REFERENCE = 'reference'  # the deterministic run to compare with
 _STEPS = 9  # of a dispatch: the embedded recipe's epoch
+# What rounding may change in an array in that epoch; a CPU's changes 2.4e-7.
+_ROUNDING = 1e-3
 
 
 def main_job(lab: lab_lib.Lab) -> str:
@@ -102,11 +104,11 @@ def interrupted(lab: lab_lib.Lab) -> str:
 
 
 def dispatches(lab: lab_lib.Lab) -> str:
-  """How far many steps in a dispatch are from as many dispatches of one."""
+  """Dispatches of one step and of many agree but for rounding."""
   epoch = '--config.epochs=1'  # rounding grows with every further step
   _deterministic(lab, 'many', epoch)
   _deterministic(lab, 'single', epoch, '--config.steps_per_dispatch=1')
-  said = lab_lib.compared(lab, 'single', 'many', exact=False)
+  said = lab_lib.compared(lab, 'single', 'many', most=_ROUNDING)
   return f'1 and {_STEPS} steps: {said}'
 
 

@@ -66,8 +66,8 @@ def write_tar(
   Chunks that an earlier call wrote are deleted once the new list is there.
 
   Args:
-    folder: Takes the chunks `<stem>.tar.00`, `<stem>.tar.01`, ... and the list.
-      Another stem than the last one's leaves the older state whole meanwhile.
+    folder: Takes the chunks `<stem>.tar.00000`, ... and the list. Another stem
+      than the last one's leaves the older state whole meanwhile.
     stem: The first part of the chunks' names.
     members: What to write, by its path in the tar.
     most: The size of a chunk, in bytes, at most.
@@ -83,7 +83,7 @@ def write_tar(
         tar.add(path, name)
     file.seek(0)
     while chunk := file.read(most):
-      names.append(f'{stem}.tar.{len(names):02}')
+      names.append(f'{stem}.tar.{len(names):05}')
       (folder / names[-1]).write_bytes(chunk)
   write_sums(folder, names)
   for path in folder.glob('*.tar.*'):

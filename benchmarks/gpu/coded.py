@@ -10,6 +10,7 @@ import hashlib
 import json
 import pathlib
 from typing import Any
+import zipfile
 import zlib
 
 import numpy as np
@@ -100,10 +101,15 @@ def write(
 
 def _arrays(archive: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
   try:
-    with np.load(archive) as arrays:
+    with archive.open('rb') as file:
+      arrays = np.load(file)
+      if isinstance(arrays, np.ndarray):
+        raise ValueError('it holds a single array')
       for name in arrays.files:
         yield name, arrays[name]
-  except (OSError, ValueError) as error:
+  except (
+    OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error
+  ) as error:  # fmt: skip
     raise errors.UsageError(
       f'{archive} cannot be read: {error}; give an .npz file of arrays without '
       'Python objects'

@@ -124,17 +124,20 @@ class Lab:
       )
 
 
-def compared(lab: Lab, one: str, other: str, *, exact: bool = True) -> str:
+def compared(
+  lab: Lab, one: str, other: str, *, most: float | None = None
+) -> str:
   """Compares all arrays that two runs deploy.
 
   Args:
     lab: Holds their folders.
     one: The name of a run.
     other: The name of another one.
-    exact: Whether a difference is a fault.
+    most: The largest difference of two finite numbers that is no fault; None
+      demands the same bits.
 
   Raises:
-    Failed: They differ and `exact` is set.
+    Failed: They differ by more, or `most` is set and a number is not finite.
   """
   ours, theirs = (
     trained.load(lab.work / each).weights for each in (one, other)
@@ -142,6 +145,10 @@ def compared(lab: Lab, one: str, other: str, *, exact: bool = True) -> str:
   if ours.keys() != theirs.keys():
     raise Failed(f'{one} and {other} have other arrays')
   pairs = {k: (np.asarray(ours[k]), np.asarray(theirs[k])) for k in ours}
+  if most is not None:
+    for name, pair in pairs.items():
+      if not all(np.isfinite(each).all() for each in pair):
+        raise Failed(f'{name} holds numbers that are not finite')
   unequal = {
     k: float(np.abs(a - b).max())
     for k, (a, b) in pairs.items()
@@ -154,6 +161,8 @@ def compared(lab: Lab, one: str, other: str, *, exact: bool = True) -> str:
     f'{len(unequal)} of {len(pairs)} arrays differ, by up to '
     f'{unequal[where]:.3g} ({where})'
   )
-  if exact:
+  if most is None:
     raise Failed(text)
+  if unequal[where] > most:
+    raise Failed(f'{text}; {most:g} is allowed')
   return text

@@ -45,13 +45,17 @@ HAS = (
 def main(argv: Sequence[str]) -> int:
   """Writes the parcels."""
   args = _parser().parse_args(argv)
+  if args.max_mb < 1:
+    raise errors.UsageError(
+      f'--max_mb={args.max_mb} is too little: give at least 1'
+    )
   if args.out.exists() and any(args.out.iterdir()):
     raise errors.UsageError(f'{args.out} holds files: give a new folder')
   with tempfile.TemporaryDirectory() as made:
     folder = pathlib.Path(made)
-    files = [_checkout(folder), _site(folder, args)]
-    if args.data:
-      files += coded.write(args.data, folder)
+    python = _python(args.python)
+    data = coded.write(args.data, folder) if args.data else []
+    files = [_checkout(folder), _site(folder, args, python), *data]
     parcels = distribute(files, args.max_mb * MIB)
     for number, contents in enumerate(parcels, 1):
       parcel = args.out / f'parcel{number}'
@@ -66,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+  parser = command.parser('', __doc__)
+  parser.prog = 'pack.py'
   add = parser.add_argument
   add('out', type=pathlib.Path, help='a new folder for the parcels')
   add(
@@ -122,14 +127,21 @@ def _checkout(folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def _site(folder: pathlib.Path, args: argparse.Namespace) -> pathlib.Path:
-  """Writes the packages as site.tar.xz, for the processor of this machine."""
-  python = shutil.which(f'python{args.python}') or args.python
-  if not shutil.which(python):
+def _python(version: str) -> str:
+  """Returns the path of a Python, given its version or a path."""
+  python = shutil.which(f'python{version}') or shutil.which(version)
+  if not python:
     raise errors.UsageError(
-      f'--python={args.python}: there is no python{args.python} on the PATH; '
+      f'--python={version}: there is no python{version} on the PATH; '
       'install it, or give the path of one'
     )
+  return python
+
+
+def _site(
+  folder: pathlib.Path, args: argparse.Namespace, python: str
+) -> pathlib.Path:
+  """Writes the packages as site.tar.xz, for the processor of this machine."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))
   needs = [f'jax=={args.jax}', *project['project']['dependencies']]
   venv = folder / 'venv'

@@ -40,7 +40,14 @@ PARTS = ('check', 'table', 'train')
 _STOPPED = 75
 _END_S = 10.0  # seconds that are kept for ending a part and the last table
 _LEAST_S = 20.0  # a part is not begun with less
+_TRAIN_S = 40.0  # nor is `train` with less before it is told to stop
 _IMPORT_S = 120.0  # seconds that importing may take, at most
+# What options must be at least; 0 often stands for "as the recipe or row says".
+_MINIMA: dict[str, float] = {
+  'check_s': 0, 'check_epochs': 0, 'table_s': 0, 'lanes': 1, 'repeats': 1,
+  'steps': 1, 'images': 1, 'image_size': 1, 'batch_size': 0, 'keep_s': 1,
+  'stop_s': 10, 'chunk_mb': 1,
+}  # fmt: skip
 
 # Small sizes, with which all parts take about five minutes on two CPU cores.
 TINY: dict[str, Any] = {
@@ -49,7 +56,7 @@ TINY: dict[str, Any] = {
   'rows': 'KD,Tf-FD,KD PyTorch eager,KD PyTorch compiled', 'lanes': 2,
   'steps': 2, 'batch_size': 16, 'images': 256, 'image_size': 16,
   'student': 'resnet8', 'teacher': 'resnet20', 'recipe': 'tf_fd:digits',
-  'keep_s': 5.0, 'stop_s': 10.0, 'train_s': 40.0,
+  'keep_s': 5.0, 'stop_s': 10.0, 'train_s': 50.0,
 }  # fmt: skip
 
 
@@ -104,12 +111,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     raise errors.UsageError(
       f'{args.out} holds the results of an earlier run: give a new folder'
     )
-  if args.seconds < _END_S + _LEAST_S:
-    raise errors.UsageError(
-      f'--seconds={args.seconds:g} is too little: give at least '
-      f'{_END_S + _LEAST_S:g}'
-    )
+  least = {**_MINIMA, 'seconds': _END_S + _LEAST_S}
+  least['train_s'] = _train_least_s(args.stop_s) if args.train_s else 0
+  for name, limit in least.items():
+    value = getattr(args, name)
+    if not value >= limit:
+      raise errors.UsageError(
+        f'--{name}={value:g} is too little: give at least {limit:g}'
+      )
   return args
+
+
+def _train_least_s(stop_s: float) -> float:
+  return stop_s + _TRAIN_S
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,7 +220,9 @@ def run_part(
     'state' ('done', 'failed', 'ran over', 'no time' or 'stopped'), 'seconds',
     'code' and 'log', the end of what it printed.
   """
-  if stop() or seconds < _LEAST_S:
+  train = name == 'train'
+  least = _train_least_s(options['stop_s']) if train else _LEAST_S
+  if stop() or seconds < least:
     return {'state': 'stopped' if stop() else 'no time', 'seconds': 0.0}
   work = pathlib.Path(options['work'])
   given = work / f'{name}_options.json'
@@ -218,7 +234,7 @@ def run_part(
     seconds + 2.0,  # it ends by itself where it can
     log=log,
     environment=environment(name, work),
-    grace_s=options['stop_s'] if name == 'train' else 5.0,
+    grace_s=options['stop_s'] if train else 5.0,
     stop=stop,
   )
   state = 'failed' if ended.code else 'done'

@@ -23,10 +23,21 @@ from kd_jax import errors
 from kd_jax.benchmark import cost, turns
 
 _COMPILING = 0.7  # of the time; the rest is for the turns
+_OVER_S = 5.0  # seconds over the time, after which a turn is cut off
 
 
 class Table:
-  """All that takes turns."""
+  """All that takes turns.
+
+  Attributes:
+    options: See run.py.
+    began: When its time began, on `time.monotonic`.
+    ready: What takes turns, by its name.
+    left_out: Why others do not, by their names.
+    times: The turns that count, by the name of who took them.
+    figures: The rows that table.json holds.
+    rounds: How many counted turns each of these rows took.
+  """
 
   def __init__(self, options: dict[str, Any]):
     """Begins the time of the table."""
@@ -35,6 +46,8 @@ class Table:
     self.ready: dict[str, Any] = {}
     self.left_out: dict[str, str] = {}
     self.times: dict[str, list[cost.Turn]] = {}
+    self.figures: list[dict[str, Any]] = []
+    self.rounds = 0
     self._lock = threading.Lock()
     self._closed = False
 
@@ -81,6 +94,7 @@ class Table:
       for name, one in list(self.ready.items()):
         if self.left() < 0:
           print(f'the time is up in round {number}', flush=True)
+          self.write(max(0, number - 1))
           return
         try:
           took = one.turn(self.options['steps'])
@@ -96,7 +110,8 @@ class Table:
   def write(self, rounds: int) -> None:
     """Writes table.json with what is known after some counted rounds."""
     figures = self._figures(rounds) if rounds else []
-    text = turns.table(figures) if figures else 'no turns were taken'
+    self.figures, self.rounds = figures, rounds
+    text = turns.table(figures) if figures else 'no row of ours took its turns'
     for name, why in self.left_out.items():
       text += f'\nleft out: {name}: {why}'
     content = {'rows': figures, 'left_out': self.left_out, 'rounds': rounds}
@@ -113,14 +128,14 @@ class Table:
     ours: dict[str, Any] = {
       n: o for n, o in kept.items() if isinstance(o, rows.Ours)
     }
-    if not ours or any(o.dtype not in products for o in ours.values()):
+    if not ours:
       return []
     first = next(ours[name] for name in rows.ROWS if name in ours)
     found: list[dict[str, Any]] = []
     for name in rows.ROWS:
       one = kept.get(name)
       if isinstance(one, rows.Ours):
-        row = turns.row(ours[name], times, first, products[one.dtype])
+        row = turns.row(ours[name], times, first, products.get(one.dtype))
         if one.peak_bytes:
           row['memory_bytes'] = one.peak_bytes
           row['memory_by'] = "the device's peak"
@@ -168,8 +183,11 @@ def start_all(table: Table, waiting: dict[str, Callable[[], Any]]) -> None:
 def main(path: str) -> int:
   """Makes the table; `path` is of the options that run.py wrote."""
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
-  # Peers start in threads, where they cannot set this themselves.
-  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  # Peers start in threads, where they cannot set this themselves. The alarm is
+  # for a turn that does not end where run.py no longer lives to send SIGTERM.
+  for number in (signal.SIGTERM, signal.SIGALRM):
+    signal.signal(number, lambda number, _: sys.exit(128 + number))
+  signal.setitimer(signal.ITIMER_REAL, options['seconds'] + _OVER_S)
   # Only shapes are computed in this process; the others take the device.
   jax.config.update('jax_platforms', 'cpu')
   table = Table(options)
@@ -180,13 +198,11 @@ def main(path: str) -> int:
   finally:
     for one in table.ready.values():
       one.close()
-  whole = min(map(len, table.times.values()), default=0)
-  taken = [name for name in rows.ROWS if name in table.ready]
   print(
-    f'{len(taken)} rows, n={whole} turns'
+    f'{len(table.figures)} rows, n={table.rounds} turns'
     + f'; {len(table.left_out)} left out' * bool(table.left_out)
   )
-  return int(not whole)
+  return int(not table.figures)
 
 
 if __name__ == '__main__':

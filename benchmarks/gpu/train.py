@@ -45,9 +45,22 @@ class Keeper:
     if time.monotonic() - self._last > seconds:
       self.keep()
 
-  def keep(self) -> None:
-    """Copies metrics and log; writes the chunks if a checkpoint is new."""
+  def keep(self) -> bool:
+    """Copies metrics and log; writes the chunks if a checkpoint is new.
+
+    Returns:
+      Whether that went well. Where the run has just deleted a file, or the disk
+      is full, a line says so, and the next call tries again.
+    """
     self._last = time.monotonic()
+    try:
+      self._keep()
+    except OSError as error:
+      print(f'not kept, until the next try: {error}', flush=True)
+      return False
+    return True
+
+  def _keep(self) -> None:
     for name in _COPIES:
       if (path := self._place / 'run' / name).exists():
         part = self._folder / f'{name}.part'
@@ -56,13 +69,9 @@ class Keeper:
     found = members(self._place)
     if set(found) == self._kept:
       return
+    stem = f'checkpoint{self._count + 1}'  # again after a failure: no litter
+    chunks.write_tar(self._folder, stem, found, self._most)
     self._count += 1
-    try:
-      stem = f'checkpoint{self._count}'
-      chunks.write_tar(self._folder, stem, found, self._most)
-    except FileNotFoundError as error:  # the run has just deleted it
-      print(f'{error.filename} is gone: kept next time', flush=True)
-      return
     self._kept = set(found)
 
 
@@ -154,9 +163,12 @@ def main(path: str) -> int:
     grace_s=options['stop_s'] - _KEEP_S,
     stop=stop,
   )
-  keeper.keep()
+  kept = keeper.keep()
   lines = log.read_text('utf-8', errors='replace').strip().splitlines()
   print('\n'.join(lines[-10:]))
+  if not kept:
+    print('the last state is not in the results')
+    return 1
   path = place / 'run' / 'result.json'
   if path.exists():  # a signal may have come as the process was ending
     result = json.loads(path.read_text('utf-8'))

@@ -3,7 +3,6 @@
 All checksums are verified. `--data=npz:FILE.npz` of run.py then trains on it.
 """
 
-import argparse
 from collections.abc import Sequence
 import os
 import pathlib
@@ -19,7 +18,8 @@ from kd_jax import command
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
   """Writes the .npz file."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = command.parser('', __doc__)
+  parser.prog = 'unpack.py'
   parser.add_argument('file', type=pathlib.Path, help='the .npz to write')
   parser.add_argument('parcels', type=pathlib.Path, nargs='+')
   args = parser.parse_args(argv)
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
   arrays = coded.read(files)
   part = args.file.with_name(f'{args.file.name}.part')
   with part.open('wb') as file:
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **arrays)
   os.replace(part, args.file)
   for name, array in arrays.items():
     print(f'{name}: {array.dtype} {list(array.shape)}')

@@ -44,7 +44,10 @@ def rate(amount: float, took: Sequence[cost.Turn]) -> dict[str, float]:
 
 
 def row(
-  one: case.Case, times: Times, first: case.Case, product: cost.Product
+  one: case.Case,
+  times: Times,
+  first: case.Case,
+  product: cost.Product | None,
 ) -> dict[str, Any]:
   """The figures of a configuration.
 
@@ -52,12 +55,15 @@ def row(
     one: the configuration.
     times: of everyone.
     first: what the ratio is to.
-    product: the matrix product of the same dtype.
+    product: the matrix product of the same dtype; None where it was not
+      timed, and the row has no share of it.
   """
   took, costs = times[id(one)], one.costs
-  peak = product.flops / np.array([turn.ms for turn in times[id(product)]])
-  ms = np.array([turn.ms for turn in took])
-  share = costs.flops / ms / one.chips / peak
+  share: dict[str, Any] = {}
+  if product is not None:
+    peak = product.flops / np.array([turn.ms for turn in times[id(product)]])
+    ms = np.array([turn.ms for turn in took])
+    share['share'] = spread(costs.flops / ms / one.chips / peak)
   return {
     **_speed(one.label, one.batch_size, times, id(one), first),
     'dtype': one.dtype,
@@ -66,7 +72,7 @@ def row(
     'compile_s': one.compile_s,
     'flops': costs.flops,
     'flops_per_s': rate(costs.flops, took)['median'],
-    'share': spread(share),
+    **share,
     'compiled_flops': costs.compiled_flops,
     'compiled_bytes': costs.compiled_bytes,
     'memory_bytes': costs.memory_bytes,
@@ -119,6 +125,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   body = []
   for each in rows:
     images, share = each['images_per_s'], each.get('share')
+    ours = 'flops' in each
     body.append(
       (
         each['config'],
@@ -127,9 +134,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         f'{each["ms"]:.4g}',
         f'{each["ratio"]:.2f}',
         f'{each["least"]:.2f}-{each["most"]:.2f}',
-        report.short(each['flops_per_s']) if share else '',
+        report.short(each['flops_per_s']) if ours else '',
         f'{100 * share["median"]:.0f}%' if share else '',
-        f'{each["host_ms"]:.2g} ms' if share else '',
+        f'{each["host_ms"]:.2g} ms' if ours else '',
       )
     )
   peaks = ', '.join(
@@ -138,8 +145,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for dtype, peak in rows[0]['peak'].items()
   )
   return (
-    f'{report.table([head, *body])}\npeak: a large matrix product, {peaks}; '
-    'FLOP/s are of what is asked for'
+    f'{report.table([head, *body])}\npeak: a large matrix product, '
+    f'{peaks or "not timed"}; FLOP/s are of what is asked for'
   )
 
 
