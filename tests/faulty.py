@@ -145,7 +145,9 @@ def install():
   before(checkpoint, 'save_only', 'final save')
   before_async(serialization, 'async_serialize_from_host', 'array write')
   before_async(atomicity.AtomicRenameTemporaryPath, 'finalize', 'commit')
-  before(deleter.PathDeleter, 'delete', 'deletion')
+  # The older Orbax has no PathDeleter.
+  deletes = getattr(deleter, 'PathDeleter', deleter.StandardCheckpointDeleter)
+  before(deletes, 'delete', 'deletion')
 
   during(compiler, 'backend_compile_and_load', 'compile')
 

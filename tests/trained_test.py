@@ -114,7 +114,7 @@ MISTAKES = {
       p, 'network.json', lambda b: b.replace(b'"format": 1', b'"format": 2')
     ),
   ),
-  'cannot be read by jax': (  # as an older JAX says it of a newer one's
+  'cannot be used here: Shape mismatch': (
     'kd_out',
     lambda p: spoil(
       p,
