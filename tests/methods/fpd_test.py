@@ -138,8 +138,14 @@ def test_gradient_is_that_of_finite_differences(version, monkeypatch):
     terms, _ = apply(method, variables, {**feats, 'student': student}, batch)
     return terms['fpd']
 
+  # Differences of float32 over 2e-4 are off by up to 6e-3 in some directions.
   test_util.check_grads(
-    each, (feats['student']['stage2'],), order=1, modes=['rev'], rtol=2e-2
+    each,
+    (feats['student']['stage2'],),
+    order=1,
+    modes=['rev'],
+    atol=8e-3,
+    rtol=2e-2,
   )
 
 

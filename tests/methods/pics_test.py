@@ -126,6 +126,13 @@ def test_the_gradient_is_that_of_finite_differences():
     terms, _ = method.apply(made, own, batch, mutable=['batch_stats'])
     return terms['pics'] + terms['ce']
 
+  # A loss of 4 in float32, differenced over 2e-4, is off by up to 5e-3.
   test_util.check_grads(
-    total, (feats['student']['stage3'],), 1, ['rev'], rtol=2e-2, eps=1e-4
+    total,
+    (feats['student']['stage3'],),
+    order=1,
+    modes=['rev'],
+    atol=6e-3,
+    rtol=2e-2,
+    eps=1e-4,
   )
