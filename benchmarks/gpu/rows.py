@@ -14,6 +14,7 @@ from kd_jax.benchmark import case, cost, pairing
 
 HERE = pathlib.Path(__file__).resolve().parent
 
+_BF16_TEACHER = HERE.parent / 'kd_bfloat16_teacher.py'  # the student's is f32
 _KD = {'config': 'kd:cifar100_r32x4_r8x4', 'batch_size': 64}
 _CE = {'config': 'ce', 'student': 'resnet32x4', 'batch_size': 64}
 # The rows, the ones that matter most first. 'of' names the row that a loop of
@@ -27,6 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {
   'KD PyTorch DataLoader': {'of': 'KD', 'variant': 'dataloader'},
   'Tf-FD': {'config': 'tf_fd:cifar100_r20', 'batch_size': 128},
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
+  'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
   'KD bf16 batch 512': {**_KD, 'dtype': 'bfloat16', 'batch_size': 512},
   'KD deterministic': {**_KD, 'deterministic': True},
   'CE resnet32x4': _CE,
