@@ -30,7 +30,8 @@ ROWS: dict[str, dict[str, Any]] = {
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
   'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
   'KD bf16 batch 512': {**_KD, 'dtype': 'bfloat16', 'batch_size': 512},
-  'KD deterministic': {**_KD, 'deterministic': True},
+  # Perhaps slow: in short dispatches, so that a turn need not be long.
+  'KD deterministic': {**_KD, 'deterministic': True, 'steps_per_dispatch': 8},
   'CE resnet32x4': _CE,
 }
 
@@ -128,7 +129,7 @@ def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     'image_size': options['image_size'],
     'classes': 100,
     'batch_size': batch,
-    'steps_per_dispatch': 0,
+    'steps_per_dispatch': row.get('steps_per_dispatch', 0),
     'images': options['images'],
     'devices': 1,
     'deterministic': row.get('deterministic', False),

@@ -23,6 +23,7 @@ from kd_jax import errors
 from kd_jax.benchmark import cost, turns
 
 _COMPILING = 0.7  # of the time; the rest is for the turns
+_TURN_S = 5.0  # seconds that a turn of a slow row is cut down to
 _OVER_S = 5.0  # seconds over the time, after which a turn is cut off
 
 
@@ -48,6 +49,7 @@ class Table:
     self.times: dict[str, list[cost.Turn]] = {}
     self.figures: list[dict[str, Any]] = []
     self.rounds = 0
+    self._ms: dict[str, float] = {}  # of the newest turn of each
     self._lock = threading.Lock()
     self._closed = False
 
@@ -97,15 +99,23 @@ class Table:
           self.write(max(0, number - 1))
           return
         try:
-          took = one.turn(self.options['steps'])
+          took = one.turn(self.steps(name))
         except errors.UsageError as error:
           self._out(name, str(error))
           del self.ready[name]
           one.close()
           continue
+        self._ms[name] = took.ms
         if number:
           self.times.setdefault(name, []).append(took)
       self.write(number)
+
+  def steps(self, name: str) -> int:
+    """Returns the steps of a row's next turn: fewer where it is slow."""
+    about = getattr(self.ready[name], 'about', {})
+    ms = self._ms.get(name, about.get('ms'))
+    steps = self.options['steps']
+    return steps if not ms else min(steps, max(1, int(1e3 * _TURN_S / ms)))
 
   def write(self, rounds: int) -> None:
     """Writes table.json with what is known after some counted rounds."""

@@ -129,6 +129,8 @@ def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
     f'--workdir={place / "run"}',
     f'--config.seed={options["seed"]}',
     f'--config.cache_dir={place / "cache"}',
+    # Every epoch took 17% of the time on an H200; a stopped run saves anyway.
+    '--config.checkpoint_every=20.0',
     *own,
     *options['train_arg'],
   ]

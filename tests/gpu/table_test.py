@@ -49,6 +49,17 @@ def test_a_row_that_ends_in_its_turn_leaves_the_others_to_theirs(tmp_path):
   assert 'left out: ends: it ended with code 1' in kept['text']
 
 
+def test_a_turn_of_a_slow_row_takes_fewer_steps(tmp_path):
+  made = table(tmp_path, steps=256, repeats=1)
+  slow, other = Fake(99), Fake(99)
+  slow.about = {'ms': 400.0}  # a step, as it said when it was ready
+  made.ready = {'slow': slow, 'other': other}
+  assert (made.steps('slow'), made.steps('other')) == (12, 256)
+  slow.turn = other.turn = lambda steps: cost.Turn(1e4)
+  made.take_turns()  # and what the turns say counts more
+  assert (made.steps('slow'), made.steps('other')) == (1, 1)
+
+
 def test_a_table_without_time_for_turns_says_so(tmp_path):
   made = table(tmp_path, seconds=-1.0)
   made.ready['whole'] = Fake(99)
