@@ -16,8 +16,9 @@ from PIL import Image
 import turns
 
 import kd_jax
-from kd_jax import data, sharding
+from kd_jax import data
 from kd_jax.data import augment, stream
+from kd_jax.runtime import sharding
 
 
 def streamed(given: dict[str, Any]) -> Iterator[Any]:

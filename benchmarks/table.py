@@ -3,7 +3,7 @@
   python benchmarks/table.py figures
   python benchmarks/table.py figures --only=r32x4_r8x4_64
 
-Each row is one run of `python -m kd_jax.benchmark --compare`, in which ours and
+Each row is one run of `kd-jax benchmark --compare`, in which ours and
 all peers of one configuration take turns. Its figures are kept in the folder as
 JSON; rows that are there are not run again. The table is printed as Markdown.
 """
@@ -72,7 +72,7 @@ def main() -> None:
 
 def _run(label: str, given: Sequence[str], path: pathlib.Path) -> None:
   """One run of the benchmark, into `path`."""
-  command = [sys.executable, '-m', 'kd_jax.benchmark', label, '--compare']
+  command = [sys.executable, '-m', 'kd_jax', 'benchmark', label, '--compare']
   part = path.with_suffix('.part')
   subprocess.run([*command, *given, f'--json={part}'], check=True, stdout=2)
   part.rename(path)

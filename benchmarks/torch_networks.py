@@ -1,7 +1,7 @@
 """ResNets in PyTorch that return their taps, for benchmarks/torch_peer.py.
 
 Their layers are called as torchvision's and RepDistiller's, so that
-`kd_jax.models.weights` reads their weights.
+`kd_jax.models.pretrained.convert` reads their weights.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How a loader of `benchmarks/` answers `python -m kd_jax.data.throughput`.
+"""How a loader of `benchmarks/` answers `kd_jax.benchmark.throughput`.
 
 It says what it is on one line of JSON; then, for each line with a number of
 batches, how long they took: {"seconds": of them all}.

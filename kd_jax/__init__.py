@@ -1,7 +1,7 @@
 """Knowledge distillation of image classifiers in JAX.
 
 Networks run on images; a method runs on their features. Start at
-`kd_jax.methods.base`, `kd_jax.step` and `kd_jax.main`.
+`kd_jax.methods.base`, `kd_jax.distill.step` and `kd_jax.main`.
 """
 
-__version__ = '0.1.0'
+from kd_jax.version import __version__ as __version__

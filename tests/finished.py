@@ -9,26 +9,22 @@ import tempfile
 import jax
 import numpy as np
 
-from kd_jax import (
-  abstract,
-  accuracy,
-  build,
-  checkpoint,
-  exports,
-  runs,
-  sharding,
-  step,
-  trained,
-)
-from kd_jax.data import digits, resident
-from tests import main_test, tiny
+from kd_jax import config as config_lib
+from kd_jax.data import resident
+from kd_jax.data.sets import digits
+from kd_jax.distill import build, evaluation, inspect, step
+from kd_jax.export import artifact
+from kd_jax.runtime import checkpoint, run_dir, sharding
+from kd_jax.training import restore
+from tests import tiny
+from tests.cli import train_test
 
 CLASSES = len(digits.INFO.class_names)
 
 
 def config(name):
   """The digits recipe with small networks."""
-  made = main_test.configuration(name).get_config('digits')
+  made = train_test.configuration(name).get_config('digits')
   made.student.args.widths = (4, 4, 8, 16)
   made.teacher.name = 'resnet8'
   made.teacher.args.widths = (8, 8, 16, 32)
@@ -39,8 +35,8 @@ def config(name):
 def run(folder, name='kd'):
   """Writes the folder of 'kd' or 'pics', its accuracy that of the loop."""
   made = config(name)
-  place = runs.Folder(folder)
-  place.claim(made, digits.INFO)
+  place = run_dir.Folder(folder)
+  place.claim(config_lib.plain(made), digits.INFO.identity())
   facts = {'num_classes': CLASSES, 'train_labels': np.zeros(20, np.int32)}
   exp = build.experiment(made, facts, 1)
   frozen = {n: tiny.variables(net, 1) for n, net in exp.teachers.items()}
@@ -52,7 +48,7 @@ def run(folder, name='kd'):
     **state.model_state,
     'student': {'batch_stats': student['batch_stats']},
   }
-  kept = abstract.deployed(exp, digits.INFO.image_size)
+  kept = inspect.deployed(exp, digits.INFO.image_size)
   if kept.groups == ('student',):
     checkpoint.save_only(place.path / 'student', 3, student)
   else:
@@ -61,8 +57,8 @@ def run(folder, name='kd'):
     checkpoint.save_only(place.path / 'teacher', 0, frozen['teacher'])
   mesh = sharding.make_mesh(1)
   test = resident.Resident(digits.read('test'), digits.INFO, mesh)
-  counts = accuracy.make(exp, test, mesh)
-  found = accuracy.evaluate(counts, test, 192, params, others, frozen)
+  counts = evaluation.make(exp, test, mesh)
+  found = evaluation.evaluate(counts, test, 192, params, others, frozen)
   result = {
     'method': name,
     'kept': list(kept.groups),
@@ -89,8 +85,8 @@ def places():
   folder = pathlib.Path(holder.name)
   for name in ('kd', 'pics'):
     run(folder / name, name)
-    with exports.beside(folder / f'{name}_out') as part:
-      exports.write(trained.load(folder / name), part, digits.read('test'))
+    with artifact.beside(folder / f'{name}_out') as part:
+      artifact.write(restore.load(folder / name), part, digits.read('test'))
   return folder
 
 

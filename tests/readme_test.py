@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from kd_jax import config as config_lib
-from kd_jax.methods import base
+from kd_jax.methods import registry
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -24,6 +24,6 @@ def test_a_block_of_python_runs_as_it_stands(code):
 def test_the_table_of_methods_has_each_of_them_once():
   section = README.split('## Methods')[1].split('\n## ')[0]
   rows = re.findall(r'^\| `(\w+)` \|', section, re.MULTILINE)
-  assert sorted(rows) == base.names()
-  for name in base.names():
+  assert sorted(rows) == registry.names()
+  for name in registry.names():
     assert config_lib.find(name)

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from kd_jax import models, step
+from kd_jax import models
+from kd_jax.distill import step
 from kd_jax.features import tap
-from kd_jax.methods import base
+from kd_jax.methods import registry
 from kd_jax.models import layers
 
 CLASSES, SIZE = 10, 8
@@ -92,5 +93,7 @@ def experiment(method, tx=None, weights=None, student=None, teacher=None):
 def method(name, **kwargs):
   """A method by name, its data facts filled in."""
   facts = {'num_classes': CLASSES, 'train_labels': batch()['label']}
-  own = base.fields(base.method_class(name))
-  return base.make(name, **{k: facts[k] for k in facts if k in own}, **kwargs)
+  own = registry.fields(registry.method_class(name))
+  return registry.make(
+    name, **{k: facts[k] for k in facts if k in own}, **kwargs
+  )

@@ -40,7 +40,7 @@ def evaluation(lab: lab_lib.Lab) -> str:
   figures = lab.work / 'figures.json'
   lab.command(
     'evaluate',
-    ['-m', 'kd_jax.evaluate', str(lab.work / 'run'), f'--json={figures}'],
+    ['-m', 'kd_jax', 'evaluate', str(lab.work / 'run'), f'--json={figures}'],
   )
   correct = json.loads(figures.read_text('utf-8'))['correct']
   return _counted(lab, correct)
@@ -52,7 +52,7 @@ def prediction(lab: lab_lib.Lab) -> str:
   lab.command(
     'export',
     [
-      '-m', 'kd_jax.export', str(lab.work / 'run'), str(exported),
+      '-m', 'kd_jax', 'export', str(lab.work / 'run'), str(exported),
       '--with_test_set',
     ],
   )  # fmt: skip

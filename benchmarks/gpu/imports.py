@@ -35,9 +35,9 @@ def about() -> dict[str, object]:
   """Returns devices, versions and commit."""
   import jax
 
-  from kd_jax import trainer
+  from kd_jax.training import run
 
-  facts = trainer.provenance()
+  facts = run.provenance()
   for name in _VERSIONS:
     try:
       facts['versions'][name] = importlib.metadata.version(name)

@@ -13,7 +13,7 @@ import child
 import chunks
 import numpy as np
 
-from kd_jax import trained
+from kd_jax.training import restore
 
 
 class Failed(Exception):  # noqa: N818  (it is a check's answer)
@@ -140,7 +140,7 @@ def compared(
     Failed: They differ by more, or `most` is set and a number is not finite.
   """
   ours, theirs = (
-    trained.load(lab.work / each).weights for each in (one, other)
+    restore.load(lab.work / each).weights for each in (one, other)
   )
   if ours.keys() != theirs.keys():
     raise Failed(f'{one} and {other} have other arrays')

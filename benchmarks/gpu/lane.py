@@ -12,8 +12,8 @@ import os
 import sys
 from typing import Any
 
-from kd_jax import main as main_lib
 from kd_jax.benchmark import case, cost
+from kd_jax.cli import train as main_lib
 
 
 def made(given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

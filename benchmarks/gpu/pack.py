@@ -19,7 +19,8 @@ import tomllib
 import chunks
 import coded
 
-from kd_jax import command, errors
+from kd_jax import errors
+from kd_jax.runtime import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -70,8 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command.parser('', __doc__)
-  parser.prog = 'pack.py'
+  parser = command.parser('pack.py', __doc__)
   add = parser.add_argument
   add('out', type=pathlib.Path, help='a new folder for the parcels')
   add(

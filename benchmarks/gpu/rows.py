@@ -9,8 +9,8 @@ import pathlib
 import sys
 from typing import Any
 
-from kd_jax import errors, peer
-from kd_jax.benchmark import case, cost, pairing
+from kd_jax import errors
+from kd_jax.benchmark import case, cost, pairing, peer
 
 HERE = pathlib.Path(__file__).resolve().parent
 

@@ -27,7 +27,8 @@ from typing import Any
 import child
 import chunks
 
-from kd_jax import command, errors
+from kd_jax import errors
+from kd_jax.runtime import command
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -127,8 +128,7 @@ def _train_least_s(stop_s: float) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command.parser('', __doc__)
-  parser.prog = 'run.py'
+  parser = command.parser('run.py', __doc__)
   add = parser.add_argument
   add('out', type=pathlib.Path, help='a new folder')
   add('--seconds', type=float, default=720.0, help='for everything')

@@ -12,14 +12,13 @@ import chunks
 import coded
 import numpy as np
 
-from kd_jax import command
+from kd_jax.runtime import command
 
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
   """Writes the .npz file."""
-  parser = command.parser('', __doc__)
-  parser.prog = 'unpack.py'
+  parser = command.parser('unpack.py', __doc__)
   parser.add_argument('file', type=pathlib.Path, help='the .npz to write')
   parser.add_argument('parcels', type=pathlib.Path, nargs='+')
   args = parser.parse_args(argv)

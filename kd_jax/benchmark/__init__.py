@@ -1,11 +1,11 @@
 """Times training steps of several configurations, side by side.
 
-  python -m kd_jax.benchmark kd:cifar100_r20_r8 fpd ofd --student=resnet8
-  python -m kd_jax.benchmark kd:cifar100_r20_r8 --compare
-  python -m kd_jax.benchmark fpd crd --compare --peers=eager,compiled
-  python -m kd_jax.benchmark kd:cifar100_r20_r8 --breakdown
-  python -m kd_jax.benchmark kd --batch_size=16,64,256
-  python -m kd_jax.benchmark kd --devices=1,2,4,8
+  kd-jax benchmark kd:cifar100_r20_r8 fpd ofd --student=resnet8
+  kd-jax benchmark kd:cifar100_r20_r8 --compare
+  kd-jax benchmark fpd crd --compare --peers=eager,compiled
+  kd-jax benchmark kd:cifar100_r20_r8 --breakdown
+  kd-jax benchmark kd --batch_size=16,64,256
+  kd-jax benchmark kd --devices=1,2,4,8
 
 Every configuration is built as `kd_jax.main` builds it, but on random images
 and random networks: no data set is needed. What is timed is the run's own
@@ -34,8 +34,10 @@ from typing import Any
 
 from absl import logging
 
-from kd_jax import command, errors, trainer
+from kd_jax import errors
 from kd_jax.benchmark import case, cost, peers, pieces, turns
+from kd_jax.runtime import command
+from kd_jax.training import run
 
 _LISTS = ('batch_size', 'steps_per_dispatch', 'images', 'devices')
 
@@ -60,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
       other.close()
   print(turns.table(rows))
   print(f'\n{turns.sizes(rows)}')
-  where = trainer.provenance()
+  where = run.provenance()
   if others:
     where['versions']['torch'] = others[0].about['torch']
   versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items())
@@ -77,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command.parser('kd_jax.benchmark', __doc__)
+  parser = command.parser('kd-jax benchmark', __doc__)
   add = parser.add_argument
   add('configs', nargs='+', help='names or files, with :recipe')
   add('--student', help='replaces config.student.name')

@@ -1,4 +1,4 @@
-"""python -m kd_jax.benchmark: see `kd_jax.benchmark`."""
+"""kd-jax benchmark: see `kd_jax.benchmark`."""
 
 import sys
 

@@ -28,9 +28,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from kd_jax import build, command, errors, features, jitted, report, sharding
+from kd_jax import errors, features
 from kd_jax.benchmark import case, chips, cost
 from kd_jax.data import resident, source, stream
+from kd_jax.distill import build, jitted
+from kd_jax.runtime import command, sharding
+from kd_jax.training import report
 
 
 @command.reporting()
@@ -60,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command.parser('kd_jax.benchmark.ahead', __doc__)
+  parser = command.parser('python -m kd_jax.benchmark.ahead', __doc__)
   add = parser.add_argument
   add('configs', nargs='+', help='names or files, with :recipe')
   add(

@@ -12,10 +12,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import abstract, build, errors, features, jitted, sharding, step
 from kd_jax import config as config_lib
+from kd_jax import errors, features
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
+from kd_jax.distill import build, inspect, jitted, step
+from kd_jax.runtime import sharding
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of random pixels' channels
 
@@ -109,7 +111,7 @@ class Case:
   @functools.cached_property
   def kept_params(self) -> int:
     """Parameters at inference."""
-    return abstract.deployed(self.exp, self.wanted.image_size).params
+    return inspect.deployed(self.exp, self.wanted.image_size).params
 
   def next_feeds(self) -> Any:
     """What the host gives to a dispatch, as the loop gives it."""
@@ -198,7 +200,7 @@ def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
     )
   facts = {'num_classes': wanted.classes, 'train_labels': _labels(wanted)}
   exp = build.phases_of(config, facts, epoch)[0].exp
-  abstract.shapes(exp, wanted.image_size, wanted.batch_size)
+  inspect.shapes(exp, wanted.image_size, wanted.batch_size)
   return exp
 
 
@@ -241,7 +243,7 @@ def start(
   exp: step.Experiment, image_size: int, batch_size: int, key: Any
 ) -> tuple[Any, Any]:
   """The first state, and the teachers' variables."""
-  shapes = abstract.example(image_size, batch_size)
+  shapes = inspect.example(image_size, batch_size)
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   frozen = {}
   for name, network in exp.teachers.items():

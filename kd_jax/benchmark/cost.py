@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kd_jax import jaxprs
+from kd_jax.runtime import jaxprs
 
 
 class Turn(NamedTuple):

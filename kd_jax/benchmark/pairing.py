@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax import errors, optim, step
+from kd_jax import errors
 from kd_jax.benchmark import case
-from kd_jax.methods import base
+from kd_jax.distill import optim, step
+from kd_jax.methods import base, registry
 
 # The methods that benchmarks/torch_methods.py has, each with the arguments it
 # takes; any other argument must be at its default.
@@ -106,7 +107,7 @@ def _changed(method: base.Method) -> list[str]:
   fields = type(method).__dataclass_fields__
   return sorted(
     name
-    for name in base.fields(type(method)) - set(_FACTS)
+    for name in registry.fields(type(method)) - set(_FACTS)
     if getattr(method, name) != fields[name].default
   )
 

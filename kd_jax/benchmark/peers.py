@@ -14,8 +14,8 @@ from typing import Any
 
 from etils import epath
 
-from kd_jax import errors, peer
-from kd_jax.benchmark import case, cost, pairing
+from kd_jax import errors
+from kd_jax.benchmark import case, cost, pairing, peer
 
 VARIANTS = ('dataloader', 'eager', 'compiled', 'bfloat16')
 

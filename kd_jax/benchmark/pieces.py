@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd_jax import losses, report, step
+from kd_jax import losses
 from kd_jax.benchmark import case, cost, turns
+from kd_jax.distill import step
+from kd_jax.training import report
 
 _INPUT = 'input: waiting for the host'
 

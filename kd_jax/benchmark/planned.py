@@ -13,25 +13,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import (
-  abstract,
-  accuracy,
-  build,
-  checkpoint,
-  errors,
-  exports,
-  features,
-  jitted,
-  loop,
-  processes,
-  sharding,
-  step,
-  teachers,
-  trained,
-  trainer,
-)
+from kd_jax import errors, features
 from kd_jax.benchmark import case
 from kd_jax.data import dataset, source
+from kd_jax.distill import build, evaluation, inspect, jitted, step
+from kd_jax.export import artifact
+from kd_jax.runtime import checkpoint, distributed, sharding
+from kd_jax.training import restore, teacher
+from kd_jax.training import run as run_lib
 
 _LABELLED = 256  # images that `kd_jax.evaluate` and an export's predict.py take
 
@@ -100,17 +89,17 @@ def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
     source=source.Source(info, lambda split: source.Arrays(image, labels)),
     mesh=sharding.make_mesh(1),
     phases=phases,
-    features=abstract.shapes(exp, size, config.batch_size),
-    deployed=abstract.deployed(exp, size),
+    features=inspect.shapes(exp, size, config.batch_size),
+    deployed=inspect.deployed(exp, size),
     steps_per_epoch=steps,
   )
 
 
 def _run(config: ConfigDict, parts: build.Parts, mesh: Mesh) -> _Run:
   exp, size = parts.phases[0].exp, parts.source.info.image_size
-  batch = abstract.example(size, config.batch_size)
+  batch = inspect.example(size, config.batch_size)
   taught = {
-    name: dict(abstract.variables_of(network, size))
+    name: dict(inspect.variables_of(network, size))
     for name, network in exp.teachers.items()
   }
 
@@ -142,7 +131,7 @@ def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
   if run.taught:
     fold = jitted.fold(parts.exp, size, mesh)
     yield 'teacher folding', _compiled(fold, run.taught)
-  batch = abstract.example(size, run.config.batch_size)
+  batch = inspect.example(size, run.config.batch_size)
   init = jitted.init(parts.phases[0].exp, mesh)
   yield 'first state', _compiled(init, run.seed, run.frozen, batch)
   yield 'finite check', _compiled(jitted.all_finite(mesh), run.state)
@@ -156,13 +145,13 @@ def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
     jnp.bool_,
     sharding=NamedSharding(every, PartitionSpec('all')),
   )
-  yield 'stop poll', _compiled(processes.any_of(every), asked)
+  yield 'stop poll', _compiled(distributed.any_of(every), asked)
 
 
 def _training(run: _Run) -> Iterator[tuple[str, Make]]:
   """Yields the dispatches of each phase, and what begins a phase."""
   config, parts = run.config, run.parts
-  train = trainer.training(config, parts, print)
+  train = run_lib.training(config, parts, print)
   for phase in parts.phases:
     label, each = f'{phase.name}: ' if phase.name else '', run
     if phase.first:
@@ -175,7 +164,7 @@ def _training(run: _Run) -> Iterator[tuple[str, Make]]:
     for steps in (1, _steps(run, train)):
       yield f'{label}steps: {steps}', _dispatch(each, phase.exp, train, steps)
     for augment in ('crop_flip', 'random_resized_crop'):
-      streamed = trainer.training(_streamed(config, augment), parts, print)
+      streamed = run_lib.training(_streamed(config, augment), parts, print)
       steps = _steps(run, streamed)
       name = f'{label}streamed steps, {augment}: {steps}'
       yield name, _dispatch(each, phase.exp, streamed, steps)
@@ -193,7 +182,9 @@ def _streamed(config: ConfigDict, augment: str = 'crop_flip') -> ConfigDict:
 
 def _steps(run: _Run, train: dataset.TrainSet) -> int:
   platform = run.mesh.devices.flat[0].platform
-  return loop.steps_per_dispatch(run.config, run.parts, train, platform)
+  return run_lib.loop_options(run.config).steps_of_dispatch(
+    run.parts, train, platform
+  )
 
 
 def _dispatch(
@@ -219,7 +210,7 @@ def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
   size = parts.source.info.image_size
   mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
   try:
-    abstract.shapes(parts.exp, size, config.batch_size, cached=True)
+    inspect.shapes(parts.exp, size, config.batch_size, cached=True)
   except errors.UsageError:
     return False
   return mode != 'batch'
@@ -230,7 +221,7 @@ def _known(run: _Run) -> Iterator[tuple[str, Make]]:
   config = run.config.copy_and_resolve_references()
   config.data.augment, config.data.crop_padding = 'crop_flip', 0
   parts, mesh = run.parts, run.mesh
-  train: Any = trainer.training(config, parts, print)
+  train: Any = run_lib.training(config, parts, print)
   feed = next(train.eval_feeds(config.eval_batch_size))
   logits = jitted.known_logits(parts.exp, train, mesh)
   arrays = _on(mesh, train.arrays)
@@ -249,18 +240,18 @@ def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
   parts, state = run.parts, run.state
   own = (state.params, state.model_state, run.frozen)
   for label, config in (('', run.config), ('streamed ', _streamed(run.config))):
-    test = trainer.split(config, parts, print, 'test')
+    test = run_lib.split(config, parts, print, 'test')
     with contextlib.closing(test.eval_feeds(config.eval_batch_size)) as feeds:
       feed = next(feeds)
     arrays = _on(run.mesh, test.arrays)
-    counted = accuracy.counted(parts.exp, test, run.mesh)
+    counted = evaluation.counted(parts.exp, test, run.mesh)
     yield f'{label}evaluation', _compiled(counted, *own, arrays, feed)
     for name, network in parts.exp.teachers.items():
-      exp = teachers.measured(network, parts.exp.inputs.get(name))
+      exp = teacher.measured(network, parts.exp.inputs.get(name))
       variables = dict(run.taught[name])
       params = {'student': variables.pop('params'), 'method': {}}
       others = {'student': variables, 'method': {}}
-      counted = accuracy.counted(exp, test, run.mesh)
+      counted = evaluation.counted(exp, test, run.mesh)
       yield (
         f'{label}teacher evaluation',
         _compiled(counted, params, others, {}, arrays, feed),
@@ -277,23 +268,23 @@ def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
     'std': info.std,
     'kept': list(kept.groups),
   }
-  found = trained.untrained(run.config, info, facts)
+  found = restore.untrained(run.config, info, facts)
   first = Mesh(run.mesh.devices.ravel()[:1], ('data',))
   shape = (_LABELLED, info.image_size, info.image_size, 3)
   images = jax.ShapeDtypeStruct(shape, jnp.uint8)
   labels = jax.ShapeDtypeStruct((_LABELLED,), jnp.int32)
   weights = _on(first, found.weights)
-  ranks = jitted.ranks(found.forward)
+  ranks = artifact.ranks(found.forward)
   yield 'evaluate', _compiled(ranks, weights, images, labels)
-  probabilities = jitted.probabilities(found.forward)
+  probabilities = artifact.probabilities(found.forward)
   yield 'predict', _compiled(probabilities, weights, images)
   yield 'export', functools.partial(_exported, found, first, images)
 
 
 def _exported(
-  found: exports.Trained, first: Mesh, images: jax.ShapeDtypeStruct
+  found: artifact.Trained, first: Mesh, images: jax.ShapeDtypeStruct
 ) -> Any:
   """Compiles the forward pass of an export, as its predict.py does."""
-  weights, exported = exports.program(found)
+  weights, exported = artifact.program(found)
   program = export.deserialize(bytearray(exported.serialize()))
   return jax.jit(program.call).lower(_on(first, weights), images).compile()

@@ -4,9 +4,9 @@
   python -m kd_jax.benchmark.programs kd:cifar100_r20_r8 --image_size=32 \\
     --dtypes=bfloat16 --only=steps
 
-They are the run's own functions (`kd_jax.jitted`), called with random images:
-the first state, the teachers' folding and evaluation, one training step and a
-whole dispatch, with the images on the device or streamed, known logits,
+They are the run's own functions (`kd_jax.distill.jitted`), called with random
+images: the first state, the teachers' folding and evaluation, one training step
+and a whole dispatch, with the images on the device or streamed, known logits,
 evaluation, what saving and stopping ask the devices, and the export. Where a
 program differs by platform, the chip's is compiled. Compiling needs
 kd_jax[cuda13] for a GPU and kd_jax[tpu] for a TPU. Nothing is run. The exit
@@ -24,8 +24,10 @@ from typing import Any
 from absl import logging
 import jax
 
-from kd_jax import command, errors, report, sharding
+from kd_jax import errors
 from kd_jax.benchmark import case, chips, planned
+from kd_jax.runtime import command, sharding
+from kd_jax.training import report
 
 DEFAULT = ('ce', 'kd', 'ofd', 'ffsd', 'pics', 'crd')
 
@@ -70,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command.parser('kd_jax.benchmark.programs', __doc__)
+  parser = command.parser('python -m kd_jax.benchmark.programs', __doc__)
   add = parser.add_argument
   add('configs', nargs='*', help=f'names or files; else {", ".join(DEFAULT)}')
   add('--chips', default='h100,v5e:2x2', help=chips.HELP)

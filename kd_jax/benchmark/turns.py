@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax import report
 from kd_jax.benchmark import case, cost
+from kd_jax.training import report
 
 # By the id of who took them, in the order of the rounds.
 Times = Mapping[int, Sequence[cost.Turn]]

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kd_jax import sharding
 from kd_jax.data import augment, dataset, source
 from kd_jax.features import Batch
+from kd_jax.runtime import sharding
 
 
 class Resident:

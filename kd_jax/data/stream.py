@@ -13,9 +13,9 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from kd_jax import sharding
 from kd_jax.data import augment, dataset, decode, source
 from kd_jax.features import Batch
+from kd_jax.runtime import sharding
 
 _BUFFER = 2  # batches that each worker keeps ready
 

@@ -1,18 +1,15 @@
-"""What a distillation method is, and methods by name."""
+"""What a distillation method is."""
 
 from collections.abc import Sequence
-import dataclasses
-import importlib
-import pkgutil
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, losses, methods
+from kd_jax import errors, losses
 from kd_jax.features import Batch, NetFeatures, Terms
-from kd_jax.models import projectors
+from kd_jax.methods import projectors
 
 
 class Method(nn.Module):
@@ -224,47 +221,6 @@ def mismatch(
     f'{what}; choose other taps (config.method_args) or another pair of '
     'networks'
   )
-
-
-def names() -> list[str]:
-  """Every method there is: the modules of `kd_jax.methods` but this one."""
-  found = (m.name for m in pkgutil.iter_modules(methods.__path__))
-  return sorted(name for name in found if name != 'base')
-
-
-def method_class(name: str) -> type[Method]:
-  """The class `Method` of the module `kd_jax.methods.<name>`.
-
-  A name with a dot is the import path of a module of the user's own.
-
-  Raises:
-    UsageError: for an unknown name.
-  """
-  if '.' in name:
-    return errors.imported(name, 'Method')
-  if name not in names():
-    raise errors.unknown('method', name, names())
-  return importlib.import_module(f'kd_jax.methods.{name}').Method
-
-
-def fields(cls: type[Method]) -> set[str]:
-  """The constructor arguments of a method's class."""
-  own = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-  return own - {'parent', 'name'}
-
-
-def make(name: str, **kwargs: Any) -> Method:
-  """Makes the method called `name`.
-
-  Raises:
-    UsageError: for an unknown name or argument.
-  """
-  cls = method_class(name)
-  for argument in kwargs:
-    if argument not in fields(cls):
-      kind = f'argument of method {name}:'
-      raise errors.unknown(kind, argument, fields(cls))
-  return cls(**kwargs)
 
 
 def at_least(names: tuple[Any, ...], count: int, what: str) -> None:

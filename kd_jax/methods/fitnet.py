@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
-from kd_jax.methods import base
-from kd_jax.models import adapters
+from kd_jax.methods import adapters, base
 
 
 class Method(base.WithTaps):

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
-from kd_jax.methods import base
-from kd_jax.models import adapters, parts
+from kd_jax.methods import adapters, base
+from kd_jax.models import read_params
 
 
 class Method(base.WithTeacher):
@@ -60,7 +60,7 @@ class Method(base.WithTeacher):
     stages = base.paired(self.stages, self.teacher_stages, 'stages')
     total = jnp.zeros(())
     for i, ((s, t), (ours, theirs)) in enumerate(zip(met, stages, strict=True)):
-      scale, bias = parts.last_bn(teacher['params'], theirs)
+      scale, bias = read_params.last_bn(teacher['params'], theirs)
       margin = jax.lax.stop_gradient(losses.margin(scale, bias))
       s, t = losses.aligned(s, t)
       connector = adapters.Connector(

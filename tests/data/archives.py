@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from kd_jax import downloads
+from kd_jax.runtime import downloads
 
 
 def cifar(path, classes, per_class=3, seed=0):

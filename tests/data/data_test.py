@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from kd_jax import data, errors, sharding
+from kd_jax import data, errors
 from kd_jax.data import augment, resident, source
+from kd_jax.runtime import sharding
 
 
 def test_digits_are_scikit_learns_split_once():

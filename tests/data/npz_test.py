@@ -7,19 +7,17 @@ import pickle
 import numpy as np
 import pytest
 
-from kd_jax import (
-  build,
-  data,
-  errors,
-  evaluate,
-  exports,
-  runs,
-  trained,
-  trainer,
-)
 from kd_jax import config as config_lib
-from kd_jax.data import decode, digits
-from tests import bucket, main_test
+from kd_jax import data, errors
+from kd_jax.cli import evaluate
+from kd_jax.data import decode
+from kd_jax.data.sets import digits
+from kd_jax.distill import build
+from kd_jax.export import artifact
+from kd_jax.runtime import run_dir
+from kd_jax.training import restore, run, teacher
+from tests.cli import train_test
+from tests.runtime import bucket
 
 
 def arrays(**changes):
@@ -55,13 +53,13 @@ def digit_arrays():
 def small(name, folder, **more):
   """Two epochs of four steps of a student alone, in that folder."""
   data.open_source.cache_clear()
-  config = main_test.configuration('ce').get_config('digits')
+  config = train_test.configuration('ce').get_config('digits')
   config.data.name, config.data.train_size, config.batch_size = name, 80, 20
   config.epochs, config.mesh.data, config.eval_every = 2, 1, 1.0
   config.student.name = 'resnet8'
   config.student.args.widths = (4, 4, 8, 16)
   config.update(more)
-  return trainer.train(config, runs.Folder(folder))
+  return run.train(config, run_dir.Folder(folder))
 
 
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
@@ -327,7 +325,7 @@ def test_other_contents_under_one_name_are_another_data_set(tmp_path):
 
   def place(save=np.savez, **changes):
     info = opened(write(path, save, **arrays(**changes))).info
-    return runs.cache_folder(config, info, 'teacher').path, info
+    return teacher.cache_folder(config, info, 'teacher').path, info
 
   labels = arrays()['train_labels']
   first, info = place()
@@ -335,10 +333,10 @@ def test_other_contents_under_one_name_are_another_data_set(tmp_path):
   other, changed = place(train_labels=labels[::-1])
   assert other != first
   assert changed._replace(fingerprint=info.fingerprint) == info
-  folder = runs.Folder(tmp_path / 'run')
-  folder.claim(config, info)
+  folder = run_dir.Folder(tmp_path / 'run')
+  folder.claim(config_lib.plain(config), info.identity())
   with pytest.raises(errors.UsageError, match=r'data_facts\.fingerprint'):
-    folder.claim(config, changed)
+    folder.claim(config_lib.plain(config), changed.identity())
 
 
 def test_data_sets_without_a_fingerprint_are_identified_as_before():
@@ -354,7 +352,7 @@ def logged(folder):
   """What a run wrote of training and evaluation, without its times."""
   return [
     {k: v for k, v in r.items() if k.startswith(('train/', 'test/'))}
-    for r in runs.Records(runs.Folder(folder)).read()
+    for r in run_dir.Records(run_dir.Folder(folder)).read()
   ]
 
 
@@ -386,11 +384,11 @@ def test_a_run_chooses_on_the_files_val_split_and_its_export_is_measured(
   result = small(name, tmp_path / 'run')
   assert 'best_on_val' in result
   assert 'best_on_test' not in result
-  records = runs.Records(runs.Folder(tmp_path / 'run')).read()
+  records = run_dir.Records(run_dir.Folder(tmp_path / 'run')).read()
   assert [r['val/images'] for r in records if 'val/top1' in r] == [50, 50]
   assert len([r for r in records if 'test/top1' in r]) == 1
-  with exports.beside(tmp_path / 'out') as part:
-    exports.write(trained.load(tmp_path / 'run'), part)
+  with artifact.beside(tmp_path / 'out') as part:
+    artifact.write(restore.load(tmp_path / 'run'), part)
   export, file = str(tmp_path / 'out'), tmp_path / 'figures.json'
   assert evaluate.main([export, f'--data={name}', f'--json={file}']) == 0
   figures = json.loads(file.read_text())

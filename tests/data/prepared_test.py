@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from kd_jax import data, errors
-from kd_jax.data import archive, builders, prepared
+from kd_jax.data.sets import archive, builders, prepared
 from tests import children
 from tests.data import archives
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import sharding
 from kd_jax.data import augment, resident, source, stream
+from kd_jax.runtime import sharding
 
 SIZE, BATCH = 13, 4
 INFO = source.Info(

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from kd_jax import errors, losses
-from kd_jax.methods import base, crd
+from kd_jax.methods import crd, registry
 from tests import tiny
 from tests.methods import vectors
 
@@ -17,7 +17,9 @@ CONTRACT = {'': {'width': 8, 'negatives': 4}}
 
 def method_of(labels, **kwargs):
   classes = int(np.max(labels)) + 1
-  return base.make('crd', num_classes=classes, train_labels=labels, **kwargs)
+  return registry.make(
+    'crd', num_classes=classes, train_labels=labels, **kwargs
+  )
 
 
 def feats_of(s, t):

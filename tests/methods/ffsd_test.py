@@ -5,7 +5,8 @@ from jax import test_util
 import numpy as np
 import pytest
 
-from kd_jax import errors, losses, optim
+from kd_jax import errors, losses
+from kd_jax.distill import optim
 from kd_jax.methods import ffsd
 from tests import tiny
 from tests.methods import vectors

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_jax import errors
-from kd_jax.models import adapters
+from kd_jax.methods import adapters
 from tests import tiny
 from tests.methods import vectors
 

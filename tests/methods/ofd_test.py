@@ -5,7 +5,8 @@ import pytest
 from scipy import integrate, stats
 
 from kd_jax import errors, losses
-from kd_jax.models import adapters, parts
+from kd_jax.methods import adapters
+from kd_jax.models import read_params
 from tests import tiny
 from tests.methods import vectors
 
@@ -162,7 +163,7 @@ def test_the_margin_is_read_from_the_stages_last_block():
   for name, norm in (('resnet14', 'bn2'), ('resnet50', 'bn3')):
     shapes = jax.eval_shape(lambda n=name: _params(n))
     last = {'resnet14': 'stage2_block2', 'resnet50': 'stage2_block4'}[name]
-    scale, bias = parts.last_bn(shapes, 2)
+    scale, bias = read_params.last_bn(shapes, 2)
     assert scale is shapes[last][norm]['scale']
     assert bias is shapes[last][norm]['bias']
 
@@ -178,7 +179,7 @@ def _params(name):
 
 def test_a_network_without_such_batch_norms_is_refused():
   with pytest.raises(errors.UsageError, match='no blocks of stage 1'):
-    parts.last_bn({'fc': {}}, 1)
+    read_params.last_bn({'fc': {}}, 1)
 
 
 def test_a_larger_teacher_map_is_averaged_to_the_students():

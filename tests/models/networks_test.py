@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import errors, models, sharding
-from kd_jax.models import __main__ as command
+from kd_jax import errors, models
+from kd_jax.cli import networks as command
 from kd_jax.models import layers
+from kd_jax.runtime import sharding
 from tests import tiny
 
 # The arguments that make one network of each class small.

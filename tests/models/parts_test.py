@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import abstract, errors
-from kd_jax.models import parts
+from kd_jax import errors
+from kd_jax.distill import inspect
+from kd_jax.models import read_params
 from tests import tiny
 from tests.models import networks_test
 
@@ -16,7 +17,9 @@ from tests.models import networks_test
 @pytest.mark.parametrize('name', networks_test.NARROW)
 def test_the_reused_classifier_gives_a_networks_own_logits(name):
   found = networks_test.taps(name)
-  logits = parts.head(networks_test.variables(name)['params'], found['pooled'])
+  logits = read_params.head(
+    networks_test.variables(name)['params'], found['pooled']
+  )
   np.testing.assert_allclose(found['logits'], logits, rtol=1e-5, atol=1e-6)
 
 
@@ -34,7 +37,7 @@ def test_the_margins_batch_norm_is_the_one_behind_the_pre_tap(name):
   before = networks_test.taps(name)
   count = sum(bool(re.fullmatch(r'stage\d_pre', tap)) for tap in before)
   for stage in range(1, count + 1):
-    scale, bias = parts.last_bn(made['params'], stage)
+    scale, bias = read_params.last_bn(made['params'], stage)
     assert scale.shape == bias.shape == before[f'stage{stage}_pre'].shape[-1:]
     changed = jax.tree.map(
       lambda x, a=scale, b=bias: x * 0 if x is a or x is b else x, made
@@ -53,13 +56,13 @@ def test_the_margins_batch_norm_is_the_one_behind_the_pre_tap(name):
 )
 def test_networks_that_ofd_is_not_defined_for_give_no_margins(name):
   with pytest.raises(errors.UsageError, match='no blocks of stage 1'):
-    parts.last_bn(networks_test.variables(name)['params'], 1)
+    read_params.last_bn(networks_test.variables(name)['params'], 1)
 
 
 def test_a_classifier_for_other_channels_says_which_map_is_pooled():
   params = networks_test.variables('shufflenetv2')['params']
   with pytest.raises(errors.UsageError, match=r'reads 24 channels.*has 16'):
-    parts.head(params, np.zeros((1, 16), np.float32))
+    read_params.head(params, np.zeros((1, 16), np.float32))
 
 
 def shapes(method, student, teacher, **args):
@@ -69,7 +72,7 @@ def shapes(method, student, teacher, **args):
     student=networks_test.narrow(student),
     teacher=networks_test.narrow(teacher),
   )
-  return abstract.shapes(exp, 32, 8)
+  return inspect.shapes(exp, 32, 8)
 
 
 @pytest.mark.parametrize(

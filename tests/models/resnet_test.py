@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import abstract, models
+from kd_jax import models
+from kd_jax.distill import inspect
 from kd_jax.models import layers
 from tests import tiny
 
@@ -21,7 +22,7 @@ TORCHVISION = {
 
 
 def parameters(network, size):
-  shapes = abstract.variables_of(network, size)['params']
+  shapes = inspect.variables_of(network, size)['params']
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
@@ -40,7 +41,7 @@ def test_cifar_resnets_have_repdistillers_parameter_counts(name, count):
 
 def test_a_cifar_stage_halves_the_side_from_the_second_on():
   network = models.make('resnet8x4', 10)
-  feats = abstract.shapes(
+  feats = inspect.shapes(
     tiny.experiment(tiny.method('ce'), tx=optax.identity(), student=network),
     32,
     2,

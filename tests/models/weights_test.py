@@ -16,7 +16,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from kd_jax import errors, models
-from kd_jax.models import weights
+from kd_jax.models.pretrained import convert
 from tests import tiny
 from tests.models import networks_test
 from tests.vectors import compare_networks
@@ -29,7 +29,7 @@ FILES = sorted(
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
 def test_an_originals_weights_give_its_logits_and_taps(path):
   arrays, meta = compare_networks.load(path)
-  variables = weights.convert(
+  variables = convert.convert(
     compare_networks.network(meta), compare_networks.state(meta)
   )
   assert compare_networks.parameters(variables) == meta['params']
@@ -48,7 +48,7 @@ def test_every_class_of_networks_has_an_original():
 
 @pytest.mark.parametrize('name', networks_test.NARROW)
 def test_layers_have_different_names_in_every_layout(name):
-  plans = weights.plans(networks_test.narrow(name))
+  plans = convert.plans(networks_test.narrow(name))
   assert plans
   for plan in plans.values():
     assert len(set(plan.values())) == len(plan)
@@ -59,9 +59,9 @@ def small():
   network = models.make('resnet8', 10)
   state = {
     name: np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    for name, shape in weights.originals(network).items()
+    for name, shape in convert.originals(network).items()
   }
-  return network, state, weights.convert(network, state)
+  return network, state, convert.convert(network, state)
 
 
 def same(a, b):
@@ -82,7 +82,7 @@ def test_kernels_are_transposed_and_statistics_kept():
 
 def test_converted_variables_have_the_networks_tree_and_dtypes():
   network, _, variables = small()
-  want = weights.shapes(network)
+  want = convert.shapes(network)
   assert jax.tree.structure(variables) == jax.tree.structure(want)
   jax.tree.map(
     lambda a, b: np.testing.assert_equal(
@@ -99,7 +99,7 @@ def test_safetensors_are_read_without_torch(prefix, tmp_path, monkeypatch):
   network, state, variables = small()
   state = {prefix + name: value for name, value in state.items()}
   safetensors.save_file(state, tmp_path / 'a.safetensors')
-  same(weights.load(network, tmp_path / 'a.safetensors'), variables)
+  same(convert.load(network, tmp_path / 'a.safetensors'), variables)
 
 
 def test_half_precision_becomes_float32(tmp_path):
@@ -107,15 +107,15 @@ def test_half_precision_becomes_float32(tmp_path):
   for dtype in (np.float16, jnp.bfloat16):
     half = {name: value.astype(dtype) for name, value in state.items()}
     safetensors.save_file(half, tmp_path / 'a.safetensors')
-    found = weights.load(network, tmp_path / 'a.safetensors')
+    found = convert.load(network, tmp_path / 'a.safetensors')
     want = {name: value.astype(np.float32) for name, value in half.items()}
-    same(found, weights.convert(network, want))
+    same(found, convert.convert(network, want))
 
 
 def test_counters_of_batches_are_passed_over():
   network, state, variables = small()
   state['bn1.num_batches_tracked'] = np.array(7)
-  same(weights.convert(network, state), variables)
+  same(convert.convert(network, state), variables)
 
 
 def test_all_that_does_not_fit_is_named():
@@ -125,7 +125,7 @@ def test_all_that_does_not_fit_is_named():
   state['fc.weight'] = np.zeros((100, 64))
   state['fc.bias'] = np.zeros(100)
   with pytest.raises(errors.UsageError) as caught:
-    weights.convert(network, state)
+    convert.convert(network, state)
   said = str(caught.value)
   assert '2 missing: ' in said
   assert 'bn1.weight' in said
@@ -138,39 +138,39 @@ def test_all_that_does_not_fit_is_named():
 def test_many_problems_are_counted():
   network = models.make('resnet8', 10)
   with pytest.raises(errors.UsageError, match=r'\d+ missing.*and \d+ more'):
-    weights.convert(network, {'fc.bias': np.zeros(10)})
+    convert.convert(network, {'fc.bias': np.zeros(10)})
 
 
 def test_the_weights_of_a_deeper_network_are_not_loaded_in_part():
   state = {
     name: np.zeros(shape)
-    for name, shape in weights.originals(models.make('resnet14', 10)).items()
+    for name, shape in convert.originals(models.make('resnet14', 10)).items()
   }
   with pytest.raises(errors.UsageError, match=r'unexpected: layer1\.1'):
-    weights.convert(models.make('resnet8', 10), state)
+    convert.convert(models.make('resnet8', 10), state)
 
 
 def test_a_network_of_ones_own_is_refused():
   with pytest.raises(errors.UsageError, match='Plain has no names of PyTorch'):
-    weights.convert(tiny.Plain(), {})
+    convert.convert(tiny.Plain(), {})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
   with pytest.raises(errors.UsageError, match='no file of weights'):
-    weights.read(tmp_path / 'none.pth')
+    convert.read(tmp_path / 'none.pth')
 
 
 def test_a_damaged_safetensors_file_is_named(tmp_path):
   (tmp_path / 'a.safetensors').write_bytes(b'12345678')
   with pytest.raises(errors.UsageError, match=r'cannot read .*a\.safetensors'):
-    weights.read(tmp_path / 'a.safetensors')
+    convert.read(tmp_path / 'a.safetensors')
 
 
 def test_without_torch_a_pickled_file_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
   (tmp_path / 'a.pth').touch()
   with pytest.raises(errors.UsageError, match=r'pip install torch.*save_file'):
-    weights.read(tmp_path / 'a.pth')
+    convert.read(tmp_path / 'a.pth')
 
 
 class Tensor:
@@ -213,7 +213,7 @@ def test_a_training_checkpoint_is_opened(inside, prefix, tmp_path, monkeypatch):
     found = {'epoch': 240, key: found, 'accuracy': Tensor(np.zeros(()))}
   calls = torch_that_loads(monkeypatch, found)
   (tmp_path / 'a.pth').touch()
-  same(weights.load(network, tmp_path / 'a.pth'), variables)
+  same(convert.load(network, tmp_path / 'a.pth'), variables)
   assert calls == [{'map_location': 'cpu', 'weights_only': True}]
 
 
@@ -223,7 +223,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
   with pytest.raises(
     errors.UsageError, match=r'Unsupported global.*torch\.save'
   ):
-    weights.read(tmp_path / 'a.pth')
+    convert.read(tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_file_without_a_state_dict_says_what_it_holds(
   torch_that_loads(monkeypatch, found)
   (tmp_path / 'a.pth').touch()
   with pytest.raises(errors.UsageError, match=message):
-    weights.read(tmp_path / 'a.pth')
+    convert.read(tmp_path / 'a.pth')
 
 
 class Code:
@@ -251,7 +251,7 @@ def test_torchs_own_files_are_read_and_code_in_them_is_not_run(tmp_path):
   network, state, variables = small()
   found = {'module.' + k: torch.tensor(v) for k, v in state.items()}
   torch.save({'epoch': 1, 'model': found}, tmp_path / 'a.pth')
-  same(weights.load(network, tmp_path / 'a.pth'), variables)
+  same(convert.load(network, tmp_path / 'a.pth'), variables)
   torch.save({'model': found, 'more': Code()}, tmp_path / 'b.pth')
   with pytest.raises(errors.UsageError, match='without running code'):
-    weights.load(network, tmp_path / 'b.pth')
+    convert.load(network, tmp_path / 'b.pth')

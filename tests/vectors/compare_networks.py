@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from kd_jax import models
-from kd_jax.models import weights
+from kd_jax.models.pretrained import convert
 from tests.vectors import make_networks
 
 
@@ -83,7 +83,7 @@ def main(folder):
   print('|---|---|---|---|---|')
   for path in sorted(pathlib.Path(folder).glob('*.npz')):
     arrays, meta = load(path)
-    variables = weights.convert(network(meta), state(meta))
+    variables = convert.convert(network(meta), state(meta))
     found = differences(arrays, meta, variables)
     tap = max(found, key=found.get)
     print(

@@ -13,8 +13,8 @@ import shutil
 import jax
 import numpy as np
 
-from kd_jax import trained
-from kd_jax.data import digits
+from kd_jax.data.sets import digits
+from kd_jax.training import restore
 from tests import finished
 
 
@@ -26,7 +26,7 @@ def main():
     place,
     ignore=shutil.ignore_patterns('test.npz', 'predict.py'),
   )
-  found = trained.load(place)
+  found = restore.load(place)
   images = digits.read('test').image[:5]
   logits = np.asarray(jax.jit(found.forward)(found.weights, images))
   np.savez_compressed(

@@ -1,0 +1,80 @@
+"""The command `kd-jax VERB`: one verb for everything that a run needs."""
+
+from collections.abc import Sequence
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+from kd_jax import errors
+from kd_jax.runtime import command
+from kd_jax.version import __version__
+
+
+class Verb(NamedTuple):
+  """What `kd-jax` does under a name.
+
+  Attributes:
+    module: Whose `main(argv)` does it.
+    help: What it does, in a line.
+  """
+
+  module: str
+  help: str
+
+
+VERBS = {
+  'train': Verb('kd_jax.cli.train', 'trains a student: --config fpd'),
+  'evaluate': Verb(
+    'kd_jax.cli.evaluate', 'measures a trained network, class by class'
+  ),
+  'export': Verb(
+    'kd_jax.cli.export', 'writes a trained network for use without kd_jax'
+  ),
+  'predict': Verb('kd_jax.cli.predict', 'predicts the classes of image files'),
+  'compare': Verb(
+    'kd_jax.cli.compare', 'compares methods over seeds, with paired differences'
+  ),
+  'list': Verb(
+    'kd_jax.cli.listing', 'shows methods, networks, recipes, data or keys'
+  ),
+  'benchmark': Verb('kd_jax.benchmark', 'times training steps on this device'),
+}
+
+
+def usage() -> str:
+  """Returns the text of `kd-jax --help`."""
+  width = max(map(len, VERBS))
+  verbs = (f'  {name:{width}}  {verb.help}' for name, verb in VERBS.items())
+  return (
+    'usage: kd-jax VERB [argument ...]\n\n'
+    + '\n'.join(verbs)
+    + '\n\n`kd-jax VERB --help` shows the arguments; `kd-jax --version` the '
+    'version.'
+  )
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Runs the verb that is named first."""
+  name, *rest = argv or ['']
+  if name in ('-h', '--help', 'help'):
+    print(usage())
+    return 0
+  if name == '--version':
+    print(f'kd_jax {__version__}')
+    return 0
+  if name not in VERBS:
+    raise errors.unknown('verb', name, VERBS)
+  return importlib.import_module(VERBS[name].module).main(rest)
+
+
+def start() -> None:
+  """The entry point of the console script."""
+  try:
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+  except BrokenPipeError:  # whoever reads has enough, as `| head` has
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = 0
+  sys.exit(code)

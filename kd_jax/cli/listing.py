@@ -1,0 +1,94 @@
+"""Shows what there is: `kd-jax list methods|networks|recipes|data|keys`."""
+
+from collections.abc import Callable, Sequence
+import importlib.util
+import inspect
+import json
+import pathlib
+import types
+
+from kd_jax import config as config_lib
+from kd_jax import data, errors
+from kd_jax.cli import networks
+from kd_jax.methods import registry
+from kd_jax.runtime import command
+
+
+def methods() -> list[tuple[str, str]]:
+  """Returns every method with the first line of its file's docstring."""
+  rows = []
+  for name in registry.names():
+    module = inspect.getmodule(registry.method_class(name))
+    rows.append((name, _first_line(module)))
+  return rows
+
+
+def recipes() -> list[tuple[str, str]]:
+  """Returns every recipe, as `--config` takes it, with its first line."""
+  rows = []
+  for path in config_lib.files():
+    module = _loaded(path)
+    for name, recipe in module.RECIPES.items():
+      first = _first_line(recipe)
+      rows.append((f'{path.stem}:{name}', first or _first_line(module)))
+  return rows
+
+
+def data_sets() -> list[tuple[str, str]]:
+  """Returns every data set with a line about it."""
+  return list(data.SETS.items())
+
+
+def keys() -> list[tuple[str, str]]:
+  """Returns every key of a configuration with its default and its meaning."""
+  rows = []
+  for key in config_lib.KEYS:
+    default = key.default
+    if hasattr(default, 'to_dict'):
+      default = default.to_dict()
+    choices = ''
+    if key.choices:
+      choices = f' One of {", ".join(repr(c) for c in key.choices)}.'
+    text = json.dumps(default)
+    rows.append((f'config.{key.path}={text}', f'{key.help}{choices}'))
+  return rows
+
+
+KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+  'methods': methods,
+  'recipes': recipes,
+  'data': data_sets,
+  'keys': keys,
+}
+
+
+def _first_line(documented: object) -> str:
+  return (inspect.getdoc(documented) or '').split('\n\n')[0].replace('\n', ' ')
+
+
+def _loaded(path: pathlib.Path) -> types.ModuleType:
+  spec = importlib.util.spec_from_file_location(f'_recipes_{path.stem}', path)
+  assert spec is not None
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@command.reporting()
+def main(argv: Sequence[str]) -> int:
+  """Prints a line for each thing of a kind."""
+  known = (*KINDS, 'networks')
+  parser = command.parser('kd-jax list', __doc__)
+  parser.add_argument('kind', help=', '.join(known))
+  args, rest = parser.parse_known_args(argv)
+  if args.kind == 'networks':
+    return networks.main(rest)
+  if args.kind not in KINDS:
+    raise errors.unknown('kind', args.kind, known)
+  if rest:
+    raise errors.UsageError(f'unexpected argument {rest[0]!r}')
+  rows = KINDS[args.kind]()
+  width = min(40, max(len(name) for name, _ in rows))
+  print('\n'.join(f'{name:{width}}  {text}' for name, text in rows))
+  return 0

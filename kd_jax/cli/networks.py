@@ -1,0 +1,50 @@
+"""The table of networks: `kd-jax list networks [name ...]`."""
+
+from collections.abc import Sequence
+
+from kd_jax import models
+from kd_jax.runtime import command
+
+
+def main(argv: Sequence[str]) -> int:
+  """Prints the name, parameters, FLOPs and taps of networks.
+
+  Raises:
+    UsageError: A name is unknown.
+  """
+  parser = command.parser(
+    'kd-jax list networks',
+    'Parameters, FLOPs of one image, and taps (height x width x channels) of '
+    'the networks.',
+  )
+  parser.add_argument('names', nargs='*', metavar='name', help='default: all')
+  parser.add_argument(
+    '--num_classes',
+    type=int,
+    default=0,
+    help='K; default: 100 at 32 pixels, 1000 at 224',
+  )
+  parser.add_argument(
+    '--image_size',
+    type=int,
+    default=0,
+    help="pixels; default: each network's own",
+  )
+  args = parser.parse_args(argv)
+  chosen = {name: models.make(name, 1) for name in args.names}
+  chosen = chosen or {name: models.make(name, 1) for name in models.NETWORKS}
+  for name, network in chosen.items():
+    own = models.image_size(network)
+    size = args.image_size or own
+    classes = args.num_classes or (100 if own == 32 else 1000)
+    found = models.describe(models.make(name, classes), size)
+    print(
+      f'{name:22}{found.params:>12,} parameters{found.flops / 1e6:>10,.1f} '
+      f'MFLOPs at {size}x{size}, {classes} classes'
+    )
+    shapes = [
+      f'{tap} {"x".join(str(n) for n in shape)}'
+      for tap, shape in found.taps.items()
+    ]
+    print('  ' + ', '.join(shapes), flush=True)
+  return 0

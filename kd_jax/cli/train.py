@@ -1,0 +1,241 @@
+"""Trains: `python -m kd_jax.main --config configs/fpd.py`.
+
+Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 ended by
+the watchdog, 134 ended by the runtime since another process was gone. After the
+last three, start the same command again.
+"""
+
+from collections.abc import Callable, Sequence
+import errno
+import os
+import re
+import signal
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+from etils import epath
+import jax
+from ml_collections import ConfigDict, config_flags
+
+from kd_jax import config as config_lib
+from kd_jax import errors
+from kd_jax.distill import build
+from kd_jax.runtime import command, distributed, run_dir
+from kd_jax.training import report, teacher
+from kd_jax.training import run as run_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'FILE[:recipe]; --config.a.b=value changes a value.'
+)
+_WORKDIR_HELP = 'Run folder; by default runs/<config>-<recipe>-<hash>.'
+_SEEDS_HELP = 'Seeds to run one after the other, such as 0,1,2.'
+_WORKDIR = flags.DEFINE_string('workdir', None, _WORKDIR_HELP)
+_SEEDS = flags.DEFINE_list('seeds', None, _SEEDS_HELP)
+
+# XLA reads these when its GPU backend starts, and knows them on every backend:
+# no kernels with atomic sums, and none chosen by timing.
+DETERMINISTIC = (
+  '--xla_gpu_deterministic_ops=true',
+  '--xla_gpu_autotune_level=0',
+)
+
+# What the storage of a run may say: full, over its quota, read-only.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+EXIT_CODES = {
+  **command.EXIT_CODES,
+  run_lib.Interrupted: distributed.START_AGAIN,
+}
+
+
+def _train(argv: Sequence[str]) -> int:
+  """Runs the configuration for every seed and prints the results."""
+  # Orbax tells of every save, and logs with its stack what it also raises.
+  logging.set_verbosity(logging.FATAL)
+  if len(argv) > 1:
+    raise errors.UsageError(
+      f'unexpected argument {argv[1]!r}: options begin with --, and a value '
+      'follows its option after ='
+    )
+  if _CONFIG.value is None:
+    raise errors.UsageError('--config is missing: try --config fpd')
+  seeds = _seeds() or [_CONFIG.value.seed]
+  _before_jax_starts(_CONFIG.value)
+  stop = _stop_on_sigterm()
+  results, alone = [], []
+  for seed in seeds:
+    config = _CONFIG.value.copy_and_resolve_references()
+    config.seed = seed
+    folder = _folder(config, several=len(seeds) > 1)
+    label = f'seed {seed}' if len(seeds) > 1 else ''
+    result = run_lib.train(config, folder, label, should_stop=stop)
+    results.append(result)
+    alone.append(_alone(config, label, stop))
+    distributed.say(report.closing(result, alone[-1]))
+    distributed.say(f'folder: {folder.path}')
+  if len(seeds) > 1:
+    text, figures = report.seeds(results, alone)
+    distributed.say(text)
+    shared = _CONFIG.value.copy_and_resolve_references()
+    shared.seed = 0  # those of the runs stand in the file's name
+    summary = _folder(shared, several=False, prefix='seeds-')
+    name = f'seeds-{"-".join(map(str, seeds))}.json'
+    config = config_lib.plain(_CONFIG.value)
+    summary.write(name, {**figures, 'config': config, **run_lib.provenance()})
+    distributed.say(f'figures: {summary.path / name}')
+  return 0
+
+
+def _before_jax_starts(config: ConfigDict) -> None:
+  """What must be said before the first use of a device."""
+  if config.deterministic:
+    flags = (os.environ.get('XLA_FLAGS', ''), *DETERMINISTIC)
+    os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
+    compiled = run_dir.cache_root(config.cache_dir) / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+  distributed.start(config.heartbeat_timeout_seconds)
+
+
+def _seeds() -> list[int]:
+  try:
+    return [int(seed) for seed in _SEEDS.value or ()]
+  except ValueError as error:
+    raise errors.UsageError(
+      f'--seeds={",".join(_SEEDS.value or ())}: give whole numbers: 0,1,2'
+    ) from error
+
+
+def _folder(
+  config: ConfigDict, *, several: bool, prefix: str = ''
+) -> run_dir.Folder:
+  if _WORKDIR.value:
+    base = epath.Path(_WORKDIR.value)
+    return run_dir.Folder(base / f'seed{config.seed}' if several else base)
+  given: Any = flags.FLAGS['config']
+  file = given.config_filename.partition(':')[0]
+  parts = [epath.Path(file).stem, config.recipe]
+  parts.append(prefix + config_lib.digest(config))
+  return run_dir.Folder(epath.Path('runs') / '-'.join(filter(None, parts)))
+
+
+def _alone(
+  config: ConfigDict, label: str, stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+  """The result of the student trained alone, as `config.baseline` says."""
+  if config.baseline == 'off' or config.method == 'ce':
+    return None
+  baseline = config_lib.of_baseline(config)
+  info = build.open_source(config).info
+  folder = teacher.cache_folder(baseline, info, 'alone')
+  if config.baseline == 'cache':
+    return folder.read('result.json')
+  label = f'{label} alone'.strip()
+  return run_lib.train(baseline, folder, label, should_stop=stop, shared=True)
+
+
+def _stop_on_sigterm() -> Callable[[], bool]:
+  """Whether SIGTERM has come since; the run then saves and ends with 75.
+
+  Of several processes one is enough. (JAX has such a service too. It is not
+  used: Orbax asks it from a thread of process 0 alone, with a step of the
+  past, and then not all processes hear of it at the same step.)
+  """
+  asked: list[int] = []
+  signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+  return lambda: bool(asked)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """absl's parsing, with every mistake as a `UsageError`."""
+  wrong = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
+  try:
+    return flags.FLAGS(argv)
+  except wrong as error:
+    raise _usage_error(error) from error
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+  """The arguments with `--config fpd` as the path of that file."""
+  found = list(argv)
+  for i, argument in enumerate(found):
+    name, equals, value = argument.partition('=')
+    if name in ('--config', '-config') and equals:
+      found[i] = f'{name}={_found(value)}'
+    elif argument in ('--config', '-config') and i + 1 < len(found):
+      found[i + 1] = _found(found[i + 1])
+  return found
+
+
+def _found(value: str) -> str:
+  file, colon, recipe = value.partition(':')
+  return config_lib.find(file) + colon + recipe
+
+
+def _usage() -> str:
+  return (
+    'usage: kd-jax train --config FILE[:recipe] [--config.a.b=value ...] '
+    '[--workdir DIR] [--seeds 0,1,2]\n\n'
+    '  --config   a file of configs/ by its name or path, and a recipe of it; '
+    '`kd-jax list recipes`\n'
+    '  --config.a.b=value   changes a value; `kd-jax list keys`\n'
+    f'  --workdir  {_WORKDIR_HELP}\n'
+    f'  --seeds    {_SEEDS_HELP}\n\n'
+    'Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 '
+    'ended by the watchdog;\nafter the last two, start the same command again.'
+  )
+
+
+def _usage_error(error: Exception) -> errors.UsageError:
+  """What parsing raised, in one line and without its wrapping."""
+  text = str(error.args[0] if error.args else error).strip()
+  if 'Traceback' in text:  # raised inside a configuration file
+    text = text.splitlines()[-1].removeprefix('kd_jax.errors.UsageError: ')
+  text = ' '.join(text.split())
+  if re.fullmatch(r"""["']*\w+["']*""", text):
+    text = f'unknown key {text} of config'
+  near = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+  if near:
+    text = f'unknown key {near[2]!r} of config; did you mean {near[1]!r}?'
+  return errors.UsageError(text.replace('\\n', ' '))
+
+
+def _said_plainly(argv: Sequence[str]) -> int:
+  """`_train`, with a storage that takes no more as a `RunError`."""
+  try:
+    return _train(argv)
+  except OSError as error:
+    if error.errno not in _STORAGE:
+      raise
+    raise errors.RunError(
+      f'cannot write: {error}; mend it, and start the same command again: it '
+      'goes on from the last checkpoint'
+    ) from error
+
+
+@command.reporting(EXIT_CODES, leave=distributed.leave)
+def _run(argv: Sequence[str]) -> None:
+  # config_flags reads overrides from sys.argv
+  sys.argv = ['kd-jax train', *_with_paths(argv)]
+  app.run(_said_plainly, argv=sys.argv, flags_parser=_parse)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains, and ends the process.
+
+  Args:
+    argv: The arguments after the program's name.
+
+  Raises:
+    SystemExit: Always; with the exit code.
+  """
+  if {'-h', '--help', '--helpfull'} & {*argv}:
+    print(_usage())
+    sys.exit(0)
+  sys.exit(_run(argv))
+
+
+def start() -> None:
+  """The entry point of `python -m kd_jax.main`."""
+  main(sys.argv[1:])

@@ -1,0 +1,82 @@
+"""Checks of a configuration's values that need nothing but the values."""
+
+import functools
+
+from ml_collections import ConfigDict
+
+from kd_jax import errors
+from kd_jax.config import schema
+
+
+def check_values(config: ConfigDict) -> None:
+  """Checks every value that can be checked alone.
+
+  Raises:
+    UsageError: A value is not among those that are allowed.
+  """
+  if config.epochs < 1 or min(config.eval_every, config.checkpoint_every) <= 0:
+    raise errors.UsageError(
+      f'config.epochs={config.epochs}, eval_every={config.eval_every} and '
+      f'checkpoint_every={config.checkpoint_every} must be positive'
+    )
+  for path, allowed in schema.CHOICES.items():
+    *groups, last = path.split('.')
+    value = functools.reduce(getattr, groups, config)[last]
+    if value not in allowed:
+      raise errors.unknown(f'value of config.{path}:', value, allowed)
+  given = config.data
+  if given.workers < 0 or config.steps_per_dispatch < 0:
+    raise errors.UsageError(
+      f'config.data.workers={given.workers} and config.steps_per_dispatch='
+      f'{config.steps_per_dispatch} must not be negative'
+    )
+  area = tuple(given.area)
+  if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+    raise errors.UsageError(
+      f'config.data.area={area}: give the least and the greatest fraction of '
+      'the area, such as (0.08, 1.0)'
+    )
+  mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
+  if config.teacher.cache_logits and mode == 'batch':
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: with config.teacher.args.batch_norm='
+      "'batch' a teacher's logits depend on the batch; give 'auto' or 'running'"
+    )
+  crops = given.crop_padding or given.augment != 'crop_flip'
+  if config.teacher.cache_logits and (crops or not config.teacher.name):
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: it is for a teacher (config.teacher.'
+      f'name={config.teacher.name!r}) that sees the same images again: set '
+      "config.data.augment='crop_flip' and config.data.crop_padding=0"
+    )
+  if not 0 <= config.seed < 2**31:
+    raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')
+
+
+def check_batch(config: ConfigDict, devices: int) -> None:
+  """Checks how a batch is cut: for accumulation, and for BatchNorm.
+
+  Args:
+    config: The configuration.
+    devices: How many devices share a batch.
+
+  Raises:
+    UsageError: The batch does not divide so.
+  """
+  parts, group = config.accumulate_steps, config.bn_group_size
+  if parts < 1 or config.batch_size % (parts * devices):
+    raise errors.UsageError(
+      f'config.accumulate_steps={parts}: config.batch_size={config.batch_size} '
+      f'does not divide into so many parts over {devices} devices'
+    )
+  if group < 0 or (group and config.batch_size // parts % group):
+    raise errors.UsageError(
+      f'config.bn_group_size={group} does not divide the '
+      f'{config.batch_size // parts} images of a batch'
+      + (' of accumulate_steps' if parts > 1 else '')
+    )
+  if config.optimizer.clip_norm < 0:
+    raise errors.UsageError(
+      f'config.optimizer.clip_norm={config.optimizer.clip_norm} must not be '
+      'negative; 0 is off'
+    )

@@ -1,0 +1,204 @@
+"""CIFAR and Tiny-ImageNet as tfds builders that need no TensorFlow.
+
+tfds's own builders of CIFAR unpack, read and encode through TensorFlow, and
+Tiny-ImageNet has none. These read the published archives with Python's tarfile
+and zipfile, member by member (nothing is unpacked to disk), and prepare the
+same features into array_record.
+
+Source: Krizhevsky, 2009 (CIFAR); Le and Yang, 2015 (Tiny-ImageNet).
+"""
+
+from collections.abc import Iterator
+import io
+import tarfile
+from typing import Any, ClassVar
+import zipfile
+
+from etils import epath
+import numpy as np
+from PIL import Image
+import tensorflow_datasets as tfds
+
+from kd_jax import errors
+from kd_jax.runtime import downloads
+
+Example = tuple[str, dict[str, Any]]
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+  """A builder over one archive; outside tfds's registry, which has a CIFAR.
+
+  Attributes:
+    archive_path: the archive.
+  """
+
+  archive_path: epath.Path
+
+  PUBLISHED: ClassVar[downloads.Published]
+  ENCODING: ClassVar[str]
+  IMAGE_SIZE: ClassVar[int] = 32
+  CLASSES: ClassVar[int]
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    image = (self.IMAGE_SIZE, self.IMAGE_SIZE, 3)
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.__doc__,
+      features=tfds.features.FeaturesDict(
+        {
+          'id': tfds.features.Text(),
+          'image': tfds.features.Image(
+            shape=image, encoding_format=self.ENCODING
+          ),
+          'label': tfds.features.ClassLabel(num_classes=self.CLASSES),
+        }
+      ),
+      supervised_keys=('image', 'label'),
+    )
+
+  def _generate_examples(self) -> Iterator[Example]:
+    raise NotImplementedError  # tfds asks for it; `_split_generators` serves
+
+  def _broken(self, error: Exception) -> errors.UsageError:
+    return errors.UsageError(
+      f'{self.archive_path} is no whole archive of {self.name} '
+      f'({type(error).__name__}: {error}); fetch it again from '
+      f'{self.PUBLISHED.url}'
+    )
+
+
+class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
+  """CIFAR-100: 50,000 and 10,000 images, 32x32, of 100 classes."""
+
+  VERSION = tfds.core.Version('3.0.2')
+  ENCODING: ClassVar[str] = 'png'
+  CLASSES: ClassVar[int] = 100
+  PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
+    'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
+    'sha256',
+    '58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
+    168_513_733,
+  )
+  NAMES: ClassVar[str] = 'fine_label_names.txt'
+  FILES: ClassVar[dict[str, tuple[str, ...]]] = {
+    'train': ('train.bin',),
+    'test': ('test.bin',),
+  }
+  LABEL_BYTES: ClassVar[int] = 2  # the coarse label, then the fine one
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:
+    del dl_manager
+    wanted = {self.NAMES, *sum(self.FILES.values(), ())}
+    found: dict[str, bytes] = {}
+    try:
+      with tarfile.open(str(self.archive_path)) as tar:
+        for member in tar:
+          name = member.name.rsplit('/', 1)[-1]
+          file = tar.extractfile(member) if name in wanted else None
+          if file is not None:
+            found[name] = file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+      raise self._broken(error) from error
+    if missing := wanted - set(found):
+      raise self._broken(KeyError(f'no {", ".join(sorted(missing))}'))
+    names = [n for n in found[self.NAMES].decode().splitlines() if n.strip()]
+    self.info.features['label'].names = names
+    return {
+      split: self._examples(split, [found[name] for name in files])
+      for split, files in self.FILES.items()
+    }
+
+  def _examples(self, split: str, files: list[bytes]) -> Iterator[Example]:
+    """Rows of label bytes and 3072 pixels: red, green, blue planes."""
+    width = self.LABEL_BYTES + 3072
+    number = 0
+    for content in files:
+      if len(content) % width:
+        raise self._broken(
+          ValueError(f'{len(content)} bytes of {split} images')
+        )
+      for row in np.frombuffer(content, np.uint8).reshape(-1, width):
+        pixels = row[self.LABEL_BYTES :].reshape(3, 32, 32).transpose(1, 2, 0)
+        key = f'{split}_{number:05d}'
+        label = int(row[self.LABEL_BYTES - 1])
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        yield key, {'id': key, 'image': image, 'label': label}
+        number += 1
+
+
+class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
+  """CIFAR-10: 50,000 and 10,000 images, 32x32, of 10 classes."""
+
+  VERSION = tfds.core.Version('3.0.2')
+  CLASSES: ClassVar[int] = 10
+  PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
+    'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
+    'sha256',
+    'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
+    170_052_171,
+  )
+  NAMES: ClassVar[str] = 'batches.meta.txt'
+  FILES: ClassVar[dict[str, tuple[str, ...]]] = {
+    'train': tuple(f'data_batch_{i}.bin' for i in range(1, 6)),
+    'test': ('test_batch.bin',),
+  }
+  LABEL_BYTES: ClassVar[int] = 1
+
+
+class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
+  """Tiny-ImageNet: 100,000 and 10,000 JPEG images, 64x64, of 200 classes.
+
+  The published validation set is the test split; the published test set has no
+  labels. JPEG files are kept byte for byte.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+  ENCODING: ClassVar[str] = 'jpeg'
+  IMAGE_SIZE: ClassVar[int] = 64
+  CLASSES: ClassVar[int] = 200
+  PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
+    'http://cs231n.stanford.edu/tiny-imagenet-200.zip',
+    'md5',
+    '90528d7ca1a48142e341f4ef8d21d0de',
+    248_100_043,
+  )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:
+    del dl_manager
+    try:
+      file = zipfile.ZipFile(str(self.archive_path))
+      root = 'tiny-imagenet-200/'
+      wnids = file.read(f'{root}wnids.txt').decode().split()
+      listing = file.read(f'{root}val/val_annotations.txt').decode()
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+      raise self._broken(error) from error
+    self.info.features['label'].names = wnids
+    annotated = (line.split('\t')[:2] for line in listing.splitlines() if line)
+    validation = {f'{root}val/images/{name}': wnid for name, wnid in annotated}
+    train = {
+      name: name.split('/')[2]
+      for name in file.namelist()
+      if name.startswith(f'{root}train/') and name.endswith('.JPEG')
+    }
+    return {
+      'train': self._examples(file, train),
+      'test': self._examples(file, validation),
+    }
+
+  def _examples(
+    self, file: zipfile.ZipFile, labels: dict[str, str]
+  ) -> Iterator[Example]:
+    for name, wnid in sorted(labels.items()):
+      try:
+        content = file.read(name)
+      except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise self._broken(error) from error
+      key = name.rsplit('/', 1)[1].removesuffix('.JPEG')
+      yield key, {'id': key, 'image': io.BytesIO(content), 'label': wnid}
+
+
+BUILDERS: dict[str, type[_Builder]] = {
+  'cifar10': Cifar10,
+  'cifar100': Cifar100,
+  'tiny_imagenet': TinyImagenet,
+}

@@ -1,0 +1,1 @@
+"""The experiment, its training step, and how a configuration becomes one."""

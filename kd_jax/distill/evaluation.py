@@ -1,0 +1,94 @@
+"""Exact accuracy over a whole split: every image counts once."""
+
+from collections.abc import Callable, Mapping
+import contextlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from kd_jax.data import dataset
+from kd_jax.distill import step
+from kd_jax.methods import base
+from kd_jax.runtime import sharding
+from kd_jax.tasks import classification
+
+Counts = dict[str, dict[str, jax.Array]]
+
+
+def make(
+  exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh
+) -> Callable[..., Counts]:
+  """Compiles the counting of one batch.
+
+  Returns:
+    A function of (params, model_state, frozen, arrays, feed) that gives the
+    counts of every network that the method predicts.
+  """
+  of_batch = counted(exp, split, mesh)
+
+  def of_rows(params, model_state, frozen, arrays, feed):
+    batch = sharding.join(feed, mesh)
+    return of_batch(params, model_state, frozen, arrays, batch)
+
+  return of_rows
+
+
+def counted(exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh) -> Any:
+  """What `make` compiles: its function of a global batch, jitted."""
+
+  def counts(params, model_state, frozen, arrays, feed):
+    batch = split.eval_batch(arrays, feed)
+    logits = step.predict_step(exp, params, model_state, frozen, batch)
+    return {
+      name: classification.count(value, batch) for name, value in logits.items()
+    }
+
+  whole = sharding.replicated(mesh)
+  return jax.jit(
+    counts,
+    in_shardings=(whole,) * 4 + (sharding.batched(mesh),),
+    out_shardings=whole,
+  )
+
+
+def evaluate(
+  counts: Callable[..., Counts],
+  split: dataset.EvalSet,
+  batch_size: int,
+  params: dict[str, Any],
+  model_state: dict[str, Any],
+  frozen: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+  """Accuracy of every network that the method predicts.
+
+  Args:
+    counts: made by `make`.
+    split: what is evaluated.
+    batch_size: images a step.
+    params: as in `step.predict_step`.
+    model_state: as in `step.predict_step`.
+    frozen: as in `step.predict_step`.
+
+  Returns:
+    By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy),
+    'images' (how many).
+  """
+  with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
+    parts = [
+      counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
+    ]
+  total = jax.tree.map(
+    lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])), *parts
+  )
+  return {name: classification.measures(sums) for name, sums in total.items()}
+
+
+def alone(network: nn.Module) -> step.Experiment:
+  """An experiment that can only predict: one network called 'student'."""
+  return step.Experiment(
+    {'student': network}, {}, base.Method(), {}, optax.identity()
+  )

@@ -1,0 +1,216 @@
+"""Schedules in epochs, and optimizers by parameter path."""
+
+from collections.abc import Callable, Mapping, Sequence
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax import errors, pytrees
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+# Every kind of schedule with the fields of its specification.
+KINDS: dict[str, tuple[str, ...]] = {
+  'constant': ('value',),
+  'step': ('value', 'milestones', 'factor'),
+  'cosine': ('value',),
+  'linear': ('start', 'value', 'epochs'),
+  'ramp': ('value', 'epochs', 'first'),
+  'gaussian_ramp': ('value', 'epochs'),
+}
+
+
+def schedule(
+  spec: float | Mapping[str, Any], steps_per_epoch: int, epochs: float
+) -> Schedule:
+  """The value at each step (counted from 0), f32.
+
+  Args:
+    spec: a number, or a mapping whose 'kind' is
+      'constant' (value);
+      'step' (value, times factor at each of the milestones, in epochs: with
+      milestone 150 the 151st epoch is the first at the lower value);
+      'cosine' (value, falling to 0 at the end of the run);
+      'linear' (from start to value over the first epochs, then constant);
+      'ramp' (value * min(1, e / epochs) in epoch e, counted from first: the
+      warm-up of losses in released code, which begins at 0 or 1);
+      'gaussian_ramp' (value * exp(-5 (1 - e / epochs)^2) in epoch e, counted
+      from 1, and value after these epochs: Laine and Aila, 2017; FFSD).
+      Any of them may have 'warmup_epochs', a linear rise to the schedule.
+    steps_per_epoch: steps in an epoch.
+    epochs: length of the run.
+
+  Raises:
+    UsageError: for an unknown kind or field, or a missing one.
+  """
+  if isinstance(spec, int | float):
+    spec = {'kind': 'constant', 'value': spec}
+  fields = dict(spec)
+  kind = fields.pop('kind', 'constant')
+  if kind not in KINDS:
+    raise errors.unknown('schedule', kind, KINDS)
+  warmup = fields.pop('warmup_epochs', 0) * steps_per_epoch
+  for name in fields:
+    if name not in KINDS[kind]:
+      known = (*KINDS[kind], 'kind', 'warmup_epochs')
+      raise errors.unknown(f'field of schedule {kind}:', name, known)
+  for name, given in fields.items():
+    many = name == 'milestones'
+    good = isinstance(given, list | tuple) if many else _is_number(given)
+    if not good:
+      raise errors.UsageError(
+        f'schedule {kind}: {name}={given!r} must be '
+        f'{"a tuple of epochs" if many else "a number"}'
+      )
+  if missing := [name for name in KINDS[kind] if name not in fields]:
+    raise errors.UsageError(f'schedule {kind} lacks {", ".join(missing)}')
+
+  def value(step: jax.Array) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    result = _shape(kind, fields, step, steps_per_epoch, epochs)
+    if warmup:
+      result = result * jnp.minimum(1.0, (step + 1) / warmup)
+    return jnp.asarray(result, jnp.float32)
+
+  return value
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shape(kind, fields, step, steps_per_epoch, epochs):
+  top = fields['value']
+  if kind == 'step':
+    boundaries = [m * steps_per_epoch for m in fields['milestones']]
+    passed = sum((step >= b).astype(jnp.float32) for b in boundaries)
+    return top * jnp.asarray(fields['factor'], jnp.float32) ** passed
+  if kind == 'cosine':
+    done = step / (epochs * steps_per_epoch)
+    return top * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+  if kind == 'ramp':
+    epoch = jnp.floor(step / steps_per_epoch) + fields['first']
+    return top * jnp.minimum(1.0, epoch / fields['epochs'])
+  if kind == 'gaussian_ramp':
+    epoch = jnp.floor(step / steps_per_epoch) + 1
+    left = jnp.maximum(0.0, 1 - epoch / fields['epochs'])
+    return top * jnp.exp(-5 * jnp.square(left))
+  if kind == 'linear':
+    done = jnp.clip(step / (fields['epochs'] * steps_per_epoch), 0.0, 1.0)
+    return fields['start'] + (top - fields['start']) * done
+  return jnp.full_like(step, top)
+
+
+def transformation(
+  name: str,
+  learning_rate: Schedule,
+  *,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  reset_momentum_at: Sequence[int] = (),
+) -> optax.GradientTransformation:
+  """An optimizer as PyTorch's of the same name.
+
+  'sgd' and 'adam' add weight_decay * parameter to the gradient of every
+  parameter, BatchNorm and biases included, before momentum or moments;
+  'adamw' decouples it.
+
+  Args:
+    name: 'sgd', 'adam', 'adamw', or 'frozen': no update at all.
+    learning_rate: of each step.
+    weight_decay: see above.
+    momentum: of sgd.
+    nesterov: of sgd.
+    reset_momentum_at: steps before which sgd's momentum begins anew, as where
+      released code makes a new optimizer at a milestone (OFD's).
+
+  Raises:
+    UsageError: for an unknown name.
+  """
+  decay = optax.add_decayed_weights(weight_decay)
+  if name == 'sgd':
+    trace = reset_at(optax.trace(momentum, nesterov), reset_momentum_at)
+    scale = optax.scale_by_learning_rate(learning_rate)
+    return optax.chain(decay, trace, scale)
+  if name == 'adam':
+    return optax.chain(decay, optax.adam(learning_rate))
+  if name == 'adamw':
+    return optax.adamw(learning_rate, weight_decay=weight_decay)
+  if name == 'frozen':
+    return optax.set_to_zero()
+  raise errors.unknown('optimizer', name, ('sgd', 'adam', 'adamw', 'frozen'))
+
+
+def reset_at(
+  inner: optax.GradientTransformation, steps: Sequence[int]
+) -> optax.GradientTransformation:
+  """`inner` with its state made anew before each of `steps`."""
+  if not steps:
+    return inner
+
+  def init(params):
+    return jnp.zeros((), jnp.int32), inner.init(params)
+
+  def update(updates, state, params=None):
+    count, old = state
+    now = (count == jnp.asarray(steps, jnp.int32)).any()
+    fresh = inner.init(updates)
+    kept = jax.tree.map(lambda a, b: jnp.where(now, a, b), fresh, old)
+    updates, new = inner.update(updates, kept, params)
+    return updates, (count + 1, new)
+
+  return optax.GradientTransformation(init, update)
+
+
+def by_path(
+  rules: Sequence[tuple[str, optax.GradientTransformation]],
+  trainable: Sequence[str] = ('.*',),
+) -> optax.GradientTransformation:
+  """One optimizer for several groups of parameters.
+
+  Args:
+    rules: (regular expression, transformation); a leaf takes the first whose
+      expression is found in its path, such as 'student/conv1/kernel'.
+    trainable: regular expressions; a leaf in whose path none is found has no
+      update at all.
+
+  Raises:
+    UsageError: at `init`, for a path that no rule matches.
+  """
+  group = grouping([expression for expression, _ in rules], trainable)
+  transforms = {str(i): tx for i, (_, tx) in enumerate(rules)}
+  return optax.partition(
+    {**transforms, '-1': optax.set_to_zero()},
+    lambda params: jax.tree.map_with_path(
+      lambda path, _: str(group(pytrees.path_name(path))), params
+    ),
+  )
+
+
+def grouping(
+  expressions: Sequence[str], trainable: Sequence[str] = ('.*',)
+) -> Callable[[str], int]:
+  """Which of the expressions is the first that is found in a path.
+
+  Returns:
+    A function of a path, such as 'student/conv1/kernel', that gives the
+    expression's number, or -1 where none of `trainable` is found; it raises
+    UsageError for a path that no expression matches.
+  """
+
+  def group(name: str) -> int:
+    if not any(re.search(expression, name) for expression in trainable):
+      return -1
+    for i, expression in enumerate(expressions):
+      if re.search(expression, name):
+        return i
+    raise errors.UsageError(
+      f'no optimizer rule matches parameter {name!r} (rules: '
+      f'{", ".join(map(repr, expressions))}); end the rules with ".*"'
+    )
+
+  return group

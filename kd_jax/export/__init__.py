@@ -1,0 +1,1 @@
+"""Trained networks, read back and written for use without kd_jax."""

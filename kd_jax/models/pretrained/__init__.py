@@ -1,0 +1,1 @@
+"""Weights of other libraries, read into the networks of kd_jax."""

@@ -1,0 +1,237 @@
+"""PyTorch's weights into Linen variables, all of them or none.
+
+A file of weights is a '.safetensors', read without torch, or one that
+`torch.save` wrote, read with `weights_only=True`, so that it runs no code. It
+holds a state dict, bare or under 'model' or 'state_dict' as training scripts
+save it; the 'module.' of parallel wrappers is taken off.
+"""
+
+from collections.abc import Mapping
+import os
+import pickle
+from typing import Any
+
+from flax import traverse_util
+import flax.linen as nn
+import jax
+import numpy as np
+
+from kd_jax import errors
+from kd_jax.models.pretrained import layouts as layouts_lib
+
+State = dict[str, np.ndarray]
+
+# Our leaf's name to torch's.
+LEAVES = {
+  'kernel': 'weight',
+  'bias': 'bias',
+  'scale': 'weight',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
+# What wrappers put before every name.
+PREFIXES = ('module.', '_orig_mod.')
+# Where training scripts keep the state dict.
+INSIDE = ('model', 'state_dict')
+SHOWN = 8  # entries that an error lists of a kind
+
+
+def load(network: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
+  """A network's variables from a file of PyTorch weights.
+
+  Args:
+    network: one of `models.NETWORKS`, with the classes of the weights.
+    path: of the file; see the module's head.
+
+  Returns:
+    'params' and 'batch_stats', float32 on the host.
+
+  Raises:
+    UsageError: where the file cannot be read, or does not fit the network: all
+      that is missing, unexpected or misshapen is named, and nothing loaded.
+  """
+  return convert(network, read(path))
+
+
+def read(path: str | os.PathLike[str]) -> State:
+  """The state dict in a file of PyTorch weights, float32.
+
+  Raises:
+    UsageError: where there is no such file, where it holds no state dict, and
+      where it needs torch and torch is not installed.
+  """
+  path = os.fspath(path)
+  if not os.path.isfile(path):
+    raise errors.UsageError(f'there is no file of weights {path!r}')
+  found = _safetensors(path) if path.endswith('.safetensors') else _torch(path)
+  for key in INSIDE:
+    if isinstance(found.get(key), Mapping):
+      found = found[key]
+  state = {
+    name: np.asarray(value, np.float32)
+    for name, value in found.items()
+    if isinstance(value, np.ndarray)
+  }
+  if not state:
+    raise errors.UsageError(
+      f'{path} holds no state dict: its entries are '
+      f'{", ".join(map(repr, list(found)[:SHOWN])) or "none"}; save the '
+      "network's state_dict(), bare or under 'model' or 'state_dict'"
+    )
+  for prefix in PREFIXES:
+    if all(name.startswith(prefix) for name in state):
+      state = {name.removeprefix(prefix): v for name, v in state.items()}
+  return state
+
+
+def _safetensors(path: str) -> Mapping[str, Any]:
+  import safetensors
+  from safetensors import numpy
+
+  try:
+    return numpy.load_file(path)
+  except safetensors.SafetensorError as error:
+    raise errors.UsageError(f'cannot read {path}: {error}') from error
+
+
+def _torch(path: str) -> Mapping[str, Any]:
+  try:
+    import torch
+  except ModuleNotFoundError as error:
+    raise errors.UsageError(
+      f'{path} was written by torch.save, and torch is not installed: '
+      "'pip install torch' (its CPU build will do), or save the weights where "
+      'torch is with safetensors.torch.save_file'
+    ) from error
+
+  def plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+      return value.detach().float().numpy()
+    if isinstance(value, Mapping):
+      return {str(key): plain(each) for key, each in value.items()}
+    return value
+
+  try:
+    found = torch.load(path, map_location='cpu', weights_only=True)
+  except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    raise errors.UsageError(
+      f'cannot read {path} without running code of its own: '
+      f'{str(error).splitlines()[0]}; save its state dict alone: '
+      "torch.save(torch.load(file, weights_only=False)['model'], new_file), if "
+      'you trust the file'
+    ) from error
+  if not isinstance(found, Mapping):
+    raise errors.UsageError(
+      f'{path} holds a {type(found).__name__}, no state dict'
+    )
+  return plain(found)
+
+
+def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
+  """A network's variables from a state dict; see `load`.
+
+  Convolutions [O,I,h,w] become [h,w,I,O], linear layers [O,I] become [I,O].
+  """
+  wanted = traverse_util.flatten_dict(shapes(network))
+  given = {
+    name: value
+    for name, value in state.items()
+    if not name.endswith('num_batches_tracked')
+  }
+  layouts = plans(network)
+  layout = max(
+    layouts, key=lambda key: len(given.keys() & layouts[key].values())
+  )
+  plan = layouts[layout]
+  misshapen = [
+    f'{name} {given[name].shape}, the network has {shape}'
+    for name, shape in _originals(plan, wanted).items()
+    if name in given and given[name].shape != shape
+  ]
+  classes = getattr(network, 'num_classes', None)
+  _check(
+    f'the weights do not fit {type(network).__name__} with '
+    f'num_classes={classes}, its layers named as in {layout}',
+    missing=[name for name in plan.values() if name not in given],
+    unexpected=sorted(given.keys() - plan.values()),
+    misshapen=misshapen,
+  )
+  return traverse_util.unflatten_dict(
+    {path: _converted(path, given[name]) for path, name in plan.items()}
+  )
+
+
+def plans(network: nn.Module) -> dict[str, dict[tuple[str, ...], str]]:
+  """For each layout, the original's name of every variable of a network.
+
+  Raises:
+    UsageError: for a network that was not made here.
+  """
+  found = layouts_lib.layouts(network)
+  if not found:
+    raise errors.UsageError(
+      f'{type(network).__name__} has no names of PyTorch layers; weights are '
+      'converted for the networks of kd_jax.models'
+    )
+  paths = traverse_util.flatten_dict(shapes(network))
+  return {
+    layout: {path: _name(path, namer) for path in paths}
+    for layout, namer in found.items()
+  }
+
+
+def originals(network: nn.Module) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of a state dict that fits, in the first layout."""
+  wanted = traverse_util.flatten_dict(shapes(network))
+  return _originals(next(iter(plans(network).values())), wanted)
+
+
+def _originals(
+  plan: dict[tuple[str, ...], str], wanted: dict[tuple[str, ...], Any]
+) -> dict[str, tuple[int, ...]]:
+  return {
+    name: _original(path, wanted[path].shape) for path, name in plan.items()
+  }
+
+
+def shapes(network: nn.Module) -> dict[str, Any]:
+  """Shapes of a network's variables; images of any size have the same."""
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+
+  def init(image):
+    made = dict(network.init(jax.random.key(0), image, train=False))
+    return {key: made[key] for key in ('params', 'batch_stats') if key in made}
+
+  return jax.eval_shape(init, image)
+
+
+def _name(path: tuple[str, ...], namer: layouts_lib.Namer) -> str:
+  _, *module, leaf = path
+  return f'{namer("/".join(module))}.{LEAVES[leaf]}'
+
+
+def _converted(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+  if path[-1] != 'kernel':
+    return np.asarray(value, np.float32)
+  axes = (2, 3, 1, 0) if value.ndim == 4 else tuple(range(value.ndim))[::-1]
+  return np.ascontiguousarray(value.transpose(axes), np.float32)
+
+
+def _original(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+  """A shape of ours in torch's order."""
+  if path[-1] == 'kernel' and len(shape) == 4:
+    return shape[3], shape[2], shape[0], shape[1]
+  return shape[::-1]
+
+
+def _check(what: str, **problems: list[str]) -> None:
+  parts = []
+  for kind, entries in problems.items():
+    if entries:
+      more = len(entries) - SHOWN
+      parts.append(
+        f'{len(entries)} {kind}: {", ".join(entries[:SHOWN])}'
+        + (f' and {more} more' if more > 0 else '')
+      )
+  if parts:
+    raise errors.UsageError(f'{what}: {"; ".join(parts)}')

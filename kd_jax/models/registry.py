@@ -1,0 +1,151 @@
+"""Networks by name."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax import errors, features
+from kd_jax.models import (
+  densenet,
+  googlenet,
+  mobilenet,
+  pyramidnet,
+  resnet,
+  shufflenet,
+  vgg,
+  wide_resnet,
+)
+from kd_jax.runtime import jaxprs
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  name: factory
+  for module in (
+    resnet,
+    wide_resnet,
+    vgg,
+    mobilenet,
+    shufflenet,
+    pyramidnet,
+    densenet,
+    googlenet,
+  )
+  for name, factory in module.NETWORKS.items()
+}
+
+
+class Function(nn.Module):
+  """A network of logits alone, without parameters: a teacher from anywhere.
+
+  Attributes:
+    num_classes: K.
+    function: images [N,H,W,3] f32, normalised, to logits [N,K]; of JAX, for it
+      runs inside the step.
+  """
+
+  num_classes: int
+  function: Callable[[jax.Array], jax.Array]
+
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Logits [N,K] f32.
+
+    Raises:
+      UsageError: where the function gives another shape.
+    """
+    logits = self.function(images)
+    if logits.shape != (len(images), self.num_classes):
+      raise errors.UsageError(
+        f'{self.function.__qualname__} gives {logits.shape} for images '
+        f'{images.shape}; there are {self.num_classes} classes'
+      )
+    return features.tap(self, 'logits', logits.astype(jnp.float32))
+
+
+def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
+  """Makes the network called `name`.
+
+  Args:
+    name: one of `NETWORKS`, or 'package.module:Class' for a network of the
+      user's own, or 'package.module:function' for a `Function`.
+    num_classes: K.
+    **kwargs: fields of the network's class that replace its defaults.
+
+  Raises:
+    UsageError: for an unknown name or field.
+  """
+  factory: Any
+  if ':' in name:
+    factory = errors.imported(*name.split(':', 1))
+  elif name in NETWORKS:
+    factory = NETWORKS[name]
+  else:
+    raise errors.unknown('network', name, NETWORKS)
+  network_class: Any = getattr(factory, 'func', factory)
+  if not dataclasses.is_dataclass(network_class):
+    if isinstance(factory, type) or not callable(factory):
+      raise errors.UsageError(
+        f'{name} is neither a Flax module nor a function of images'
+      )
+    if kwargs:
+      raise errors.UsageError(
+        f'{name} is a function of images and has no argument '
+        f"{', '.join(kwargs)}; of a dtype, config.teacher.dtype='float32' "
+        'leaves the choice to it'
+      )
+    return Function(num_classes, factory)
+  fields = {f.name for f in dataclasses.fields(network_class)}
+  fields -= {'parent', 'name'}
+  for field in kwargs:
+    if field not in fields:
+      raise errors.unknown(f'argument of network {name}:', field, fields)
+  return factory(num_classes=num_classes, **kwargs)
+
+
+def image_size(network: nn.Module) -> int:
+  """The side of the images that a network is made for, in pixels."""
+  return 224 if getattr(network, 'stem', 'cifar') == 'imagenet' else 32
+
+
+class Description(NamedTuple):
+  """What a network costs and offers.
+
+  Attributes:
+    params: parameters.
+    flops: of one image's forward pass; see `jaxprs.flops`.
+    taps: each tap's shape without N, in the order they are computed in.
+  """
+
+  params: int
+  flops: float
+  taps: dict[str, tuple[int, ...]]
+
+
+def describe(network: nn.Module, size: int) -> Description:
+  """Describes a network for images of `size` pixels; computes nothing."""
+
+  def init(image):
+    made = dict(
+      network.init(jax.random.key(0), image, train=False, mutable=True)
+    )
+    names.extend(made.setdefault('intermediates', {}))
+    return made
+
+  names: list[str] = []
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  variables = jax.eval_shape(init, image)
+  shapes = variables.pop('intermediates')
+
+  def forward(variables, image):
+    return network.apply(variables, image, train=False)
+
+  return Description(
+    params=sum(
+      math.prod(x.shape) for x in jax.tree.leaves(variables.get('params', {}))
+    ),
+    flops=jaxprs.flops(jax.make_jaxpr(forward)(variables, image)),
+    taps={name: shapes[name].shape[1:] for name in names},
+  )

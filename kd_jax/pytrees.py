@@ -1,0 +1,10 @@
+"""Paths of pytrees, written the same way everywhere."""
+
+from typing import Any
+
+import jax
+
+
+def path_name(path: Any) -> str:
+  """Returns a pytree path as text, such as 'student/conv1/kernel'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')

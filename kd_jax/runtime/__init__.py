@@ -1,0 +1,1 @@
+"""Processes, devices, folders and files: what a run stands on."""

@@ -1,0 +1,92 @@
+"""What all commands share: a mistake is one line and an exit code."""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import functools
+import sys
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import jax
+
+from kd_jax import errors
+
+EXIT_CODES: Mapping[type[Exception], int] = {
+  errors.RunError: 1,
+  errors.UsageError: 2,
+}
+
+_Arguments = ParamSpec('_Arguments')
+_Result = TypeVar('_Result')
+
+
+def reporting(
+  codes: Mapping[type[Exception], int] = EXIT_CODES,
+  leave: Callable[[int], None] = lambda code: None,
+) -> Callable[
+  [Callable[_Arguments, _Result]], Callable[_Arguments, _Result | int]
+]:
+  """Decorates a command: these errors end in a line on stderr and their code.
+
+  Args:
+    codes: the exit code of each kind of error, its subclasses included.
+    leave: called with the code, after the line.
+  """
+
+  def decorate(command):
+    @functools.wraps(command)
+    def reported(*args, **kwargs):
+      try:
+        with _devices_named():
+          return command(*args, **kwargs)
+      except tuple(codes) as error:
+        print(f'kd_jax: {error}', file=sys.stderr, flush=True)
+        kinds = (kind for kind in codes if isinstance(error, kind))
+        code = codes[next(kinds)]
+        leave(code)
+        return code
+
+    return reported
+
+  return decorate
+
+
+@contextlib.contextmanager
+def _devices_named() -> Iterator[None]:
+  """Raises UsageError for what JAX raises where it has no device to use."""
+  try:
+    yield
+  except errors.RunError:
+    raise
+  except (AssertionError, RuntimeError):
+    try:
+      jax.devices()
+    except (AssertionError, RuntimeError) as error:
+      wanted = jax.config.values['jax_platforms'] or ''
+      why = f' ({str(error).partition(chr(10))[0]})' if str(error) else ''
+      raise errors.UsageError(
+        f'JAX_PLATFORMS={wanted}: JAX finds no such device here{why}; unset it '
+        'to use what there is, or see that the device works and that JAX is '
+        'installed for it: kd_jax[cuda13], kd_jax[cuda12] or kd_jax[tpu]'
+      ) from error
+    raise
+
+
+class Parser(argparse.ArgumentParser):
+  """argparse's, with a mistake as a UsageError in place of the whole usage."""
+
+  def error(self, message: str) -> NoReturn:
+    """Raises UsageError; see `argparse.ArgumentParser.error`."""
+    raise errors.UsageError(f'{message}; see {self.prog} --help')
+
+
+def parser(program: str, description: str | None, **kwargs: Any) -> Parser:
+  """Returns the parser of a program.
+
+  Args:
+    program: How it is called, such as 'kd-jax evaluate'.
+    description: A docstring, whose first paragraph is shown.
+    **kwargs: What `argparse.ArgumentParser` takes.
+  """
+  first = (description or '').split('\n\n')[0]
+  return Parser(prog=program, description=first, **kwargs)

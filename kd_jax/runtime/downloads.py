@@ -1,0 +1,139 @@
+"""Files by URL: downloaded once, gone on with where it broke off, verified."""
+
+from collections.abc import Callable
+import hashlib
+import http.client
+import time
+from typing import NamedTuple
+import urllib.error
+import urllib.request
+
+from etils import epath
+
+from kd_jax import errors
+from kd_jax.runtime import distributed
+
+_TIMEOUT = 5.0  # seconds without an answer
+_TRIES = 5
+_BLOCK = 1 << 20  # bytes
+_BEYOND = 416  # HTTP: there is nothing after what we have
+
+
+class Published(NamedTuple):
+  """A file as its owners publish it.
+
+  Attributes:
+    url: where it is.
+    algorithm: 'sha256' or 'md5'.
+    checksum: hexadecimal, or its first digits.
+    size: bytes; 0 is unknown.
+  """
+
+  url: str
+  algorithm: str
+  checksum: str
+  size: int = 0
+
+  def __str__(self) -> str:
+    """Its URL with what is known of it."""
+    size = f'{self.size} bytes, ' if self.size else ''
+    return f'{self.url} ({size}{self.algorithm} {self.checksum})'
+
+
+def is_url(path: str) -> bool:
+  """Whether the path is one that `fetch` can have."""
+  return path.startswith(('http://', 'https://'))
+
+
+def verify(wanted: Published, path: epath.Path, cure: str) -> None:
+  """Raises UsageError, with the cure, where the file is another one."""
+  with path.open('rb') as file:
+    found = hashlib.file_digest(file, wanted.algorithm).hexdigest()
+  if not found.startswith(wanted.checksum.lower()):
+    raise errors.UsageError(
+      f'{path} ({path.stat().length} bytes, {wanted.algorithm} {found}) is not '
+      f'{wanted}; it is truncated or another file. {cure}'
+    )
+
+
+def fetch(
+  wanted: Published, path: epath.Path, cure: str, say: Callable[[str], None]
+) -> None:
+  """Downloads into a .part file that a later try goes on with.
+
+  Args:
+    wanted: what.
+    path: of the file, once it is whole.
+    cure: what the user can do where it cannot be had: a sentence.
+    say: tells of progress.
+
+  Raises:
+    UsageError: where it cannot be had, or is another file.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UsageError(f'cannot write {path.parent}: {error}') from error
+  number = distributed.index() or ''  # they may share a machine
+  part = path.with_name(f'{path.name}.part{number}')
+  size = f' ({wanted.size / 1e6:.0f} MB)' if wanted.size else ''
+  say(f'downloading {wanted.url}{size}')
+  whole = False
+  for _ in range(_TRIES):
+    done = _length(part)
+    try:
+      whole = _continue(wanted, part, done, say)
+    except (OSError, http.client.HTTPException) as error:
+      if _length(part) <= done:  # nothing came: more tries are in vain
+        reason = getattr(error, 'reason', error)
+        raise errors.UsageError(
+          f'cannot download {wanted}: {reason}. {cure}'
+        ) from error
+    if whole:
+      break
+  if not whole:
+    size = f'of {wanted.size} ' if wanted.size else ''
+    raise errors.UsageError(
+      f'{wanted.url} broke off at {_length(part)} {size}bytes; the same '
+      'command goes on from there'
+    )
+  try:
+    verify(wanted, part, cure)
+  except errors.UsageError:
+    part.unlink()  # so that the next try begins anew
+    raise
+  part.replace(path)
+
+
+def _length(path: epath.Path) -> int:
+  return path.stat().length if path.exists() else 0
+
+
+def _continue(
+  wanted: Published, part: epath.Path, done: int, say: Callable[[str], None]
+) -> bool:
+  """Adds what comes to `part`, which holds `done` bytes; whether it is all."""
+  if wanted.size and done >= wanted.size:
+    return True
+  headers = {'Range': f'bytes={done}-'} if done else {}
+  request = urllib.request.Request(wanted.url, headers=headers)
+  try:
+    answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+  except urllib.error.HTTPError as error:
+    if error.code == _BEYOND and done and not wanted.size:
+      return True
+    raise
+  with answer:
+    resumed = answer.status == http.client.PARTIAL_CONTENT
+    done = done if resumed else 0
+    length = answer.headers.get('Content-Length')
+    total = wanted.size or (done + int(length) if length else 0)
+    shown = time.monotonic()
+    with part.open('ab' if resumed else 'wb') as file:
+      while block := answer.read(_BLOCK):
+        file.write(block)
+        done += len(block)
+        if time.monotonic() - shown > 5:
+          shown = time.monotonic()
+          say(f'  {done / 1e6:.0f} of {total / 1e6:.0f} MB')
+  return done >= total

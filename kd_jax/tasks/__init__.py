@@ -1,0 +1,1 @@
+"""What a data set is for: metrics and what they count."""

@@ -1,0 +1,362 @@
+"""The training loop: step, log, evaluate, save."""
+
+from collections.abc import Callable
+import contextlib
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from kd_jax import errors
+from kd_jax.data import dataset
+from kd_jax.distill import build, evaluation, inspect, jitted, step
+from kd_jax.runtime import (
+  distributed,
+  logging,
+  run_dir,
+  sharding,
+  watchdog,
+)
+from kd_jax.training import saving, starved
+
+
+class LoopOptions(NamedTuple):
+  """What a loop must know of a run beside its parts.
+
+  Attributes:
+    seed: The run's seed.
+    batch_size: Images of a step, over all devices.
+    eval_batch_size: Images of a step of the evaluation.
+    eval_every: Epochs from one evaluation to the next.
+    checkpoint_every: Epochs from one checkpoint to the next.
+    steps_per_dispatch: Steps of a dispatch; 0 chooses by platform.
+  """
+
+  seed: int
+  batch_size: int
+  eval_batch_size: int
+  eval_every: float
+  checkpoint_every: float
+  steps_per_dispatch: int = 0
+
+  def steps_of_dispatch(
+    self, parts: build.Parts, train: dataset.TrainSet, platform: str
+  ) -> int:
+    """Returns how many steps a dispatch has on devices of this platform."""
+    if self.steps_per_dispatch:
+      return self.steps_per_dispatch
+    image = parts.source.info.image_size**2 * 3
+    streamed = 0 if train.arrays else self.batch_size * image
+    return jitted.steps_per_dispatch(platform, parts.steps_per_epoch, streamed)
+
+
+class Loop:
+  """One run, from its newest checkpoint to its last step.
+
+  Attributes:
+    state: what is trained.
+    step: steps done.
+    records: what metrics.jsonl holds.
+    clock: where the run's time went.
+  """
+
+  def __init__(
+    self,
+    options: LoopOptions,
+    parts: build.Parts,
+    train: dataset.TrainSet,
+    tests: dict[str, dataset.EvalSet],
+    frozen: dict[str, Any],
+    folder: run_dir.Folder,
+    reporter: logging.Reporter,
+    dog: watchdog.Watchdog,
+    began: float,
+  ):
+    """Restores the newest checkpoint, or makes the first state.
+
+    Args:
+      options: See `LoopOptions`.
+      parts: What the run is made of.
+      train: the training split.
+      tests: the splits to evaluate; 'test' only after the last step where
+        there is a 'val'.
+      frozen: the teachers' variables by name.
+      folder: of the run.
+      reporter: of the run.
+      dog: hears of every finished step.
+      began: when this start of the run began, by `runs.now`.
+    """
+    self.clock = logging.Clock()
+    self._compiled: set[tuple[str, int]] = set()
+    self._options, self._parts, self._frozen = options, parts, frozen
+    self._folder = folder
+    self._train, self._tests, self._reporter = train, tests, reporter
+    self._watchdog = dog
+    self._seed = np.int32(options.seed)
+    self._step_fns = {
+      phase.name: jitted.train_steps(phase.exp, train.batch, parts.mesh)
+      for phase in parts.phases
+    }
+    self._counts = {
+      split: evaluation.make(parts.exp, test, parts.mesh)
+      for split, test in tests.items()
+    }
+    self._saver = saving.Saver(folder, parts.mesh, reporter.line)
+    self._restore(sharding.replicated(parts.mesh))
+    self._means = logging.Means()
+    self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
+    self._stop = False  # what all processes know of being asked to stop
+    self._speed = logging.Speed()
+    self._device = starved.Device()
+    self._stretch: starved.Stretch | None = starved.Stretch()
+    self._feeds = train.feeds(self.step)
+    self.clock.add('starting', run_dir.now() - began)
+
+  def _restore(self, whole: jax.sharding.Sharding) -> None:
+    """Sets state, step and records from the folder, or anew."""
+    shapes = inspect.example(
+      self._parts.source.info.image_size, self._options.batch_size
+    )
+    batch: Any = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+
+    def like(done: int) -> Any:
+      init = functools.partial(step.init, self._parts.phase(done).exp)
+      return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+        jax.eval_shape(init, self._seed, self._frozen, batch),
+      )
+
+    state: Any
+    state, self.step = self._saver.restore(like)
+    phase = self._parts.phase(self.step)
+    self._phase = phase.name
+    if state is None:
+      init = jitted.init(phase.exp, self._parts.mesh)
+      state = init(self._seed, self._frozen, batch)
+    else:
+      self._reporter.line(f'resuming at step {self.step}')
+    self.state = state
+    if self.step > self._parts.total_steps:
+      raise errors.UsageError(
+        f'{self._saver.folder} is at step {self.step}, beyond the '
+        f'{self._parts.total_steps} of this configuration and data; give '
+        'another --workdir'
+      )
+    known, self.records = self._reporter.resume(self.step)
+    before = self.records[-1]['wall_s'] if self.records else 0.0
+    if known:
+      self.clock.resume(self.records[-1] if self.records else {})
+      self.clock.add('lost to interruptions', known[-1]['wall_s'] - before)
+    self._started = run_dir.now() - before
+
+  def run(self, should_stop: Callable[[], bool]) -> bool:
+    """Trains to the last step and saves.
+
+    Args:
+      should_stop: asked before every dispatch, in every process.
+
+    Returns:
+      Whether the last step is done; if not, the state is saved.
+
+    Raises:
+      RunError: where a loss is not finite, or the end cannot be saved.
+    """
+    total, most = self._parts.total_steps, self._steps_per_dispatch()
+    with contextlib.ExitStack() as ending:
+      ending.callback(self._reporter.close)
+      ending.callback(self._saver.close)
+      ending.callback(self._feeds.close)
+      ending.callback(self._device.close)
+      while self.step < total and not self._stop:
+        stop = self._next_stop()
+        count = most if self.step + most <= stop else 1
+        self._dispatch(count, should_stop())
+        if self.step == stop:
+          self._at_stop()
+        self._check_save()
+      if self._stop and self.step < total:
+        self._read()
+        if self._means.count:
+          self._record({})
+        self._save()
+      self._complete_save()
+    if self.step == total:
+      self._reporter.line(f'time {self.clock.text()}')
+    return self.step == total
+
+  def _steps_per_dispatch(self) -> int:
+    platform = self._parts.mesh.devices.flat[0].platform
+    return self._options.steps_of_dispatch(self._parts, self._train, platform)
+
+  def _period(self, every: float) -> int:
+    return max(1, round(every * self._parts.steps_per_epoch))
+
+  def _due(self, every: float) -> bool:
+    """Whether the step just done ends a period of `every` epochs."""
+    last = self.step == self._parts.total_steps
+    return last or self.step % self._period(every) == 0
+
+  def _next_stop(self) -> int:
+    """The next step after which something is logged, measured or saved."""
+    options = self._options
+    every = {1.0, options.eval_every, options.checkpoint_every}
+    periods = [self._period(e) for e in every]
+    stops = [(self.step // period + 1) * period for period in periods]
+    return min(*stops, self._parts.phase(self.step).last)
+
+  def _dispatch(self, count: int, asked_to_stop: bool) -> None:
+    """Starts `count` steps, then reads what the dispatch before them gave."""
+    feeds = self._next_feeds(count)
+    phase = self._parts.phase(self.step).name
+    known = (phase, count) in self._compiled
+    self._compiled.add((phase, count))
+    with self.clock.spent('training' if known else 'compiling'):
+      self.state, terms = self._step_fns[phase](
+        self._seed,
+        self.state,
+        self._frozen,
+        self._train.arrays,
+        sharding.join(
+          jax.tree.map(lambda *xs: np.stack(xs), *feeds), self._parts.mesh, 1
+        ),
+      )
+      self._device.works_on(terms)
+      answer = distributed.poll(asked_to_stop, after=terms)
+    with self.clock.spent('training'):
+      self._read()
+    self._unread.append((self.step, terms, answer))
+    self.step += count
+    self._check_input()
+
+  def _next_feeds(self, count: int) -> list[dataset.Feed]:
+    """Waits for them; while the devices work, that is part of training."""
+    began = time.monotonic()
+    feeds = [next(self._feeds) for _ in range(count)]
+    now = time.monotonic()
+    idle = self._device.idle(began, now)
+    self.clock.add('waiting for data', idle)
+    self.clock.add('training', now - began - idle)
+    return feeds
+
+  def _check_input(self) -> None:
+    """Says once in a run that the devices wait too much, and what helps."""
+    if self._stretch is None:
+      return
+    share = self._stretch.share(self.clock.seconds)
+    if share > starved.MOST:
+      self._stretch = None
+      if not distributed.is_first():
+        return  # process 0 alone speaks
+      self._reporter.line(starved.text(share))
+
+  def _read(self) -> None:
+    """Takes in the scalars of started steps; stops the run at a NaN."""
+    for first, terms, answer in self._unread:
+      values = {name: np.asarray(value) for name, value in terms.items()}
+      self._stop = answer() or self._stop
+      if bad := logging.first_bad(values, first):
+        at, name, value = bad
+        raise errors.RunError(
+          self._saver.failure(f'step {at}: {name} is {value}')
+        )
+      self._means.add(values)
+      self._speed.add(len(values['total']) * self._options.batch_size)
+      self._watchdog.beat(f'step {first + len(values["total"])}')
+      self._reporter.progress(
+        f'step {self.step}/{self._parts.total_steps} | '
+        f'{self._speed.text(self._images_left())} | '
+        f'{logging.losses_text({k: v[-1] for k, v in values.items()})}'
+        f'{logging.accuracy_text(self.records)}'
+      )
+    self._unread = []
+
+  def _images_left(self) -> int:
+    return (self._parts.total_steps - self.step) * self._options.batch_size
+
+  def _at_stop(self) -> None:
+    with self.clock.spent('training'):
+      self._read()
+    found: dict[str, float] = {}
+    if self._due(self._options.eval_every):
+      with self.clock.spent('evaluating'):
+        found = self._evaluate()
+      self._watchdog.beat(f'the evaluation of step {self.step}')
+    self._record(found)
+    self._next_phase()
+    if self._due(self._options.checkpoint_every):
+      self._save()
+
+  def _next_phase(self) -> None:
+    """The optimizer begins anew where a phase begins."""
+    phase = self._parts.phase(self.step)
+    if phase.name == self._phase:
+      return
+    self._phase = phase.name
+    fresh = jitted.optimizer_init(phase.exp, self._parts.mesh)
+    self.state = self.state.replace(opt_state=fresh(self.state.params))
+    what = f'phase {phase.name}' if phase.name else 'the last phase'
+    self._reporter.line(f'step {self.step}: {what} begins')
+
+  def _evaluate(self) -> dict[str, float]:
+    """Accuracy by 'split/measure'.
+
+    What a method predicts beside the deployed network stands under
+    'split/name/measure'.
+    """
+    found: dict[str, float] = {}
+    for split, test in self._tests.items():
+      last = self.step == self._parts.total_steps
+      if split == 'test' and 'val' in self._tests and not last:
+        continue
+      values = evaluation.evaluate(
+        self._counts[split],
+        test,
+        self._options.eval_batch_size,
+        self.state.params,
+        self.state.model_state,
+        self._frozen,
+      )
+      for name, measures in values.items():
+        own = split if name == self._parts.deployed.name else f'{split}/{name}'
+        found |= {f'{own}/{key}': value for key, value in measures.items()}
+    return found
+
+  def _record(self, found: dict[str, float]) -> None:
+    """Logs the means since the last record, and what was found."""
+    means = self._means.take()
+    epoch = self.step / self._parts.steps_per_epoch
+    record = {
+      'epoch': epoch,
+      'wall_s': round(run_dir.now() - self._started, 3),
+      **{f'train/{name}': value for name, value in means.items()},
+      **found,
+      **self.clock.record(),
+    }
+    self._reporter.record(self.step, record)
+    self.records.append({'step': self.step, **record})
+    self._reporter.line(
+      f'epoch {epoch:.4g}/{self._parts.epochs} | '
+      f'{self._speed.text(self._images_left())} | {logging.losses_text(means)}'
+      f'{logging.accuracy_text(self.records)}',
+      important=self.step == self._parts.total_steps,
+    )
+
+  def _save(self) -> None:
+    with self.clock.spent('saving'):
+      self._saver.save(self.step, self.state)
+
+  def _check_save(self) -> None:
+    """Says at once that a save failed; tries again when it is time to."""
+    if self._saver.is_due_again():
+      self._save()
+
+  def _complete_save(self) -> None:
+    """Waits for the last save, and tries again where it fails.
+
+    Raises:
+      SaveFailed: Every try failed.
+    """
+    with self.clock.spent('saving'):
+      self._saver.complete(self.step, self.state)

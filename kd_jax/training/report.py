@@ -1,0 +1,256 @@
+"""What a person reads: the opening of a run, its table, its curves."""
+
+from collections.abc import Mapping, Sequence
+import io
+import math
+import statistics
+from typing import Any
+
+from etils import epath
+import flax.linen as nn
+from ml_collections import ConfigDict
+
+from kd_jax import models
+from kd_jax.distill import build
+from kd_jax.methods import registry
+from kd_jax.runtime import logging, run_dir
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+  """Rows under a header, columns aligned, the first to the left."""
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  lines = [
+    '  '.join(
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in rows
+  ]
+  return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
+
+
+def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
+  """'params' and 'flops' of what is deployed, and of every teacher.
+
+  They are of one image's forward pass; see `abstract.Deployed`.
+  """
+  kept, size = parts.deployed, parts.source.info.image_size
+  return {
+    kept.name: {'params': kept.params, 'flops': kept.flops},
+    **{name: cost(net, size) for name, net in parts.exp.teachers.items()},
+  }
+
+
+def cost(network: nn.Module, image_size: int) -> dict[str, float]:
+  """'params' and 'flops' of one network; see `costs`."""
+  found = models.describe(network, image_size)
+  return {'params': found.params, 'flops': found.flops}
+
+
+def short(number: float) -> str:
+  """A count with three digits: '78.3 k', '11.2 M'."""
+  for unit, size in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
+    if number >= size:
+      return f'{number / size:.3g} {unit}'
+  return f'{number:.3g}'
+
+
+def opening(
+  config: ConfigDict, parts: build.Parts, folder: run_dir.Folder
+) -> str:
+  """Data, networks, taps, devices and steps, before the first step."""
+  info = parts.source.info
+  size = info.image_size
+  lines = [
+    f'data      {info.name}: {info.num_train} training and {info.num_test} '
+    f'test images, {size}x{size}, {len(info.class_names)} classes'
+  ]
+  for name, found in costs(parts).items():
+    taught = name in parts.exp.teachers
+    network = config.teacher.name if taught else config.student.name
+    also = [g for g in parts.deployed.groups if g != name and not taught]
+    lines.append(
+      f'{name:9} {network}: {short(found["params"])} parameters, '
+      f'{short(found["flops"])} FLOPs an image'
+      + (f' (with those of {", ".join(also)})' if also else '')
+    )
+  terms = ', '.join(f'{n} {_weight(w)}' for n, w in config.weights.items())
+  lines.append(f'method    {config.method}: weights {terms}')
+  for phase in parts.phases[:-1]:
+    changes = config.phases[phase.name].get('weights', {})
+    terms = ', '.join(f'{n} {_weight(w)}' for n, w in changes.items())
+    lines.append(
+      f'          first, phase {phase.name} of {phase.last - phase.first} steps'
+      + (f': weights {terms}' if terms else '')
+    )
+  if note := parts.exp.method.reconstructed:
+    lines.append(f'          {note}')
+  lines += [
+    f'          teacher {t} {_shape(parts, "teacher", t)} '
+    f'-> student {s} {_shape(parts, "student", s)}'
+    for t, s in parts.exp.method.pairs()
+  ]
+  devices = parts.mesh.devices.ravel()
+  lines += [
+    f'devices   {len(devices)} x {devices[0].device_kind} (mesh '
+    f'{dict(parts.mesh.shape)}), {_dtypes(config)}',
+    f'steps     {parts.total_steps} = {parts.epochs} epochs of '
+    f'{parts.steps_per_epoch}, {config.batch_size} images each, seed '
+    f'{config.seed}',
+    f'folder    {folder.path}',
+  ]
+  return '\n'.join(lines)
+
+
+def _dtypes(config: ConfigDict) -> str:
+  """What networks compute in."""
+  teacher = config.teacher.dtype
+  other = teacher and teacher != config.dtype
+  return f'{config.dtype}, teacher in {teacher}' if other else config.dtype
+
+
+def _weight(spec: Any) -> str:
+  if isinstance(spec, ConfigDict):
+    return f'{spec.get("kind", "constant")} to {spec.value:g}'
+  return f'{spec:g}'
+
+
+def _shape(parts: build.Parts, network: str, tap: str) -> str:
+  return 'x'.join(str(n) for n in parts.features[network][tap].shape[1:])
+
+
+def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
+  """The table of one run: teacher, student alone, student distilled."""
+  head = (
+    '', 'network', 'top-1 (last)', 'best_on_test', 'parameters', 'FLOPs', 'time'
+  )  # fmt: skip
+  rows: list[tuple[str, ...]] = [head]
+  teacher = result['teacher']
+  if teacher:
+    rows.append(
+      (
+        'teacher',
+        teacher['network'],
+        f'{teacher["top1"]:.2f}%',
+        _percent(teacher.get('best_on_test')),
+        short(teacher['params']),
+        short(teacher['flops']),
+        # Of weights from elsewhere nobody knows.
+        logging.duration(teacher['wall_s']) if 'wall_s' in teacher else '',
+      )
+    )
+  if result['method'] != 'ce':
+    rows.append(
+      _row('student alone', alone)
+      if alone
+      else ('student alone', result['network'], 'not trained', *[''] * 4)
+    )
+  rows.append(_row(f'student, {result["method"]}', result))
+  lines = [table(rows)]
+  if note := registry.method_class(result['method']).reconstructed:
+    lines.append(note)
+  return '\n'.join(lines)
+
+
+def _percent(value: float | None) -> str:
+  return '' if value is None else f'{value:.2f}%'
+
+
+def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+  return (
+    name,
+    result['network'],
+    f'{result["top1"]:.2f}%',
+    _percent(result.get('best_on_test')),
+    short(result['params']),
+    short(result['flops']),
+    logging.duration(result['wall_s']),
+  )
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+  """'mean', 'std' (of the sample), 'sem' (of the mean), 'n'."""
+  n = len(values)
+  std = statistics.stdev(values) if n > 1 else math.nan
+  return {
+    'mean': statistics.fmean(values),
+    'std': std,
+    'sem': std / math.sqrt(n),
+    'n': n,
+  }
+
+
+def seeds(
+  results: Sequence[Mapping[str, Any]],
+  alone: Sequence[Mapping[str, Any] | None],
+) -> tuple[str, dict[str, Any]]:
+  """Several seeds of one run: a table, and the figures behind it.
+
+  Args:
+    results: one run's result for each seed.
+    alone: the student alone with the same seed, where it was trained.
+
+  Returns:
+    The text; and 'student', 'alone' and 'difference' (each as `spread`; the
+    last two only where every seed has its student alone); for each seed
+    'seeds', 'top1', and 'alone_top1' and 'teacher_top1' where there are such.
+  """
+  top1 = [result['top1'] for result in results]
+  figures: dict[str, Any] = {
+    'seeds': [result['seed'] for result in results],
+    'top1': top1,
+    'student': spread(top1),
+  }
+  if all(result['teacher'] for result in results):
+    figures['teacher_top1'] = [r['teacher']['top1'] for r in results]
+  rows = [('top-1, last epoch', 'mean', 'std', 'seeds')]
+  trained = [a['top1'] for a in alone if a is not None]
+  if len(trained) == len(results):
+    figures |= {'alone_top1': trained, 'alone': spread(trained)}
+    rows.append(('student alone', *_spread_cells(figures['alone'])))
+  rows.append(
+    (f'student, {results[0]["method"]}', *_spread_cells(figures['student']))
+  )
+  text = table(rows)
+  if 'alone' in figures:
+    paired = [t - a for t, a in zip(top1, trained, strict=True)]
+    figures['difference'] = found = spread(paired)
+    if abs(found['mean']) > 2 * found['sem']:
+      verdict = 'more than two standard errors'
+    else:
+      verdict = 'within two standard errors: no claim'
+    text += (
+      f'\npaired difference from the student alone: {found["mean"]:+.2f} '
+      f'(standard error {found["sem"]:.2f}; {verdict})'
+    )
+  return text, figures
+
+
+def _spread_cells(found: Mapping[str, float]) -> tuple[str, str, str]:
+  return f'{found["mean"]:.2f}%', f'{found["std"]:.2f}', str(found['n'])
+
+
+def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
+  """Draws losses and test accuracy over epochs into a PNG file."""
+  from matplotlib import figure
+
+  picture = figure.Figure(figsize=(10, 4), layout='constrained')
+  left, right = picture.subplots(1, 2)
+  train = [record for record in records if 'train/total' in record]
+  epochs = [record['epoch'] for record in train]
+  for name in sorted(train[0]) if train else ():
+    if name == 'train/total' or name.startswith('train/weighted/'):
+      label = name.removeprefix('train/')
+      left.plot(epochs, [record[name] for record in train], label=label)
+  left.set(xlabel='epoch', ylabel='loss', yscale='log')
+  left.legend()
+  for split in ('val', 'test'):
+    found = [record for record in records if f'{split}/top1' in record]
+    top1 = [record[f'{split}/top1'] for record in found]
+    right.plot([r['epoch'] for r in found], top1, '.-', label=split)
+  right.set(xlabel='epoch', ylabel='top-1 (%)')
+  right.legend()
+  right.grid(visible=True)
+  image = io.BytesIO()
+  picture.savefig(image, format='png', dpi=120)
+  path.write_bytes(image.getvalue())

@@ -1,0 +1,50 @@
+"""The command that exports a run."""
+
+import json
+
+import pytest
+
+from kd_jax import errors
+from kd_jax.cli import export
+from kd_jax.training import restore
+from tests import finished
+
+
+def test_a_run_is_exported_and_said_in_one_line(tmp_path, capsys):
+  run, out = finished.places() / 'kd', tmp_path / 'out'
+  assert export.main([str(run), str(out), '--with_test_set']) == 0
+  said = capsys.readouterr()
+  right = finished.correct(finished.result('kd'))
+  assert f'{right} of 360 digits test images correct' in said.out
+  assert sorted(p.name for p in out.iterdir()) == [
+    'forward.jax_export',
+    'network.json',
+    'predict.py',
+    'test.npz',
+    'weights.safetensors',
+  ]
+  facts = json.loads((out / 'network.json').read_text())
+  assert facts['class_names'] == list('0123456789')
+  assert facts['mean'] == [0.3053] * 3
+  # A second time it is there already, and stays.
+  assert export.main([str(run), str(out)]) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert 'is there already' in error
+  assert (out / 'test.npz').exists()
+
+
+def test_of_what_cannot_be_exported_nothing_is_left(tmp_path, capsys):
+  (tmp_path / 'notes').write_text('no run')
+  for run in ('notes', 'missing'):
+    assert export.main([str(tmp_path / run), str(tmp_path / 'out')]) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+  assert [p.name for p in tmp_path.iterdir()] == ['notes']
+
+
+def test_a_forward_pass_that_differs_is_not_exported():
+  found = restore.load(finished.places() / 'kd')
+  other = {k: 1.1 * v for k, v in found.weights.items()}
+  export.check(found, found)
+  with pytest.raises(errors.RunError, match='differs from the network'):
+    export.check(found, found._replace(weights=other))
