@@ -17,6 +17,7 @@ SETS = {
   'tiny_imagenet': '110,000 images of 64x64 pixels, 200 classes',
   'folder:/path': 'image files: /path/train/<class>/..., /path/test/...',
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
+  'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
 }
 
@@ -50,7 +51,8 @@ def open_source(
 
   Args:
     name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path',
-      'npz:/path/file.npz', or any data set that tfds has prepared as
+      'npz:/path/file.npz', 'package.module:name' for a function of the user's
+      own (see `_imported`), or any data set that tfds has prepared as
       array_record.
     train_size: how many training images to keep, a fixed stratified subset; 0
       keeps all.
@@ -82,6 +84,8 @@ def open_source(
     whole = folder.open_folder(name, image_size)
   elif name.startswith('npz:'):
     whole = npz.open_npz(name, image_size, measured=not (mean and std))
+  elif ':' in name:
+    whole = _imported(name, image_size)
   else:
     _check_name(name, data_dir)
     whole = prepared.open_prepared(
@@ -97,6 +101,31 @@ def open_source(
       raise errors.UsageError(f'config.data.{key}={value}: give 3 numbers')
   info = info._replace(mean=mean or info.mean, std=std or info.std)
   return _part(source.Source(info, whole.split), train_size, val_fraction)
+
+
+def _imported(name: str, image_size: int) -> source.Source:
+  """Opens a data set by a function of the user's own.
+
+  Args:
+    name: 'package.module:name' of a function of the image size, in pixels (0
+      is the images' own), that returns a `Source`.
+    image_size: What the function is given.
+
+  Raises:
+    UsageError: There is no such function, or it returns something else.
+  """
+  make = errors.imported(*name.split(':', 1))
+  opened = make(image_size)
+  if not isinstance(opened, source.Source):
+    raise errors.UsageError(
+      f'{name} returns {type(opened).__name__}, not kd_jax.data.source.Source'
+    )
+  if image_size and opened.info.image_size != image_size:
+    raise errors.UsageError(
+      f'{name} has images of {opened.info.image_size} pixels for '
+      f'config.data.image_size={image_size}'
+    )
+  return opened
 
 
 def _check_name(name: str, data_dir: str) -> None:

@@ -312,6 +312,12 @@ def _teachers(
       f'method {config.method} has no teacher, but config.teacher.name is '
       f'{config.teacher.name!r}: set it to the empty string'
     )
+  if len(reads) > 1:
+    raise errors.UsageError(
+      f'method {config.method} reads {len(reads)} teachers '
+      f'({", ".join(reads)}), and config.teacher is one: several teachers are '
+      'not there yet'
+    )
   dtype = config.teacher.dtype or config.dtype
   return {
     name: make_network(config.teacher, classes, dtype, config.bn_group_size)

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 import functools
 import math
+import os
 import re
+import sys
+import traceback
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 from kd_jax import errors, pytrees
 from kd_jax.distill import step
 from kd_jax.features import NetFeatures
+from kd_jax.methods import base
 from kd_jax.runtime import jaxprs
 
 
@@ -84,7 +88,33 @@ def shapes(
     step.predict_step(exp, *networks)
     return step.features_of(exp, *networks)
 
-  return jax.eval_shape(trace, _frozen(exp, image_size), batch)
+  try:
+    return jax.eval_shape(trace, _frozen(exp, image_size), batch)
+  except (TypeError, ValueError) as error:
+    if isinstance(error, errors.UsageError):
+      raise
+    where = _line_of_method(exp.method, error)
+    if not where:
+      raise
+    raise errors.UsageError(
+      f'{where}: {_first_line(error)}; the method does not fit these '
+      'networks: choose other taps (config.method_args) or another pair'
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
+
+
+def _line_of_method(method: base.Method, error: Exception) -> str:
+  """Returns 'file, line n' where a method raised an error; '' elsewhere."""
+  file = sys.modules[type(method).__module__].__file__ or ''
+  lines = [
+    number
+    for frame, number in traceback.walk_tb(error.__traceback__)
+    if frame.f_code.co_filename == file
+  ]
+  return f'{os.path.basename(file)}, line {lines[-1]}' if lines else ''
 
 
 def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:

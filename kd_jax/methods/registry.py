@@ -22,13 +22,17 @@ def names() -> list[str]:
 def method_class(name: str) -> type[base.Method]:
   """The class `Method` of the module `kd_jax.methods.<name>`.
 
-  A name with a dot is the import path of a module of the user's own.
+  'package.module:Name' is a class of the user's own.
 
   Raises:
     UsageError: for an unknown name.
   """
+  if ':' in name:
+    return errors.imported(*name.split(':', 1))
   if '.' in name:
-    return errors.imported(name, 'Method')
+    raise errors.UsageError(
+      f'method {name!r}: name the class too, as {name}:Method'
+    )
   if name not in names():
     raise errors.unknown('method', name, names())
   return importlib.import_module(f'kd_jax.methods.{name}').Method
