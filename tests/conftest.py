@@ -16,10 +16,15 @@ jax.config.update('jax_disable_most_optimizations', True)
 
 import pytest  # noqa: E402
 
+from kd_jax import losses  # noqa: E402
 from tests.children import (  # noqa: E402, F401  (fixtures of every test)
   no_process_is_left,
   nothing_is_left_open,
 )
+from tests.losses import shapes  # noqa: E402
+
+# Whoever calls a loss in a test gives the shapes that its docstring writes.
+shapes.guard(losses)
 
 # Minutes long: first, so that no process is left alone with one at the end.
 LONGEST = ('processes_test', 'contract_test', 'end_to_end_test', 'drill_test')
