@@ -16,8 +16,12 @@ ROOMS = (
 )  # fmt: skip
 FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings
-# The rooms and modules that may read a configuration.
-READERS = ('config', 'distill.build', 'training', 'benchmark', 'cli')
+# The rooms and modules that may read a configuration; others get arguments.
+READERS = (
+  'config', 'distill.build', 'training.run', 'training.teacher',
+  'training.restore', 'training.report', 'benchmark.case',
+  'benchmark.pairing', 'benchmark.planned', 'cli.train',
+)  # fmt: skip
 # What methods share with one another.
 SHARED = ('base', 'adapters', 'projectors', 'registry')
 
