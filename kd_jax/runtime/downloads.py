@@ -60,8 +60,8 @@ def verify(wanted: Published, path: epath.Path, cure: str) -> None:
     actual = hashlib.file_digest(file, wanted.algorithm).hexdigest()
   if not actual.startswith(wanted.checksum.lower()):
     raise errors.UsageError(
-      f'{path} ({path.stat().length} bytes, {wanted.algorithm} {actual}) is not '
-      f'{wanted}; it is truncated or another file. {cure}'
+      f'{path} ({path.stat().length} bytes, {wanted.algorithm} {actual}) is '
+      f'not {wanted}; it is truncated or another file. {cure}'
     )
 
 
