@@ -132,12 +132,12 @@ class Folder:
       UsageError: Another run holds the lock and `wait` is false, or the folder
         cannot be written, or not all processes see it.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
 
       def take():
         self._make()
-        own = locks.hold(self.path / '.lock', wait=wait, say=say)
-        self._held = held.enter_context(own)
+        run_lock = locks.hold(self.path / '.lock', wait=wait, say=say)
+        self._held = stack.enter_context(run_lock)
         self._texts.clear()
 
       distributed.first(take)
