@@ -1,4 +1,4 @@
-"""The identity of runs, and the teacher's and baseline's runs of a run."""
+"""The identity of runs, and the configurations of teacher and baseline runs."""
 
 from collections.abc import Mapping
 import copy

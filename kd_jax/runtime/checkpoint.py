@@ -100,12 +100,12 @@ class Checkpoints:
     self.wait()
     if step in self._manager.all_steps():
       return
-    flat = _flat(tree)
-    where = next(iter(flat.values())).sharding
-    flat[DIGEST] = sharding.put(np.uint32(_digest(flat)), where)
+    leaves = _flat(tree)
+    leaf_sharding = next(iter(leaves.values())).sharding
+    leaves[DIGEST] = sharding.put(np.uint32(_digest(leaves)), leaf_sharding)
     self._saving = step
     with self._may_fail():
-      self._manager.save(step, args=ocp.args.StandardSave(flat))
+      self._manager.save(step, args=ocp.args.StandardSave(leaves))
 
   def save_now(
     self, step: int, tree: Any, failed: Callable[[SaveFailed], None]
@@ -206,26 +206,26 @@ class Checkpoints:
     """
     if step is None:
       raise errors.UsageError(f'{self.folder} holds no complete checkpoint')
-    where = str(self.folder / str(step))
+    path = str(self.folder / str(step))
     wanted = _flat(like)
-    stored_leaves = self._read(where, self._manager.item_metadata, step)
+    stored_leaves = self._read(path, self._manager.item_metadata, step)
     if not stored_leaves:
-      raise Damaged(f'checkpoint {where} is damaged: it has no metadata')
+      raise Damaged(f'checkpoint {path} is damaged: it has no metadata')
     requested = {name: _abstract(x) for name, x in wanted.items()}
     if DIGEST in stored_leaves:  # checkpoints of older versions have no digest
       any_leaf = next(iter(requested.values()))
       requested[DIGEST] = jax.ShapeDtypeStruct(
         (), jnp.uint32, sharding=any_leaf.sharding
       )
-    check(stored_leaves, requested, where)
+    check(stored_leaves, requested, path)
     args = ocp.args.StandardRestore(requested)
     leaves = self._read(
-      where, lambda step: self._manager.restore(step, args=args), step
+      path, lambda step: self._manager.restore(step, args=args), step
     )
     stored_digest = leaves.pop(DIGEST, None)
     if stored_digest is not None and _digest(leaves) != int(stored_digest):
       raise Damaged(
-        f'checkpoint {where} is damaged: its arrays are not those that were '
+        f'checkpoint {path} is damaged: its arrays are not those that were '
         'written (their digests differ)'
       )
     structure = jax.tree.structure(like)

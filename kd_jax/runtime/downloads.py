@@ -131,22 +131,22 @@ def _continue(
   headers = {'Range': f'bytes={done}-'} if done else {}
   request = urllib.request.Request(wanted.url, headers=headers)
   try:
-    answer = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    response = urllib.request.urlopen(request, timeout=_TIMEOUT)
   except urllib.error.HTTPError as error:
     if error.code == _BEYOND and done and not wanted.size:
       return True
     raise
-  with answer:
-    resumed = answer.status == http.client.PARTIAL_CONTENT
+  with response:
+    resumed = response.status == http.client.PARTIAL_CONTENT
     done = done if resumed else 0
-    length = answer.headers.get('Content-Length')
+    length = response.headers.get('Content-Length')
     total = wanted.size or (done + int(length) if length else 0)
-    shown = time.monotonic()
+    reported_at = time.monotonic()
     with part.open('ab' if resumed else 'wb') as file:
-      while block := answer.read(_BLOCK):
+      while block := response.read(_BLOCK):
         file.write(block)
         done += len(block)
-        if time.monotonic() - shown > 5:
-          shown = time.monotonic()
+        if time.monotonic() - reported_at > 5:
+          reported_at = time.monotonic()
           say(f'  {done / 1e6:.0f} of {total / 1e6:.0f} MB')
   return done >= total
