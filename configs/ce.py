@@ -1,4 +1,4 @@
-"""A network trained on the labels alone: how teachers are made.
+"""CE: a network trained on the labels alone, as teachers are.
 
 python -m kd_jax.main --config configs/ce.py
 """
@@ -7,17 +7,17 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
 def digits() -> base.ConfigDict:
-  """The teacher of the embedded recipes."""
+  """The teacher of all `digits` recipes."""
   return base.of_teacher(base.digits())
 
 
 def cifar100_r20() -> base.ConfigDict:
-  """resnet20 on CIFAR-100 by Tf-FD's recipe: what that method is added to.
+  """resnet20 on CIFAR-100 with Tf-FD's recipe, without the method.
 
   Published: 69.06% top-1, the best epoch (Tf-FD's ECCV poster).
 

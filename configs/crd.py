@@ -7,14 +7,15 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
 def digits() -> base.ConfigDict:
   """300 embedded images of digits, 8x8 pixels; a minute on a laptop.
 
-  With 128 negatives, as about 270 images are of other classes.
+  There are 128 negatives per image, because only about 270 images have another
+  class.
   """
   return crd(base.digits(), negatives=128, kd=0.0)
 
@@ -31,7 +32,9 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def cifar100_r32x4_r8x4_kd() -> base.ConfigDict:
-  """The same with KD, which the README's second command adds.
+  """resnet32x4 to resnet8x4 on CIFAR-100, with KD's loss added to CRD's.
+
+  It follows the second command of RepDistiller's README.
 
   python -m kd_jax.main --config configs/crd.py:cifar100_r32x4_r8x4_kd
   """
@@ -50,12 +53,18 @@ def imagenet_r34_r18() -> base.ConfigDict:
 
 
 def repdistiller(kd: float) -> base.ConfigDict:
-  """The pair of networks; the defaults are RepDistiller's recipe."""
+  """Returns the recipe of the CIFAR-100 pair with a weight for KD's loss."""
   return crd(base.pair(), negatives=16384, kd=kd)
 
 
 def crd(config: base.ConfigDict, negatives: int, kd: float) -> base.ConfigDict:
-  """Adds the method with RepDistiller's weight."""
+  """Adds the method to `config`, with RepDistiller's weight for CRD.
+
+  Args:
+    config: The configuration, which is changed and returned.
+    negatives: The number of negatives per image.
+    kd: The weight of KD's loss.
+  """
   config.method = 'crd'
   config.method_args = base.ConfigDict({'negatives': negatives})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': kd, 'crd': 0.8})

@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -50,13 +50,13 @@ def cifar100_r56_r20() -> base.ConfigDict:
 
 
 def cifar100(teacher: str, student: str, beta: float) -> base.ConfigDict:
-  """The defaults are mdistiller's recipe."""
+  """Returns mdistiller's recipe, which equals the defaults, for a pair."""
   config = base.pair(teacher, student)
   return dkd(config, beta)
 
 
 def dkd(config: base.ConfigDict, beta: float) -> base.ConfigDict:
-  """Adds the method, its weight warmed up over 20 epochs."""
+  """Adds the method to `config`; its weight warms up over 20 epochs."""
   config.method = 'dkd'
   config.method_args = base.ConfigDict(
     {'alpha': 1.0, 'beta': beta, 'temperature': 4.0}

@@ -8,7 +8,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -20,8 +20,8 @@ def digits() -> base.ConfigDict:
 def cifar100_r20() -> base.ConfigDict:
   """resnet20 on CIFAR-100, the released recipe.
 
-  Published: 72.70% top-1 of the leader, mean of three runs' best epochs
-  (FFSD's README).
+  Published: 72.70% top-1 of the leader, the mean of the best epochs of three
+  runs (FFSD's README).
 
     python -m kd_jax.main --config configs/ffsd.py:cifar100_r20
   """
@@ -29,12 +29,12 @@ def cifar100_r20() -> base.ConfigDict:
 
 
 def cifar100_r32() -> base.ConfigDict:
-  """resnet32 on CIFAR-100: published 74.85% (as `cifar100_r20`)."""
+  """resnet32 on CIFAR-100; published: 74.85%, measured as in `cifar100_r20`."""
   return cifar100('resnet32')
 
 
 def cifar100_r56() -> base.ConfigDict:
-  """resnet56 on CIFAR-100: published 75.80% (as `cifar100_r20`)."""
+  """resnet56 on CIFAR-100; published: 75.80%, measured as in `cifar100_r20`."""
   return cifar100('resnet56')
 
 
@@ -44,7 +44,7 @@ def cifar100_r8() -> base.ConfigDict:
 
 
 def imagenet_r18() -> base.ConfigDict:
-  """ResNet18 on ImageNet: published 70.87% top-1 of the leader.
+  """ResNet18 on ImageNet; published: 70.87% top-1 of the leader.
 
   python -m kd_jax.main --config configs/ffsd.py:imagenet_r18
   """
@@ -58,7 +58,13 @@ def imagenet_r18() -> base.ConfigDict:
 
 
 def cifar100(network: str) -> base.ConfigDict:
-  """The released recipe: 299 epochs, Nesterov, reflected borders."""
+  """Returns the released recipe for CIFAR-100, with 299 epochs.
+
+  It uses Nesterov momentum and pads images by reflection.
+
+  Args:
+    network: The name of the students' network.
+  """
   config = base.teacher_free(base.default())
   config.student = base.network(network)
   config.epochs, config.batch_size = 299, 128
@@ -72,9 +78,11 @@ def cifar100(network: str) -> base.ConfigDict:
 
 
 def ffsd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method, its released weights and its three optimizers.
+  """Adds the method to `config`, with the released weights and optimizers.
 
-  All follow the schedule of `config.optimizer`, the decoders' from 1e-3.
+  There are three optimizers: for the students, the decoders and the fusion
+  module. All have the schedule of `config.optimizer`, which starts from 1e-3
+  for the decoders.
   """
   config.method = 'ffsd'
   config.method_args = base.ConfigDict(

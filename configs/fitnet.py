@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -28,7 +28,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def fitnet(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method: the second stage's map, weight 100."""
+  """Adds the method to `config`, on the map of stage 2 with weight 100."""
   config.method = 'fitnet'
   config.method_args = base.ConfigDict({'taps': ('stage2',)})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'fitnet': 100.0})

@@ -1,7 +1,7 @@
 """FPD: Wang et al., "Feature Pyramid Knowledge Distillation", ICONIP 2022.
 
 The method is a reconstruction (see kd_jax/methods/fpd.py): what the paper's
-abstract leaves open is our choice.
+abstract leaves open is the choice of this library.
 
   python -m kd_jax.main --config configs/fpd.py
 """
@@ -10,7 +10,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -20,7 +20,11 @@ def digits() -> base.ConfigDict:
 
 
 def method_args(**changes) -> base.ConfigDict:
-  """Every option of the method; see kd_jax/methods/fpd.py."""
+  """Returns all options of the method; see kd_jax/methods/fpd.py.
+
+  Args:
+    **changes: Values that replace the ones below.
+  """
   return base.ConfigDict(
     {
       'taps': ('stem', 'stage1', 'stage2', 'stage3'),
@@ -59,7 +63,7 @@ def cifar100_r152_r50() -> base.ConfigDict:
 
 
 def cifar10_r34_r18() -> base.ConfigDict:
-  """A teacher to ResNet18 on CIFAR-10.
+  """ResNet34 to ResNet18 on CIFAR-10.
 
   Published: 4.22% top-1 error (abstract of Wang et al., 2022). The teacher
   (ResNet34) and the recipe are reconstructions.
@@ -70,7 +74,7 @@ def cifar10_r34_r18() -> base.ConfigDict:
 
 
 def imagenet_r34_r18() -> base.ConfigDict:
-  """ResNet34 to ResNet18 on ImageNet: a reconstruction, nothing published.
+  """ResNet34 to ResNet18 on ImageNet: a reconstruction; no figure is published.
 
   python -m kd_jax.main --config configs/fpd.py:imagenet_r34_r18
   """
@@ -85,15 +89,21 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 def cifar100_r20_r8() -> base.ConfigDict:
   """resnet20 to resnet8 on CIFAR-100: a small pair, with a narrow pyramid.
 
-  The pyramid of 256 channels costs a hundred times these networks.
+  A pyramid of 256 channels costs a hundred times as much as these networks.
   """
   return fpd(base.small_pair(), width=32)
 
 
 def paper(data: str, teacher: str, student: str) -> base.ConfigDict:
-  """RepDistiller's recipe: batch 64, 240 epochs, 0.05 and x0.1 at 150/180/210.
+  """Returns RepDistiller's recipe, for both the student and the teacher.
 
-  The teacher is trained with the same recipe.
+  It has batch size 64, 240 epochs, and learning rate 0.05, times 0.1 at epochs
+  150, 180 and 210.
+
+  Args:
+    data: The name of the data set.
+    teacher: The teacher's name.
+    student: The student's name.
   """
   config = base.default()
   config.data.name = data
@@ -103,7 +113,12 @@ def paper(data: str, teacher: str, student: str) -> base.ConfigDict:
 
 
 def fpd(config: base.ConfigDict, **changes) -> base.ConfigDict:
-  """Adds the method with the weights of the code's example."""
+  """Adds the method to `config`, with the weights of the code's example.
+
+  Args:
+    config: The configuration, which is changed and returned.
+    **changes: Options of the method, as for `method_args`.
+  """
   config.method = 'fpd'
   config.method_args = method_args(**changes)
   config.weights = base.ConfigDict({'ce': 0.1, 'kd': 0.8, 'fpd': 0.1})

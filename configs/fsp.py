@@ -7,14 +7,15 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
 def digits() -> base.ConfigDict:
   """300 embedded images of digits, 8x8 pixels; a minute on a laptop.
 
-  FSP needs the teacher's channels, so that the student is wider than others'.
+  The student is wider than in the other `digits` recipes, because FSP needs as
+  many channels as the teacher has.
   """
   config = base.digits()
   config.student = base.network('resnet8', widths=(16, 16, 32, 64))
@@ -22,7 +23,7 @@ def digits() -> base.ConfigDict:
 
 
 def cifar100_r32x4_r8x4() -> base.ConfigDict:
-  """resnet32x4 to resnet8x4 on CIFAR-100: 30 and 240 epochs.
+  """resnet32x4 to resnet8x4 on CIFAR-100: 30 epochs of FSP, then 240 epochs.
 
   Published: 72.62% top-1 (RepDistiller's README; teacher 79.42, student alone
   72.50).
@@ -33,7 +34,13 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def fsp(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
-  """Adds the method: `epochs` of FSP for all but the classifier, then CE."""
+  """Adds the method: a phase with FSP's loss alone, then cross-entropy alone.
+
+  Args:
+    config: The configuration, which is changed and returned.
+    epochs: The length of FSP's phase in epochs. It trains all of the student
+      but the classifier.
+  """
   config.method = 'fsp'
   config.method_args = base.ConfigDict(
     {'taps': ('stem', 'stage1', 'stage2', 'stage3')}

@@ -8,16 +8,16 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
 def digits() -> base.ConfigDict:
   """300 embedded images of digits, 8x8 pixels; a minute on a laptop.
 
-  The weight is a quarter of the paper's: a map at length 1 has entries four
-  times as large on 2x2 positions as on 8x8. (With 200: 87.72% over seeds 100
-  to 104, 7.8 points below the student alone.)
+  The weight is 1/4 of the paper's, because a map normalised to length 1 has
+  entries four times as large on 2x2 positions as on 8x8. (A weight of 200 gives
+  87.72% over seeds 100 to 104, 7.8 points below the student trained alone.)
   """
   config = ft(base.digits(), epochs=10)
   config.weights.ft = 50.0
@@ -25,7 +25,9 @@ def digits() -> base.ConfigDict:
 
 
 def cifar100_r32x4_r8x4() -> base.ConfigDict:
-  """resnet32x4 to resnet8x4 on CIFAR-100: 30 and 240 epochs.
+  """resnet32x4 to resnet8x4 on CIFAR-100: 30 and then 240 epochs.
+
+  The first phase trains the paraphraser.
 
   Published: 72.86% top-1 (RepDistiller's README; teacher 79.42, student alone
   72.50).
@@ -36,7 +38,12 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def ft(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
-  """Adds the method: `epochs` of the paraphraser alone, which then stands."""
+  """Adds the method: a phase for the paraphraser, which is then frozen.
+
+  Args:
+    config: The configuration, which is changed and returned.
+    epochs: The epochs of the phase that trains the paraphraser alone.
+  """
   config.method = 'ft'
   config.method_args = base.ConfigDict({'taps': ('stage3',), 'rate': 0.5})
   config.weights = base.ConfigDict(
@@ -48,7 +55,8 @@ def ft(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
     epochs=epochs,
     weights={'ce': 0.0, 'ft': 0.0, 'reconstruction': 1.0},
     trainable=('^method/paraphraser',),
-    learning_rate=0.01,  # the base rate for students other than ResNets
+    # The base learning rate for students other than ResNets.
+    learning_rate=0.01,
   )
 
 

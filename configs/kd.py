@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -38,9 +38,10 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 def cifar100_r32x4_r8x4_standardized() -> base.ConfigDict:
   """resnet32x4 to resnet8x4 on CIFAR-100, with standardised logits.
 
-  Sun et al., "Logit Standardization in Knowledge Distillation", 2024: weights
-  0.1 and 9 at T=2. Published: 76.62% top-1 (the paper; teacher 79.42, student
-  alone 72.50; the best epoch, about 0.3 above the last).
+  The method is that of Sun et al., "Logit Standardization in Knowledge
+  Distillation", 2024, with weights 0.1 and 9 at T=2. Published: 76.62% top-1
+  (the paper; teacher 79.42, student alone 72.50; the best epoch, about 0.3
+  above the last).
 
     python -m kd_jax.main \\
       --config configs/kd.py:cifar100_r32x4_r8x4_standardized
@@ -57,8 +58,8 @@ def imagenet_r34_r18() -> base.ConfigDict:
   """ResNet34 to ResNet18 on ImageNet, torchdistill's recipe.
 
   Published: 71.37% top-1 (torchdistill, with configuration and log; teacher
-  73.31, student alone 69.76; last epoch). The teacher there is torchvision's:
-  give its weights by config.teacher.path.
+  73.31, student alone 69.76; last epoch). torchdistill's teacher is
+  torchvision's network: set config.teacher.path to its weights.
 
     python -m kd_jax.main --config configs/kd.py:imagenet_r34_r18
   """
@@ -69,9 +70,9 @@ def imagenet_r34_r18() -> base.ConfigDict:
 
 
 def folder_r34_r18() -> base.ConfigDict:
-  """torchvision's ResNet-34, trained on a folder of yours, to ResNet-18.
+  """torchvision's ResNet-34, trained on your folder of images, to ResNet-18.
 
-  The schedule is a start, not a published one.
+  The schedule is a starting point and not published.
 
     python -m kd_jax.main --config configs/kd.py:folder_r34_r18 \
       --config.data.name=folder:photos --config.teacher.path=resnet34.pth
@@ -88,12 +89,12 @@ def folder_r34_r18() -> base.ConfigDict:
 
 
 def repdistiller(teacher: str, student: str) -> base.ConfigDict:
-  """The pair of networks; the defaults are RepDistiller's recipe."""
+  """Returns RepDistiller's recipe, which equals the defaults, for a pair."""
   return kd(base.pair(teacher, student))
 
 
 def kd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method, with weights 0.1 and 0.9 at T=4."""
+  """Adds the method to `config`, with weights 0.1 and 0.9 at T=4."""
   config.method = 'kd'
   config.method_args = base.ConfigDict({'temperature': 4.0})
   config.weights = base.ConfigDict({'ce': 0.1, 'kd': 0.9})

@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -28,7 +28,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def nst(config: base.ConfigDict, weight: float) -> base.ConfigDict:
-  """Adds the method; RepDistiller's weight is 50."""
+  """Adds the method to `config`; RepDistiller's weight is 50."""
   config.method = 'nst'
   config.method_args = base.ConfigDict({'taps': ('stage1', 'stage2', 'stage3')})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'nst': weight})

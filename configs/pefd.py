@@ -8,7 +8,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -26,7 +26,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def pefd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method with the released weights."""
+  """Adds the method to `config`, with the released weights."""
   config.method = 'pefd'
   config.method_args = base.ConfigDict({'taps': ('pooled',), 'projectors': 3})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'pefd': 25.0})

@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -28,7 +28,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def pkt(config: base.ConfigDict, weight: float) -> base.ConfigDict:
-  """Adds the method; RepDistiller's weight is 30000."""
+  """Adds the method to `config`; RepDistiller's weight is 30000."""
   config.method = 'pkt'
   config.method_args = base.ConfigDict({'taps': ('pooled',)})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'pkt': weight})

@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -19,8 +19,9 @@ def digits() -> base.ConfigDict:
 def cifar100_r32x4_r8x4() -> base.ConfigDict:
   """resnet32x4 to resnet8x4 on CIFAR-100, mdistiller's recipe.
 
-  The authors' own trains with batch 128 and rate 0.1. Published for this pair:
-  75.63% top-1, recalled and not verified (teacher 79.42, student alone 72.50).
+  The authors' recipe has batch size 128 and learning rate 0.1. Published for
+  this pair: 75.63% top-1, cited from memory and not verified (teacher 79.42,
+  student alone 72.50).
 
     python -m kd_jax.main --config configs/reviewkd.py:cifar100_r32x4_r8x4
   """
@@ -28,7 +29,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def cifar100_r110_r32() -> base.ConfigDict:
-  """resnet110 to resnet32 on CIFAR-100; otherwise as resnet8x4's recipe.
+  """resnet110 to resnet32 on CIFAR-100, mdistiller's recipe.
 
   python -m kd_jax.main --config configs/reviewkd.py:cifar100_r110_r32
   """
@@ -36,7 +37,7 @@ def cifar100_r110_r32() -> base.ConfigDict:
 
 
 def cifar100_r56_r20() -> base.ConfigDict:
-  """resnet56 to resnet20 on CIFAR-100; otherwise as resnet8x4's recipe.
+  """resnet56 to resnet20 on CIFAR-100, mdistiller's recipe.
 
   python -m kd_jax.main --config configs/reviewkd.py:cifar100_r56_r20
   """
@@ -44,13 +45,13 @@ def cifar100_r56_r20() -> base.ConfigDict:
 
 
 def cifar100(teacher: str, student: str, weight: float) -> base.ConfigDict:
-  """The defaults are mdistiller's recipe."""
+  """Returns mdistiller's recipe, which equals the defaults, for a pair."""
   config = base.pair(teacher, student)
   return reviewkd(config, weight)
 
 
 def reviewkd(config: base.ConfigDict, weight: float) -> base.ConfigDict:
-  """Adds the method, its weight warmed up over 20 epochs."""
+  """Adds the method to `config`; its weight warms up over 20 epochs."""
   config.method = 'reviewkd'
   config.weights = base.ConfigDict(
     {'ce': 1.0, 'kd': 0.0, 'reviewkd': base.warmed_up(weight, 20)}

@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -28,7 +28,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def rkd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method with RepDistiller's weights."""
+  """Adds the method to `config`, with RepDistiller's weights."""
   config.method = 'rkd'
   config.method_args = base.ConfigDict({'taps': ('pooled',)})
   config.weights = base.ConfigDict(

@@ -7,7 +7,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -28,7 +28,7 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
 
 
 def sp(config: base.ConfigDict, weight: float) -> base.ConfigDict:
-  """Adds the method; RepDistiller's weight is 3000."""
+  """Adds the method to `config`; RepDistiller's weight is 3000."""
   config.method = 'sp'
   config.method_args = base.ConfigDict({'taps': ('stage3',)})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'sp': weight})

@@ -8,7 +8,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -20,7 +20,7 @@ def digits() -> base.ConfigDict:
 def cifar100_r20() -> base.ConfigDict:
   """resnet20 on CIFAR-100.
 
-  Published: 70.62% top-1, the best epoch (ECCV poster; alone 69.06).
+  Published: 70.62% top-1, the best epoch (ECCV poster; without Tf-FD 69.06).
 
     python -m kd_jax.main --config configs/tf_fd.py:cifar100_r20
   """
@@ -28,12 +28,12 @@ def cifar100_r20() -> base.ConfigDict:
 
 
 def digits_kd() -> base.ConfigDict:
-  """`digits` with a KD teacher beside it."""
+  """`digits` with KD from a teacher in addition."""
   return with_kd(tf_fd(base.digits()))
 
 
 def cifar100_r110_r20() -> base.ConfigDict:
-  """resnet20 on CIFAR-100 with resnet110 as a KD teacher.
+  """resnet20 on CIFAR-100, with KD from resnet110 in addition.
 
   Published: 71.56% top-1, the best epoch (ECCV poster; KD alone 70.67).
 
@@ -45,7 +45,7 @@ def cifar100_r110_r20() -> base.ConfigDict:
 
 
 def with_kd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds a KD teacher; its term is warmed up as the others are."""
+  """Adds KD's loss to `config`; its weight warms up as the others do."""
   config.method_args.with_kd = True
   config.method_args.temperature = 4.0
   config.weights.kd = base.warmed_up(1.0, 20)
@@ -53,7 +53,10 @@ def with_kd(config: base.ConfigDict) -> base.ConfigDict:
 
 
 def tf_fd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method with the weights of the code's documented command."""
+  """Adds the method to `config`, with the weights of the code's example.
+
+  They are those of the command that the released code documents.
+  """
   config.method = 'tf_fd'
   config.method_args = base.ConfigDict(
     {'taps': ('stage1', 'stage2', 'stage3'), 'detach_salient': False}

@@ -8,7 +8,7 @@ from kd_jax import config as base
 
 
 def get_config(recipe: str | None = None) -> base.ConfigDict:
-  """The recipe's configuration."""
+  """Returns the configuration of a recipe; None takes `digits`."""
   return base.pick(recipe, RECIPES)
 
 
@@ -20,7 +20,7 @@ def digits() -> base.ConfigDict:
 def cifar100_r20() -> base.ConfigDict:
   """resnet20 on CIFAR-100, the recipe of Tf-FD's code.
 
-  No figure of TFD's own is public for CIFAR-100.
+  The authors of TFD published no figure for CIFAR-100.
 
     python -m kd_jax.main --config configs/tfd.py:cifar100_r20
   """
@@ -33,7 +33,7 @@ def cifar100_r8() -> base.ConfigDict:
 
 
 def tfd(config: base.ConfigDict) -> base.ConfigDict:
-  """Adds the method; its weight and its warm-up are reconstructions."""
+  """Adds the method to `config`; weight and warm-up are reconstructions."""
   config.method = 'tfd'
   config.method_args = base.ConfigDict({'taps': ('stage1', 'stage2', 'stage3')})
   config.weights = base.ConfigDict(

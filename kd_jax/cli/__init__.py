@@ -1,1 +1,1 @@
-"""The commands: each reads its arguments and calls the other rooms."""
+"""The commands of `kd-jax`, which read arguments and call other packages."""

@@ -1,4 +1,4 @@
-"""The command `kd-jax VERB`: one verb for everything that a run needs."""
+"""The command `kd-jax VERB`, which calls the verb's command."""
 
 from collections.abc import Sequence
 import importlib
@@ -12,11 +12,11 @@ from kd_jax.version import __version__
 
 
 class Verb(NamedTuple):
-  """What `kd-jax` does under a name.
+  """A verb of `kd-jax`.
 
   Attributes:
-    module: Whose `main(argv)` does it.
-    help: What it does, in a line.
+    module: The module whose `main(argv)` executes the verb.
+    help: One line for the help text.
   """
 
   module: str
@@ -56,7 +56,11 @@ def usage() -> str:
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Runs the verb that is named first."""
+  """Executes a verb and returns the exit code.
+
+  Args:
+    argv: The verb and its arguments.
+  """
   name, *rest = argv or ['']
   if name in ('-h', '--help', 'help'):
     print(usage())
@@ -70,11 +74,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def start() -> None:
-  """The entry point of the console script."""
+  """Runs the command line; the entry point of the console script."""
   try:
     code = main(sys.argv[1:])
     sys.stdout.flush()
-  except BrokenPipeError:  # whoever reads has enough, as `| head` has
+  except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 0
   sys.exit(code)

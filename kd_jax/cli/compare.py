@@ -1,11 +1,11 @@
 """Compares methods over seeds: `kd-jax compare FILE... `.
 
-Each file is what `python -m kd_jax.main --seeds 0,1,2` wrote at its end
-(`seeds-0-1-2.json`). The table, in Markdown, has each method's mean and
-standard deviation, and its paired differences, seed by seed, from the student
-alone and from a reference method. Files of other data or seeds are refused;
-where network, epochs, batch size or teacher are not the reference's, the table
-says so in place of a difference.
+Each file is written at the end of `python -m kd_jax.main --seeds 0,1,2`
+(`seeds-0-1-2.json`). The output is a Markdown table. For each method it has the
+mean and standard deviation over the seeds, and the mean differences, paired by
+seed, from the student alone and from a reference method. All files must have
+the same data and seeds. If a method's network, epochs, batch size or teacher
+differ from the reference's, the table names them in place of the difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,11 @@ from kd_jax.training import report
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints the table of the files that the command line names."""
+  """Prints the table of the given files and returns the exit code.
+
+  Args:
+    argv: The arguments after the verb.
+  """
   parser = command.parser('kd-jax compare', __doc__)
   parser.add_argument('files', nargs='+', help='seeds-*.json of kd_jax.main')
   parser.add_argument(
@@ -35,50 +39,59 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read(path: str) -> dict[str, Any]:
-  """The figures of one file.
+  """Returns the figures of a file that `--seeds` wrote.
+
+  Args:
+    path: The file's path.
 
   Raises:
-    UsageError: where it is no such file.
+    UsageError: The file cannot be read, or has another content.
   """
   try:
-    found = json.loads(epath.Path(path).read_text())
-    _ = found['config']['method'], found['seeds'], found['top1']
-    _ = _data(found), _recipe(found)
+    figures = json.loads(epath.Path(path).read_text())
+    _ = figures['config']['method'], figures['seeds'], figures['top1']
+    _ = _data(figures), _recipe(figures)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UsageError(
       f'{path!r} is not what kd_jax.main --seeds writes (seeds-0-1-2.json): '
       f'{type(error).__name__}: {error}'
     ) from error
-  return found
+  return figures
 
 
 def table(runs: Sequence[Mapping[str, Any]], reference: str) -> str:
-  """A Markdown table of runs in the order they are given.
+  """Returns a Markdown table with one row per run, in the given order.
 
   Args:
-    runs: what `read` gives, all with the same seeds and data.
-    reference: the method of one of them.
+    runs: The runs' figures, as returned by `read`.
+    reference: The method of the run that the others are compared with; it may
+      be absent if there is only one run.
 
   Raises:
-    UsageError: where the runs cannot be paired.
+    UsageError: The runs differ in seeds or data, or no run has the reference
+      method.
   """
   _check(runs, reference)
-  # Of two runs of one method the first is the reference.
-  other = next((r for r in runs if r['config']['method'] == reference), None)
+  # If several runs have the reference method, the first is taken.
+  reference_run = next(
+    (r for r in runs if r['config']['method'] == reference), None
+  )
   rows = [
     ['method', 'student', 'top-1', 'std', 'from alone', f'from {reference}'],
     ['---', '---', '---:', '---:', '---:', '---:'],
   ]
   for run in runs:
-    found = report.spread(run['top1'])
+    top1 = report.spread(run['top1'])
     rows.append(
       [
         f'`{run["config"]["method"]}`',
         _student(run['config']),
-        f'{found["mean"]:.2f}',
-        f'{found["std"]:.2f}',
+        f'{top1["mean"]:.2f}',
+        f'{top1["std"]:.2f}',
         _difference(run['top1'], run.get('alone_top1')),
-        '' if run is other or other is None else _from(run, other),
+        ''
+        if run is reference_run or reference_run is None
+        else _from(run, reference_run),
       ]
     )
   lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
@@ -94,10 +107,10 @@ def table(runs: Sequence[Mapping[str, Any]], reference: str) -> str:
 
 def _check(runs: Sequence[Mapping[str, Any]], reference: str) -> None:
   for key, of in (('seeds', lambda r: r['seeds']), ('data', _data)):
-    kinds = {json.dumps(of(run)) for run in runs}
-    if len(kinds) > 1:
+    values = {json.dumps(of(run)) for run in runs}
+    if len(values) > 1:
       raise errors.UsageError(
-        f'the files differ in {key}: {" and ".join(sorted(kinds))}; a paired '
+        f'the files differ in {key}: {" and ".join(sorted(values))}; a paired '
         'comparison needs the same'
       )
   methods = [run['config']['method'] for run in runs]
@@ -124,12 +137,15 @@ def _student(config: Mapping[str, Any]) -> str:
 
 
 def _from(run: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-  """The difference from `other`, or what else than the method is not its."""
-  ours, theirs = _recipe(run), _recipe(other)
+  """Returns the difference from `other` as text.
+
+  If the runs differ in more than the method, it names those settings instead.
+  """
+  recipe, other_recipe = _recipe(run), _recipe(other)
   differ = [
     name
-    for name, value in ours.items()
-    if None not in (value, theirs[name]) and value != theirs[name]
+    for name, value in recipe.items()
+    if None not in (value, other_recipe[name]) and value != other_recipe[name]
   ]
   if differ:
     return f'other {", ".join(differ)}'
@@ -137,11 +153,11 @@ def _from(run: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _recipe(run: Mapping[str, Any]) -> dict[str, Any]:
-  """What two runs share where the method alone differs, by name.
+  """Returns the settings that must agree for runs to be compared, by name.
 
-  None agrees with everything: a method without a teacher is compared with one
-  that has it, and a file may lack its teacher's accuracy. Phases and a
-  teacher's mode of batch statistics are the method's.
+  None agrees with every value: a method without a teacher can be compared with
+  a method with one, and a file may lack its teacher's accuracy. Phases and the
+  teacher's use of batch statistics belong to the method, so they may differ.
   """
   config = run['config']
   teacher = config['teacher']
@@ -160,6 +176,6 @@ def _difference(ours: Sequence[float], theirs: Sequence[float] | None) -> str:
   if theirs is None:
     return 'not trained'
   pairs = zip(ours, theirs, strict=True)
-  found = report.spread([a - b for a, b in pairs])
-  star = '*' if abs(found['mean']) > 2 * found['sem'] else ''
-  return f'{found["mean"]:+.2f} ± {found["sem"]:.2f}{star}'
+  spread = report.spread([a - b for a, b in pairs])
+  star = '*' if abs(spread['mean']) > 2 * spread['sem'] else ''
+  return f'{spread["mean"]:+.2f} ± {spread["sem"]:.2f}{star}'

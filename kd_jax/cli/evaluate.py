@@ -1,9 +1,10 @@
-"""Measures what labels images: `kd-jax evaluate PATH`.
+"""Measures the accuracy of a network: `kd-jax evaluate PATH`.
 
-The path is of a finished run, of an export, or of a file of PyTorch weights,
-which says nothing of its network: `--network` and `--data` do. Every image of
-the split counts once: top-1, top-5, and each class. `--data` names another data
-set with as many classes.
+PATH is the folder of a finished run, an export, or a file of PyTorch weights.
+Such a file does not name its network and data: give `--network` and `--data`.
+The output has the top-1 and top-5 accuracy over all images of the split and
+the accuracy of each class. For a run or an export, `--data` chooses another
+data set with as many classes.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,17 @@ from kd_jax.export import artifact
 from kd_jax.runtime import command, sharding
 from kd_jax.training import report, restore
 
-_MOST_ROWS = 20  # of classes that are worth printing
+_MOST_ROWS = 20  # the most classes that are printed
 
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints the accuracy of what the command line names."""
-  logging.set_verbosity(logging.ERROR)  # Orbax tells every read otherwise
+  """Prints the accuracy of a network and returns the exit code.
+
+  Args:
+    argv: The arguments after the verb.
+  """
+  logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
   parser = command.parser('kd-jax evaluate', __doc__)
   parser.add_argument('path', help='of a run, an export, a file of weights')
   parser.add_argument('--network', help='whose weights they are')
@@ -47,18 +52,18 @@ def main(argv: Sequence[str]) -> int:
     )
   if args.network:
     opened = restore.open_named(args.data, args.image_size, args.data_dir)
-    found = restore.of_weights(
+    trained = restore.of_weights(
       args.path, args.network, opened.info, args.mean, args.std
     )
   else:
-    found = restore.load(args.path)
-    opened = restore.open_data(found, args.data, args.data_dir)
+    trained = restore.load(args.path)
+    opened = restore.open_data(trained, args.data, args.data_dir)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)
   images = opened.split(args.split)
-  figures = measure(found, images, opened.info, args.batch_size, args.workers)
-  print(text(found, opened.info, args.split, figures))
+  figures = measure(trained, images, opened.info, args.batch_size, args.workers)
+  print(text(trained, opened.info, args.split, figures))
   if args.json:
     try:
       with open(args.json, 'w', encoding='utf-8') as file:
@@ -77,39 +82,43 @@ def measure(
   batch_size: int = 256,
   workers: int = 0,
 ) -> dict[str, Any]:
-  """Accuracy over all images of a split.
+  """Returns the accuracy of a network over all images of a split.
 
   Args:
-    found: what labels them.
-    images: the split.
-    info: of its data set, at the image size of `found`.
-    batch_size: images a step.
-    workers: processes that decode; 0 is this one.
+    found: The trained network.
+    images: The images of the split.
+    info: The facts about the data set, at the network's image size.
+    batch_size: The number of images per step.
+    workers: The number of processes that decode; 0 decodes in this process.
 
   Returns:
-    'images', 'correct' and 'correct5' (counts), 'top1' and 'top5' (percent),
-    and 'classes': for each, 'name', 'images', 'correct', 'top1' (None without
-    images).
+    A dict with 'images', 'correct' and 'correct5' (counts), 'top1' and 'top5'
+    (percent), and 'classes': a list with a dict for each class of 'name',
+    'images', 'correct' (counts) and 'top1' (percent, or None without images).
   """
   ranks = artifact.ranks(found.forward)
   names = found.facts['class_names']
   numbers = order(names, info.class_names)
   split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
-  labels, before = [], []
+  labels, label_ranks = [], []
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
     for feed in feeds:
       real, label = feed['mask'] > 0, numbers[feed['label']]
       rank = ranks(found.weights, feed['image'], label)
       labels.append(label[real])
-      before.append(np.asarray(rank)[real])
-  label, rank = np.concatenate(labels), np.concatenate(before)
+      label_ranks.append(np.asarray(rank)[real])
+  label, rank = np.concatenate(labels), np.concatenate(label_ranks)
   correct, correct5 = rank < 1, rank < 5
   classes = []
   for k, name in enumerate(names):
-    own = correct[label == k]
-    top1 = 100 * float(own.mean()) if own.size else None
-    one = {'images': own.size, 'correct': int(own.sum()), 'top1': top1}
-    classes.append({'name': name, **one})
+    hits = correct[label == k]
+    top1 = 100 * float(hits.mean()) if hits.size else None
+    counts = {
+      'images': hits.size,
+      'correct': int(hits.sum()),
+      'top1': top1,
+    }
+    classes.append({'name': name, **counts})
   return {
     'images': label.size,
     'correct': int(correct.sum()),
@@ -121,12 +130,19 @@ def measure(
 
 
 def order(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
-  """The network's number of each class of the data set, [K] i32.
+  """Returns the network's class number for each class of the data set, [K] i32.
 
-  By name where both have the same names, else by number.
+  Classes are matched by name if both have the same distinct names, else by
+  number.
+
+  Args:
+    ours: The names of the network's classes.
+    theirs: The names of the data set's classes.
   """
-  same = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
-  numbers = [list(ours).index(n) for n in theirs] if same else range(len(ours))
+  same_names = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
+  numbers = (
+    [list(ours).index(n) for n in theirs] if same_names else range(len(ours))
+  )
   return np.array(numbers, np.int32)
 
 
@@ -136,7 +152,14 @@ def text(
   split: str,
   figures: dict[str, Any],
 ) -> str:
-  """What a person reads of `measure`'s figures."""
+  """Returns the text that the command prints.
+
+  Args:
+    found: The trained network.
+    info: The facts about the data set.
+    split: The name of the split.
+    figures: The figures, as returned by `measure`.
+  """
   facts = found.facts
   lines = [
     f'{facts["network"]} on {info.name} {split}: {figures["correct"]} of '

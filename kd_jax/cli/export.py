@@ -1,8 +1,8 @@
-"""Exports what a run trained: `kd-jax export RUN OUT`.
+"""Exports the network of a finished run: `kd-jax export RUN OUT`.
 
-OUT is a folder that stands alone: weights, the compiled forward pass for CPU,
-GPU and TPU, class names, normalisation, the accuracy, and a predict.py that
-needs jax, numpy, safetensors and flatbuffers only; see
+OUT is a folder for use without kd_jax. It holds the weights, the forward pass
+for CPU, GPU and TPU, class names, normalisation, the accuracy, and a
+predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
 `kd_jax.export.artifact`.
 """
 
@@ -20,8 +20,12 @@ from kd_jax.training import restore
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Exports the run that the command line names."""
-  logging.set_verbosity(logging.ERROR)  # Orbax tells every read otherwise
+  """Exports a run and returns the exit code.
+
+  Args:
+    argv: The arguments after the verb.
+  """
+  logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
   parser = command.parser('kd-jax export', __doc__)
   parser.add_argument('run', help='the folder of a finished run')
   parser.add_argument('out', help='the folder to write; it must be new')
@@ -36,19 +40,19 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--data_dir', default='', help='of the test split')
   args = parser.parse_args(argv)
   with artifact.beside(args.out) as folder:
-    found = restore.load(args.run)
+    trained = restore.load(args.run)
     test = None
     if args.with_test_set:
-      test = restore.open_data(found, data_dir=args.data_dir).arrays('test')
-    artifact.write(found, folder, test)
-    check(found, artifact.read(folder))
+      test = restore.open_data(trained, data_dir=args.data_dir).arrays('test')
+    artifact.write(trained, folder, test)
+    check(trained, artifact.read(folder))
     if args.onnx:
-      onnx.write(found, folder / 'student.onnx')
-  facts, known = found.facts, found.facts['accuracy']
+      onnx.write(trained, folder / 'student.onnx')
+  facts, accuracy = trained.facts, trained.facts['accuracy']
   print(
     f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, '
-    f'{known["correct"]} of {known["images"]} {known["data"]} {known["split"]} '
-    f'images correct ({known["top1"]:.2f}%)'
+    f'{accuracy["correct"]} of {accuracy["images"]} {accuracy["data"]} '
+    f'{accuracy["split"]} images correct ({accuracy["top1"]:.2f}%)'
   )
   if test is not None:
     print(f'score it: python {args.out}/predict.py {args.out}/{artifact.TEST}')
@@ -56,10 +60,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(found: artifact.Trained, exported: artifact.Trained) -> None:
-  """Compares the exported forward pass with the network that it is of.
+  """Compares the logits of an export with those of the trained network.
+
+  Args:
+    found: The trained network.
+    exported: The export, as read back.
 
   Raises:
-    RunError: where their logits differ.
+    RunError: The logits differ.
   """
   size = found.facts['image_size']
   rng = np.random.default_rng(0)
@@ -67,11 +75,12 @@ def check(found: artifact.Trained, exported: artifact.Trained) -> None:
   tolerance = 1e-3 if found.facts['dtype'] == 'float32' else 5e-2
   for count in (1, 3):
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    want = np.asarray(jax.jit(found.forward)(found.weights, images))
-    got = np.asarray(jax.jit(exported.forward)(exported.weights, images))
-    scale = tolerance * max(1.0, np.abs(want).max())
-    if not np.allclose(got, want, rtol=0, atol=scale):
+    expected = np.asarray(jax.jit(found.forward)(found.weights, images))
+    actual = np.asarray(jax.jit(exported.forward)(exported.weights, images))
+    scale = tolerance * max(1.0, np.abs(expected).max())
+    if not np.allclose(actual, expected, rtol=0, atol=scale):
       raise errors.RunError(
         f'the exported forward pass differs from the network by up to '
-        f'{np.abs(got - want).max():.3g} at batch {count}; nothing was written'
+        f'{np.abs(actual - expected).max():.3g} at batch {count}; nothing was '
+        'written'
       )

@@ -1,4 +1,4 @@
-"""Shows what there is: `kd-jax list methods|networks|recipes|data|keys`."""
+"""Lists names: `kd-jax list methods|networks|recipes|data|keys`."""
 
 from collections.abc import Callable, Sequence
 import importlib.util
@@ -15,7 +15,7 @@ from kd_jax.runtime import command
 
 
 def methods() -> list[tuple[str, str]]:
-  """Returns every method with the first line of its file's docstring."""
+  """Returns all methods, with the first paragraph of the module's docstring."""
   rows = []
   for name in registry.names():
     module = inspect.getmodule(registry.method_class(name))
@@ -24,23 +24,23 @@ def methods() -> list[tuple[str, str]]:
 
 
 def recipes() -> list[tuple[str, str]]:
-  """Returns every recipe, as `--config` takes it, with its first line."""
+  """Returns all recipes, named as for `--config`, with a description."""
   rows = []
   for path in config_lib.files():
     module = _loaded(path)
     for name, recipe in module.RECIPES.items():
-      first = _first_line(recipe)
-      rows.append((f'{path.stem}:{name}', first or _first_line(module)))
+      description = _first_line(recipe)
+      rows.append((f'{path.stem}:{name}', description or _first_line(module)))
   return rows
 
 
 def data_sets() -> list[tuple[str, str]]:
-  """Returns every data set with a line about it."""
+  """Returns all data sets with a description."""
   return list(data.SETS.items())
 
 
 def keys() -> list[tuple[str, str]]:
-  """Returns every key of a configuration with its default and its meaning."""
+  """Returns all configuration keys with their defaults and descriptions."""
   rows = []
   for key in config_lib.KEYS:
     default = key.default
@@ -77,15 +77,19 @@ def _loaded(path: pathlib.Path) -> types.ModuleType:
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints a line for each thing of a kind."""
-  known = (*KINDS, 'networks')
+  """Prints the list of one kind of names and returns the exit code.
+
+  Args:
+    argv: The arguments after the verb.
+  """
+  kinds = (*KINDS, 'networks')
   parser = command.parser('kd-jax list', __doc__)
-  parser.add_argument('kind', help=', '.join(known))
+  parser.add_argument('kind', help=', '.join(kinds))
   args, rest = parser.parse_known_args(argv)
   if args.kind == 'networks':
     return networks.main(rest)
   if args.kind not in KINDS:
-    raise errors.unknown('kind', args.kind, known)
+    raise errors.unknown('kind', args.kind, kinds)
   if rest:
     raise errors.UsageError(f'unexpected argument {rest[0]!r}')
   rows = KINDS[args.kind]()

@@ -1,4 +1,4 @@
-"""The table of networks: `kd-jax list networks [name ...]`."""
+"""Prints the table of networks: `kd-jax list networks [name ...]`."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,10 @@ from kd_jax.runtime import command
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prints the name, parameters, FLOPs and taps of networks.
+  """Prints the parameters, FLOPs and taps of networks; returns the exit code.
+
+  Args:
+    argv: The arguments after `list networks`.
 
   Raises:
     UsageError: A name is unknown.
@@ -34,17 +37,18 @@ def main(argv: Sequence[str]) -> int:
   chosen = {name: models.make(name, 1) for name in args.names}
   chosen = chosen or {name: models.make(name, 1) for name in models.NETWORKS}
   for name, network in chosen.items():
-    own = models.image_size(network)
-    size = args.image_size or own
-    classes = args.num_classes or (100 if own == 32 else 1000)
-    found = models.describe(models.make(name, classes), size)
+    native_size = models.image_size(network)
+    size = args.image_size or native_size
+    classes = args.num_classes or (100 if native_size == 32 else 1000)
+    description = models.describe(models.make(name, classes), size)
     print(
-      f'{name:22}{found.params:>12,} parameters{found.flops / 1e6:>10,.1f} '
-      f'MFLOPs at {size}x{size}, {classes} classes'
+      f'{name:22}{description.params:>12,} parameters'
+      f'{description.flops / 1e6:>10,.1f} MFLOPs at {size}x{size}, '
+      f'{classes} classes'
     )
     shapes = [
       f'{tap} {"x".join(str(n) for n in shape)}'
-      for tap, shape in found.taps.items()
+      for tap, shape in description.taps.items()
     ]
     print('  ' + ', '.join(shapes), flush=True)
   return 0

@@ -1,7 +1,7 @@
-"""Labels images: `kd-jax predict EXPORT IMAGES...`.
+"""Predicts the classes of images: `kd-jax predict EXPORT IMAGES...`.
 
-IMAGES are files, or folders of them, in any format that training reads. Each
-gives a line: path, class, probability.
+IMAGES are files or folders, in any image format that training reads. The output
+has one line per image: path, class and probability.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,12 @@ from kd_jax.training import restore
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints a line for every image that the command line names."""
-  logging.set_verbosity(logging.ERROR)  # Orbax tells every read otherwise
+  """Prints the class of each image and returns the exit code.
+
+  Args:
+    argv: The arguments after the verb.
+  """
+  logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
   parser = command.parser('kd-jax predict', __doc__)
   parser.add_argument('export', help='the folder of an export or of a run')
   parser.add_argument('images', nargs='+', help='files or folders')
@@ -30,48 +34,58 @@ def main(argv: Sequence[str]) -> int:
   if args.batch_size < 1:
     raise errors.UsageError(f'--batch_size={args.batch_size}: give 1 or more')
   paths = [path for name in args.images for path in files(name)]
-  found = restore.load(args.export)
-  for path, name, probability in label(found, paths, args.batch_size):
+  trained = restore.load(args.export)
+  for path, name, probability in label(trained, paths, args.batch_size):
     print(f'{path}\t{name}\t{100 * probability:.2f}%', flush=True)
   return 0
 
 
 def files(name: str) -> list[pathlib.Path]:
-  """The image of this name, or all images under the folder, in order.
+  """Returns the path of a file, or the sorted paths of a folder's images.
+
+  Args:
+    name: The path of an image file or of a folder, which is searched with its
+      sub-folders.
 
   Raises:
-    UsageError: where there is none.
+    UsageError: The folder has no image.
   """
   path = pathlib.Path(name).expanduser()
   if not path.is_dir():
     return [path]
-  found = sorted(
+  paths = sorted(
     p for p in path.rglob('*') if p.suffix.lower() in folder.SUFFIXES
   )
-  if not found:
-    kinds = ', '.join(folder.SUFFIXES)
-    raise errors.UsageError(f'there is no image in {path} ({kinds})')
-  return found
+  if not paths:
+    suffixes = ', '.join(folder.SUFFIXES)
+    raise errors.UsageError(f'there is no image in {path} ({suffixes})')
+  return paths
 
 
 def label(
   found: artifact.Trained, paths: Sequence[pathlib.Path], batch_size: int
 ) -> Iterator[tuple[pathlib.Path, str, float]]:
-  """Path, class name and probability of each image.
+  """Yields path, class name and probability of each image.
+
+  Args:
+    found: The trained network.
+    paths: The image files, at least one.
+    batch_size: The most images per step.
 
   Raises:
-    UsageError: where one cannot be read.
+    UsageError: An image cannot be read.
   """
   size, names = found.facts['image_size'], found.facts['class_names']
   probabilities = artifact.probabilities(found.forward)
   count = min(batch_size, len(paths))
   for first in range(0, len(paths), count):
-    part = paths[first : first + count]
+    batch = paths[first : first + count]
     images = np.zeros((count, size, size, 3), np.uint8)
-    for i, path in enumerate(part):
+    for i, path in enumerate(batch):
       images[i] = decode.fit(decode.decode(_content(path), str(path)), size)
-    each = np.asarray(probabilities(found.weights, images))
-    for path, row in zip(part, each, strict=False):  # without the padding
+    rows = np.asarray(probabilities(found.weights, images))
+    # The last batch may be padded; zip drops the padding.
+    for path, row in zip(batch, rows, strict=False):
       yield path, names[row.argmax()], float(row.max())
 
 

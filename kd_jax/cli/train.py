@@ -1,8 +1,8 @@
-"""Trains: `python -m kd_jax.main --config configs/fpd.py`.
+"""Trains a network: `python -m kd_jax.main --config configs/fpd.py`.
 
-Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 ended by
-the watchdog, 134 ended by the runtime since another process was gone. After the
-last three, start the same command again.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped and saved, 76 ended by
+the watchdog, 134 ended by the runtime because another process had ended. After
+the last three, start the same command again.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ _SEEDS_HELP = 'Seeds to run one after the other, such as 0,1,2.'
 _WORKDIR = flags.DEFINE_string('workdir', None, _WORKDIR_HELP)
 _SEEDS = flags.DEFINE_list('seeds', None, _SEEDS_HELP)
 
-# XLA reads these when its GPU backend starts, and knows them on every backend:
-# no kernels with atomic sums, and none chosen by timing.
+# XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
+# XLA accepts them on every backend, and reads them when a GPU backend starts.
 DETERMINISTIC = (
   '--xla_gpu_deterministic_ops=true',
   '--xla_gpu_autotune_level=0',
 )
 
-# What the storage of a run may say: full, over its quota, read-only.
+# The errors of a storage that is full, over its quota or read-only.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 EXIT_CODES = {
@@ -50,8 +50,15 @@ EXIT_CODES = {
 
 
 def _train(argv: Sequence[str]) -> int:
-  """Runs the configuration for every seed and prints the results."""
-  # Orbax tells of every save, and logs with its stack what it also raises.
+  """Trains with each seed, prints the results and returns the exit code.
+
+  Args:
+    argv: The program's name; flags are already parsed.
+
+  Raises:
+    UsageError: An argument is wrong or --config is missing.
+  """
+  # Orbax logs every save, and a traceback of each error that it also raises.
   logging.set_verbosity(logging.FATAL)
   if len(argv) > 1:
     raise errors.UsageError(
@@ -63,7 +70,7 @@ def _train(argv: Sequence[str]) -> int:
   seeds = _seeds() or [_CONFIG.value.seed]
   _before_jax_starts(_CONFIG.value)
   stop = _stop_on_sigterm()
-  results, alone = [], []
+  results, baselines = [], []
   for seed in seeds:
     config = _CONFIG.value.copy_and_resolve_references()
     config.seed = seed
@@ -71,14 +78,14 @@ def _train(argv: Sequence[str]) -> int:
     label = f'seed {seed}' if len(seeds) > 1 else ''
     result = run_lib.train(config, folder, label, should_stop=stop)
     results.append(result)
-    alone.append(_alone(config, label, stop))
-    distributed.say(report.closing(result, alone[-1]))
+    baselines.append(_alone(config, label, stop))
+    distributed.say(report.closing(result, baselines[-1]))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
-    text, figures = report.seeds(results, alone)
-    distributed.say(text)
+    summary_text, figures = report.seeds(results, baselines)
+    distributed.say(summary_text)
     shared = _CONFIG.value.copy_and_resolve_references()
-    shared.seed = 0  # those of the runs stand in the file's name
+    shared.seed = 0  # the file's name lists the seeds of the runs
     summary = _folder(shared, several=False, prefix='seeds-')
     name = f'seeds-{"-".join(map(str, seeds))}.json'
     config = config_lib.plain(_CONFIG.value)
@@ -88,11 +95,12 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _before_jax_starts(config: ConfigDict) -> None:
-  """What must be said before the first use of a device."""
+  """Applies the settings that JAX needs before the first use of a device."""
   if config.deterministic:
     flags = (os.environ.get('XLA_FLAGS', ''), *DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):  # a second start is fast
+  # A persistent cache, so that later starts need not compile.
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     compiled = run_dir.cache_root(config.cache_dir) / 'compiled'
     jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
   distributed.start(config.heartbeat_timeout_seconds)
@@ -111,10 +119,12 @@ def _folder(
   config: ConfigDict, *, several: bool, prefix: str = ''
 ) -> run_dir.Folder:
   if _WORKDIR.value:
-    base = epath.Path(_WORKDIR.value)
-    return run_dir.Folder(base / f'seed{config.seed}' if several else base)
-  given: Any = flags.FLAGS['config']
-  file = given.config_filename.partition(':')[0]
+    workdir = epath.Path(_WORKDIR.value)
+    return run_dir.Folder(
+      workdir / f'seed{config.seed}' if several else workdir
+    )
+  config_flag: Any = flags.FLAGS['config']
+  file = config_flag.config_filename.partition(':')[0]
   parts = [epath.Path(file).stem, config.recipe]
   parts.append(prefix + config_lib.digest(config))
   return run_dir.Folder(epath.Path('runs') / '-'.join(filter(None, parts)))
@@ -123,7 +133,11 @@ def _folder(
 def _alone(
   config: ConfigDict, label: str, stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
-  """The result of the student trained alone, as `config.baseline` says."""
+  """Returns the result of the student trained without a teacher, or None.
+
+  `config.baseline` says whether to train it, to read an earlier result or
+  neither.
+  """
   if config.baseline == 'off' or config.method == 'ce':
     return None
   baseline = config_lib.of_baseline(config)
@@ -136,19 +150,20 @@ def _alone(
 
 
 def _stop_on_sigterm() -> Callable[[], bool]:
-  """Whether SIGTERM has come since; the run then saves and ends with 75.
+  """Handles SIGTERM and returns a function that says whether one arrived.
 
-  Of several processes one is enough. (JAX has such a service too. It is not
-  used: Orbax asks it from a thread of process 0 alone, with a step of the
-  past, and then not all processes hear of it at the same step.)
+  The run then saves and ends with exit code 75. With several processes it is
+  enough that one gets the signal. (JAX has a service for this, which is not
+  used: Orbax queries it from a thread of process 0 alone, with a past step, and
+  the processes then do not all learn of the signal at the same step.)
   """
-  asked: list[int] = []
-  signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-  return lambda: bool(asked)
+  received: list[int] = []
+  signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+  return lambda: bool(received)
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parsing, with every mistake as a `UsageError`."""
+  """Parses the flags as absl does, but raises UsageError for each mistake."""
   wrong = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
   try:
     return flags.FLAGS(argv)
@@ -157,15 +172,15 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _with_paths(argv: Sequence[str]) -> list[str]:
-  """The arguments with `--config fpd` as the path of that file."""
-  found = list(argv)
-  for i, argument in enumerate(found):
+  """Returns the arguments with the value of --config replaced by a path."""
+  arguments = list(argv)
+  for i, argument in enumerate(arguments):
     name, equals, value = argument.partition('=')
     if name in ('--config', '-config') and equals:
-      found[i] = f'{name}={_found(value)}'
-    elif argument in ('--config', '-config') and i + 1 < len(found):
-      found[i + 1] = _found(found[i + 1])
-  return found
+      arguments[i] = f'{name}={_found(value)}'
+    elif argument in ('--config', '-config') and i + 1 < len(arguments):
+      arguments[i + 1] = _found(arguments[i + 1])
+  return arguments
 
 
 def _found(value: str) -> str:
@@ -188,21 +203,21 @@ def _usage() -> str:
 
 
 def _usage_error(error: Exception) -> errors.UsageError:
-  """What parsing raised, in one line and without its wrapping."""
+  """Returns an error of flag parsing as a UsageError of one plain line."""
   text = str(error.args[0] if error.args else error).strip()
   if 'Traceback' in text:  # raised inside a configuration file
     text = text.splitlines()[-1].removeprefix('kd_jax.errors.UsageError: ')
   text = ' '.join(text.split())
   if re.fullmatch(r"""["']*\w+["']*""", text):
     text = f'unknown key {text} of config'
-  near = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
-  if near:
-    text = f'unknown key {near[2]!r} of config; did you mean {near[1]!r}?'
+  match = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+  if match:
+    text = f'unknown key {match[2]!r} of config; did you mean {match[1]!r}?'
   return errors.UsageError(text.replace('\\n', ' '))
 
 
 def _said_plainly(argv: Sequence[str]) -> int:
-  """`_train`, with a storage that takes no more as a `RunError`."""
+  """Calls `_train`, and raises RunError if the storage refuses a write."""
   try:
     return _train(argv)
   except OSError as error:
@@ -222,13 +237,13 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Trains, and ends the process.
+  """Trains as the arguments say, and ends the process.
 
   Args:
-    argv: The arguments after the program's name.
+    argv: The arguments after the verb.
 
   Raises:
-    SystemExit: Always; with the exit code.
+    SystemExit: Always, with the exit code.
   """
   if {'-h', '--help', '--helpfull'} & {*argv}:
     print(_usage())
@@ -237,5 +252,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 def start() -> None:
-  """The entry point of `python -m kd_jax.main`."""
+  """Runs the command line; the entry point of `python -m kd_jax.main`."""
   main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What makes two runs the same run, and the runs that a run implies."""
+"""The identity of runs, and the configurations of teacher and baseline runs."""
 
 from collections.abc import Mapping
 import copy
@@ -14,25 +14,34 @@ from kd_jax.config import schema
 
 
 def of_teacher(config: ConfigDict) -> ConfigDict:
-  """The configuration that trains the teacher of a distillation run.
+  """Returns the configuration that trains the teacher of a distillation run.
 
-  It takes the data from the run and all else from the defaults and the
-  teacher's recipe, so that every run and seed with this teacher shares it.
+  The data and a few other keys (`schema.TAKEN_FROM_RUN`) come from the run;
+  all others come from the defaults and the teacher's recipe. So all runs and
+  seeds with this teacher share one trained network.
+
+  Args:
+    config: The configuration of the distillation run.
+
+  Raises:
+    UsageError: `config.teacher.recipe` has an unknown key or a value of a
+      wrong type.
   """
   result = schema.default()
   for path in schema.TAKEN_FROM_RUN:
     *groups, last = path.split('.')
-    theirs = functools.reduce(getattr, groups, result)
-    ours = functools.reduce(getattr, groups, config)
-    with theirs.ignore_type():
-      theirs[last] = copy.deepcopy(ours[last])
+    target = functools.reduce(getattr, groups, result)
+    source = functools.reduce(getattr, groups, config)
+    with target.ignore_type():
+      target[last] = copy.deepcopy(source[last])
   args = config.teacher.args.to_dict()
-  args.pop('batch_norm', None)  # how the teacher is used, not trained
+  # It says how a run uses the teacher, not how the teacher is trained.
+  args.pop('batch_norm', None)
   result.student = schema.network(config.teacher.name, **args)
   result.baseline = 'off'
   recipe = config.teacher.recipe.to_dict()
   rate = recipe.get('optimizer', {}).pop('learning_rate', None)
-  if rate is not None:  # whole, not merged with the default's
+  if rate is not None:  # replaces the default schedule, without merging
     result.optimizer.learning_rate = (
       ConfigDict(rate) if isinstance(rate, dict) else rate
     )
@@ -46,14 +55,20 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
 
 
 def of_baseline(config: ConfigDict) -> ConfigDict:
-  """The configuration that trains a run's student alone, all else equal."""
+  """Returns the configuration that trains a run's student without a teacher.
+
+  All other settings are those of the run.
+
+  Args:
+    config: The configuration of the distillation run.
+  """
   result = config.copy_and_resolve_references()
-  fresh = schema.default()
+  defaults = schema.default()
   for key in (
     'method', 'method_args', 'weights', 'teacher', 'trainable', 'phases'
   ):  # fmt: skip
-    result[key] = fresh[key]
-  # Without the rules of what is not there.
+    result[key] = defaults[key]
+  # Drops the rules for parameters that the student alone does not have.
   result.optimizer.rules = tuple(
     rule
     for rule in result.optimizer.rules
@@ -64,10 +79,13 @@ def of_baseline(config: ConfigDict) -> ConfigDict:
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-  """The configuration as JSON has it: dicts, lists, numbers, strings.
+  """Returns the configuration as dicts, lists, numbers and strings.
+
+  Args:
+    config: The configuration.
 
   Raises:
-    UsageError: for a value that JSON cannot hold, such as a function.
+    UsageError: JSON cannot represent a value, such as a function.
   """
   try:
     return json.loads(json.dumps(config.to_dict()))
@@ -79,7 +97,11 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def determining(values: Mapping[str, Any]) -> dict[str, Any]:
-  """`values` of `plain` without what is indifferent to a run's result."""
+  """Returns a configuration without the keys that do not change the result.
+
+  Args:
+    values: The configuration, as returned by `plain`.
+  """
   kept = copy.deepcopy(dict(values))
   for path in schema.INDIFFERENT:
     *groups, last = path.split('.')
@@ -87,19 +109,30 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in groups:
       group = group.get(name, {})
     group.pop(last, None)
-    if groups and not group:  # nothing of the group is left
+    if groups and not group:
       kept.pop(groups[0], None)
   return kept
 
 
 def digest(config: ConfigDict, more: Any = None) -> str:
-  """A short name of all that determines a run's result, 8 hex digits."""
+  """Returns a hash of all that determines a run's result, 8 hex digits.
+
+  Args:
+    config: The configuration.
+    more: A JSON value that determines the result too.
+  """
   text = json.dumps([determining(plain(config)), more], sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def difference(old: Any, new: Any, path: str = 'config') -> list[str]:
-  """One line for each value in which two plain configurations differ."""
+  """Returns one line for each value in which two configurations differ.
+
+  Args:
+    old: The configuration called 'there' in the lines, as returned by `plain`.
+    new: The configuration called 'here' in the lines, as returned by `plain`.
+    path: The name of the compared values in the lines.
+  """
   if isinstance(old, dict) and isinstance(new, dict):
     lines = []
     for key in sorted({*old, *new}):

@@ -1,4 +1,4 @@
-"""What recipes share: pairs of networks, data, schedules; a recipe by name."""
+"""Building blocks of the recipes in `configs/`, and the search for a recipe."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,14 +17,15 @@ def initialised(
   trainable: tuple[str, ...],
   learning_rate: float | None = None,
 ) -> ConfigDict:
-  """The configuration with a first phase, at a constant learning rate.
+  """Adds an initial phase at a constant learning rate; returns `config`.
 
   Args:
-    config: of what comes after it.
-    epochs: of the phase.
-    weights: that differ from `config.weights` in it.
-    trainable: see `config.trainable`.
-    learning_rate: None is the value that the main schedule begins with.
+    config: The configuration of the training after that phase; it is changed.
+    epochs: The length of the phase in epochs.
+    weights: The loss weights of the phase that differ from `config.weights`.
+    trainable: The value of `config.trainable` in the phase.
+    learning_rate: The learning rate; None takes the first value of
+      `config.optimizer.learning_rate`.
   """
   if learning_rate is None:
     learning_rate = config.optimizer.learning_rate.value
@@ -40,13 +41,19 @@ def initialised(
 
 
 def teacher_free(config: ConfigDict) -> ConfigDict:
-  """The configuration without its teacher."""
+  """Removes the teacher from `config`, and returns it."""
   config.teacher = schema.default().teacher
   return config
 
 
 def tf_fd_recipe(student: str) -> ConfigDict:
-  """CIFAR-100 as Teacher-free-Distillation trains: no teacher, Nesterov."""
+  """Returns the CIFAR-100 recipe of the code Teacher-free-Distillation.
+
+  It has no teacher, and SGD with Nesterov momentum.
+
+  Args:
+    student: The student's name.
+  """
   config = schema.default()
   config.student = schema.network(student)
   config.batch_size = 128
@@ -59,7 +66,12 @@ def tf_fd_recipe(student: str) -> ConfigDict:
 
 
 def pair(teacher: str = 'resnet32x4', student: str = 'resnet8x4') -> ConfigDict:
-  """A pair of networks on CIFAR-100 with RepDistiller's recipe."""
+  """Returns a pair of networks on CIFAR-100 with RepDistiller's recipe.
+
+  Args:
+    teacher: The teacher's name.
+    student: The student's name.
+  """
   config = schema.default()
   config.student = schema.network(student)
   config.teacher.update(schema.network(teacher))
@@ -67,7 +79,7 @@ def pair(teacher: str = 'resnet32x4', student: str = 'resnet8x4') -> ConfigDict:
 
 
 def small_pair() -> ConfigDict:
-  """`pair` of resnet20 and resnet8."""
+  """Returns `pair` with resnet20 as the teacher and resnet8 as the student."""
   return pair('resnet20', 'resnet8')
 
 
@@ -76,10 +88,16 @@ def imagenet(
   student: str = 'resnet18',
   milestones: tuple[int, ...] = (30, 60, 90),
 ) -> ConfigDict:
-  """A pair of networks on ImageNet with torchdistill's recipe for ResNets.
+  """Returns a pair of networks on ImageNet with torchdistill's ResNet recipe.
 
-  100 epochs of batches of 256, rate 0.1 and a tenth of it at the milestones,
-  for the student, and for the teacher where `teacher.path` is not given.
+  The recipe has 100 epochs, batch size 256 and learning rate 0.1, times 0.1 at
+  each milestone. It trains the student, and the teacher too if `teacher.path`
+  is not set.
+
+  Args:
+    teacher: The teacher's name.
+    student: The student's name.
+    milestones: The epochs at which the learning rate drops.
   """
   config = pair(teacher, student)
   config.data.name = 'imagenet2012'
@@ -100,7 +118,10 @@ def imagenet(
 
 
 def digits() -> ConfigDict:
-  """What every embedded recipe shares: data, networks, teacher, schedule."""
+  """Returns the configuration that all `digits` recipes start from.
+
+  It has the embedded data, the networks, the teacher's recipe and the schedule.
+  """
   config = schema.default()
   config.data.name = 'digits'
   config.data.train_size = 300
@@ -119,7 +140,8 @@ def digits() -> ConfigDict:
       'optimizer': {'learning_rate': schema.step_schedule(0.05, (36, 48))},
     }
   )
-  config.teacher.expected_top1 = 94.0  # rounding alone moves it: 96.1 to 97.5
+  # Differences in rounding alone move the accuracy between 96.1 and 97.5.
+  config.teacher.expected_top1 = 94.0
   config.baseline = 'train'
   config.eval_batch_size = 192
   config.eval_every = 5.0
@@ -130,10 +152,14 @@ def digits() -> ConfigDict:
 def pick(
   recipe: str | None, recipes: Mapping[str, Callable[[], ConfigDict]]
 ) -> ConfigDict:
-  """The recipe of a configuration file; the first is the default.
+  """Returns the configuration of a recipe.
+
+  Args:
+    recipe: The recipe's name; None or '' takes the first recipe.
+    recipes: The recipes of a configuration file by name.
 
   Raises:
-    UsageError: for an unknown name.
+    UsageError: The name is unknown.
   """
   name = recipe or next(iter(recipes))
   if name not in recipes:
@@ -144,31 +170,32 @@ def pick(
 
 
 def files() -> list[epath.Path]:
-  """Returns the configuration files that come with kd_jax, by name."""
+  """Returns the configuration files that come with kd_jax, sorted by name."""
   package = epath.Path(__file__).parent.parent
-  shipped = [package / 'configs', package.parent / 'configs']
-  found = {
+  folders = [package / 'configs', package.parent / 'configs']
+  paths = {
     path.stem: path
-    for folder in shipped
+    for folder in folders
     if folder.is_dir()
     for path in folder.glob('*.py')
   }
-  return [found[stem] for stem in sorted(found)]
+  return [paths[stem] for stem in sorted(paths)]
 
 
 def find(name: str) -> str:
-  """The path of a configuration file given as a path or as its bare name.
+  """Returns the path of a configuration file.
 
-  'configs/fpd.py' is taken as it is; 'fpd' and 'fpd.py' are looked for among
-  the files that come with kd_jax, installed or in a checkout.
+  Args:
+    name: A path, such as 'configs/fpd.py', or the bare name of a file that
+      comes with kd_jax, such as 'fpd' or 'fpd.py'.
 
   Raises:
-    UsageError: where there is no such file.
+    UsageError: There is no such file.
   """
   if epath.Path(name).is_file():
     return name
-  known = {path.stem: path for path in files()}
+  paths = {path.stem: path for path in files()}
   stem = epath.Path(name).name.removesuffix('.py')
-  if '/' not in name and stem in known:
-    return str(known[stem])
-  raise errors.unknown('configuration file', name, known)
+  if '/' not in name and stem in paths:
+    return str(paths[stem])
+  raise errors.unknown('configuration file', name, paths)

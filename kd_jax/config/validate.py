@@ -1,4 +1,4 @@
-"""Checks of a configuration's values that need nothing but the values."""
+"""Checks of a configuration's values that depend on nothing else."""
 
 import functools
 
@@ -9,10 +9,13 @@ from kd_jax.config import schema
 
 
 def check_values(config: ConfigDict) -> None:
-  """Checks every value that can be checked alone.
+  """Checks all values that can be checked without data, networks or devices.
+
+  Args:
+    config: The configuration.
 
   Raises:
-    UsageError: A value is not among those that are allowed.
+    UsageError: A value is not allowed.
   """
   if config.epochs < 1 or min(config.eval_every, config.checkpoint_every) <= 0:
     raise errors.UsageError(
@@ -24,13 +27,13 @@ def check_values(config: ConfigDict) -> None:
     value = functools.reduce(getattr, groups, config)[last]
     if value not in allowed:
       raise errors.unknown(f'value of config.{path}:', value, allowed)
-  given = config.data
-  if given.workers < 0 or config.steps_per_dispatch < 0:
+  data = config.data
+  if data.workers < 0 or config.steps_per_dispatch < 0:
     raise errors.UsageError(
-      f'config.data.workers={given.workers} and config.steps_per_dispatch='
+      f'config.data.workers={data.workers} and config.steps_per_dispatch='
       f'{config.steps_per_dispatch} must not be negative'
     )
-  area = tuple(given.area)
+  area = tuple(data.area)
   if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
     raise errors.UsageError(
       f'config.data.area={area}: give the least and the greatest fraction of '
@@ -42,7 +45,7 @@ def check_values(config: ConfigDict) -> None:
       'config.teacher.cache_logits=True: with config.teacher.args.batch_norm='
       "'batch' a teacher's logits depend on the batch; give 'auto' or 'running'"
     )
-  crops = given.crop_padding or given.augment != 'crop_flip'
+  crops = data.crop_padding or data.augment != 'crop_flip'
   if config.teacher.cache_logits and (crops or not config.teacher.name):
     raise errors.UsageError(
       'config.teacher.cache_logits=True: it is for a teacher (config.teacher.'
@@ -54,14 +57,17 @@ def check_values(config: ConfigDict) -> None:
 
 
 def check_batch(config: ConfigDict, devices: int) -> None:
-  """Checks how a batch is cut: for accumulation, and for BatchNorm.
+  """Checks that the batch size divides as the configuration asks.
+
+  A batch is divided over devices, into parts for gradient accumulation and
+  into groups for BatchNorm. The check includes `config.optimizer.clip_norm`.
 
   Args:
     config: The configuration.
-    devices: How many devices share a batch.
+    devices: The number of devices that share a batch.
 
   Raises:
-    UsageError: The batch does not divide so.
+    UsageError: The batch does not divide evenly, or a value is negative.
   """
   parts, group = config.accumulate_steps, config.bn_group_size
   if parts < 1 or config.batch_size % (parts * devices):

@@ -1,1 +1,1 @@
-"""Trained networks, read back and written for use without kd_jax."""
+"""Exports of trained networks for use without kd_jax."""

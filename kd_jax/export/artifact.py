@@ -1,12 +1,13 @@
-"""An export: a folder that labels images without kd_jax.
+"""An export: a folder that predicts the classes of images without kd_jax.
 
-network.json         what it is: classes, normalisation, accuracy, origin
-weights.safetensors  the arrays that its forward pass reads, by path
+network.json         class names, normalisation, accuracy and origin
+weights.safetensors  the arrays that the forward pass reads, by path
 forward.jax_export   the forward pass by `jax.export` (StableHLO) for cpu, cuda
                      and tpu: (weights, images [N,H,W,3] u8) to logits [N,K] f32
-predict.py           labels images, and counts what is right of an .npz
+predict.py           predicts classes of images; counts the correct ones if an
+                     .npz file has labels
 test.npz             on request: 'image' and 'label' of the test split
-student.onnx         on request: see `onnx_file`
+student.onnx         on request: see `kd_jax.export.onnx`
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,13 +34,15 @@ from kd_jax.export import predict_template
 from kd_jax.runtime import jaxprs
 from kd_jax.tasks import classification
 
-FORMAT = 1  # grows whenever an older kd_jax could not read what is written
+# The version of the format; it grows if older versions of kd_jax could not read
+# the files.
+FORMAT = 1
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 FACTS = 'network.json'
 WEIGHTS = 'weights.safetensors'
 FORWARD = 'forward.jax_export'
 TEST = 'test.npz'
-# jax.core has it up to jax 0.9.
+# The error's module is jax.core up to jax 0.9.
 _INCONCLUSIVE = 'InconclusiveDimensionOperation'
 _Inconclusive: Any = getattr(
   jax.errors if hasattr(jax.errors, _INCONCLUSIVE) else jax.core, _INCONCLUSIVE
@@ -48,12 +51,13 @@ Forward = Callable[[dict[str, Any], Any], jax.Array]
 
 
 class Trained(NamedTuple):
-  """A trained prediction that takes images as they are.
+  """A trained network, which takes images without normalisation.
 
   Attributes:
-    weights: arrays by path, such as 'student/params/conv1/kernel'.
-    forward: pure; weights and images [N,H,W,3] u8 to logits [N,K] f32.
-    facts: what network.json says of it.
+    weights: The arrays by path, such as 'student/params/conv1/kernel'.
+    forward: A pure function from the weights and images [N,H,W,3] u8 to logits
+      [N,K] f32.
+    facts: The facts of network.json about the network.
   """
 
   weights: dict[str, Any]
@@ -62,30 +66,36 @@ class Trained(NamedTuple):
 
 
 def is_export(folder: epath.PathLike) -> bool:
-  """Whether the folder looks like an export."""
+  """Returns whether a folder is an export, judged by network.json alone."""
   return (epath.Path(folder) / FACTS).exists()
 
 
 @contextlib.contextmanager
 def beside(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """A folder to write into, which takes its name once all is written.
+  """Returns a context manager that writes a folder as a whole.
+
+  It yields a temporary folder, which is renamed at the end and deleted if the
+  body raises.
+
+  Args:
+    folder: The final path; it must not exist, or be an empty folder.
 
   Raises:
-    UsageError: where `folder` holds something already, or cannot be written.
+    UsageError: `folder` exists and is not empty, or cannot be written.
   """
-  target = pathlib.Path(folder).expanduser().absolute()
-  part = target.with_name(f'.{target.name}.{os.getpid()}.part')
+  final = pathlib.Path(folder).expanduser().absolute()
+  part = final.with_name(f'.{final.name}.{os.getpid()}.part')
   try:
-    if target.exists() and not (target.is_dir() and _is_empty(target)):
+    if final.exists() and not (final.is_dir() and _is_empty(final)):
       raise errors.UsageError(
-        f'{target} is there already; remove it or give another folder'
+        f'{final} is there already; remove it or give another folder'
       )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
     part.mkdir()
     yield part
-    part.rename(target)
+    part.rename(final)
   except OSError as error:
-    raise errors.UsageError(f'cannot write {target}: {error}') from error
+    raise errors.UsageError(f'cannot write {final}: {error}') from error
   finally:
     shutil.rmtree(part, ignore_errors=True)
 
@@ -97,15 +107,16 @@ def _is_empty(folder: pathlib.Path) -> bool:
 def write(
   trained: Trained, folder: pathlib.Path, test: source.Arrays | None = None
 ) -> None:
-  """Writes the files of an export; see the module's head.
+  """Writes the files of an export; see the module's docstring.
 
   Args:
-    trained: what to write; `facts` of it, without the fields of the format.
-    folder: that `beside` gave.
-    test: the test split, where it shall be written too.
+    trained: The network. Its facts lack the fields of the format, which are
+      added.
+    folder: The folder to write into, as yielded by `beside`.
+    test: The test split to write as test.npz, or None.
 
   Raises:
-    UsageError: where the forward pass cannot have a batch of any size.
+    UsageError: The forward pass does not work for every batch size.
   """
   weights, exported = program(trained)
   arrays = {name: np.asarray(value) for name, value in weights.items()}
@@ -117,29 +128,37 @@ def write(
     np.savez_compressed(
       folder / 'test.npz', image=test.image, label=test.labels
     )
-  own = {
+  format_facts = {
     'format': FORMAT,
     'kd_jax': version.__version__,
     'jax': jax.__version__,
     'sha256': {name: _sha256(folder / name) for name in (WEIGHTS, FORWARD)},
   }
-  text = json.dumps({**own, **trained.facts}, indent=2)
+  text = json.dumps({**format_facts, **trained.facts}, indent=2)
   (folder / FACTS).write_text(text + '\n')
 
 
 def program(
   trained: Trained, platforms: Sequence[str] = PLATFORMS
 ) -> tuple[dict[str, Any], export.Exported]:
-  """The forward pass for a batch of any size, and the weights that it reads.
+  """Exports the forward pass of a network for every batch size.
+
+  Args:
+    trained: The network.
+    platforms: The platforms of the exported program, as `jax.export` names
+      them.
+
+  Returns:
+    The weights that the forward pass reads, and the exported program.
 
   Raises:
-    UsageError: where the network's code wants a batch of one size.
+    UsageError: The network's code needs a fixed batch size.
   """
   size = trained.facts['image_size']
   (batch,) = export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
   try:
-    # jax.export itself keeps what is not read, such as a teacher's encoder.
+    # jax.export itself keeps unused weights, such as a teacher's encoder.
     forward, names = _pruned(trained, images)
     weights = {name: trained.weights[name] for name in names}
     exporting = export.export(jax.jit(forward), platforms=platforms)
@@ -155,20 +174,20 @@ def program(
 def _pruned(
   trained: Trained, images: jax.ShapeDtypeStruct
 ) -> tuple[Forward, list[str]]:
-  """The forward pass without what its result does not need, and its weights."""
-  names = sorted(trained.weights)  # as JAX orders a dict's
+  """Returns the pruned forward pass and the names of the weights it reads."""
+  names = sorted(trained.weights)  # JAX flattens a dict in this order
   program, used = jaxprs.pruned(
     jax.make_jaxpr(trained.forward)(_shapes(trained.weights), images)
   )
   *used_weights, uses_images = used
-  read = [n for n, used in zip(names, used_weights, strict=True) if used]
+  used_names = [n for n, used in zip(names, used_weights, strict=True) if used]
 
   def forward(weights, images):
-    given = [weights[name] for name in read]
-    given += [images] if uses_images else []
-    return core.jaxpr_as_fun(program)(*given)[0]
+    inputs = [weights[name] for name in used_names]
+    inputs += [images] if uses_images else []
+    return core.jaxpr_as_fun(program)(*inputs)[0]
 
-  return forward, read
+  return forward, used_names
 
 
 def _shapes(weights: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -179,39 +198,43 @@ def _shapes(weights: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def read(folder: epath.PathLike) -> Trained:
-  """Reads an export.
+  """Returns the network of an export.
+
+  Args:
+    folder: The export's folder.
 
   Raises:
-    UsageError: where it is none, is damaged, or of a newer version.
+    UsageError: The folder is not an export, is damaged, or was written by a
+      newer or incompatible version.
   """
-  place = epath.Path(folder)
-  facts = _facts(place)
+  path = epath.Path(folder)
+  facts = _facts(path)
   try:
-    content = {name: (place / name).read_bytes() for name in (WEIGHTS, FORWARD)}
+    content = {name: (path / name).read_bytes() for name in (WEIGHTS, FORWARD)}
   except OSError as error:
-    raise errors.UsageError(f'{place} is no whole export: {error}') from error
+    raise errors.UsageError(f'{path} is no whole export: {error}') from error
   for name, value in content.items():
     if hashlib.sha256(value).hexdigest() != facts['sha256'][name]:
       raise errors.UsageError(
-        f'{place / name} is damaged: it is not what was exported; export anew'
+        f'{path / name} is damaged: it is not what was exported; export anew'
       )
   try:
     weights = safetensors_numpy.load(content[WEIGHTS])
   except safetensors.SafetensorError as error:
     raise errors.UsageError(
-      f'{place / WEIGHTS} cannot be read: {error}; export the run again'
+      f'{path / WEIGHTS} cannot be read: {error}; export the run again'
     ) from error
   try:
     forward = predict_template.compiled(
       content[FORWARD], _shapes(weights), facts
     )
   except ValueError as error:
-    raise errors.UsageError(f'{place}: {error}') from error
+    raise errors.UsageError(f'{path}: {error}') from error
   return Trained(weights, forward, facts)
 
 
 def _facts(place: epath.Path) -> dict[str, Any]:
-  """What network.json says, its format checked."""
+  """Returns the content of network.json after a check of its format."""
   try:
     facts = json.loads((place / FACTS).read_text())
     version, by = facts['format'], facts['kd_jax']
@@ -236,10 +259,14 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def ranks(forward: Forward) -> Any:
-  """`classification.rank` of what a forward pass says of images [N,H,W,3] u8.
+  """Returns a jitted function that ranks the labels of images.
+
+  Args:
+    forward: The forward pass of a `Trained`.
 
   Returns:
-    A jitted function of (weights, images, labels [N] i32).
+    A function of (weights, images [N,H,W,3] u8, labels [N] i32) that returns
+    `classification.rank` of the logits.
   """
 
   @jax.jit
@@ -250,9 +277,12 @@ def ranks(forward: Forward) -> Any:
 
 
 def probabilities(forward: Forward) -> Any:
-  """The probabilities [N,K] f32 that a forward pass gives to images.
+  """Returns a jitted function that computes the probabilities of the classes.
+
+  Args:
+    forward: The forward pass of a `Trained`.
 
   Returns:
-    A jitted function of (weights, images [N,H,W,3] u8).
+    A function from (weights, images [N,H,W,3] u8) to probabilities [N,K] f32.
   """
   return jax.jit(lambda w, x: jax.nn.softmax(forward(w, x)))

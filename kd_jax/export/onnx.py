@@ -1,8 +1,8 @@
-"""A trained prediction as an ONNX file, by jax2onnx (`kd_jax[onnx]`).
+"""Export of a trained network as an ONNX file by jax2onnx (`kd_jax[onnx]`).
 
-The file takes 'images' [N,H,W,3] u8 and gives 'logits' [N,K] f32, N any number;
-the weights are in it. It is written only where onnxruntime computes with it
-what JAX computes with the network.
+The file's input is 'images' [N,H,W,3] u8 and its output 'logits' [N,K] f32, for
+every N; it contains the weights. It is written only if onnxruntime computes the
+same logits from it as JAX does.
 """
 
 import importlib.metadata
@@ -17,23 +17,26 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.export import artifact
 
-BATCHES = (1, 2, 7, 64)  # the sizes that are compared
-# The first JAX under which jax2onnx 0.17.1 converts nothing; see kd_jax[onnx].
+BATCHES = (1, 2, 7, 64)  # the batch sizes that are compared
+# The first version of JAX under which jax2onnx 0.17.1 converts no network; see
+# kd_jax[onnx].
 UNTESTED = (0, 12)
-# Of the largest logit, for networks that compute in float32.
+# The allowed difference of logits, relative to the largest absolute logit, for
+# networks that compute in float32.
 TOLERANCE = 1e-4
 
 
 def write(trained: artifact.Trained, path: pathlib.Path) -> None:
-  """Converts, compares and writes.
+  """Converts a network, compares the outputs, and writes the ONNX file.
 
   Args:
-    trained: computing in float32.
-    path: of the file.
+    trained: The network, which must compute in float32.
+    path: The path of the file.
 
   Raises:
-    UsageError: where jax2onnx is not there, or cannot convert this network.
-    RunError: where the file computes something else.
+    UsageError: jax2onnx is not installed or cannot convert the network, or
+      the network does not compute in float32.
+    RunError: onnxruntime computes other logits than JAX.
   """
   content = convert(trained)
   check(trained, content)
@@ -41,7 +44,15 @@ def write(trained: artifact.Trained, path: pathlib.Path) -> None:
 
 
 def convert(trained: artifact.Trained) -> bytes:
-  """The ONNX file of a prediction, unchecked; errors as `write`."""
+  """Returns the content of the ONNX file, without a check of its outputs.
+
+  Args:
+    trained: The network, which must compute in float32.
+
+  Raises:
+    UsageError: jax2onnx is not installed or cannot convert the network, or
+      the network does not compute in float32.
+  """
   facts = trained.facts
   if facts['dtype'] != 'float32':
     raise errors.UsageError(
@@ -65,7 +76,7 @@ def convert(trained: artifact.Trained) -> bytes:
       input_names=['images'],
       output_names=['logits'],
     )
-  except Exception as error:  # its plugins raise whatever they met
+  except Exception as error:  # jax2onnx's plugins share no class of errors
     raise errors.UsageError(
       f'--onnx: jax2onnx {importlib.metadata.version("jax2onnx")} cannot '
       f'convert {facts["network"]}{_cure(error)}'
@@ -74,7 +85,7 @@ def convert(trained: artifact.Trained) -> bytes:
 
 
 def _cure(error: Exception) -> str:
-  """Says what jax2onnx raised, and whether the versions are to blame."""
+  """Returns jax2onnx's error, with advice if the version of JAX is untested."""
   line = f': {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
   if jax.__version_info__ < UNTESTED:
     return line
@@ -86,15 +97,19 @@ def _cure(error: Exception) -> str:
 
 
 def check(trained: artifact.Trained, content: bytes) -> None:
-  """Compares onnxruntime with JAX at several batch sizes.
+  """Compares the logits of onnxruntime and JAX at several batch sizes.
+
+  Args:
+    trained: The network.
+    content: The content of the ONNX file.
 
   Raises:
-    RunError: where they differ.
+    RunError: onnxruntime cannot run the file, or the logits differ.
   """
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
-  options.log_severity_level = 4  # it is said below
+  options.log_severity_level = 4  # errors are reported below
   session = onnxruntime.InferenceSession(
     content, options, providers=['CPUExecutionProvider']
   )
@@ -103,16 +118,18 @@ def check(trained: artifact.Trained, content: bytes) -> None:
   for count in BATCHES:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    want = np.asarray(forward(trained.weights, images))
+    expected = np.asarray(forward(trained.weights, images))
     try:
-      (got,) = session.run(None, {'images': images})
-    except Exception as error:  # onnxruntime's own classes are not public
+      (actual,) = session.run(None, {'images': images})
+    except Exception as error:  # onnxruntime's classes of errors are private
       line = str(error).strip().partition('\n')[0]
       raise errors.RunError(
         f'--onnx: onnxruntime cannot run the converted file: {line}'
       ) from error
-    atol = TOLERANCE * max(1.0, float(np.abs(want).max()))
-    if got.shape != want.shape or not np.allclose(got, want, 0, atol):
+    atol = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if actual.shape != expected.shape or not np.allclose(
+      actual, expected, 0, atol
+    ):
       raise errors.RunError(
         f'--onnx: at batch {count} onnxruntime computes other logits than JAX; '
         'nothing was written. jax2onnx converts padded pooling wrongly: pad '

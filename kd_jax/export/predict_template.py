@@ -1,7 +1,8 @@
-"""Labels images with the network in this folder: python predict.py FILES...
+"""Predicts classes with the network in this folder: python predict.py FILES...
 
-Needs jax, numpy, safetensors, flatbuffers. FILES are .npy ([N,H,W,3] u8, RGB),
-.npz ('image'; with 'label' it is scored), and, with Pillow, images of any size.
+Needs jax, numpy, safetensors and flatbuffers. FILES are .npy ([N,H,W,3] u8,
+RGB), .npz (with such an array 'image'; if it has a 'label' too, the correct
+predictions are counted) and, with Pillow, image files of any size.
 """
 
 import contextlib
@@ -16,7 +17,10 @@ from safetensors import numpy as safetensors
 
 
 def load(folder):
-  """What network.json says, and images [N,H,W,3] u8 to logits [N,K] f32."""
+  """Returns the facts of network.json and the forward pass of an export.
+
+  The latter is a function from images [N,H,W,3] u8 to logits [N,K] f32.
+  """
   facts = json.loads((folder / 'network.json').read_text())
   program = (folder / 'forward.jax_export').read_bytes()
   arrays = safetensors.load_file(folder / 'weights.safetensors')
@@ -32,54 +36,64 @@ def load(folder):
 
 
 def compiled(program, weights, facts):
-  """The function in `program`; ValueError where this JAX cannot read it."""
+  """Returns the function of a serialized program.
+
+  Args:
+    program: The content of forward.jax_export.
+    weights: The weights by path, or their shapes and dtypes.
+    facts: The content of network.json.
+
+  Raises:
+    ValueError: This version of JAX cannot read the program.
+  """
   image = jax.ShapeDtypeStruct((1, *2 * (facts['image_size'],), 3), np.uint8)
   try:
-    with quiet():  # MLIR writes to stderr what is said below
+    with quiet():  # MLIR prints the error that is reported below
       forward = jax.export.deserialize(bytearray(program)).call
       jax.jit(forward).lower(weights, image)
   except (RuntimeError, ValueError) as error:
-    written, own = facts['jax'], jax.__version__
+    export_version, version = facts['jax'], jax.__version__
     why = str(error).strip().partition('\n')[0] or type(error).__name__
-    if written == own:
+    if export_version == version:
       raise ValueError(f'this network cannot be used here: {why}') from error
     raise ValueError(
-      f'this network was exported with jax {written}, and jax {own} cannot '
-      f"read it ({why}): pip install 'jax=={written}', or export the run "
-      f'again with jax {own}'
+      f'this network was exported with jax {export_version}, and jax {version} '
+      f"cannot read it ({why}): pip install 'jax=={export_version}', or export "
+      f'the run again with jax {version}'
     ) from error
   return forward
 
 
 @contextlib.contextmanager
 def quiet():
-  """Without what this process, its libraries in C++ too, writes to stderr."""
+  """Silences stderr, for libraries in C++ too."""
   try:
-    kept = os.dup(2)
+    stderr = os.dup(2)
   except OSError:  # stderr is closed
     yield
     return
-  with open(os.devnull, 'w') as nothing:
-    os.dup2(nothing.fileno(), 2)
+  with open(os.devnull, 'w') as null:
+    os.dup2(null.fileno(), 2)
   try:
     yield
   finally:
-    os.dup2(kept, 2)
-    os.close(kept)
+    os.dup2(stderr, 2)
+    os.close(stderr)
 
 
 def read(path, size):
-  """Images [N,size,size,3] u8 of a file, and labels [N] or None."""
+  """Returns a file's images [N,size,size,3] u8, and labels [N] or None."""
   if path.suffix == '.npy':
     return np.load(path), None
   if path.suffix == '.npz':
-    return (found := np.load(path))['image'], found.get('label')
+    return (arrays := np.load(path))['image'], arrays.get('label')
   try:
     from PIL import Image
   except ImportError as error:
     raise ValueError(f'{path}: pip install pillow, or give .npy') from error
   image = Image.open(path).convert('RGB')
-  if image.size != (size, size):  # the shorter side 8/7 of it, and its centre
+  # The shorter side is scaled to 8/7 of `size`, then the centre is cropped.
+  if image.size != (size, size):
     scale = size * 8 / 7 / min(image.size)
     w, h = (max(size, round(side * scale)) for side in image.size)
     x, y = (w - size) // 2, (h - size) // 2
@@ -94,7 +108,7 @@ if __name__ == '__main__':
     for path in map(pathlib.Path, sys.argv[1:] or sys.exit(__doc__)):
       images, labels = read(path, facts['image_size'])
       parts = [forward(images[i : i + 256]) for i in range(0, len(images), 256)]
-      chosen = np.concatenate(parts).argmax(axis=-1)  # the first of equal ones
+      chosen = np.concatenate(parts).argmax(axis=-1)  # the first, if some tie
       if labels is None:
         print(*(f'{path}\t{facts["class_names"][k]}' for k in chosen), sep='\n')
       else:

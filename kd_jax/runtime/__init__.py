@@ -1,1 +1,1 @@
-"""Processes, devices, folders and files: what a run stands on."""
+"""Processes, devices, run folders, locks, checkpoints and logs."""

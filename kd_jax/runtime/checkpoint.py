@@ -1,9 +1,9 @@
 """Strict, asynchronous checkpoints of pytrees, by Orbax.
 
-A tree is saved as a flat mapping from its leaves' paths to arrays, so that
-what is on disk can be compared with what is wanted, leaf by leaf, before
-anything is read: Orbax's own restoring takes part of a tree that does not fit,
-and casts dtypes, without a word.
+A tree is saved as a flat mapping from leaf paths to arrays. Before any array is
+read, the leaves on disk are compared with the leaves that are wanted, because
+Orbax silently restores a part of a tree that does not fit, and silently casts
+dtypes.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,49 +22,51 @@ from orbax.checkpoint import checkpoint_managers
 from kd_jax import errors, pytrees
 from kd_jax.runtime import distributed, sharding
 
-# How many lines of a difference are worth reading.
+# The most lines that an error message lists.
 _MOST_ROWS = 20
 
 
-# Seconds before each new try of a save that must not fail.
+# Seconds before each retry of a save that must not fail.
 _PAUSES_S = (1.0, 5.0, 15.0)
 
-# The leaf that holds the digest of all others.
+# The leaf that holds the digest of all other leaves.
 DIGEST = 'digest'
 
 
 class Damaged(errors.RunError):
-  """A checkpoint that cannot be read, or is not what was written."""
+  """A checkpoint cannot be read, or differs from what was written."""
 
 
 class SaveFailed(errors.RunError):
-  """A checkpoint that could not be written; the older ones are there still."""
+  """A checkpoint could not be written; older checkpoints are kept."""
 
 
 class Checkpoints:
-  """The checkpoints of one folder, the newest ones kept.
+  """A folder of checkpoints, of which only the newest are kept.
 
   Attributes:
-    folder: holds one sub-folder a step.
+    folder: The folder; it has one sub-folder per step.
   """
 
   def __init__(
     self, folder: epath.PathLike, *, keep: int = 2, read_only: bool = False
   ):
-    """Opens the folder, and makes it unless it is only read.
+    """Opens the folder, and creates it unless `read_only`.
 
     Args:
-      folder: one that nobody else writes, unless it is only read.
-      keep: how many of the newest checkpoints stay.
-      read_only: change nothing, and do not clean up.
+      folder: The folder. Unless `read_only`, no other run may write to it.
+      keep: The number of newest checkpoints to keep.
+      read_only: Whether to leave the folder unchanged, unfinished checkpoints
+        included.
 
     Raises:
-      UsageError: where a folder to read is not there.
+      UsageError: The folder is to be read only and does not exist.
     """
     self.folder = epath.Path(folder)
     if read_only and not self.folder.exists():
       raise errors.UsageError(f'{self.folder} is not there')
-    self._saving: int | None = None  # a step whose save may not be complete
+    # The step whose save may still be incomplete.
+    self._saving: int | None = None
     self._manager = ocp.CheckpointManager(
       self.folder,
       item_handlers=ocp.StandardCheckpointHandler(),
@@ -77,42 +79,46 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """The complete steps, newest first; not one that is still being saved."""
-    found = set(self._manager.all_steps()) - {self._saving}
-    return sorted(found, reverse=True)
+    """Returns the steps with a complete checkpoint, newest first."""
+    complete = set(self._manager.all_steps()) - {self._saving}
+    return sorted(complete, reverse=True)
 
   def latest(self) -> int | None:
-    """The newest complete step, or None."""
+    """Returns the newest step with a complete checkpoint, or None."""
     return next(iter(self.steps()), None)
 
   def save(self, step: int, tree: Any) -> None:
-    """Starts saving; the arrays may be changed or donated at once.
+    """Starts saving a tree; its arrays may be donated once this returns.
+
+    Args:
+      step: The number of the checkpoint. A step that exists is not saved again.
+      tree: A pytree of arrays.
 
     Raises:
-      SaveFailed: where this save, or the one before, failed.
+      SaveFailed: This save or the previous one failed.
     """
     self.wait()
     if step in self._manager.all_steps():
       return
-    flat = _flat(tree)
-    where = next(iter(flat.values())).sharding
-    flat[DIGEST] = sharding.put(np.uint32(_digest(flat)), where)
+    leaves = _flat(tree)
+    leaf_sharding = next(iter(leaves.values())).sharding
+    leaves[DIGEST] = sharding.put(np.uint32(_digest(leaves)), leaf_sharding)
     self._saving = step
     with self._may_fail():
-      self._manager.save(step, args=ocp.args.StandardSave(flat))
+      self._manager.save(step, args=ocp.args.StandardSave(leaves))
 
   def save_now(
     self, step: int, tree: Any, failed: Callable[[SaveFailed], None]
   ) -> None:
-    """Saves, and returns when it is complete; tries a few times.
+    """Saves a tree, retries if that fails, and waits for completion.
 
     Args:
-      step: of the tree.
-      tree: arrays.
-      failed: hears of a try that failed before there is another.
+      step: The number of the checkpoint.
+      tree: A pytree of arrays.
+      failed: Called with the error before each retry.
 
     Raises:
-      SaveFailed: where it fails every time.
+      SaveFailed: Every attempt failed.
     """
     for pause in (*_PAUSES_S, None):
       try:
@@ -126,7 +132,11 @@ class Checkpoints:
       time.sleep(pause)
 
   def check(self) -> None:
-    """Raises SaveFailed where a save has ended so; does not wait for one."""
+    """Reports a failed save, without waiting for a save in progress.
+
+    Raises:
+      SaveFailed: The last save failed.
+    """
     if self._saving is None:
       return
     with self._may_fail():
@@ -135,10 +145,10 @@ class Checkpoints:
       self.wait()
 
   def wait(self) -> None:
-    """Returns when the last save is complete.
+    """Waits until the last save is complete.
 
     Raises:
-      SaveFailed: where it failed.
+      SaveFailed: The last save failed.
     """
     with self._may_fail():
       self._manager.wait_until_finished()
@@ -146,13 +156,15 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _may_fail(self) -> Iterator[None]:
-    # Orbax, TensorStore and the file system raise whatever they met.
+    # Orbax, TensorStore and the file system share no class of errors.
     try:
       yield
     except Exception as error:
       step, self._saving = self._saving, None
       if distributed.count() == 1:
-        self._manager.reload()  # it has dropped what it would have deleted
+        # The manager no longer lists the steps that this save would have
+        # deleted.
+        self._manager.reload()
       line = str(error).strip().partition('\n')[0][:200]
       raise SaveFailed(
         f'saving checkpoint {self.folder / str(step)} failed: '
@@ -160,59 +172,67 @@ class Checkpoints:
       ) from error
 
   def set_aside(self, step: int) -> epath.Path:
-    """Moves a damaged checkpoint out of the way; returns where it is now."""
-    place = self.folder.parent / f'damaged-{step}'
+    """Moves a damaged checkpoint out of the folder and returns its new path.
+
+    Args:
+      step: The step of the checkpoint.
+
+    Returns:
+      `damaged-STEP` beside the folder; an earlier one there is replaced.
+    """
+    target = self.folder.parent / f'damaged-{step}'
 
     def move():
-      if place.exists():
-        place.rmtree()
-      (self.folder / str(step)).rename(place)
+      if target.exists():
+        target.rmtree()
+      (self.folder / str(step)).rename(target)
 
     distributed.first(move)
     self._manager.reload()
-    return place
+    return target
 
   def restore(self, step: int | None, like: Any) -> Any:
-    """The tree of a step, on the devices that `like` names.
+    """Returns the tree of a checkpoint, with the shardings of `like`.
 
     Args:
-      step: what `latest` gave.
-      like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
+      step: The step, as returned by `latest`.
+      like: A pytree of arrays, or of `jax.ShapeDtypeStruct`s with shardings,
+        whose structure, shapes and dtypes the checkpoint must have.
 
     Raises:
-      UsageError: where there is no step, or where paths, shapes or dtypes
-        differ, with a table.
-      Damaged: where it cannot be read, or is not what was written.
+      UsageError: The step is None, or paths, shapes or dtypes differ; the
+        message lists the differences.
+      Damaged: The checkpoint cannot be read, or differs from what was written.
     """
     if step is None:
       raise errors.UsageError(f'{self.folder} holds no complete checkpoint')
-    where = str(self.folder / str(step))
+    path = str(self.folder / str(step))
     wanted = _flat(like)
-    found = self._read(where, self._manager.item_metadata, step)
-    if not found:
-      raise Damaged(f'checkpoint {where} is damaged: it has no metadata')
-    asked = {name: _abstract(x) for name, x in wanted.items()}
-    if DIGEST in found:  # what was written by older versions has none
-      any_leaf = next(iter(asked.values()))
-      asked[DIGEST] = jax.ShapeDtypeStruct(
+    stored_leaves = self._read(path, self._manager.item_metadata, step)
+    if not stored_leaves:
+      raise Damaged(f'checkpoint {path} is damaged: it has no metadata')
+    requested = {name: _abstract(x) for name, x in wanted.items()}
+    if DIGEST in stored_leaves:  # checkpoints of older versions have no digest
+      any_leaf = next(iter(requested.values()))
+      requested[DIGEST] = jax.ShapeDtypeStruct(
         (), jnp.uint32, sharding=any_leaf.sharding
       )
-    check(found, asked, where)
-    args = ocp.args.StandardRestore(asked)
-    flat = self._read(
-      where, lambda step: self._manager.restore(step, args=args), step
+    check(stored_leaves, requested, path)
+    args = ocp.args.StandardRestore(requested)
+    leaves = self._read(
+      path, lambda step: self._manager.restore(step, args=args), step
     )
-    stored = flat.pop(DIGEST, None)
-    if stored is not None and _digest(flat) != int(stored):
+    stored_digest = leaves.pop(DIGEST, None)
+    if stored_digest is not None and _digest(leaves) != int(stored_digest):
       raise Damaged(
-        f'checkpoint {where} is damaged: its arrays are not those that were '
+        f'checkpoint {path} is damaged: its arrays are not those that were '
         'written (their digests differ)'
       )
     structure = jax.tree.structure(like)
-    return jax.tree.unflatten(structure, [flat[name] for name in wanted])
+    return jax.tree.unflatten(structure, [leaves[name] for name in wanted])
 
   def _read(self, where: str, read: Callable[[int], Any], step: int) -> Any:
-    # Orbax and TensorStore raise whatever they met, bare `Exception` included.
+    # Orbax and TensorStore share no class of errors; some raise `Exception`.
     try:
       return read(step)
     except Exception as error:
@@ -225,7 +245,7 @@ class Checkpoints:
     """Completes the last save and ends the manager's threads.
 
     Raises:
-      SaveFailed: where it failed.
+      SaveFailed: The last save failed.
     """
     try:
       self.wait()
@@ -234,13 +254,18 @@ class Checkpoints:
 
 
 def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
-  """Saves a tree as the only one of its folder; complete when it returns.
+  """Replaces a folder by a checkpoint of one tree, complete on return.
+
+  Args:
+    folder: The folder; what it holds is deleted.
+    step: The number of the checkpoint.
+    tree: A pytree of arrays.
 
   Raises:
-    SaveFailed: where it fails every time, or once with several processes.
+    SaveFailed: Every attempt failed; with several processes there is only one.
   """
-  place = epath.Path(folder)
-  distributed.first(lambda: place.rmtree() if place.exists() else None)
+  path = epath.Path(folder)
+  distributed.first(lambda: path.rmtree() if path.exists() else None)
   checkpoints = Checkpoints(folder, keep=1)
 
   def failed(error: SaveFailed) -> None:
@@ -258,12 +283,14 @@ def check(found: Any, wanted: dict[str, Any], where: str) -> None:
   """Compares a checkpoint's metadata with the leaves that are wanted.
 
   Args:
-    found: leaf path to anything with shape and dtype, or None.
-    wanted: likewise.
-    where: the checkpoint, for the message.
+    found: The checkpoint's leaves: a mapping from leaf paths to objects with
+      shape and dtype; None is an empty mapping.
+    wanted: The wanted leaves, as such a mapping.
+    where: The checkpoint's path, for the error message.
 
   Raises:
-    UsageError: where they differ, with one line for each difference.
+    UsageError: Paths, shapes or dtypes differ; the message lists the
+      differences, one per line.
   """
 
   def fact(tree: Any, name: str) -> str:
@@ -292,25 +319,27 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _digest(flat: dict[str, jax.Array]) -> int:
-  """A checksum of all bits, 32 of them, whatever devices they lie on."""
-  each = [digest_of(flat[name]) for name in sorted(flat)]
+  """Returns a 32-bit checksum of all arrays, independent of their sharding."""
+  digests = [digest_of(flat[name]) for name in sorted(flat)]
   return functools.reduce(
-    lambda total, one: (total * 31 + int(one)) % 2**32, each, 0
+    lambda total, one: (total * 31 + int(one)) % 2**32, digests, 0
   )
 
 
 @jax.jit
 def digest_of(x: jax.Array) -> jax.Array:
-  """An array's: a sum of integers, which does not depend on their order.
+  """Returns an array's checksum, a u32 scalar.
 
-  An odd factor for each place makes a swap show.
+  It is a sum of integers modulo 2^32, so it does not depend on the order of
+  summation. Each element's bits are multiplied by an odd factor of its
+  position, so that swapped elements change the sum.
   """
   if x.dtype == jnp.bool_:
     x = x.astype(jnp.uint8)
-  kind = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).ravel()
-  place = jnp.arange(bits.size, dtype=jnp.uint32) * 2 + 1
-  return (bits * place).sum(dtype=jnp.uint32)
+  bits_dtype = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, bits_dtype).astype(jnp.uint32).ravel()
+  factor = jnp.arange(bits.size, dtype=jnp.uint32) * 2 + 1
+  return (bits * factor).sum(dtype=jnp.uint32)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,7 @@
-"""What all commands share: a mistake is one line and an exit code."""
+"""What all commands share: argument parsing and the reporting of errors.
+
+A user's mistake ends a command with one line on stderr and an exit code.
+"""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +29,15 @@ def reporting(
 ) -> Callable[
   [Callable[_Arguments, _Result]], Callable[_Arguments, _Result | int]
 ]:
-  """Decorates a command: these errors end in a line on stderr and their code.
+  """Returns a decorator that turns a command's errors into exit codes.
+
+  The decorated command prints the error as one line on stderr and returns the
+  exit code.
 
   Args:
-    codes: the exit code of each kind of error, its subclasses included.
-    leave: called with the code, after the line.
+    codes: The exit code of each class of errors, its subclasses included. The
+      first class that fits counts.
+    leave: Called with the exit code, after the line is printed.
   """
 
   def decorate(command):
@@ -53,7 +60,7 @@ def reporting(
 
 @contextlib.contextmanager
 def _devices_named() -> Iterator[None]:
-  """Raises UsageError for what JAX raises where it has no device to use."""
+  """Raises UsageError in place of JAX's errors if JAX has no usable device."""
   try:
     yield
   except errors.RunError:
@@ -73,20 +80,23 @@ def _devices_named() -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-  """argparse's, with a mistake as a UsageError in place of the whole usage."""
+  """An `argparse.ArgumentParser` which raises UsageError for a mistake.
+
+  argparse itself prints the whole usage and exits.
+  """
 
   def error(self, message: str) -> NoReturn:
-    """Raises UsageError; see `argparse.ArgumentParser.error`."""
+    """Raises UsageError with the message; argparse calls this."""
     raise errors.UsageError(f'{message}; see {self.prog} --help')
 
 
 def parser(program: str, description: str | None, **kwargs: Any) -> Parser:
-  """Returns the parser of a program.
+  """Returns the argument parser of a program.
 
   Args:
-    program: How it is called, such as 'kd-jax evaluate'.
-    description: A docstring, whose first paragraph is shown.
-    **kwargs: What `argparse.ArgumentParser` takes.
+    program: The program's name in the help text, such as 'kd-jax evaluate'.
+    description: A docstring; the help text shows its first paragraph.
+    **kwargs: Further arguments of `argparse.ArgumentParser`.
   """
   first = (description or '').split('\n\n')[0]
   return Parser(prog=program, description=first, **kwargs)

@@ -1,7 +1,7 @@
-"""The processes that run one program together: who they are, how they agree.
+"""Communication between the processes that run one program together.
 
-Every function here is called by all of them, in the same order. A program of
-one process goes through the same functions, which then do nothing.
+Every process must call the functions of this module in the same order. In a
+program of one process they return at once.
 """
 
 from collections.abc import Callable
@@ -22,41 +22,45 @@ from kd_jax import errors
 
 Value = TypeVar('Value')
 
-# What names the processes where no scheduler does.
+# The variables that identify the processes without a scheduler.
 EXPLICIT = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-# What SLURM sets in the tasks of a step, and in no batch script.
+# SLURM sets these in the tasks of a job step, but not all of them in a batch
+# script.
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID')
 
 START_AGAIN = 75  # the exit code EX_TEMPFAIL of sysexits.h
 
-_LONG_MS = 7 * 24 * 3600 * 1000  # somebody may wait for another run
-_EXIT_MS = 5000  # for all to end of the same error
+# A week, because process 0 may wait for another run to finish.
+_LONG_MS = 7 * 24 * 3600 * 1000
+_EXIT_MS = 5000  # for all processes to fail with the same error
 
-# JAX has one group of processes in a program, and so one count of what they
-# told each other: it is what keeps their messages apart.
+# Numbers the exchanges, so that each has keys of its own in the key-value
+# store. JAX has one store per program, so one counter suffices.
 _exchanges = itertools.count()
 
 
 def start(heartbeat_timeout_seconds: int) -> None:
-  """Joins the other processes, where the environment says there are any.
+  """Joins the other processes of the program, if the environment names any.
 
-  That is where JAX_COORDINATOR_ADDRESS (host:port of process 0),
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID are set; in the tasks of a SLURM step;
-  on the hosts of a TPU slice. It must come before anything else of JAX.
+  The environment names them where JAX_COORDINATOR_ADDRESS (host:port of
+  process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID are set, in the tasks of a
+  SLURM step, and on the hosts of a TPU slice. This must run before any other
+  use of JAX.
 
   Args:
-    heartbeat_timeout_seconds: after so long without a sign of life from one
-      process, the runtime ends all others (exit code 134).
+    heartbeat_timeout_seconds: Seconds without a heartbeat from one process
+      after which the runtime ends all others (exit code 134).
 
   Raises:
-    UsageError: for half an environment, or where the others do not come.
+    UsageError: Only some of the three variables are set, or their values are
+      wrong, or the other processes did not join in time.
   """
-  given = _named()
-  if given is None:
+  arguments = _named()
+  if arguments is None:
     return
   try:
     jax.distributed.initialize(
-      **given, heartbeat_timeout_seconds=heartbeat_timeout_seconds
+      **arguments, heartbeat_timeout_seconds=heartbeat_timeout_seconds
     )
   except RuntimeError as error:
     line = str(error).strip().partition('\n')[0][:200]
@@ -68,12 +72,16 @@ def start(heartbeat_timeout_seconds: int) -> None:
 
 
 def _named() -> dict[str, Any] | None:
-  """Arguments of `jax.distributed.initialize`; None for one process."""
-  found = {name: os.environ.get(name, '') for name in EXPLICIT}
-  if any(found[name] for name in EXPLICIT[1:]):
-    address, count, index = found.values()
+  """Returns the arguments of `jax.distributed.initialize`.
+
+  None stands for a program of one process; an empty dict leaves it to JAX to
+  ask the scheduler.
+  """
+  variables = {name: os.environ.get(name, '') for name in EXPLICIT}
+  if any(variables[name] for name in EXPLICIT[1:]):
+    address, count, index = variables.values()
     if not (address and count.isdecimal() and index.isdecimal()):
-      text = ', '.join(f'{name}={value!r}' for name, value in found.items())
+      text = ', '.join(f'{name}={value!r}' for name, value in variables.items())
       raise errors.UsageError(
         f'{text}: set all three, to host:port, a number of processes, and a '
         'number from 0'
@@ -98,7 +106,7 @@ def _named() -> dict[str, Any] | None:
 
 
 def _on_tpu_slice() -> bool:
-  """Whether this is one of several hosts with TPUs."""
+  """Returns whether this machine is one of several hosts of TPUs."""
   if os.environ.get('JAX_PLATFORMS', 'tpu').partition(',')[0] != 'tpu':
     return False
   if int(os.environ.get('MEGASCALE_NUM_SLICES') or 1) > 1:
@@ -114,7 +122,7 @@ def _on_tpu_slice() -> bool:
 
 
 def _tpu_metadata(key: str) -> str:
-  """An attribute of a TPU virtual machine, '' where there is no such thing."""
+  """Returns an attribute of a TPU virtual machine, '' if there is none."""
   import urllib.request
 
   url = f'http://metadata.google.internal/computeMetadata/v1/instance/attributes/{key}'
@@ -127,36 +135,36 @@ def _tpu_metadata(key: str) -> str:
 
 
 def count() -> int:
-  """How many processes there are."""
+  """Returns the number of processes."""
   return jax.process_count()
 
 
 def index() -> int:
-  """Which one this is; 0 is the one that writes."""
+  """Returns the index of this process; process 0 writes the files."""
   return jax.process_index()
 
 
 def is_first() -> bool:
-  """Whether this is process 0."""
+  """Returns whether this is process 0."""
   return jax.process_index() == 0
 
 
 def say(text: str) -> None:
-  """Prints a line, once."""
+  """Prints a line, in process 0 only."""
   if is_first():
     print(text, flush=True)
 
 
 def name() -> str:
-  """This process for a person: 'process 3 of 8 on host12'."""
+  """Returns this process's name for messages: 'process 3 of 8 on host12'."""
   return f'process {index()} of {count()} on {socket.gethostname()}'
 
 
 def gather(value: Value) -> list[Value]:
-  """The `value` of every process, in their order.
+  """Returns the values of all processes, ordered by process index.
 
   Args:
-    value: what JSON can hold.
+    value: This process's value, which JSON can represent.
   """
   if count() == 1:
     return [value]
@@ -169,10 +177,14 @@ def gather(value: Value) -> list[Value]:
 
 
 def first(what: Callable[[], Value]) -> Value:
-  """What `what` gives process 0, which alone calls it; or raises there.
+  """Calls a function in process 0 and returns its result in all processes.
 
   Args:
-    what: gives what JSON can hold; raises UsageError or RunError.
+    what: The function. Its result is a value which JSON can represent.
+
+  Raises:
+    UsageError: The function raised it in process 0; every process raises it.
+    RunError: The function raised it in process 0; every process raises it.
   """
   if count() == 1:
     return what()
@@ -187,19 +199,27 @@ def first(what: Callable[[], Value]) -> Value:
 
 
 def together(what: Callable[[], Value]) -> Value:
-  """What `what` gives here; where it raised in any process, raises in all.
+  """Calls a function in all processes; if one call raises, all raise.
 
   Args:
-    what: raises UsageError or RunError.
+    what: The function.
+
+  Returns:
+    The result of this process's call.
+
+  Raises:
+    UsageError: The function raised it in some process.
+    RunError: The function raised it in some process. If both occurred, the
+      error of the lowest process index is raised.
   """
   if count() == 1:
     return what()
   value, error = _tried(what)
-  told = gather(error)
-  for i, other in enumerate(told):
+  raised = gather(error)
+  for i, other in enumerate(raised):
     if other:
       kind, text = other
-      everywhere = all(told)
+      everywhere = all(raised)
       raise _as_error([kind, text if everywhere else f'process {i}: {text}'])
   return value  # type: ignore[return-value]
 
@@ -221,19 +241,21 @@ def _as_error(told: list[str]) -> Exception:
 
 
 def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
-  """Asks whether any process says yes.
+  """Starts to compute whether the flag of any process is true.
 
-  The question goes to the devices behind what they do already: every process
-  asks it after the same step, and so all hear of it at the same step. This
-  returns at once, but on CPUs, where the threads of a process serve all its
-  programs: there those that exchange run one at a time.
+  The computation is queued on the devices behind the work that they already
+  have. Every process calls this after the same training step, so all of them
+  get the answer at the same step. The call does not block, except on CPUs:
+  there one pool of threads serves all programs of a process, so programs that
+  communicate must run one at a time.
 
   Args:
-    flag: what this process says.
-    after: arrays of what the devices do already.
+    flag: This process's flag.
+    after: Arrays that the devices are still computing; on CPUs this call waits
+      for them.
 
   Returns:
-    What waits for the answer.
+    A function that waits for the answer and returns it.
   """
   if count() == 1:
     return lambda: flag
@@ -242,12 +264,12 @@ def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
     jax.block_until_ready(after)
   devices = np.array(jax.devices())
   mesh = Mesh(devices, ('all',))
-  asked = jax.make_array_from_callback(
+  flags = jax.make_array_from_callback(
     devices.shape,
     NamedSharding(mesh, PartitionSpec('all')),
     lambda part: np.full(devices.shape, flag)[part],
   )
-  answer = any_of(mesh)(asked)
+  answer = any_of(mesh)(flags)
   if in_turn:
     answer.block_until_ready()
   return lambda: bool(answer)
@@ -255,19 +277,23 @@ def poll(flag: bool, after: Any = None) -> Callable[[], bool]:
 
 @functools.cache
 def any_of(mesh: Mesh) -> Any:
-  """What `poll` asks the devices: whether any of [D] bool is true."""
+  """Returns the jitted function of `poll`: whether any of [D] bool is true.
+
+  Args:
+    mesh: A mesh of all D devices.
+  """
   return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def leave(code: int, why: Exception | None = None) -> None:
-  """Ends a process that failed; returns where all of them did.
+  """Ends this process if it failed alone; returns if all processes failed.
 
-  JAX ends a program by waiting for its other processes, and aborts it where
-  they do not come: of a process that fails alone no code would be seen.
+  At exit JAX waits for the other processes and aborts if they do not come. The
+  exit code of a process that fails alone would be lost.
 
   Args:
-    code: the exit code.
-    why: is said first, if it is not yet.
+    code: The exit code.
+    why: An error to print first; None if it is already printed.
   """
   if not jax.distributed.is_initialized():
     return
@@ -276,12 +302,12 @@ def leave(code: int, why: Exception | None = None) -> None:
   try:
     key = f'kd_jax/exit/{code}'
     _client().wait_at_barrier(key, _EXIT_MS)
-  except Exception:  # whatever the runtime raises where nobody comes
+  except Exception:  # JAX documents no class for a barrier that times out
     os._exit(code)
 
 
 def _client() -> Any:
-  """The key-value store of the processes, which JAX and Orbax use too."""
-  from jax._src import distributed  # JAX offers it nowhere else
+  """Returns the client of the key-value store that JAX and Orbax use too."""
+  from jax._src import distributed  # JAX has no public way to it
 
   return distributed.global_state.client

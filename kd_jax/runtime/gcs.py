@@ -1,9 +1,9 @@
 """Objects of Google Cloud Storage buckets.
 
-A bucket has no folders, no locks and no append. What it has are objects that
-are written whole or not at all, and writes that happen only where the object
-still is what the writer has read: its generation, a number that every write
-changes.
+A bucket has no folders, no locks and no append. An object is written as a
+whole or not at all. A write can be conditional on the object's generation, a
+number that every write changes: it then happens only if nobody has written the
+object since the writer read it.
 """
 
 import logging
@@ -14,27 +14,30 @@ from etils import epath
 
 from kd_jax import errors
 
-# Seconds after which a request that has no answer counts as failed.
+# Seconds without an answer after which a request counts as failed.
 _PATIENCE = 10
 
 
 class UnreachableError(OSError):
-  """The bucket did not answer, or refused; one line says which."""
+  """The bucket did not answer, or refused; the message is one line."""
 
 
 def is_bucket(path: epath.PathLike) -> bool:
-  """Whether a path lies in a bucket, rather than on a disk."""
+  """Returns whether a path lies in a bucket rather than on a disk."""
   return '://' in os.fspath(path)
 
 
 def prepare(path: epath.PathLike) -> None:
-  """Makes the paths of a bucket usable, before the first one is read.
+  """Configures gcsfs; must run before the first path of a bucket is read.
 
-  gcsfs keeps what it has listed; what TensorStore and other machines write
-  would stay unseen.
+  It switches off gcsfs's cache of listings, which would hide what TensorStore
+  and other machines write.
+
+  Args:
+    path: The path that will be used, for checks and error messages.
 
   Raises:
-    UsageError: for buckets of other services, or where gcsfs is missing.
+    UsageError: The path is not in a Google bucket, or gcsfs is missing.
   """
   if not os.fspath(path).startswith('gs://'):
     raise errors.UsageError(
@@ -42,21 +45,28 @@ def prepare(path: epath.PathLike) -> None:
     )
   try:
     import fsspec
-    import gcsfs  # noqa: F401  (etils finds it by its name)
+    import gcsfs  # noqa: F401  (etils looks it up by name)
   except ImportError as error:
     raise errors.UsageError(
       f"{path} needs gcsfs: pip install 'kd_jax[gcs]' ({error})"
     ) from error
   fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
-  # It logs a traceback of each error that it also raises.
+  # gcsfs logs a traceback of each error that it also raises.
   logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
 
 
 class Object:
-  """One object, read and written under a condition."""
+  """An object of a bucket, which is written on condition of its generation."""
 
   def __init__(self, path: epath.Path):
-    """Names the object; nothing is read or written yet."""
+    """Prepares access to the object; nothing is read or written yet.
+
+    Args:
+      path: The object's path, 'gs://bucket/...'.
+
+    Raises:
+      UsageError: The path is not in a Google bucket, or gcsfs is missing.
+    """
     import fsspec
 
     prepare(path)
@@ -66,10 +76,10 @@ class Object:
     )
 
   def read(self) -> tuple[bytes, int]:
-    """Its content and generation; b'' and 0 where there is none.
+    """Returns the object's content and generation; b'' and 0 if none exists.
 
     Raises:
-      UnreachableError: where that cannot be known.
+      UnreachableError: The bucket did not answer, or refused.
     """
     try:
       headers, content = self._call(
@@ -77,20 +87,26 @@ class Object:
         'download/storage/v1/b/{}/o/{}',
         self._key,
         alt='media',
-        headers={'Cache-Control': 'no-cache'},  # public buckets are cached
+        # Google caches the objects of public buckets.
+        headers={'Cache-Control': 'no-cache'},
       )
     except FileNotFoundError:
       return b'', 0
     return content, int(headers['x-goog-generation'])
 
   def write(self, content: bytes, generation: int) -> int | None:
-    """Writes it where it still has this generation (0: where there is none).
+    """Writes the object if it still has the given generation.
+
+    Args:
+      content: The new content.
+      generation: The generation that was read; 0 requires that no object
+        exists.
 
     Returns:
-      The new generation, or None where it was written or deleted since.
+      The new generation, or None if the object was written or deleted since.
 
     Raises:
-      UnreachableError: where it cannot be known whether it is written.
+      UnreachableError: It is unknown whether the object was written.
     """
     try:
       resource = self._call(
@@ -102,17 +118,20 @@ class Object:
         data=content,
         json_out=True,
       )
-    except FileExistsError:  # what gcsfs makes of 412, precondition failed
+    except FileExistsError:  # gcsfs raises it for 412, precondition failed
       return None
     except FileNotFoundError as error:
       raise UnreachableError(f'there is no bucket {self._bucket}') from error
     return int(resource['generation'])
 
   def delete(self, generation: int) -> None:
-    """Deletes it where it still has this generation.
+    """Deletes the object if it still has the given generation.
+
+    Args:
+      generation: The generation that was read.
 
     Raises:
-      UnreachableError: where it cannot be known whether it is deleted.
+      UnreachableError: It is unknown whether the object was deleted.
     """
     try:
       self._call(
@@ -125,12 +144,13 @@ class Object:
       return
 
   def _call(self, method: str, path: str, *names: str, **given: Any) -> Any:
-    url = f'{self._fs._location}/{path}'  # that of an emulator, where set
+    # The location is an emulator's address if gcsfs is configured so.
+    url = f'{self._fs._location}/{path}'
     try:
       return self._fs.call(method, url, self._bucket, *names, **given)
     except (FileExistsError, FileNotFoundError):
       raise
-    # gcsfs raises whatever it met: aiohttp's, google.auth's, requests' errors.
+    # gcsfs lets errors of aiohttp, google.auth and requests through.
     except Exception as error:
       line = ' '.join(str(error).split())[:200]
       raise UnreachableError(f'{type(error).__name__}: {line}') from error

@@ -1,8 +1,9 @@
-"""What a traced program reads and computes, and what a backend tells of it.
+"""Analysis of traced programs, and statistics that a backend may offer.
 
-FLOPs and parameters are counted from the jaxpr, so that they are the same on
-every backend. What XLA says of a compiled program, and a device of its memory,
-only informs: a backend that cannot tell gives None, and nothing fails.
+FLOPs and inputs are determined from the jaxpr, so they are the same on every
+backend. XLA's statistics of a compiled program and a device's memory
+statistics are for information only: they are None or empty on a backend that
+does not offer them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +14,21 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-# What a backend raises where it cannot tell something.
+# The errors of a backend that does not offer a statistic.
 _UNKNOWN = (NotImplementedError, jax.errors.JaxRuntimeError)
 
 
 def pruned(program: core.ClosedJaxpr) -> tuple[core.ClosedJaxpr, list[bool]]:
-  """Drops what the results of a program do not need, in nested calls too.
+  """Removes the equations and inputs that a program's results do not need.
+
+  Nested calls are pruned too.
 
   Args:
-    program: as `jax.make_jaxpr` gives it.
+    program: The program, as returned by `jax.make_jaxpr`.
 
   Returns:
-    The program of the inputs that are read, and for each input of `program`
-    whether it is read.
+    The pruned program, whose inputs are those that are read, and for each
+    input of `program` whether it is read.
   """
   jaxpr = program.jaxpr
   live, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -33,16 +36,16 @@ def pruned(program: core.ClosedJaxpr) -> tuple[core.ClosedJaxpr, list[bool]]:
 
 
 def flops(program: core.ClosedJaxpr) -> float:
-  """Counts the FLOPs of a program's convolutions and matrix products.
+  """Returns the FLOPs of a program's convolutions and matrix products.
 
-  A multiplication and an addition are two, and what is multiplied with a
-  convolution's padding counts, as it does for torchvision's and fvcore's
-  figures (which are half of these). What the results do not need is left out.
-  A loop with a known number of rounds counts that often, one without
-  (`lax.while_loop`) once, a branch as its largest.
+  A multiply-add counts as two FLOPs, so the figures are twice those of
+  torchvision and fvcore. As in theirs, products with a convolution's padding
+  count. Operations that the results do not need do not count. The body of a
+  loop counts once per iteration if their number is known, and once otherwise
+  (`lax.while_loop`). A conditional counts as its most expensive branch.
 
   Args:
-    program: as `jax.make_jaxpr` gives it.
+    program: The program, as returned by `jax.make_jaxpr`.
   """
   live, _ = pruned(program)
   return _flops(live.jaxpr)
@@ -63,25 +66,25 @@ def _equation_flops(equation: core.JaxprEqn) -> float:
     )
   if name == 'conv_general_dilated':
     return _convolution_flops(equation)
-  inner = [_flops(jaxpr) for jaxpr in _jaxprs(params)]
+  inner_flops = [_flops(jaxpr) for jaxpr in _jaxprs(params)]
   if name == 'cond':
-    return max(inner, default=0.0)
-  times = 1
+    return max(inner_flops, default=0.0)
+  repeats = 1
   if name == 'scan':
-    times = params['length']
-  elif name == 'shard_map':  # its program is of one device
-    times = params['mesh'].size
-  return times * math.fsum(inner)
+    repeats = params['length']
+  elif name == 'shard_map':  # its jaxpr is the program of one device
+    repeats = params['mesh'].size
+  return repeats * math.fsum(inner_flops)
 
 
 def _convolution_flops(equation: core.JaxprEqn) -> float:
-  """Counts a convolution's products, leaving out the zeros of dilation."""
+  """Returns a convolution's FLOPs, without products with dilation's zeros."""
   params, kernel = equation.params, _shape(equation.invars[1])
   output = _shape(equation.outvars[0])
   _, kernel_axes, output_axes = params['dimension_numbers']
   products = math.prod(output[axis] for axis in output_axes[:2])
   products *= kernel[kernel_axes[1]]
-  for positions, window, *how in zip(
+  for positions, window, *geometry in zip(
     (output[axis] for axis in output_axes[2:]),
     (kernel[axis] for axis in kernel_axes[2:]),
     params['window_strides'],
@@ -90,17 +93,26 @@ def _convolution_flops(equation: core.JaxprEqn) -> float:
     params['rhs_dilation'],
     strict=True,
   ):
-    products *= _pairs(positions, window, *how)
+    products *= _pairs(positions, window, *geometry)
   return 2.0 * products
 
 
 def _pairs(
   positions: int, window: int, stride: int, low: int, dilation: int, gap: int
 ) -> int:
-  """Counts pairs of an output position and a kernel element along one axis.
+  """Returns the number of products of a convolution along one axis.
 
-  A pair that meets a zero that dilation put between two inputs, as in the
-  gradient of a strided convolution, is left out.
+  A product pairs an output position with a kernel element. Products with the
+  zeros that `lhs_dilation` inserts between inputs do not count; the gradient
+  of a strided convolution has such zeros.
+
+  Args:
+    positions: The number of output positions.
+    window: The number of kernel elements.
+    stride: The stride of the window.
+    low: The padding before the first input.
+    dilation: The dilation of the input.
+    gap: The dilation of the kernel.
   """
   if dilation == 1:
     return positions * window
@@ -116,22 +128,22 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _jaxprs(params: Mapping[str, Any]) -> list[core.Jaxpr]:
-  """The programs that an equation calls."""
-  found: list[core.Jaxpr] = []
+  """Returns the jaxprs that an equation calls, from its parameters."""
+  jaxprs: list[core.Jaxpr] = []
   for value in params.values():
-    for each in value if isinstance(value, Sequence) else (value,):
-      if isinstance(each, core.ClosedJaxpr):
-        found.append(each.jaxpr)
-      elif isinstance(each, core.Jaxpr):
-        found.append(each)
-  return found
+    for item in value if isinstance(value, Sequence) else (value,):
+      if isinstance(item, core.ClosedJaxpr):
+        jaxprs.append(item.jaxpr)
+      elif isinstance(item, core.Jaxpr):
+        jaxprs.append(item)
+  return jaxprs
 
 
 def told(ask: Callable[[], Any]) -> Any:
-  """Returns what `ask` returns, None where the backend cannot tell.
+  """Returns a statistic, or None if the backend does not offer it.
 
   Args:
-    ask: such as `compiled.cost_analysis`.
+    ask: Returns the statistic, as `compiled.cost_analysis` does.
   """
   try:
     return ask()
@@ -140,5 +152,5 @@ def told(ask: Callable[[], Any]) -> Any:
 
 
 def memory(device: jax.Device) -> dict[str, int]:
-  """Returns a device's memory statistics in bytes by name; empty if unknown."""
+  """Returns a device's memory statistics, bytes by name; empty if unknown."""
   return told(device.memory_stats) or {}

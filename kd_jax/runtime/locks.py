@@ -1,22 +1,23 @@
-"""Locks between processes: of one machine, or of all that share a bucket.
+"""Locks between the processes of one machine, or of all users of a bucket.
 
 On a disk the operating system keeps the lock and frees it when the process
 ends, however it ends.
 
-In a bucket the lock is an object that says who holds it, and that its holder
-rewrites every few seconds (the beat). Every write of it is conditional on the
-generation that the writer has seen, so of two writers one loses and knows it:
+In a bucket the lock is an object that names its holder. The holder rewrites it
+every few seconds (the beat). Each write is conditional on the generation that
+the writer last saw, so of two concurrent writers one fails and is told so:
 
-- Who finds no lock creates it. Who finds one watches it: one that changes is
-  alive. One that has not changed for a whole expiry, by the watcher's own
-  clock, is dead (killed, cut off or asleep) and is taken over. No machine's
-  time of day enters, so it need not be right.
-- A holder counts its lock as good for 3/4 of an expiry from the moment when it
-  asked for its last renewal. Beyond that it renews before it writes anything,
-  and stops for good where another has taken the lock. A watcher waits longer
-  than that, from a moment at which it has seen the renewal done, so the two
-  never write at once. (A write that was already on its way when the holder was
-  paused cannot be called back.)
+- A process that finds no lock creates one. A process that finds a lock watches
+  it. If the lock changes, its holder is alive. If it stays unchanged for a
+  whole expiry, by the watcher's clock, the holder is dead (killed, cut off or
+  asleep), and the watcher takes the lock over. Clocks of different machines
+  are never compared, so they need not be right.
+- The holder trusts its lock for 3/4 of an expiry after it requested the last
+  renewal. After that it renews the lock before it writes anything, and stops
+  for good if another process has taken the lock. A watcher waits for a whole
+  expiry from a moment at which it saw the renewal done, so the two never write
+  at the same time. (A write already in flight when the holder was paused
+  cannot be recalled.)
 """
 
 from collections.abc import Callable, Iterator
@@ -35,21 +36,21 @@ from etils import epath
 from kd_jax import errors
 from kd_jax.runtime import gcs
 
-# Seconds without a beat after which the holder of a bucket's lock is dead.
+# Seconds without a beat after which a bucket's lock counts as abandoned.
 _EXPIRY = 60.0
 
-# Beats in an expiry.
+# Beats per expiry.
 _BEATS = 6
 
 
 class Held:
-  """A lock that is held."""
+  """A lock that this process holds."""
 
   def check(self) -> None:
-    """To be called before each write that the lock protects.
+    """Checks that the lock is still held; call it before each guarded write.
 
     Raises:
-      RunError: where another process holds it now, or may.
+      RunError: Another process holds the lock now, or may hold it.
     """
 
 
@@ -61,17 +62,19 @@ def hold(
   say: Callable[[str], None] = print,
   expiry: float = _EXPIRY,
 ) -> Iterator[Held]:
-  """Keeps other processes out while it is held.
+  """Returns a context manager that holds a lock.
 
   Args:
-    path: of the lock's file.
-    wait: wait for a process that holds it, or refuse.
-    say: tells that it waits.
-    expiry: in a bucket, seconds after which a silent holder is dead; the same
-      for all.
+    path: The path of the lock's file.
+    wait: Whether to wait for a process that holds the lock; otherwise the lock
+      must be free.
+    say: Called with a line of text before waiting.
+    expiry: In a bucket, seconds after which a silent holder counts as dead.
+      All processes must use the same value.
 
   Raises:
-    UsageError: where another process holds it, or the file cannot be made.
+    UsageError: Another process holds the lock and `wait` is false, or the file
+      cannot be written.
   """
   if not gcs.is_bucket(path):
     with _file_lock(path, wait, say):
@@ -118,13 +121,13 @@ def _file_lock(
 def _acquired(
   path: epath.Path, wait: bool, say: Callable[[str], None], expiry: float
 ) -> '_Lease':
-  """The bucket's lock, once it is free or its holder is dead."""
-  file, lease = gcs.Object(path), _Lease(path, expiry)
-  seen, since = 0, 0.0  # the generation that is watched, since when
+  """Takes the lock of a bucket once it is free or its holder is dead."""
+  lock_object, lease = gcs.Object(path), _Lease(path, expiry)
+  seen, since = 0, 0.0  # the watched generation and when it was first seen
   while True:
-    asked = _clock()
-    content, generation = file.read()
-    silent = generation == seen and asked - since >= expiry
+    read_at = _clock()
+    content, generation = lock_object.read()
+    silent = generation == seen and read_at - since >= expiry
     if generation == 0 or silent:
       if silent and generation:
         say(
@@ -151,7 +154,7 @@ def _acquired(
 
 
 class _Lease(Held):
-  """A bucket's lock, good for a while and then to be renewed."""
+  """A lock in a bucket, which expires unless it is renewed."""
 
   def __init__(self, path: epath.Path, expiry: float):
     self._path, self._expiry = path, expiry
@@ -169,39 +172,51 @@ class _Lease(Held):
     self._over = threading.Event()
 
   def take(self, generation: int) -> str | None:
-    """Writes this owner over that generation; else says who has it."""
-    asked = _clock()
+    """Writes this process into the lock, if it still has that generation.
+
+    Args:
+      generation: The generation that was seen; 0 if there was no lock.
+
+    Returns:
+      None if the lock was taken, else a description of its holder.
+    """
+    requested_at = _clock()
     self._beats += 1
     text = json.dumps({**self._owner, 'beat': self._beats})
-    new = self._file.write(text.encode() + b'\n', generation)
-    if new is None:
-      content, new = self._file.read()
-      # The answer to a write may be lost, and its repetition then meet itself.
+    new_generation = self._file.write(text.encode() + b'\n', generation)
+    if new_generation is None:
+      content, new_generation = self._file.read()
+      # If the answer to a write was lost, gcsfs repeats the write, and the
+      # repetition fails on the generation that the first write made.
       if _owner(content).get('id') != self._owner['id']:
-        return _who(content) if new else 'somebody who has removed its lock'
-    self._generation, self._renewed = new, asked
+        return (
+          _who(content)
+          if new_generation
+          else 'somebody who has removed its lock'
+        )
+    self._generation, self._renewed = new_generation, requested_at
     return None
 
   def beat(self) -> None:
-    """Renews it until it is released or lost."""
+    """Renews the lock regularly until it is released or lost."""
     while not self._over.wait(self._expiry / _BEATS):
-      with contextlib.suppress(gcs.UnreachableError):  # `check` will say so
+      with contextlib.suppress(gcs.UnreachableError):  # `check` reports it
         self._renew()
 
   def _renew(self) -> None:
     with self._mutex:
       if self._lost or self._over.is_set():
         return
-      other = self.take(self._generation)
-      if other is not None:
+      holder = self.take(self._generation)
+      if holder is not None:
         self._lost = (
           f'this run was silent for too long (paused, or cut off from the '
-          f'bucket), and {other} has taken over {self._path.parent}; it stops '
+          f'bucket), and {holder} has taken over {self._path.parent}; it stops '
           'here and writes nothing more'
         )
 
   def check(self) -> None:
-    """See the base class."""
+    """Renews the lock if it is about to expire; see `Held.check`."""
     if not self._lost and _clock() - self._renewed > 0.75 * self._expiry:
       try:
         self._renew()
@@ -214,7 +229,7 @@ class _Lease(Held):
       raise errors.RunError(self._lost)
 
   def release(self) -> None:
-    """Frees it at once where that is possible; else it expires."""
+    """Frees the lock; if the bucket cannot be reached, the lock expires."""
     self._over.set()
     with self._mutex, contextlib.suppress(gcs.UnreachableError):
       if not self._lost:
@@ -223,10 +238,10 @@ class _Lease(Held):
 
 def _owner(content: bytes) -> dict[str, Any]:
   try:
-    found = json.loads(content)
+    owner = json.loads(content)
   except ValueError:
     return {}
-  return found if isinstance(found, dict) else {}
+  return owner if isinstance(owner, dict) else {}
 
 
 def _who(content: bytes) -> str:
@@ -238,7 +253,7 @@ def _who(content: bytes) -> str:
 
 
 def _clock() -> float:
-  """Seconds of a clock that only grows, also while the machine sleeps."""
+  """Returns seconds of a monotonic clock that includes suspended time."""
   return time.clock_gettime(
     getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC)
   )

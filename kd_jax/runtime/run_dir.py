@@ -1,15 +1,16 @@
-"""The folder of a run: what it holds, and who may write into it.
+"""The folder of a run: its files and its lock.
 
 config.json     the resolved configuration
-metrics.jsonl   a line for each logged step and evaluation
-events.*        the same for TensorBoard
-log.txt         what a person saw
-curves.png      learning curves
-checkpoints/    the training state, the newest two
-teacher/        the teacher's variables, teacher.json: its accuracy
-student/        the trained student's variables, where it stands alone; else
-deployed/       what was trained of it (SimKD's projector, say)
-result.json     there once the run is finished
+metrics.jsonl   one line for each logged step and each evaluation
+events.*        the same scalars for TensorBoard
+log.txt         the lines of the log with their times
+curves.png      the learning curves
+checkpoints/    the training state at the newest two checkpoints
+teacher/        the teacher's variables; teacher.json has its accuracy
+student/        the trained student's variables, if it predicts by itself
+deployed/       otherwise, the trained variables of the prediction, such as
+                those of SimKD's projector
+result.json     the results; it exists once the run is finished
 """
 
 from collections.abc import Callable, Iterator
@@ -26,9 +27,10 @@ from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.runtime import distributed, gcs, locks
 
-# What a run killed at its very start leaves.
+# A file by which the processes check that all of them see the folder.
 _SHARED = '.shared'
-_LATE_S = 30
+_LATE_S = 30  # seconds that a network's file system may take to show a file
+# The files that a run killed right after its start may leave.
 _OWN = ('.lock', _SHARED, 'config.json.part')
 
 _METRICS = 'metrics.jsonl'
@@ -37,18 +39,22 @@ _METRICS = 'metrics.jsonl'
 class Folder:
   """A run's folder, on a disk or in a bucket (gs://bucket/...).
 
-  Where there are several processes, all of them call its methods together;
-  process 0 reads and writes, and tells the others.
+  With several processes, all of them call `claim`, `lock`, `read` and `write`
+  together; process 0 does the work and sends the result to the others. The
+  other methods that write are for process 0 alone.
 
   Attributes:
-    path: where it is.
+    path: The folder's path; absolute on a disk.
   """
 
   def __init__(self, path: epath.PathLike):
-    """Names the folder; nothing is read or written yet.
+    """Stores the path; nothing is read or written yet.
+
+    Args:
+      path: The folder's path; it need not exist.
 
     Raises:
-      UsageError: for a bucket that is not one of `gs://`.
+      UsageError: The path is in a bucket of another service than `gs://`.
     """
     text = os.fspath(path)
     self._in_bucket = gcs.is_bucket(text)
@@ -58,19 +64,22 @@ class Folder:
       text = os.path.abspath(text)
     self.path = epath.Path(text)
     self._held: locks.Held | None = None
-    self._texts: dict[str, str] = {}  # of a bucket's files that grow
+    # The content of the files to which `append` adds, in a bucket.
+    self._texts: dict[str, str] = {}
 
   def claim(self, config: dict[str, Any], data_facts: Any) -> None:
-    """Makes the folder this configuration's, or sees that it already is.
+    """Writes config.json, or checks that it holds the same configuration.
 
-    The number of epochs may grow, unless a schedule depends on it.
+    The number of epochs may be larger than before, unless a schedule depends
+    on it.
 
     Args:
-      config: The configuration as `config.plain` gives it.
-      data_facts: What identifies the data, as JSON can hold it.
+      config: The configuration, as returned by `config.plain`.
+      data_facts: A JSON value that identifies the data.
 
     Raises:
-      UsageError: It holds another configuration, or cannot be written.
+      UsageError: The folder holds a run of another configuration, or files
+        but no run, or cannot be written.
     """
     new = {**config, 'data_facts': json.loads(json.dumps(data_facts))}
     distributed.first(lambda: self._claim(new))
@@ -91,9 +100,9 @@ class Folder:
 
   def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
-    own = {key: new[key] for key in ('optimizer', 'weights')}
+    relevant = {key: new[key] for key in ('optimizer', 'weights')}
     lines = config_lib.difference(old, new)
-    if epochs_new != epochs_old and _depends_on_epochs(own):
+    if epochs_new != epochs_old and _depends_on_epochs(relevant):
       lines.append(
         f'config.epochs: {epochs_old} there, {epochs_new} here, and a cosine '
         'schedule depends on it'
@@ -113,17 +122,22 @@ class Folder:
   def lock(
     self, *, wait: bool, say: Callable[[str], None] = print
   ) -> Iterator[None]:
-    """Keeps other runs out; see `locks.hold`.
+    """Returns a context manager that locks the folder; see `locks.hold`.
+
+    Args:
+      wait: Whether to wait for another run in the folder.
+      say: Called with a line of text before waiting.
 
     Raises:
-      UsageError: also where not all processes see the folder.
+      UsageError: Another run holds the lock and `wait` is false, or the folder
+        cannot be written, or not all processes see it.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
 
       def take():
         self._make()
-        own = locks.hold(self.path / '.lock', wait=wait, say=say)
-        self._held = held.enter_context(own)
+        run_lock = locks.hold(self.path / '.lock', wait=wait, say=say)
+        self._held = stack.enter_context(run_lock)
         self._texts.clear()
 
       distributed.first(take)
@@ -143,7 +157,7 @@ class Folder:
       return token
 
     def look():
-      for _ in range(_LATE_S):  # a network's file system may be late
+      for _ in range(_LATE_S):
         if path.exists() and path.read_text() == written:
           return
         time.sleep(1)
@@ -158,16 +172,16 @@ class Folder:
     distributed.first(path.unlink)
 
   def guard(self) -> None:
-    """Sees that the lock is still held; every write here begins with it.
+    """Checks that the lock is still held; every write calls this first.
 
     Raises:
-      RunError: where another run has taken it over (in a bucket).
+      RunError: Another run has taken over the lock (in a bucket).
     """
     if self._held is not None:
       self._held.check()
 
   def guarded(self, ask: Callable[[], bool]) -> Callable[[], bool]:
-    """The question `ask`, which also sees that the lock is still held."""
+    """Returns a function that calls `guard` and then returns `ask()`."""
 
     def asked() -> bool:
       self.guard()
@@ -176,7 +190,8 @@ class Folder:
     return asked
 
   def _make(self) -> None:
-    if self._in_bucket:  # gcsfs would make the bucket
+    # A bucket has no folders, and gcsfs would create the bucket.
+    if self._in_bucket:
       return
     try:
       self.path.mkdir(parents=True, exist_ok=True)
@@ -187,7 +202,7 @@ class Folder:
       ) from error
 
   def read(self, name: str) -> Any:
-    """The content of a JSON file, or None where there is none."""
+    """Returns the content of a JSON file, or None if it does not exist."""
     return distributed.first(lambda: self._read(name))
 
   def _read(self, name: str) -> Any:
@@ -195,15 +210,27 @@ class Folder:
     return json.loads(path.read_text()) if path.exists() else None
 
   def write(self, name: str, value: Any) -> None:
-    """Writes a JSON file, all or nothing.
+    """Writes a JSON file atomically.
+
+    Args:
+      name: The file's name in the folder.
+      value: The JSON value to write.
 
     Raises:
-      UsageError: where the folder cannot be written.
+      UsageError: The folder cannot be written.
     """
     distributed.first(lambda: self.write_alone(name, value))
 
   def write_alone(self, name: str, value: Any) -> None:
-    """As `write`, within what process 0 does without the others."""
+    """Writes a JSON file atomically, for code that only process 0 runs.
+
+    Args:
+      name: The file's name in the folder.
+      value: The JSON value to write.
+
+    Raises:
+      UsageError: The folder cannot be written.
+    """
     self._make()
     self._write_text(name, json.dumps(value, indent=2) + '\n')
 
@@ -211,7 +238,7 @@ class Folder:
     self.guard()
     path = self.path / name
     try:
-      if self._in_bucket:  # an object is there whole or not at all
+      if self._in_bucket:  # writes of objects are atomic
         path.write_text(text)
       else:
         part = self.path / f'{name}.part'
@@ -223,14 +250,14 @@ class Folder:
       ) from error
 
   def write_bytes(self, name: str, content: bytes) -> None:
-    """Writes a file; in a bucket, all or nothing."""
+    """Writes a file; the write is atomic in a bucket only."""
     self.guard()
     (self.path / name).write_bytes(content)
 
   def append(self, name: str, text: str) -> None:
-    """Adds text to a file; it is there when this returns.
+    """Appends text to a file; it is in the file when this returns.
 
-    A bucket cannot append: the file is written anew.
+    A bucket cannot append, so the whole file is written again.
     """
     if self._in_bucket:
       path = self.path / name
@@ -244,59 +271,60 @@ class Folder:
       file.write(text)
 
   def replace(self, name: str, text: str) -> None:
-    """Writes a file to which `append` then adds, all or nothing."""
+    """Writes a file atomically; `append` may then add to it."""
     self._texts[name] = text
     self._write_text(name, text)
 
 
 def _depends_on_epochs(value: Any) -> bool:
   if isinstance(value, dict):
-    own = value.get('kind') == 'cosine'
-    return own or any(_depends_on_epochs(v) for v in value.values())
+    is_cosine = value.get('kind') == 'cosine'
+    return is_cosine or any(_depends_on_epochs(v) for v in value.values())
   return isinstance(value, list) and any(_depends_on_epochs(v) for v in value)
 
 
 def cache_root(cache_dir: str) -> epath.Path:
-  """Returns where all runs share networks and compiled programs.
+  """Returns the folder of the networks and programs that all runs share.
 
   Args:
-    cache_dir: As in `config.cache_dir`; '' is $KD_JAX_CACHE, or else
-      ~/.cache/kd_jax.
+    cache_dir: The value of `config.cache_dir`; '' stands for $KD_JAX_CACHE if
+      that is set, else for ~/.cache/kd_jax.
   """
-  home = cache_dir or os.environ.get('KD_JAX_CACHE')
-  return epath.Path(home or '~/.cache/kd_jax').expanduser()
+  folder = cache_dir or os.environ.get('KD_JAX_CACHE')
+  return epath.Path(folder or '~/.cache/kd_jax').expanduser()
 
 
 class Records:
-  """metrics.jsonl: one JSON object a line, ordered by 'step'."""
+  """The records of metrics.jsonl: one JSON object per line, by 'step'."""
 
   def __init__(self, folder: Folder):
-    """Names the file."""
+    """Stores the folder; nothing is read or written yet."""
     self._folder = folder
 
   def read(self) -> list[dict[str, Any]]:
-    """Every complete record."""
+    """Returns all complete records, in the order of the file."""
     path = self._folder.path / _METRICS
     if not path.exists():
       return []
-    found = []
+    records = []
     for line in path.read_text().splitlines():
-      with contextlib.suppress(json.JSONDecodeError):  # cut off by a kill
-        found.append(json.loads(line))
-    return found
+      # A process that is killed may leave an incomplete line.
+      with contextlib.suppress(json.JSONDecodeError):
+        records.append(json.loads(line))
+    return records
 
   def truncate(self, step: int) -> list[dict[str, Any]]:
-    """Drops what was logged after `step`, and returns the rest."""
+    """Removes the records after `step` and returns the others."""
     kept = [record for record in self.read() if record['step'] <= step]
     text = ''.join(json.dumps(record) + '\n' for record in kept)
     self._folder.replace(_METRICS, text)
     return kept
 
   def append(self, record: dict[str, Any]) -> None:
-    """Adds a record; it is in the file when this returns."""
+    """Appends a record; it is in the file when this returns."""
     self._folder.append(_METRICS, json.dumps(record) + '\n')
 
 
 def now() -> float:
-  """Seconds of a clock that only grows."""
+  """Returns the seconds of a monotonic clock."""
   return time.monotonic()

@@ -1,4 +1,4 @@
-"""The mesh, and how arrays lie on it: batches split, all else replicated."""
+"""The device mesh; batches are split over it, other arrays replicated."""
 
 from typing import Any
 
@@ -10,10 +10,14 @@ from kd_jax import errors
 
 
 def make_mesh(data: int = -1) -> Mesh:
-  """A mesh of `data` devices (-1 for all) along the one axis 'data'.
+  """Returns a mesh of devices with a single axis, 'data'.
+
+  Args:
+    data: The number of devices; -1 takes all.
 
   Raises:
-    UsageError: where there are not so many devices.
+    UsageError: There are fewer devices, or several processes were to use a
+      part of them.
   """
   devices = jax.devices()
   count = len(devices) if data == -1 else data
@@ -33,31 +37,42 @@ def make_mesh(data: int = -1) -> Mesh:
 
 
 def check_batch(mesh: Mesh, batch_size: int, key: str) -> None:
-  """Raises UsageError where the mesh does not divide the global batch."""
+  """Checks that a global batch divides evenly over the mesh.
+
+  Args:
+    mesh: The mesh.
+    batch_size: The number of images in the global batch.
+    key: The configuration key of the batch size, for the error message.
+
+  Raises:
+    UsageError: The batch does not divide evenly.
+  """
   count = mesh.shape['data']
   if batch_size < 1 or batch_size % count:
     lower = batch_size // count * count
-    near = [str(n) for n in (lower, lower + count) if n > 0]
+    valid_sizes = [str(n) for n in (lower, lower + count) if n > 0]
     raise errors.UsageError(
       f'{key}={batch_size} does not divide over {count} devices; take '
-      f'{" or ".join(near)}, or fewer devices (config.mesh.data)'
+      f'{" or ".join(valid_sizes)}, or fewer devices (config.mesh.data)'
     )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The whole array on every device."""
+  """Returns the sharding that puts a whole array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batched(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """Dimension `axis` split over the mesh."""
+  """Returns the sharding that splits dimension `axis` over the mesh."""
   return NamedSharding(mesh, PartitionSpec(*(None,) * axis, 'data'))
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-  """Host arrays, the same in all processes, as global device arrays.
+  """Returns host arrays as global device arrays, which own their memory.
 
-  They own their memory.
+  Args:
+    tree: A pytree of host arrays, equal in all processes.
+    sharding: The sharding of every array.
   """
 
   def one(x):
@@ -70,37 +85,45 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """The images of a global batch that lie on this process's devices, i32."""
-  every = np.arange(batch_size, dtype=np.int32)
+  """Returns the rows of a global batch on this process's devices, [n] i32.
+
+  Args:
+    mesh: The mesh.
+    batch_size: The number of images in the global batch.
+  """
+  indices = np.arange(batch_size, dtype=np.int32)
   parts = batched(mesh).addressable_devices_indices_map((batch_size,)).values()
-  return np.unique(np.concatenate([every[part] for part in parts]))
+  return np.unique(np.concatenate([indices[part] for part in parts]))
 
 
 def join(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-  """This process's `rows` of a batch as its part of the global batch.
+  """Returns a global batch, of which each process supplies its own rows.
 
   Args:
-    tree: host arrays whose dimension `axis` holds the rows.
-    mesh: the devices.
-    axis: see `tree`.
+    tree: A pytree of host arrays, whose dimension `axis` has the `rows` of
+      this process.
+    mesh: The mesh.
+    axis: The dimension of the rows.
 
   Returns:
-    What a jitted function with `batched(mesh, axis)` takes.
+    Arrays for a jitted function whose inputs have the sharding
+    `batched(mesh, axis)`: global arrays, or `tree` itself if there is only one
+    process.
   """
   if jax.process_count() == 1:
-    return tree  # jit splits it
+    return tree  # jit shards it
   sharding = batched(mesh, axis)
 
   def one(x):
-    own = len(sharding.addressable_devices)
-    size = x.shape[axis] * mesh.size // own
-    held = rows(mesh, size)
+    local_devices = len(sharding.addressable_devices)
+    size = x.shape[axis] * mesh.size // local_devices
+    local_rows = rows(mesh, size)
 
     def part(index):
       start, stop, _ = index[axis].indices(size)
-      at = int(np.searchsorted(held, start))
-      own_index = (*index[:axis], slice(at, at + stop - start))
-      return x[own_index]
+      first = int(np.searchsorted(local_rows, start))
+      local_index = (*index[:axis], slice(first, first + stop - start))
+      return x[local_index]
 
     shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
     return jax.make_array_from_callback(shape, sharding, part)

@@ -1,4 +1,4 @@
-"""Ends a process that hangs, which no heartbeat tells."""
+"""A watchdog that ends a hanging process, which heartbeats do not detect."""
 
 import faulthandler
 import os
@@ -10,18 +10,18 @@ EXIT_CODE = 76
 
 
 class Watchdog:
-  """Ends the process when nothing has been finished for too long.
+  """A context manager, which ends the process if it makes no progress.
 
-  It prints the stacks of all threads, and one line, to stderr. The exit code
-  is 76; the same command goes on from the last checkpoint.
+  It then prints the stacks of all threads and one line to stderr, and exits
+  with code 76. The same command resumes from the last checkpoint.
   """
 
   def __init__(self, seconds: float):
-    """Begins with `__enter__`.
+    """Stores the limit; `__enter__` starts the watch.
 
     Args:
-      seconds: how long a step may take, with compiling, evaluating and saving;
-        0 is for ever.
+      seconds: The most seconds between two calls of `beat`, which include
+        compiling, evaluating and saving; 0 disables the watchdog.
     """
     self._seconds = seconds
     self._last, self._what = time.monotonic(), 'it started'
@@ -29,20 +29,20 @@ class Watchdog:
     self._thread = threading.Thread(target=self._watch, daemon=True)
 
   def __enter__(self) -> 'Watchdog':
-    """Begins."""
+    """Starts the watch."""
     if self._seconds:
       self.beat(self._what)
       self._thread.start()
     return self
 
   def __exit__(self, *raised: object) -> None:
-    """Ends, before the process may be ended by it."""
+    """Stops the watch and waits for its thread."""
     self._ended.set()
     if self._seconds:
       self._thread.join()
 
   def beat(self, what: str) -> None:
-    """Says that `what`, such as 'step 12', is finished."""
+    """Records progress: `what`, such as 'step 12', is finished."""
     self._what, self._last = what, time.monotonic()
 
   def _watch(self) -> None:
