@@ -28,11 +28,12 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from kd_jax import errors, version
+from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.export import predict_template
 from kd_jax.runtime import jaxprs
 from kd_jax.tasks import classification
+from kd_jax.version import __version__
 
 # The version of the format; it grows if older versions of kd_jax could not read
 # the files.
@@ -130,7 +131,7 @@ def write(
     )
   format_facts = {
     'format': FORMAT,
-    'kd_jax': version.__version__,
+    'kd_jax': __version__,
     'jax': jax.__version__,
     'sha256': {name: _sha256(folder / name) for name in (WEIGHTS, FORWARD)},
   }
@@ -249,7 +250,7 @@ def _facts(place: epath.Path) -> dict[str, Any]:
   if version > FORMAT:
     raise errors.UsageError(
       f'{place} was exported by kd_jax {by} in format {version}; this kd_jax, '
-      f'{version.__version__}, reads up to format {FORMAT}: install a newer one'
+      f'{__version__}, reads up to format {FORMAT}: install a newer one'
     )
   return facts
 

@@ -12,12 +12,12 @@ import jax
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax import version
 from kd_jax.data import augment, dataset, resident, stream
 from kd_jax.distill import build
 from kd_jax.runtime import checkpoint, distributed, logging, run_dir, watchdog
 from kd_jax.training import loop, report
 from kd_jax.training import teacher as teacher_lib
+from kd_jax.version import __version__
 
 
 class Interrupted(Exception):  # noqa: N818  (it is no error)
@@ -255,7 +255,7 @@ def provenance() -> dict[str, Any]:
     'host': f'{platform.machine()}, {platform.system()}',
     'versions': {
       'python': platform.python_version(),
-      'kd_jax': version.__version__,
+      'kd_jax': __version__,
       **{name: importlib.metadata.version(name) for name in names},
     },
     'commit': _commit(),

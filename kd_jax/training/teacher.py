@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
-from kd_jax import errors, models, version
+from kd_jax import errors, models
 from kd_jax.data import dataset, resident, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.models.pretrained import convert
@@ -29,6 +29,7 @@ from kd_jax.runtime import (
   sharding,
 )
 from kd_jax.training import restore
+from kd_jax.version import __version__
 
 # What ends the name of a file of PyTorch weights.
 _WEIGHTS = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
@@ -327,4 +328,4 @@ def cache_folder(
     .replace(':', '_')
   )
   home = run_dir.cache_root(config.cache_dir)
-  return run_dir.Folder(home / f'networks-{version.__version__}' / name)
+  return run_dir.Folder(home / f'networks-{__version__}' / name)
