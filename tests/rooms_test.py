@@ -61,7 +61,7 @@ def test_a_room_imports_the_rooms_before_it(name):
     return
   for other in imported(FILES[name]):
     above = other.split('.')[0]
-    if above == '__version__':
+    if above in ('__version__',):
       continue
     assert ROOMS.index(above) <= ROOMS.index(room), f'{name} imports {other}'
 

@@ -8,18 +8,16 @@ data set with as many classes.
 """
 
 from collections.abc import Sequence
-import contextlib
 import json
 from typing import Any
 
 from absl import logging
-import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import source, stream
+from kd_jax.data import source
 from kd_jax.export import artifact
-from kd_jax.runtime import command, sharding
-from kd_jax.training import report, restore
+from kd_jax.runtime import command
+from kd_jax.training import measure, report, restore
 
 _MOST_ROWS = 20  # the most classes that are printed
 
@@ -62,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)
   images = opened.split(args.split)
-  figures = measure(trained, images, opened.info, args.batch_size, args.workers)
+  figures = measure.accuracy(
+    trained, images, opened.info, args.batch_size, args.workers
+  )
   print(text(trained, opened.info, args.split, figures))
   if args.json:
     try:
@@ -73,77 +73,6 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
       raise errors.UsageError(f'cannot write {args.json}: {error}') from error
   return 0
-
-
-def measure(
-  found: artifact.Trained,
-  images: source.Images,
-  info: source.Info,
-  batch_size: int = 256,
-  workers: int = 0,
-) -> dict[str, Any]:
-  """Returns the accuracy of a network over all images of a split.
-
-  Args:
-    found: The trained network.
-    images: The images of the split.
-    info: The facts about the data set, at the network's image size.
-    batch_size: The number of images per step.
-    workers: The number of processes that decode; 0 decodes in this process.
-
-  Returns:
-    A dict with 'images', 'correct' and 'correct5' (counts), 'top1' and 'top5'
-    (percent), and 'classes': a list with a dict for each class of 'name',
-    'images', 'correct' (counts) and 'top1' (percent, or None without images).
-  """
-  ranks = artifact.ranks(found.forward)
-  names = found.facts['class_names']
-  numbers = order(names, info.class_names)
-  split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
-  labels, label_ranks = [], []
-  with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
-    for feed in feeds:
-      real, label = feed['mask'] > 0, numbers[feed['label']]
-      rank = ranks(found.weights, feed['image'], label)
-      labels.append(label[real])
-      label_ranks.append(np.asarray(rank)[real])
-  label, rank = np.concatenate(labels), np.concatenate(label_ranks)
-  correct, correct5 = rank < 1, rank < 5
-  classes = []
-  for k, name in enumerate(names):
-    hits = correct[label == k]
-    top1 = 100 * float(hits.mean()) if hits.size else None
-    counts = {
-      'images': hits.size,
-      'correct': int(hits.sum()),
-      'top1': top1,
-    }
-    classes.append({'name': name, **counts})
-  return {
-    'images': label.size,
-    'correct': int(correct.sum()),
-    'correct5': int(correct5.sum()),
-    'top1': 100 * float(correct.mean()),
-    'top5': 100 * float(correct5.mean()),
-    'classes': classes,
-  }
-
-
-def order(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
-  """Returns the network's class number for each class of the data set, [K] i32.
-
-  Classes are matched by name if both have the same distinct names, else by
-  number.
-
-  Args:
-    ours: The names of the network's classes.
-    theirs: The names of the data set's classes.
-  """
-  same_names = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
-  numbers = (
-    [list(ours).index(n) for n in theirs] if same_names else range(len(ours))
-  )
-  return np.array(numbers, np.int32)
 
 
 def text(
@@ -158,7 +87,7 @@ def text(
     found: The trained network.
     info: The facts about the data set.
     split: The name of the split.
-    figures: The figures, as returned by `measure`.
+    figures: The figures, as returned by `measure.accuracy`.
   """
   facts = found.facts
   lines = [

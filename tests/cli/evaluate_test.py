@@ -12,7 +12,7 @@ from kd_jax.cli import evaluate
 from kd_jax.data import source
 from kd_jax.data.sets import digits
 from kd_jax.models.pretrained import convert
-from kd_jax.training import restore
+from kd_jax.training import measure, restore
 from tests import finished
 
 
@@ -38,7 +38,7 @@ def test_a_run_and_an_export_are_measured_as_the_loop_did(
 
 def scored(found, images, names, batch_size=256):
   info = digits.INFO._replace(class_names=tuple(names))
-  return evaluate.measure(found, images, info, batch_size)
+  return measure.accuracy(found, images, info, batch_size)
 
 
 def test_every_image_counts_once_in_its_class_whatever_the_batch():

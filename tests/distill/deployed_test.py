@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from kd_jax import errors
-from kd_jax.cli import evaluate
 from kd_jax.distill import build
 from kd_jax.runtime import run_dir
-from kd_jax.training import restore, run
+from kd_jax.training import measure, restore, run
 from tests.cli import train_test
 from tests.training.end_to_end_test import leaves
 from tests.training.phases_test import teacher  # noqa: F401  (a fixture)
@@ -33,7 +32,7 @@ def with_teacher(config, folder):
 def measured(found):
   """The accuracy of what was trained, on the test split of its data."""
   opened = restore.open_data(found)
-  return evaluate.measure(found, opened.split('test'), opened.info)
+  return measure.accuracy(found, opened.split('test'), opened.info)
 
 
 def test_simkd_keeps_its_projector_and_is_no_teacher(tmp_path, teacher):  # noqa: F811

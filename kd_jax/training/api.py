@@ -1,0 +1,86 @@
+"""Training, evaluation and loading as three functions, for use in a program."""
+
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from kd_jax import errors
+from kd_jax.export import artifact
+from kd_jax.runtime import run_dir
+from kd_jax.training import measure, restore, run
+
+
+def train(
+  config: ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+  """Trains a run to its end, from wherever its folder stands.
+
+  Args:
+    config: The configuration, such as a recipe of `configs/` returns.
+    workdir: The run's folder: a new one, or the one of the same run.
+    should_stop: Is asked before every dispatch whether to save and stop.
+
+  Returns:
+    The content of the run's result.json: 'top1' and more.
+
+  Raises:
+    UsageError: The configuration cannot run here, or the folder holds another.
+    RunError: The run went wrong.
+    kd_jax.Interrupted: `should_stop` said so; the same call goes on.
+  """
+  return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)
+
+
+def load(path: epath.PathLike) -> artifact.Trained:
+  """Loads what a finished run deploys, or an export.
+
+  Args:
+    path: The folder of the run or of the export.
+
+  Returns:
+    `forward(weights, images)` maps images [N,H,W,3] u8 to logits [N,K] f32;
+    `weights` holds arrays by path, and `facts` what is known of the network.
+
+  Raises:
+    UsageError: The path holds neither, or what it holds is damaged.
+  """
+  return restore.load(path)
+
+
+def evaluate(
+  trained: artifact.Trained | epath.PathLike,
+  data: str = '',
+  split: str = 'test',
+  *,
+  batch_size: int = 256,
+  workers: int = 0,
+) -> dict[str, Any]:
+  """Measures a trained network on a split, every image once.
+
+  Args:
+    trained: What `load` returns, or the path that `load` takes.
+    data: A data set by its name; '' is the one that it was trained on.
+    split: 'train', 'val' or 'test'.
+    batch_size: Images of a step.
+    workers: Processes that decode; 0 decodes in this process.
+
+  Returns:
+    'images', 'correct' and 'correct5' (counts), 'top1' and 'top5' (percent),
+    and 'classes', the same for each class.
+
+  Raises:
+    UsageError: The data set has no such split, or other classes.
+  """
+  if not isinstance(trained, artifact.Trained):
+    trained = load(trained)
+  opened = restore.open_data(trained, data)
+  splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
+  if split not in splits:
+    raise errors.unknown('split', split, splits)
+  images = opened.split(split)
+  return measure.accuracy(trained, images, opened.info, batch_size, workers)
