@@ -1,1 +1,1 @@
-"""Distillation methods, one module each; `base` says what they share."""
+"""Distillation methods, one module per method; `base` has what they share."""
