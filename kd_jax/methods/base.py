@@ -77,7 +77,7 @@ class Method(nn.Module):
 
 
 class WithTeacher(Method):
-  """A method with a teacher, which has the terms 'ce' and 'kd'.
+  """A method with a teacher, and with the terms 'ce' and 'kd'.
 
   Every such method can thus be combined with KD by setting a weight.
 
@@ -98,7 +98,7 @@ class WithTeacher(Method):
 
 
 class WithTaps(WithTeacher):
-  """A method, which compares pairs of a student's and a teacher's tap.
+  """A method that compares pairs of a student's tap and a teacher's tap.
 
   Attributes:
     taps: The student's taps, shallow first.
@@ -127,7 +127,7 @@ class WithTaps(WithTeacher):
 
 
 class WithTeachersClassifier(WithTaps):
-  """A method, whose student predicts through the teacher's classifier.
+  """A method whose student predicts through the teacher's classifier.
 
   The student's own classifier is not used: prediction, 'ce' and 'kd' go
   through projectors and the teacher's classifier, which is frozen.
@@ -170,7 +170,8 @@ class WithTeachersClassifier(WithTaps):
       logits, [N,K] f32.
 
     Raises:
-      UsageError: A tap is not a map.
+      UsageError: A tap is not a map, or `factor` does not divide the channels
+        of the teacher's map.
     """
     ((student, teacher),) = self.met(feats)
     return self.reused(
