@@ -40,8 +40,8 @@ def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
 def neuron_selectivity(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """Returns the squared maximum mean discrepancy (MMD) of two maps' channels.
 
-  The kernel is (u.v)^2. A sample is the spatial map of one channel of one
-  image, at length 1.
+  The kernel is (u.v)^2. A sample is the spatial map of a channel of an image,
+  at length 1.
 
   Args:
     student: The student's map, [N,H,W,c] f32.
@@ -58,8 +58,8 @@ def neuron_selectivity(student: jax.Array, teacher: jax.Array) -> jax.Array:
   s, t = (basic.unit(x, (1, 2)) for x in (student, teacher))
 
   def kernel(a, b):
-    # The three kernel terms nearly cancel where the maps are alike, so a
-    # precision below float32 would lose the result.
+    # The three kernel terms nearly cancel where the maps are alike, so they
+    # need at least the precision of float32.
     products = jnp.einsum('nhwc,nhwd->ncd', a, b, precision='highest')
     return jnp.square(products).mean()
 

@@ -92,7 +92,7 @@ def inter_layers(maps: Sequence[jax.Array]) -> jax.Array:
   """Returns the mean of `inter_layer` over all pairs of maps.
 
   Args:
-    maps: The maps of one network, shallow first, each [N,H,W,C] f32.
+    maps: The maps of a network, shallow first, each [N,H,W,C] f32.
 
   Returns:
     The mean over pairs, [] f32.

@@ -53,7 +53,7 @@ def relational_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
     distances = jnp.where(diagonal, 0.0, jnp.sqrt(jnp.maximum(squares, 1e-12)))
     pairs = max(len(x) * (len(x) - 1), 1)
     mean = distances.sum() / pairs
-    # A batch of one image has the mean 0.
+    # The mean is 0 where the batch is a single image.
     return distances / jnp.where(mean > 0, mean, 1.0)
 
   return basic.smooth_l1(relative(student), relative(teacher))

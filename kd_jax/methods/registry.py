@@ -14,7 +14,7 @@ _SHARED = ('adapters', 'base', 'projectors', 'registry')
 
 
 def names() -> list[str]:
-  """Returns the names of all methods, sorted; each is a module beside this."""
+  """Returns the sorted names of all methods, which are modules beside this."""
   modules = (m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]))
   return sorted(name for name in modules if name not in _SHARED)
 

@@ -13,7 +13,7 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTeachersClassifier):
-  """The method SimKD, which by default learns from features and not labels."""
+  """The method SimKD, which by default learns from maps, without labels."""
 
   terms: ClassVar = {
     'ce': ('student', 'method'),
