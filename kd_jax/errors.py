@@ -1,4 +1,4 @@
-"""What goes wrong because of what a caller asked for, and how it is said."""
+"""The errors that are reported to the user in one line."""
 
 from collections.abc import Iterable
 import difflib
@@ -7,49 +7,69 @@ from typing import Any
 
 
 class UsageError(ValueError):
-  """A request that cannot be met: the wrong value, what is allowed, the cure.
+  """An error of a caller who asks for something that cannot be done.
 
-  Entry points print it as one line and end with exit code 2.
+  The message names the wrong value, what is allowed, and the remedy. Entry
+  points print it as one line and end with exit code 2.
   """
 
 
 class RunError(RuntimeError):
-  """A run that must stop: one line that says why; exit code 1."""
+  """An error that stops a run.
+
+  The message is one line that gives the reason; the exit code is 1.
+  """
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
-  """The error for a name that is not among `choices`, nearest ones first.
+  """Returns the error for a name that is not among `choices`.
+
+  Its message suggests the allowed names that resemble `value`, then lists all.
 
   Args:
-    kind: what the name stands for, such as 'method'.
-    value: the name as it was given.
-    choices: the names that are allowed.
+    kind: What the name stands for, such as 'method'.
+    value: The unknown name.
+    choices: The names that are allowed.
+
+  Returns:
+    The error, for the caller to raise.
   """
   names = sorted(choices)
-  near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
-  hint = f'; did you mean {" or ".join(repr(n) for n in near)}?' if near else ''
+  similar = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+  hint = (
+    f'; did you mean {" or ".join(repr(name) for name in similar)}?'
+    if similar
+    else ''
+  )
   return UsageError(
     f'unknown {kind} {value!r}{hint} (there are: {", ".join(names) or "none"})'
   )
 
 
 def imported(module: str, attribute: str) -> Any:
-  """The attribute of a module of the user's own.
+  """Returns an attribute of a module that the user wrote.
+
+  Args:
+    module: The module's import path.
+    attribute: The attribute's name.
+
+  Returns:
+    The attribute.
 
   Raises:
-    UsageError: where there is no such module or attribute.
+    UsageError: The module or the attribute does not exist.
   """
   try:
-    found = importlib.import_module(module)
+    imported_module = importlib.import_module(module)
   except (ModuleNotFoundError, TypeError, ValueError) as error:
     raise UsageError(
       f'cannot import {module!r}: {error}; it must be installed or its folder '
       'on PYTHONPATH'
     ) from error
-  if not hasattr(found, attribute):
+  if not hasattr(imported_module, attribute):
     raise unknown(
       f'name in module {module}:',
       attribute,
-      (name for name in vars(found) if not name.startswith('_')),
+      (name for name in vars(imported_module) if not name.startswith('_')),
     )
-  return getattr(found, attribute)
+  return getattr(imported_module, attribute)

@@ -1,4 +1,4 @@
-"""The words that networks, methods and the step share."""
+"""The types that networks, methods and the training step share."""
 
 from typing import Any
 
@@ -8,20 +8,24 @@ import jax.numpy as jnp
 
 from kd_jax import errors
 
-# 'image' [N,H,W,3] f32, 'label' [N] i32 or [N,K] f32, 'index' [N] i32 (the
-# image's position in its split), 'mask' [N] f32 (0 marks padding), and
-# `known(teacher)` [N,K] f32 where a teacher's logits were computed beforehand.
+# A batch has 'image' [N,H,W,3] f32, 'label' [N] i32 or [N,K] f32, 'index'
+# [N] i32 (the image's position in its split) and 'mask' [N] f32 (0 marks
+# padding). Where a teacher's logits were computed beforehand, it also has them,
+# [N,K] f32, under the key `known(teacher)`.
 Batch = dict[str, jax.Array]
-# Unweighted losses [] f32, by name.
+# The unweighted losses, [] f32, by the name of the term.
 Terms = dict[str, jax.Array]
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Features(dict[str, Any]):
-  """One network's taps by name, its 'logits' [N,K] and its 'params'.
+  """A dict of a network's features, which knows the network's name.
 
-  A plain dict that knows whose features it holds, so that a wrong tap name
-  ends in an error that says what the network offers.
+  It holds the network's taps by name, its 'logits' [N,K] f32 and its 'params'.
+  An unknown tap raises an error that lists the taps that the network offers.
+
+  Attributes:
+    network: The name of the network.
   """
 
   def __init__(self, network: str, values: dict[str, Any]):
@@ -33,33 +37,44 @@ class Features(dict[str, Any]):
     raise errors.unknown(f'tap of network {self.network!r}:', name, taps)
 
   def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-    """Children with their keys, and what rebuilds the container."""
+    """Returns the values with their keys, and the static data to rebuild."""
     names = tuple(sorted(self))
-    children = tuple((jax.tree_util.DictKey(n), self[n]) for n in names)
+    children = tuple(
+      (jax.tree_util.DictKey(name), self[name]) for name in names
+    )
     return children, (self.network, names)
 
   @classmethod
   def tree_unflatten(cls, static: Any, children: Any) -> 'Features':
-    """The inverse of `tree_flatten_with_keys`."""
+    """Returns features rebuilt from what `tree_flatten_with_keys` returned."""
     network, names = static
     return cls(network, dict(zip(names, children, strict=True)))
 
 
 def known(teacher: str) -> str:
-  """The key of a teacher's logits in a batch."""
+  """Returns the key of a teacher's precomputed logits in a batch."""
   return f'logits/{teacher}'
 
 
-# By network name: 'student', 'teacher', 'leader', 'student_0', ...
+# The features by the network's name: 'student', 'teacher', 'leader',
+# 'student_0', ...
 NetFeatures = dict[str, Features]
 
 
 def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
-  """Offers `x` to methods under `name`, in float32, and returns `x` itself.
+  """Returns `x` unchanged after offering it to methods as a tap.
 
-  Names are flat and the same for every network: 'stem', 'stage1'..,
-  'stage1_pre'.. (before the stage's last ReLU), 'pooled', 'logits'. Under jit
-  a tap that no method reads costs nothing.
+  Every network uses the same flat names: 'stem', 'stage1', ..., 'stage1_pre',
+  ... (before the stage's last ReLU), 'pooled' and 'logits'. Under jit a tap
+  that no method reads costs nothing.
+
+  Args:
+    module: The module that sows the tap.
+    name: The name of the tap.
+    x: The features, [N,...]; methods read them as f32.
+
+  Returns:
+    `x` itself, in its own dtype.
   """
   module.sow(
     'intermediates',

@@ -1,4 +1,4 @@
-"""Paths of pytrees, written the same way everywhere."""
+"""The text form of pytree paths."""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
-"""Distances between arrays: float32, scalar, no parameters, no config.
+"""Distances between arrays: float32 scalars without parameters or config.
 
-Every one is a pure function that a notebook can call: `losses.kl(a, b, 4.0)`.
+Every loss is a pure function, so that a notebook can call it as
+`losses.kl(student, teacher, 4.0)`.
 """
 
 from kd_jax.losses.attention import (

@@ -1,4 +1,4 @@
-"""Losses over where a map [N,H,W,C] is active: float32, scalar."""
+"""Losses over the positions where a feature map is active: f32 scalars."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,28 @@ from kd_jax.losses import basic
 
 
 def attention_map(x: jax.Array) -> jax.Array:
-  """The mean over channels of the squares of x [N,H,W,C]: [N,H,W] f32."""
+  """Returns the attention map of a feature map.
+
+  Args:
+    x: The feature map, [N,H,W,C] f32.
+
+  Returns:
+    The mean over channels of the squared activations, [N,H,W] f32.
+  """
   return jnp.square(x.astype(jnp.float32)).mean(axis=-1)
 
 
 def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """MSE of two attention maps, each of an image's at length 1.
+  """Returns the MSE of two attention maps, each normalised per image.
 
   Args:
-    student: [N,H,W,c].
-    teacher: [N,H,W,C]; channels may differ.
+    student: The student's map, [N,H,W,c] f32.
+    teacher: The teacher's map, [N,H,W,C] f32; the number of channels may
+      differ from the student's.
+
+  Returns:
+    The mean over images and positions of the squared difference of the two
+    attention maps, each image's at length 1, [] f32.
 
   Source: Zagoruyko & Komodakis, ICLR 2017, with p=2; `Attention` of
   RepDistiller b84f547, which takes the mean over positions too.
@@ -26,17 +38,19 @@ def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def neuron_selectivity(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """Squared maximum mean discrepancy of channels, by the kernel (u.v)^2.
+  """Returns the squared maximum mean discrepancy (MMD) of two maps' channels.
 
-  A channel of an image is a sample: its map, at length 1.
+  The kernel is (u.v)^2. A sample is the spatial map of a channel of an image,
+  at length 1.
 
   Args:
-    student: [N,H,W,c].
-    teacher: [N,H,W,C]; channels may differ.
+    student: The student's map, [N,H,W,c] f32.
+    teacher: The teacher's map, [N,H,W,C] f32; the number of channels may
+      differ from the student's.
 
   Returns:
-    Mean over images and pairs of channels; k(t,t), a constant to the student,
-    is counted.
+    The mean over images and pairs of channels, [] f32. It includes the term
+    k(t,t), which is constant with respect to the student.
 
   Source: Huang & Wang, 2017 (the polynomial kernel with d=2, c=0); `NSTLoss`
   of RepDistiller b84f547.
@@ -44,7 +58,8 @@ def neuron_selectivity(student: jax.Array, teacher: jax.Array) -> jax.Array:
   s, t = (basic.unit(x, (1, 2)) for x in (student, teacher))
 
   def kernel(a, b):
-    # Three terms nearly cancel where the maps are alike: no less than float32.
+    # The three kernel terms nearly cancel where the maps are alike, so they
+    # need at least the precision of float32.
     products = jnp.einsum('nhwc,nhwd->ncd', a, b, precision='highest')
     return jnp.square(products).mean()
 

@@ -7,16 +7,20 @@ import jax.numpy as jnp
 def similarities(
   embedding: jax.Array, bank: jax.Array, index: jax.Array, temperature: float
 ) -> jax.Array:
-  """exp(embedding . bank[index] / temperature), [N,k] f32.
+  """Returns exp(embedding . bank[index] / temperature).
 
-  All products with the bank are computed and those of `index` picked: k rows of
-  D for each image would be more to move than M products, at any useful k.
+  The products with all M rows of the bank are computed, then those of `index`
+  are picked: at any useful k, gathering k rows of width D for each image would
+  move more data than M products.
 
   Args:
-    embedding: [N,D], of length 1.
-    bank: [M,D]; no gradient flows to it.
-    index: [N,k] i32, rows of the bank.
-    temperature: tau.
+    embedding: The images' embeddings, each of length 1, [N,D] f32.
+    bank: The memory of embeddings, [M,D] f32; no gradient flows to it.
+    index: The rows of the bank to compare each image with, [N,k] i32.
+    temperature: The temperature tau, by which the products are divided.
+
+  Returns:
+    The similarities, [N,k] f32.
 
   Source: Tian et al., ICLR 2020; `ContrastMemory` of RepDistiller b84f547.
   """
@@ -31,23 +35,24 @@ def similarities(
 def contrastive(
   scores: jax.Array, images: int, epsilon: float = 1e-7
 ) -> jax.Array:
-  """How badly scores tell the image's own entry from K drawn ones.
+  """Returns the noise-contrastive loss of one positive and K negatives.
 
   Args:
-    scores: [N,K+1], positive, the image's own first: estimates of its
-      probability among all images, relative to 1/images of the noise.
-    images: M, from which the K are drawn.
-    epsilon: added to the denominators.
+    scores: Positive scores, the positive pair's in column 0, then those of the
+      K negatives, [N,K+1] f32. A score estimates the probability of an entry
+      among all images; the noise has the probability 1/images.
+    images: M, the number of images from which the negatives are drawn.
+    epsilon: The constant added to the denominators.
 
   Returns:
-    -log h(own) - sum over K of log(1 - h), where h = score / (score + K/M):
-    mean over the batch.
+    -log h(positive) - sum over negatives of log(1 - h(negative)), where
+    h = score / (score + K/M), the mean over the batch, [] f32.
 
   Source: Tian et al., ICLR 2020, equation 18; `ContrastLoss` of RepDistiller
   b84f547.
   """
   noise = (scores.shape[1] - 1) / images
-  own, drawn = scores[:, 0], scores[:, 1:]
-  hit = jnp.log(own / (own + noise + epsilon))
-  passed = jnp.log(noise / (drawn + noise + epsilon))
-  return -(hit + passed.sum(axis=1)).mean()
+  positive, negatives = scores[:, 0], scores[:, 1:]
+  log_hit = jnp.log(positive / (positive + noise + epsilon))
+  log_rejected = jnp.log(noise / (negatives + noise + epsilon))
+  return -(log_hit + log_rejected.sum(axis=1)).mean()

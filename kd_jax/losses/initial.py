@@ -1,4 +1,4 @@
-"""Losses of methods that train in phases: AB, FSP, FT; float32, scalar."""
+"""Losses of the methods that train in phases, AB, FSP and FT: f32 scalars."""
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,21 @@ from kd_jax.losses import attention, basic
 def activation_boundary(
   student: jax.Array, teacher: jax.Array, margin: float
 ) -> jax.Array:
-  """Squared hinge on the side of 0 where the teacher's neuron is.
+  """Returns a squared hinge loss on the sign of the teacher's activations.
 
   Args:
-    student: [N,H,W,C], before its ReLU.
-    teacher: [N,H,W,C], before its ReLU; only its sign counts.
-    margin: how far beyond 0 the student shall be.
+    student: The student's map before its ReLU, [N,H,W,C] f32.
+    teacher: The teacher's map before its ReLU, [N,H,W,C] f32; only its signs
+      count.
+    margin: The distance from 0, on the teacher's side, beyond which the
+      student's activation costs nothing.
 
   Returns:
-    The sum over space and channels, mean over the batch.
+    The sum over positions and channels, the mean over the batch, [] f32.
 
   Source: Heo et al., AAAI 2019, equation 6; `ABLoss` of RepDistiller b84f547
-  without its factor 3/1000, which is a weight here.
+  without its factor 3/1000, which belongs to the term's
+  weight here.
   """
   student = student.astype(jnp.float32)
   above = jnp.maximum(student + margin, 0.0)
@@ -30,14 +33,17 @@ def activation_boundary(
 
 
 def flow(first: jax.Array, second: jax.Array) -> jax.Array:
-  """The FSP matrix of two layers: channel products, mean over positions.
+  """Returns the FSP matrices of two layers.
+
+  A matrix holds the products of the two layers' channels. The larger of both
+  maps is averaged to the size of the smaller.
 
   Args:
-    first: [N,H,W,C]; the larger of both maps is averaged to the smaller.
-    second: [N,h,w,c], the later layer.
+    first: The map of the earlier layer, [N,H,W,C] f32.
+    second: The map of the later layer, [N,h,w,c] f32.
 
   Returns:
-    [N,c,C] f32.
+    The mean of the products over positions, [N,c,C] f32.
 
   Source: Yim et al., CVPR 2017, equation 1; `FSP` of RepDistiller b84f547.
   """
@@ -47,11 +53,17 @@ def flow(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def factor_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """Mean absolute difference of attention maps, an image's each at length 1.
+  """Returns the mean absolute difference of two factors' attention maps.
+
+  The larger of both maps is averaged to the size of the smaller. Each image's
+  attention map is normalised to length 1.
 
   Args:
-    student: [N,H,W,C], its factors.
-    teacher: [N,h,w,c]; the larger of both is averaged to the smaller.
+    student: The student's factors, [N,H,W,C] f32.
+    teacher: The teacher's factors, [N,h,w,c] f32.
+
+  Returns:
+    The mean over images and positions, [] f32.
 
   Source: Kim et al., NeurIPS 2018, equation 3; `FactorTransfer` of RepDistiller
   b84f547, which compares attention maps of the factors.

@@ -1,16 +1,32 @@
-"""Losses over logits [N,K]: float32, scalar, mean over the batch."""
+"""Losses over logits: float32 scalars, the mean over the batch."""
 
 import jax
 import jax.numpy as jnp
 
 
 def classes(labels: jax.Array) -> jax.Array:
-  """Class indices [N] i32 of labels [N] i32 or [N,K] f32 (the likeliest)."""
+  """Returns the class index of each image's label.
+
+  Args:
+    labels: Class indices, [N] i32, or class probabilities, [N,K] f32, of which
+      the largest counts.
+
+  Returns:
+    The class indices, [N] i32.
+  """
   return labels if labels.ndim == 1 else labels.argmax(axis=-1)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean cross-entropy of logits [N,K] against labels [N] i32 or [N,K] f32."""
+  """Returns the mean cross-entropy of logits against labels.
+
+  Args:
+    logits: The logits, [N,K] f32.
+    labels: Class indices, [N] i32, or class probabilities, [N,K] f32.
+
+  Returns:
+    The mean over the batch, [] f32.
+  """
   log_q = jax.nn.log_softmax(logits.astype(jnp.float32))
   if labels.ndim == 1:
     labels = jax.nn.one_hot(labels, logits.shape[-1])
@@ -20,9 +36,16 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def kl_per_image(
   student: jax.Array, teacher: jax.Array, temperature: float
 ) -> jax.Array:
-  """T^2 * KL(teacher || student) of softened logits [N,K]: one value [N] each.
+  """Returns T^2 * KL(teacher || student) of softened logits for each image.
 
-  The sum runs over classes. `teacher` is the target: no gradient flows to it.
+  Args:
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    temperature: The temperature T, by which both logits are divided.
+
+  Returns:
+    The sum over classes, [N] f32.
 
   Source: Hinton et al., 2015, section 2; `DistillKL` of RepDistiller b84f547.
   """
@@ -31,7 +54,17 @@ def kl_per_image(
 
 
 def kl(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
-  """T^2 * KL(teacher || student), summed over classes, mean over the batch."""
+  """Returns the mean of `kl_per_image` over the batch.
+
+  Args:
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    temperature: The temperature T, by which both logits are divided.
+
+  Returns:
+    T^2 * KL(teacher || student), the mean over the batch, [] f32.
+  """
   return kl_per_image(student, teacher, temperature).mean()
 
 
@@ -41,32 +74,50 @@ def guided_kl(
   guide: jax.Array,
   temperature: float,
 ) -> jax.Array:
-  """`kl` over the images with guide [N] true; 0 where there is none.
+  """Returns `kl` over the images that the guide selects.
+
+  Args:
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    guide: Whether an image is selected, [N] bool.
+    temperature: The temperature T, by which both logits are divided.
+
+  Returns:
+    The mean over the selected images, [] f32; 0 where none is selected.
 
   Source: Zhou et al., 2020 ("guided knowledge distillation"). Over an empty
   selection their code gives NaN; 0 is our choice.
   """
-  each = jnp.where(guide, kl_per_image(student, teacher, temperature), 0.0)
-  return each.sum() / jnp.maximum(guide.sum(), 1)
+  kl_values = jnp.where(guide, kl_per_image(student, teacher, temperature), 0.0)
+  return kl_values.sum() / jnp.maximum(guide.sum(), 1)
 
 
 def standardized(logits: jax.Array, epsilon: float = 1e-7) -> jax.Array:
-  """Each image's logits [N,K] with mean 0 and standard deviation 1, f32.
+  """Returns logits with mean 0 and standard deviation 1 for each image.
 
-  The deviation is the unbiased one (K-1) plus `epsilon`; gradients flow
-  through both moments. Where it is not above `epsilon` (the logits of an image
-  are all equal) the result and its gradient are 0, which is our choice.
+  The logits are divided by the unbiased deviation (K-1) plus `epsilon`;
+  gradients flow through both moments. Where the deviation is not above
+  `epsilon` (the logits of an image are all equal), the result and its gradient
+  are 0, which is our choice.
+
+  Args:
+    logits: The logits, [N,K] f32.
+    epsilon: The constant added to the deviation.
+
+  Returns:
+    The standardised logits, [N,K] f32.
 
   Source: Sun et al., CVPR 2024; `normalize` of logit-standardization-KD
   f6e5aa5.
   """
   logits = logits.astype(jnp.float32)
   centred = logits - logits.mean(axis=-1, keepdims=True)
-  square = jnp.square(centred).sum(axis=-1, keepdims=True)
-  variance = square / (logits.shape[-1] - 1)
-  some = variance > epsilon**2
-  deviation = jnp.sqrt(jnp.where(some, variance, 1.0))
-  return jnp.where(some, centred / (epsilon + deviation), 0.0)
+  squares = jnp.square(centred).sum(axis=-1, keepdims=True)
+  variance = squares / (logits.shape[-1] - 1)
+  varies = variance > epsilon**2
+  deviation = jnp.sqrt(jnp.where(varies, variance, 1.0))
+  return jnp.where(varies, centred / (epsilon + deviation), 0.0)
 
 
 def tckd(
@@ -75,27 +126,36 @@ def tckd(
   labels: jax.Array,
   temperature: float,
 ) -> jax.Array:
-  """T^2 * KL of (probability of the label's class, of all others).
+  """Returns DKD's target-class term, the divergence of two-way distributions.
+
+  A distribution has two entries: the probability of the label's class and that
+  of all other classes together.
 
   Args:
-    student: logits [N,K].
-    teacher: logits [N,K], the target: no gradient flows to it.
-    labels: [N] i32 or [N,K] f32 (the likeliest).
-    temperature: T, by which both logits are divided.
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    labels: Class indices, [N] i32, or class probabilities, [N,K] f32, of which
+      the largest counts.
+    temperature: The temperature T, by which both logits are divided.
 
   Returns:
-    The mean over the batch: DKD's target-class term.
+    T^2 * KL(teacher || student), the mean over the batch, [] f32.
 
   Source: Zhao et al., CVPR 2022, equation 7; `dkd_loss` of mdistiller a08d46f.
   """
-  own = _one_hot(labels, student.shape[-1])
-  q, p = (
+  target = _one_hot(labels, student.shape[-1])
+  log_q, log_p = (
     jnp.stack(
-      [jax.nn.logsumexp(x, axis=-1, where=k) for k in (own, ~own)], axis=-1
+      [
+        jax.nn.logsumexp(x, axis=-1, where=selected)
+        for selected in (target, ~target)
+      ],
+      axis=-1,
     )
     for x in _log_softened(student, teacher, temperature)
   )
-  return temperature**2 * (jnp.exp(p) * (p - q)).sum(axis=-1).mean()
+  return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
 
 
 def nckd(
@@ -104,31 +164,52 @@ def nckd(
   labels: jax.Array,
   temperature: float,
 ) -> jax.Array:
-  """T^2 * KL of the probabilities among all classes but the label's.
+  """Returns DKD's non-target-class term.
 
-  Args and source: as `tckd`; DKD's term of the other classes.
+  The distributions are those over all classes but the label's.
+
+  Args:
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    labels: Class indices, [N] i32, or class probabilities, [N,K] f32, of which
+      the largest counts.
+    temperature: The temperature T, by which both logits are divided.
+
+  Returns:
+    T^2 * KL(teacher || student), the mean over the batch, [] f32.
+
+  Source: Zhao et al., CVPR 2022, equation 7; `dkd_loss` of mdistiller a08d46f.
   """
   others = ~_one_hot(labels, student.shape[-1])
-  q, p = (
+  log_q, log_p = (
     x - jax.nn.logsumexp(x, axis=-1, where=others, keepdims=True)
     for x in _log_softened(student, teacher, temperature)
   )
-  each = jnp.where(others, jnp.exp(p) * (p - q), 0.0)
-  return temperature**2 * each.sum(axis=-1).mean()
+  summands = jnp.where(others, jnp.exp(log_p) * (log_p - log_q), 0.0)
+  return temperature**2 * summands.sum(axis=-1).mean()
 
 
 def inter_class(
   student: jax.Array, teacher: jax.Array, temperature: float
 ) -> jax.Array:
-  """T^2 * (1 - correlation of an image's probabilities), mean over images.
+  """Returns DIST's inter-class term.
+
+  It correlates the student's and the teacher's probabilities of an image, over
+  the classes.
 
   Args:
-    student: logits [N,K].
-    teacher: logits [N,K], the target: no gradient flows to it.
-    temperature: T, by which both logits are divided.
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    temperature: The temperature T, by which both logits are divided.
+
+  Returns:
+    T^2 * (1 - Pearson's correlation), the mean over images, [] f32.
 
   Source: Huang et al., NeurIPS 2022, equation 9; `inter_class_relation` of
-  DIST_KD 2418f18. The factor T^2 is its classification code's, recalled.
+  DIST_KD 2418f18. The factor T^2 is that of its classification code, quoted
+  from memory.
   """
   q, p = (jnp.exp(x) for x in _log_softened(student, teacher, temperature))
   return temperature**2 * (1 - _correlation(q, p).mean())
@@ -137,25 +218,47 @@ def inter_class(
 def intra_class(
   student: jax.Array, teacher: jax.Array, temperature: float
 ) -> jax.Array:
-  """T^2 * (1 - correlation of a class's probabilities), mean over classes.
+  """Returns DIST's intra-class term.
 
-  A class's probabilities are those of all images of the batch.
+  It correlates the student's and the teacher's probabilities of a class, over
+  the images of the batch.
 
-  Args and source: as `inter_class`, equation 10, `intra_class_relation`.
+  Args:
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
+      them.
+    temperature: The temperature T, by which both logits are divided.
+
+  Returns:
+    T^2 * (1 - Pearson's correlation), the mean over classes, [] f32.
+
+  Source: Huang et al., NeurIPS 2022, equation 10; `intra_class_relation` of
+  DIST_KD 2418f18. The factor T^2 is that of its classification code, quoted
+  from memory.
   """
   q, p = (jnp.exp(x) for x in _log_softened(student, teacher, temperature))
   return temperature**2 * (1 - _correlation(q.T, p.T).mean())
 
 
 def _one_hot(labels: jax.Array, count: int) -> jax.Array:
-  """[N,K] bool: whether this is the image's class."""
+  """Returns the one-hot encoding of the images' classes, [N,K] bool."""
   return jax.nn.one_hot(classes(labels), count, dtype=bool)
 
 
 def _log_softened(
   student: jax.Array, teacher: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
-  """The logarithms of both probabilities [N,K], f32; the teacher's constant."""
+  """Returns both networks' log-probabilities of softened logits.
+
+  Args:
+    student: The student's logits, [N,K] f32.
+    teacher: The teacher's logits, [N,K] f32.
+    temperature: The temperature, by which both logits are divided.
+
+  Returns:
+    The student's and the teacher's log-probabilities, each [N,K] f32; no
+    gradient flows through the teacher's.
+  """
   student = student.astype(jnp.float32)
   teacher = jax.lax.stop_gradient(teacher.astype(jnp.float32))
   return (
@@ -167,14 +270,23 @@ def _log_softened(
 def _correlation(
   a: jax.Array, b: jax.Array, epsilon: float = 1e-8
 ) -> jax.Array:
-  """Pearson's correlation of the rows of a [M,n] and b [M,n]: [M].
+  """Returns Pearson's correlation of the rows of two matrices.
 
-  `epsilon` is added to the product of the lengths, as in the released code.
-  Where a row is constant, the result and its gradient are 0, which is ours.
+  Where a row is constant, the result and its gradient are 0, which is our
+  choice.
+
+  Args:
+    a: A matrix, [M,n] f32.
+    b: Another matrix, [M,n] f32.
+    epsilon: The constant added to the product of the rows' lengths, as in the
+      released code.
+
+  Returns:
+    The correlation of each pair of rows, [M] f32.
   """
   a, b = (x - x.mean(axis=-1, keepdims=True) for x in (a, b))
   squares = [jnp.square(x).sum(axis=-1) for x in (a, b)]
-  vary = (squares[0] > 1e-24) & (squares[1] > 1e-24)
-  length_a, length_b = (jnp.sqrt(jnp.where(vary, x, 1.0)) for x in squares)
-  dot = jnp.where(vary, (a * b).sum(axis=-1), 0.0)
+  varies = (squares[0] > 1e-24) & (squares[1] > 1e-24)
+  length_a, length_b = (jnp.sqrt(jnp.where(varies, x, 1.0)) for x in squares)
+  dot = jnp.where(varies, (a * b).sum(axis=-1), 0.0)
   return dot / (length_a * length_b + epsilon)

@@ -1,4 +1,4 @@
-"""Losses of networks that learn together (FFSD): float32, scalar."""
+"""Losses of networks that learn together (FFSD): float32 scalars."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,14 @@ from kd_jax.losses import attention, basic
 
 
 def unit_distance(a: jax.Array, b: jax.Array) -> jax.Array:
-  """MSE of a and b [N,...], each image's part at length 1.
+  """Returns the MSE of two arrays, each normalised per image.
+
+  Args:
+    a: An array, [N,...] f32.
+    b: Another array with as many elements per image, [N,...] f32.
+
+  Returns:
+    The mean over every element, where each image has length 1, [] f32.
 
   Source: `attention_loss` of FFSD d5cfda9.
   """
@@ -16,23 +23,36 @@ def unit_distance(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def diversity(x: jax.Array, previous: jax.Array) -> jax.Array:
-  """How far x's attention is from the shifted one of the student before.
+  """Returns FFSD's diversity loss of a student.
+
+  The loss attracts the student's attention map to the shifted attention map of
+  the previous student.
 
   Args:
-    x: the map [N,H,W,C] that learns.
-    previous: the map [N,H,W,C] of the student before it; it is the target.
+    x: The map that learns, [N,H,W,C] f32.
+    previous: The previous student's map, the target, [N,H,W,C] f32; no gradient
+      flows to it.
+
+  Returns:
+    The MSE of the normalised attention map and the shifted one, [] f32.
 
   Source: Li et al., TNNLS 2022; `diversity_loss` of FFSD d5cfda9, which we
-  follow: the attraction is towards a shifted attention map.
+  follow in attracting to a shifted attention map.
   """
   target, _ = _shifted(jax.lax.stop_gradient(previous))
   return basic.mse(basic.unit(basic.flat(attention.attention_map(x))), target)
 
 
 def shifted_map(x: jax.Array) -> jax.Array:
-  """The map [N,H,W,C] whose attention is moved by the diversity's shift.
+  """Returns a map moved by the shift of the diversity loss.
 
   Every channel of a position gets the same offset.
+
+  Args:
+    x: The map, [N,H,W,C] f32.
+
+  Returns:
+    The shifted map, [N,H,W,C] f32.
 
   Source: `diversity_target` of FFSD d5cfda9.
   """
@@ -43,18 +63,30 @@ def shifted_map(x: jax.Array) -> jax.Array:
 
 
 def _shifted(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The shifted attention [N,H*W], and its offset times the length."""
-  q = basic.flat(attention.attention_map(x))
-  positions = q.shape[-1]
+  """Returns the shifted attention of a map and the offset that shifts it.
+
+  Args:
+    x: The map, [N,H,W,C] f32.
+
+  Returns:
+    The shifted attention, [N,H*W] f32, and the difference from the normalised
+    attention times the attention's length, [N,H*W] f32.
+
+  Raises:
+    UsageError: The map has fewer than three positions.
+  """
+  energy = basic.flat(attention.attention_map(x))
+  positions = energy.shape[-1]
   if positions < 3:
     raise errors.UsageError(
       f'a map of {positions} positions has no third of least attention; take '
       'an earlier tap'
     )
-  length = jnp.sqrt(jnp.square(q).sum(axis=-1, keepdims=True))
-  unit = basic.unit(q)
+  length = jnp.sqrt(jnp.square(energy).sum(axis=-1, keepdims=True))
+  unit = basic.unit(energy)
   threshold = jnp.sort(unit, axis=-1)[:, positions // 3 - 1][:, None]
   half = length / 2
-  # The code mixes the unnormalised length with normalised attention; kept.
+  # The released code mixes the unnormalised length with normalised attention;
+  # we keep that.
   shifted = (half - unit) * jnp.sign(unit - threshold) + half
   return shifted, (shifted - unit) * length

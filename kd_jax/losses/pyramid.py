@@ -1,4 +1,4 @@
-"""Losses that compare maps [N,H,W,C] at several scales: float32, scalar."""
+"""Losses that compare feature maps at several scales: float32 scalars."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,20 @@ def hierarchical_context(
   sides: Sequence[int] = (4, 2, 1),
   decay: float = 0.5,
 ) -> jax.Array:
-  """The weighted mean of the MSE of two maps and of both averaged to squares.
+  """Returns the weighted mean of two maps' MSE at several scales.
 
-  The maps as they are weigh 1, each square that is smaller than they are
-  weighs `decay` times the one before it.
+  The full-size maps weigh 1; each pooled scale weighs `decay` times the scale
+  before it.
 
   Args:
-    student: [N,H,W,C].
-    teacher: [N,H,W,C].
-    sides: of the squares, in order; those not below min(H, W) are left out.
-    decay: see above.
+    student: The student's map, [N,H,W,C] f32.
+    teacher: The teacher's map, [N,H,W,C] f32.
+    sides: The sides of the squares to which both maps are averaged, in order.
+      Sides that are not below min(H, W) are skipped.
+    decay: The factor between the weights of successive scales.
+
+  Returns:
+    The weighted mean, [] f32.
 
   Source: Chen et al., CVPR 2021 ("HCL"); `hcl_loss` of mdistiller a08d46f.
   """

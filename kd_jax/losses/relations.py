@@ -1,7 +1,7 @@
-"""Losses over how the images of a batch relate: float32, scalar.
+"""Losses over the relations between images of a batch: float32 scalars.
 
-Matrices of images by images are small: they are multiplied in full float32
-also where an accelerator's default for float32 is less.
+Matrices of images by images are small, so they are computed in full float32
+even where an accelerator multiplies float32 at a lower precision by default.
 """
 
 import jax
@@ -13,11 +13,14 @@ FULL = jax.lax.Precision.HIGHEST
 
 
 def similarity_preserving(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """MSE of two Gram matrices of the batch, their rows at length 1.
+  """Returns the MSE of the batch's Gram matrices, their rows at length 1.
 
   Args:
-    student: [N,...], flattened.
-    teacher: [N,...]; all but N may differ.
+    student: The student's features, which are flattened, [N,...] f32.
+    teacher: The teacher's features, [N,...] f32; only N must be equal.
+
+  Returns:
+    The mean over the N*N pairs of images, [] f32.
 
   Source: Tung & Mori, ICCV 2019; `Similarity` of RepDistiller b84f547.
   """
@@ -30,39 +33,44 @@ def similarity_preserving(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def relational_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """Huber's loss of the images' distances, over their own mean.
+  """Returns Huber's loss of the distances between images (RKD).
+
+  Each network's distances are divided by their mean.
 
   Args:
-    student: [N,c].
-    teacher: [N,C].
+    student: The student's vectors, [N,c] f32.
+    teacher: The teacher's vectors, [N,C] f32.
 
   Returns:
-    The mean over the N*N pairs, an image with itself included.
+    The mean over the N*N pairs, an image with itself included, [] f32.
 
   Source: Park et al., CVPR 2019; `RKDLoss` of RepDistiller b84f547.
   """
 
   def relative(x):
-    square = jnp.square(_differences(x)).sum(axis=-1)
-    own = jnp.eye(len(x), dtype=bool)
-    length = jnp.where(own, 0.0, jnp.sqrt(jnp.maximum(square, 1e-12)))
+    squares = jnp.square(_differences(x)).sum(axis=-1)
+    diagonal = jnp.eye(len(x), dtype=bool)
+    distances = jnp.where(diagonal, 0.0, jnp.sqrt(jnp.maximum(squares, 1e-12)))
     pairs = max(len(x) * (len(x) - 1), 1)
-    mean = length.sum() / pairs
-    return length / jnp.where(mean > 0, mean, 1.0)  # 0 for one image alone
+    mean = distances.sum() / pairs
+    # The mean is 0 where the batch is a single image.
+    return distances / jnp.where(mean > 0, mean, 1.0)
 
   return basic.smooth_l1(relative(student), relative(teacher))
 
 
 def relational_angle(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """Huber's loss of the cosines of the angles between three images.
+  """Returns Huber's loss of the cosines of angles in image triples (RKD).
+
+  Where the angle's vertex coincides with another image of the triple, the
+  cosine is 0 and has no gradient.
 
   Args:
-    student: [N,c].
-    teacher: [N,C].
+    student: The student's vectors, [N,c] f32.
+    teacher: The teacher's vectors, [N,C] f32.
 
   Returns:
-    The mean over the N*N*N triples; where two of the three coincide, the
-    cosine is 0 and has no gradient.
+    The mean over the N*N*N triples, [] f32.
 
   Source: Park et al., CVPR 2019; `RKDLoss` of RepDistiller b84f547.
   """
@@ -75,7 +83,7 @@ def relational_angle(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def _differences(x: jax.Array) -> jax.Array:
-  """[N,N,C]: at a, b what leads from x[a] to x[b], for x [N,C]."""
+  """Returns x[b] - x[a] at index [a,b], [N,N,C] f32, for `x` [N,C]."""
   x = x.astype(jnp.float32)
   return x[None, :, :] - x[:, None, :]
 
@@ -83,49 +91,50 @@ def _differences(x: jax.Array) -> jax.Array:
 def probabilistic_transfer(
   student: jax.Array, teacher: jax.Array, epsilon: float = 1e-7
 ) -> jax.Array:
-  """KL of the probabilities that an image has another as its neighbour.
+  """Returns the KL divergence of two networks' neighbour probabilities.
 
-  They are the cosines of the vectors, moved to 0..1, over their row's sum, an
-  image with itself included.
+  The probability that image b is the neighbour of image a is the cosine of
+  their vectors, mapped to 0..1 and divided by the sum over all b, a included.
+  No gradient flows to a vector that is 0, which is our choice.
 
   Args:
-    student: [N,c].
-    teacher: [N,C].
-    epsilon: added to lengths and to probabilities.
+    student: The student's vectors, [N,c] f32.
+    teacher: The teacher's vectors, [N,C] f32.
+    epsilon: The constant added to lengths and to probabilities.
 
   Returns:
-    The mean over the N*N pairs.
+    The mean over the N*N pairs, [] f32.
 
   Source: Passalis & Tefas, ECCV 2018, with cosines; `PKT` of
-  RepDistiller b84f547. Where a vector is 0, no gradient flows: our choice.
+  RepDistiller b84f547.
   """
 
   def probabilities(x):
     x = x.astype(jnp.float32)
-    square = jnp.square(x).sum(axis=-1, keepdims=True)
-    dead = square == 0
-    length = jnp.sqrt(jnp.where(dead, 1.0, square))
-    x = jnp.where(dead, 0.0, x / (length + epsilon))
-    near = (jnp.matmul(x, x.T, precision=FULL) + 1) / 2
-    return near / near.sum(axis=1, keepdims=True)
+    squared = jnp.square(x).sum(axis=-1, keepdims=True)
+    is_zero = squared == 0
+    length = jnp.sqrt(jnp.where(is_zero, 1.0, squared))
+    x = jnp.where(is_zero, 0.0, x / (length + epsilon))
+    similarity = (jnp.matmul(x, x.T, precision=FULL) + 1) / 2
+    return similarity / similarity.sum(axis=1, keepdims=True)
 
   q, p = probabilities(student), probabilities(teacher)
   return (p * jnp.log((p + epsilon) / (q + epsilon))).mean()
 
 
 def correlation(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Products of how two embeddings differ, for images beside each other.
+  """Returns the product of the embeddings' differences of adjacent images.
 
   Args:
-    a: [N,C].
-    b: [N,C].
+    a: The embeddings by one network, [N,C] f32.
+    b: The embeddings by the other network, [N,C] f32.
 
   Returns:
-    The sum over C of |a-b| of an image times that of the next one, mean over
-    the N-1 pairs of neighbours in the batch; 0 for one image.
+    The sum over channels of |a-b| of an image times |a-b| of the next image,
+    the mean over the N-1 adjacent pairs of the batch, [] f32; 0 for one image.
 
   Source: `Correlation` of RepDistiller b84f547, after Peng et al., ICCV 2019.
   """
-  apart = jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))
+  differences = jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))
   pairs = max(len(a) - 1, 1)
-  return (apart[:-1] * apart[1:]).sum() / pairs
+  return (differences[:-1] * differences[1:]).sum() / pairs

@@ -1,4 +1,4 @@
-"""The variational bound on the information that two maps share."""
+"""The variational bound on the mutual information of two feature maps."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ import jax.numpy as jnp
 def variational(
   mean: jax.Array, target: jax.Array, variance: jax.Array
 ) -> jax.Array:
-  """How unlikely `target` is under a normal distribution for each channel.
+  """Returns the negative log-likelihood of a map under normal distributions.
 
-  The negative log-likelihood without its constant log(2 pi) / 2.
+  The constant log(2 pi) / 2 is left out.
 
   Args:
-    mean: [N,H,W,C], what the student's features predict.
-    target: [N,H,W,C].
-    variance: [C], positive.
+    mean: The mean, predicted from the student's features, [N,H,W,C] f32.
+    target: The map to be predicted, [N,H,W,C] f32.
+    variance: The positive variance of each channel, [C] f32.
 
   Returns:
-    The mean over every element.
+    The mean over every element, [] f32.
 
   Source: Ahn et al., CVPR 2019, equation 4; `VIDLoss` of RepDistiller b84f547.
   """
-  spread = variance.astype(jnp.float32)[None, None, None, :]
-  square = jnp.square(mean.astype(jnp.float32) - target.astype(jnp.float32))
-  return (square / spread + jnp.log(spread)).mean() / 2
+  variances = variance.astype(jnp.float32)[None, None, None, :]
+  squares = jnp.square(mean.astype(jnp.float32) - target.astype(jnp.float32))
+  return (squares / variances + jnp.log(variances)).mean() / 2

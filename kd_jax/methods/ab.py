@@ -1,9 +1,9 @@
-"""AB: the student's neurons learn on which side of 0 the teacher's are.
+"""AB: the student's activations learn the signs of the teacher's.
 
 Source: Heo et al., "Knowledge Transfer via Distillation of Activation
 Boundaries Formed by Hidden Neurons", AAAI 2019; `ABLoss` of RepDistiller
-b84f547, which we follow. It is an initialisation: a first phase trains all but
-the classifier with 'ab' alone, a second one with 'ce' alone
+b84f547, which we follow. The method is an initialisation: a first phase trains
+all but the classifier with 'ab' alone, a second phase trains with 'ce' alone
 (`config.phases`).
 """
 
@@ -18,13 +18,18 @@ from kd_jax.methods import adapters, base
 
 
 class Method(base.WithTaps):
-  """AB with cross-entropy; a connector where shapes differ.
+  """The method AB, which compares signs of activations.
+
+  Where the shapes of a pair of maps differ, a connector maps the student's to
+  the teacher's.
 
   Attributes:
-    taps: the student's maps before the ReLU, shallow first; the deepest weighs
-      1, each one before it half of the next.
-    margin: how far beyond 0 the student shall be.
-    bn_group_size: of the connectors; see `layers.BatchNorm.group_size`.
+    taps: The student's maps before the ReLU, shallow first. The deepest weighs
+      1, each shallower map half as much as the next.
+    margin: The distance from 0, on the teacher's side, beyond which the
+      student's activation costs nothing.
+    bn_group_size: The BatchNorm group size of the connectors; see
+      `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -39,13 +44,15 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'ab' (a sum over space and channels)."""
+    """Returns 'ce', 'kd' and 'ab', a sum over positions and channels."""
     total = jnp.zeros(())
     for i, (s, t) in enumerate(self.met(feats)):
       if s.shape != t.shape:
-        theirs, ours = self.pairs()[i]
+        teacher_tap, student_tap = self.pairs()[i]
         if adapters.regression(*s.shape[1:3], *t.shape[1:3]) is None:
-          raise base.mismatch(feats, theirs, ours, 'differ too much in size')
+          raise base.mismatch(
+            feats, teacher_tap, student_tap, 'differ too much in size'
+          )
         connector = adapters.ConvReg(
           relu=False,
           bn_group_size=self.bn_group_size,

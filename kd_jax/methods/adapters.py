@@ -1,4 +1,4 @@
-"""Pieces of methods that two or more of them share."""
+"""Adapters that several methods share."""
 
 from typing import Literal
 
@@ -10,19 +10,19 @@ from kd_jax.models import layers
 
 
 class Connector(nn.Module):
-  """1x1 convolution without bias, then BatchNorm on batch statistics.
-
-  Source: `build_feature_connector` of overhaul-distillation 76344a8.
+  """A 1x1 convolution without bias, then BatchNorm on batch statistics.
 
   Attributes:
-    bn_group_size: see `layers.BatchNorm.group_size`.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+
+  Source: `build_feature_connector` of overhaul-distillation 76344a8.
   """
 
   bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int) -> jax.Array:
-    """Maps [N,h,w,c] to [N,h,w,features]."""
+    """Maps x [N,h,w,c] f32 to [N,h,w,features] f32."""
     x = layers.Conv(features, 1, name='conv')(x)
     norm = layers.BatchNorm(group_size=self.bn_group_size, name='bn')
     return norm(x, train=True)
@@ -34,7 +34,19 @@ Regression = Literal['down', 'up', 'valid']
 def regression(
   height: int, width: int, to_height: int, to_width: int
 ) -> Regression | None:
-  """How `ConvReg` brings one size to another; None where it cannot."""
+  """Returns the kind of convolution with which `ConvReg` changes a map's size.
+
+  Args:
+    height: The map's height.
+    width: The map's width.
+    to_height: The height of the result.
+    to_width: The width of the result.
+
+  Returns:
+    'down' where the result is half as large, 'up' where it is twice as large,
+    'valid' where it is otherwise not larger, and None where `ConvReg` cannot
+    produce it.
+  """
   if (height, width) == (2 * to_height, 2 * to_width):
     return 'down'
   if (2 * height, 2 * width) == (to_height, to_width):
@@ -43,17 +55,18 @@ def regression(
 
 
 class ConvReg(nn.Module):
-  """A convolution to the size of another map, BatchNorm, ReLU.
+  """A convolution to the size of another map, then BatchNorm and ReLU.
 
-  The size decides the convolution, which has a bias: equal sizes take a 1x1
-  one; twice the size a 3x3 one of stride 2; half the size a transposed 4x4 one
-  of stride 2; otherwise an unpadded one, whose kernel is 1 + the difference.
-
-  Source: `ConvReg` of RepDistiller b84f547 (models/util.py).
+  The sizes determine the convolution, which has a bias. It is 1x1 for equal
+  sizes, 3x3 of stride 2 for a map twice as large as the other, and a
+  transposed 4x4 convolution of stride 2 for a map half as large. Otherwise it
+  is unpadded, and its kernel is 1 + the difference of the sizes.
 
   Attributes:
-    relu: whether the ReLU is there (AB goes without).
-    bn_group_size: see `layers.BatchNorm.group_size`.
+    relu: Whether the output passes through a ReLU; AB uses none.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+
+  Source: `ConvReg` of RepDistiller b84f547 (models/util.py).
   """
 
   relu: bool = True
@@ -61,20 +74,27 @@ class ConvReg(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, like: tuple[int, ...]) -> jax.Array:
-    """Maps [N,h,w,c] to the shape `like` [N,H,W,C].
+    """Returns the map in the shape `like`.
+
+    Args:
+      x: The map, [N,h,w,c] f32.
+      like: The shape [N,H,W,C] of the other map.
+
+    Returns:
+      The result, [N,H,W,C] f32.
 
     Raises:
-      UsageError: where the size fits no case; see `regression`.
+      UsageError: No convolution leads to that size; see `regression`.
     """
     (_, h, w, channels), (_, to_h, to_w, features) = x.shape, like
-    how = regression(h, w, to_h, to_w)
-    if how is None:
+    kind = regression(h, w, to_h, to_w)
+    if kind is None:
       raise errors.UsageError(
         f'a map of {h}x{w} cannot be brought to {to_h}x{to_w}: it must be '
         'exactly half as large, or as large, or larger'
       )
-    if how == 'up':
-      # torch takes a transposed kernel's fan-in from its output channels.
+    if kind == 'up':
+      # torch computes a transposed kernel's fan-in from its output channels.
       init = layers.torch_bias_init(4 * 4 * features)
       x = layers.ConvTranspose(
         features,
@@ -85,7 +105,7 @@ class ConvReg(nn.Module):
         name='conv',
       )(x)
     else:
-      down = how == 'down'
+      down = kind == 'down'
       kernel = (3, 3) if down else (1 + h - to_h, 1 + w - to_w)
       x = nn.Conv(
         features,

@@ -15,14 +15,14 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTaps):
-  """The sum over taps of the attention maps' distances, with CE and KD."""
+  """The method AT, which sums the attention maps' distances over taps."""
 
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',), 'at': ('student',)}
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'at'."""
-    each = [
+    """Returns 'ce', 'kd' and 'at', the sum over taps."""
+    distances = [
       losses.attention_transfer(*losses.aligned(s, t))
       for s, t in self.met(feats)
     ]
-    return {**self.standard(feats, batch), 'at': jnp.stack(each).sum()}
+    return {**self.standard(feats, batch), 'at': jnp.stack(distances).sum()}

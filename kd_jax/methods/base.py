@@ -1,4 +1,4 @@
-"""What a distillation method is."""
+"""The base classes of distillation methods."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,22 +13,23 @@ from kd_jax.methods import projectors
 
 
 class Method(nn.Module):
-  """A pure loss over the features of the networks.
+  """A distillation method, which computes losses from networks' features.
 
-  A method is a Linen module: it owns its adapters (connectors, projectors,
-  pyramids), whose widths are inferred from the features at `init`, and its
-  `apply` depends on nothing but its arguments. `stop_gradient` says who learns
-  from whom.
+  A method is a Linen module. It owns its adapters (connectors, projectors,
+  pyramids), whose widths are inferred from the features at `init`. Its `apply`
+  is a pure function of its arguments. `stop_gradient` determines which network
+  learns from which.
 
-  A class gives `terms`, `students` and `teachers` as class variables, or as
-  properties where they depend on its arguments.
+  A subclass defines `terms`, `students` and `teachers` as class variables, or
+  as properties where they depend on the constructor's arguments.
 
   Attributes:
-    terms: for each loss term, the parameter groups that it trains: network
-      names and 'method' (the adapters).
-    students: the networks that it trains.
-    teachers: the frozen networks whose features it reads.
-    reconstructed: said beside its results where it is not the paper's own code.
+    terms: The parameter groups that each loss term trains: names of networks,
+      and 'method' for the adapters.
+    students: The networks that the method trains.
+    teachers: The frozen networks whose features the method reads.
+    reconstructed: A note that is shown beside the method's results where it
+      does not follow the paper's own code; otherwise ''.
   """
 
   terms: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -37,15 +38,31 @@ class Method(nn.Module):
   reconstructed: ClassVar[str] = ''
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Every term of `terms`, unweighted, each a scalar f32."""
+    """Returns the unweighted value of every term.
+
+    Args:
+      feats: The features of every network.
+      batch: The batch from which they were computed.
+
+    Returns:
+      A scalar [] f32 for each name in `terms`.
+    """
     raise NotImplementedError
 
   def predict(self, feats: NetFeatures) -> dict[str, jax.Array]:
-    """Logits [N,K] by name; the first is the deployed network."""
+    """Returns the logits with which the method predicts.
+
+    Args:
+      feats: The features of every network.
+
+    Returns:
+      The logits, [N,K] f32, by the network's name; the deployed network is
+      first.
+    """
     return {'student': feats['student']['logits']}
 
   def measure(self, name: str, value: jax.Array) -> None:
-    """Logs a scalar that is no loss, as 'method/<name>'."""
+    """Logs a scalar that is not a loss, under 'method/<name>'."""
     self.sow(
       'metrics',
       name,
@@ -55,23 +72,23 @@ class Method(nn.Module):
     )
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Which teacher tap meets which student tap."""
+    """Returns the pairs (teacher tap, student tap) that are compared."""
     return ()
 
 
 class WithTeacher(Method):
-  """A method with a teacher: it has the terms 'ce' and 'kd' beside its own.
+  """A method with a teacher, and with the terms 'ce' and 'kd'.
 
-  So that any of them can be combined with KD by a weight.
+  Every such method can thus be combined with KD by setting a weight.
 
   Attributes:
-    temperature: KD's T.
+    temperature: The temperature T of the term 'kd'.
   """
 
   temperature: float = 4.0
 
   def standard(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """The terms 'ce' and 'kd' of the student's own logits."""
+    """Returns the terms 'ce' and 'kd' of the student's own classifier."""
     student = feats['student']['logits']
     teacher = feats['teacher']['logits']
     return {
@@ -81,30 +98,31 @@ class WithTeacher(Method):
 
 
 class WithTaps(WithTeacher):
-  """A method whose student's taps meet the teacher's, pair by pair.
+  """A method that compares pairs of a student's tap and a teacher's tap.
 
   Attributes:
-    taps: of the student, shallow first.
-    teacher_taps: of the teacher, one for each; () is the same names.
+    taps: The student's taps, shallow first.
+    teacher_taps: The teacher's taps, one for each of the student's; () stands
+      for the student's names.
   """
 
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
   teacher_taps: tuple[str, ...] = ()
 
   def __post_init__(self):
-    """Raises UsageError where taps cannot be paired."""
+    """Raises UsageError where the taps cannot be paired."""
     paired(self.taps, self.teacher_taps, 'taps')
     super().__post_init__()
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """The teacher's tap and the student's, for each pair."""
-    both = paired(self.taps, self.teacher_taps, 'taps')
-    return tuple((theirs, ours) for ours, theirs in both)
+    """Returns the pairs (teacher tap, student tap), shallow first."""
+    tap_pairs = paired(self.taps, self.teacher_taps, 'taps')
+    return tuple((teacher, student) for student, teacher in tap_pairs)
 
   def met(
     self, feats: NetFeatures, ndim: int = 4
   ) -> list[tuple[jax.Array, jax.Array]]:
-    """See the function `met`."""
+    """Returns the features of the pairs; see the function `met`."""
     return met(feats, self.pairs(), ndim)
 
 
@@ -115,11 +133,11 @@ class WithTeachersClassifier(WithTaps):
   through projectors and the teacher's classifier, which is frozen.
 
   Attributes:
-    taps: the student's last map before pooling, after its ReLU; one tap. It
-      is 'stage3_post' or the like where a network has such a tap.
-    factor: see `projectors.Projector.factor`; a greater one is cheaper.
-    dtype: what the projectors compute in.
-    bn_group_size: see `projectors.Projector.bn_group_size`.
+    taps: The student's last map before pooling and after its ReLU, a single
+      tap. It is 'stage3_post' or similar where a network has such a tap.
+    factor: See `projectors.Projector.factor`; a larger factor costs less.
+    dtype: The dtype in which the projectors compute.
+    bn_group_size: See `projectors.Projector.bn_group_size`.
   """
 
   taps: tuple[str, ...] = ('stage3',)
@@ -129,11 +147,11 @@ class WithTeachersClassifier(WithTaps):
 
   @property
   def count(self) -> int:
-    """How many projectors there are."""
+    """The number of projectors."""
     return 1
 
   def setup(self):
-    """Makes what training and prediction share."""
+    """Creates the projectors, which training and prediction share."""
     self.reused = projectors.ReusedClassifier(
       self.count, self.factor, self.dtype, self.bn_group_size
     )
@@ -141,7 +159,20 @@ class WithTeachersClassifier(WithTaps):
   def reuse(
     self, feats: NetFeatures, *, train: bool
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The projected map, its target and logits; see `ReusedClassifier`."""
+    """Returns the output of `ReusedClassifier` for the pair of taps.
+
+    Args:
+      feats: The features of both networks.
+      train: Whether the projectors' BatchNorm uses batch statistics.
+
+    Returns:
+      The projected map, [N,h,w,c] f32, its target, [N,h,w,c] f32, and the
+      logits, [N,K] f32.
+
+    Raises:
+      UsageError: A tap is not a map, or `factor` does not divide the channels
+        of the teacher's map.
+    """
     ((student, teacher),) = self.met(feats)
     return self.reused(
       student, teacher, feats['teacher']['params'], train=train
@@ -150,7 +181,16 @@ class WithTeachersClassifier(WithTaps):
   def distilled(
     self, feats: NetFeatures, batch: Batch
   ) -> tuple[Terms, jax.Array]:
-    """The terms 'ce' and 'kd', and the mean squared distance of the maps."""
+    """Returns the losses of the student through the teacher's classifier.
+
+    Args:
+      feats: The features of both networks.
+      batch: The batch from which they were computed.
+
+    Returns:
+      The terms 'ce' and 'kd', and the MSE of the projected map and its target,
+      [] f32.
+    """
     projected, target, logits = self.reuse(feats, train=True)
     standard = {
       'ce': losses.cross_entropy(logits, batch['label']),
@@ -159,22 +199,25 @@ class WithTeachersClassifier(WithTaps):
     return standard, losses.mse(projected, target)
 
   def predict(self, feats: NetFeatures) -> dict[str, jax.Array]:
-    """The teacher's classifier on the student's projected features."""
+    """Returns the teacher's logits for the student's projected features."""
     return {'student': self.reuse(feats, train=False)[-1]}
 
 
 def paired(
   ours: Sequence[Any], theirs: Sequence[Any], what: str
 ) -> tuple[tuple[Any, Any], ...]:
-  """The student's taps with the teacher's, or with themselves.
+  """Returns the student's taps (or stages) paired with the teacher's.
 
   Args:
-    ours: of the student, shallow first.
-    theirs: of the teacher; empty is the same as the student's.
-    what: the argument's name in `config.method_args`.
+    ours: The student's taps, shallow first.
+    theirs: The teacher's taps; empty stands for the student's.
+    what: The name of the argument in `config.method_args`.
+
+  Returns:
+    The pairs (student tap, teacher tap).
 
   Raises:
-    UsageError: where there is none, or not as many of both.
+    UsageError: There are no taps, or the two numbers of taps differ.
   """
   at_least(tuple(ours), 1, f'config.method_args.{what}')
   if len(theirs) not in (0, len(ours)):
@@ -189,32 +232,45 @@ def paired(
 def met(
   feats: NetFeatures, pairs: Sequence[tuple[str, str]], ndim: int = 4
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """The student's and the teacher's features of each pair.
+  """Returns the student's and the teacher's features for each pair of taps.
 
-  No gradient flows to the teacher's.
+  No gradient flows to the teacher's features.
 
   Args:
-    feats: of both networks.
-    pairs: as `Method.pairs`: the teacher's tap, the student's tap.
-    ndim: 4 for maps [N,H,W,C], 2 for vectors [N,C].
+    feats: The features of both networks.
+    pairs: The pairs (teacher tap, student tap), as returned by `Method.pairs`.
+    ndim: The number of axes: 4 for maps [N,H,W,C], 2 for vectors [N,C].
+
+  Returns:
+    The pairs (student's features, teacher's features), both f32.
 
   Raises:
-    UsageError: where one is no map, or no vector.
+    UsageError: The features of a tap do not have `ndim` axes.
   """
-  found = []
-  for theirs, ours in pairs:
-    s, t = feats['student'][ours], feats['teacher'][theirs]
+  features = []
+  for teacher_tap, student_tap in pairs:
+    s, t = feats['student'][student_tap], feats['teacher'][teacher_tap]
     if {s.ndim, t.ndim} != {ndim}:
       kind = {4: 'maps [N,H,W,C]', 2: 'vectors [N,C]'}[ndim]
-      raise mismatch(feats, theirs, ours, f'must be {kind}')
-    found.append((s, jax.lax.stop_gradient(t)))
-  return found
+      raise mismatch(feats, teacher_tap, student_tap, f'must be {kind}')
+    features.append((s, jax.lax.stop_gradient(t)))
+  return features
 
 
 def mismatch(
   feats: NetFeatures, teacher: str, student: str, what: str
 ) -> errors.UsageError:
-  """The error for a pair of taps that cannot meet, with both shapes."""
+  """Returns the error for a pair of taps that cannot be compared.
+
+  Args:
+    feats: The features of both networks.
+    teacher: The teacher's tap.
+    student: The student's tap.
+    what: What the two shapes, which precede it in the message, must satisfy.
+
+  Returns:
+    The error, for the caller to raise.
+  """
   s, t = feats['student'][student].shape, feats['teacher'][teacher].shape
   return errors.UsageError(
     f"the teacher's {teacher} {t[1:]} and the student's {student} {s[1:]} "
@@ -224,6 +280,15 @@ def mismatch(
 
 
 def at_least(names: tuple[Any, ...], count: int, what: str) -> None:
-  """Raises UsageError where there are fewer than `count` names."""
+  """Checks that there are enough names.
+
+  Args:
+    names: The names.
+    count: The least number of names.
+    what: What the names are called in the error.
+
+  Raises:
+    UsageError: There are fewer than `count` names.
+  """
   if len(names) < count:
     raise errors.UsageError(f'{what}={names}: give {count} or more')

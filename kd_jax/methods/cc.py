@@ -1,9 +1,9 @@
-"""CC: the student's embedding approaches the teacher's, for images in pairs.
+"""CC: the student's embeddings approach the teacher's, on pairs of images.
 
 Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV
-2019; RepDistiller b84f547 (distiller_zoo/CC.py), which we follow: it has no
-kernel over the batch but the products of neighbours' differences, and trains
-the embeddings of both networks.
+2019; RepDistiller b84f547 (distiller_zoo/CC.py), which we follow: it uses the
+products of adjacent images' differences in place of a kernel over the batch,
+and it trains the embeddings of both networks.
 """
 
 from typing import ClassVar
@@ -18,10 +18,10 @@ from kd_jax.models import layers
 
 
 class Method(base.WithTaps):
-  """The sum over taps of the embeddings' correlation, with CE and KD.
+  """The method CC, which sums the embeddings' correlation over taps.
 
   Attributes:
-    width: of the embeddings.
+    width: The width of the embeddings.
   """
 
   terms: ClassVar = {
@@ -35,10 +35,10 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'cc'."""
-    each = []
+    """Returns 'ce', 'kd' and 'cc', the sum over taps."""
+    correlations = []
     for i, (s, t) in enumerate(self.met(feats, ndim=2)):
-      ours = layers.Linear(self.width, name=f'student{i}')(s)
-      theirs = layers.Linear(self.width, name=f'teacher{i}')(t)
-      each.append(losses.correlation(ours, theirs))
-    return {**self.standard(feats, batch), 'cc': jnp.stack(each).sum()}
+      student = layers.Linear(self.width, name=f'student{i}')(s)
+      teacher = layers.Linear(self.width, name=f'teacher{i}')(t)
+      correlations.append(losses.correlation(student, teacher))
+    return {**self.standard(feats, batch), 'cc': jnp.stack(correlations).sum()}

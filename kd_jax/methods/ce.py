@@ -1,4 +1,4 @@
-"""Cross-entropy alone: how teachers, and students without one, are trained."""
+"""CE: cross-entropy alone, for teachers and for students without a teacher."""
 
 from typing import ClassVar
 
@@ -8,13 +8,13 @@ from kd_jax.methods import base
 
 
 class Method(base.Method):
-  """Cross-entropy on the labels; no teacher."""
+  """The method CE, which trains on the labels without a teacher."""
 
   terms: ClassVar = {'ce': ('student',)}
   teachers = ()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce'."""
+    """Returns the term 'ce'."""
     return {
       'ce': losses.cross_entropy(feats['student']['logits'], batch['label'])
     }

@@ -1,12 +1,13 @@
-"""CRD: the student's embedding of an image picks out the teacher's among many.
+"""CRD: the student's embedding of an image identifies the teacher's among many.
 
-And the teacher's the student's. The many are a memory of the embeddings that
-all training images last had.
+The teacher's embedding identifies the student's in turn. The candidates come
+from memory banks, which hold a moving average of the embeddings of every
+training image.
 
 Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020;
-RepDistiller b84f547 (crd/), which we follow: two banks, negatives of other
-classes, normalisers that the first step fixes. Its sampling runs in the data
-loader, ours under jit (see `distinct`).
+RepDistiller b84f547 (crd/), which we follow: there are two banks, negatives
+come from other classes, and the first step fixes the normalisers. RepDistiller
+samples in the data loader; here sampling runs under jit (see `distinct`).
 """
 
 import dataclasses
@@ -22,32 +23,34 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 from kd_jax.models import layers
 
-ROUNDS = 8  # of the Feistel network
+ROUNDS = 8  # The rounds of the Feistel network.
 
 
 def distinct(
   key: jax.Array, below: jax.Array, most: int, count: int
 ) -> jax.Array:
-  """Draws `count` different numbers from 0 to below[i] - 1, for each i.
+  """Returns `count` distinct random numbers below `below[i]`, for each row i.
 
-  Row i is `count` neighbouring places, from a random one on, of a random
-  permutation of its range: hence no repeats, and at the cost of what is drawn,
-  not of a sort of the range. The permutation is a Feistel network over a
-  square that covers the range, whose round functions are tables of random
-  numbers; what falls outside the range goes through again until it is inside.
-  As the first place is uniform, each number is exactly equally likely at each
-  place. A sum over the row, such as the loss, has therefore the mean of a draw
-  from all subsets; that the subsets are equally likely is a good approximation.
-  Rows are independent.
+  A row consists of `count` consecutive entries, from a random start, of a
+  random permutation of 0 to below[i] - 1. Hence numbers do not repeat, and the
+  cost is that of the numbers drawn, not of sorting the range. The permutation
+  is a Feistel network over a square that covers the range; its round functions
+  are tables of random numbers. A number outside the range passes through the
+  network again until it is inside.
+
+  As the start is uniform, every number is exactly equally likely at every
+  position. A sum over the row, such as the loss, thus has the same expectation
+  as for a uniformly drawn subset. That all subsets are equally likely is only a
+  good approximation. Rows are independent.
 
   Args:
-    key: random key.
-    below: [N] i32, each at least `count`.
-    most: the largest of all `below` that there may be.
-    count: how many numbers.
+    key: The random key.
+    below: The exclusive upper bound of each row, at least `count`, [N] i32.
+    most: An upper bound of all `below`.
+    count: The numbers to draw for each row.
 
   Returns:
-    [N,count] i32.
+    The numbers, [N,count] i32.
   """
   side = int(np.ceil(np.sqrt(most)))
   first, rounds = jax.random.split(key)
@@ -63,34 +66,40 @@ def distinct(
 
   def half(i, halves):
     left, right = halves
-    added = jnp.take_along_axis(tables[i], right, axis=1)
-    return right, (left + added) % side
+    addends = jnp.take_along_axis(tables[i], right, axis=1)
+    return right, (left + addends) % side
 
-  places = (start + jnp.arange(count)[None, :]) % below
+  positions = (start + jnp.arange(count)[None, :]) % below
   drawn, _ = jax.lax.while_loop(
-    lambda state: state[1].any(), again, (places, jnp.ones_like(places, bool))
+    lambda state: state[1].any(),
+    again,
+    (positions, jnp.ones_like(positions, bool)),
   )
   return drawn
 
 
 class Method(base.WithTeacher):
-  """CRD with cross-entropy and KD.
+  """The method CRD, which contrasts embeddings with memory banks.
 
-  Its collection 'memory' holds the banks 'student' and 'teacher' [M,width] of
-  the M training images, and 'student_z' and 'teacher_z', the normalisers of
-  each network's embeddings against the other's bank; 0 is not yet fixed. They
-  move where the collection is mutable.
+  The collection 'memory' holds the banks 'student' and 'teacher', [M,width]
+  f32, with a row for each of the M training images. It also holds 'student_z'
+  and 'teacher_z', [] f32, which normalise a network's similarities to the
+  other network's bank; 0 means that the normaliser is not fixed yet. Banks and
+  normalisers are updated where the collection is mutable.
 
-  A batch may bring 'contrast_index' [N,K+1] i32, the image's own position in
-  the training split first; otherwise `negatives` are drawn.
+  A batch may contain 'contrast_index', [N,K+1] i32, positions in the training
+  split of which column 0 is the image itself. Otherwise `negatives` images are
+  drawn.
 
   Attributes:
-    num_classes: of the data set.
-    train_labels: [M] i32, the class of each training image.
-    width: of the embeddings.
-    negatives: K, images of other classes that each image is compared with.
-    contrast_temperature: tau, by which similarities are divided.
-    momentum: what a bank's row keeps when its image is seen.
+    num_classes: The number of classes of the data set.
+    train_labels: The class of each training image, [M] i32.
+    width: The width of the embeddings.
+    negatives: K, the number of images of other classes with which each image
+      is compared.
+    contrast_temperature: The temperature tau, by which similarities are
+      divided.
+    momentum: The fraction of a bank's row that is kept when its image is seen.
   """
 
   terms: ClassVar = {
@@ -107,7 +116,7 @@ class Method(base.WithTeacher):
   momentum: float = 0.5
 
   def __post_init__(self):
-    """Raises UsageError where nothing is drawn."""
+    """Raises UsageError where `negatives` is less than 1."""
     if self.negatives < 1:
       raise errors.UsageError(
         f'crd: negatives={self.negatives}: give 1 or more'
@@ -116,45 +125,49 @@ class Method(base.WithTeacher):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'crd'."""
+    """Returns 'ce', 'kd' and 'crd', the sum of both networks' losses."""
     ((s, t),) = base.met(feats, self.pairs(), ndim=2)
-    own = batch['index']
+    positions = batch['index']
     index = batch.get('contrast_index')
     if index is None:
-      drawn = self.drawn(own)
-      index = jnp.concatenate([own[:, None], drawn], axis=1)
+      negatives = self.drawn(positions)
+      index = jnp.concatenate([positions[:, None], negatives], axis=1)
     embeddings, banks = {}, {}
     for name, x in (('student', s), ('teacher', t)):
       linear = layers.Linear(self.width, name=f'{name}_embedding')
       embeddings[name] = losses.unit(linear(x))
       banks[name] = self.variable('memory', name, self.first_bank)
-    moves = self.is_mutable_collection('memory') and not self.is_initializing()
+    updates = (
+      self.is_mutable_collection('memory') and not self.is_initializing()
+    )
     images = len(self.train_labels)
     total = jnp.zeros(())
     for name, other in (('student', 'teacher'), ('teacher', 'student')):
-      similar = losses.similarities(
+      similarities = losses.similarities(
         embeddings[name], banks[other].value, index, self.contrast_temperature
       )
-      fixed = self.variable('memory', f'{name}_z', jnp.zeros, ())
-      z = jnp.where(fixed.value > 0, fixed.value, similar.mean() * images)
+      stored_z = self.variable('memory', f'{name}_z', jnp.zeros, ())
+      z = jnp.where(
+        stored_z.value > 0, stored_z.value, similarities.mean() * images
+      )
       z = jax.lax.stop_gradient(z)
-      if moves:
-        fixed.value = z
-      total += losses.contrastive(similar / z, images)
+      if updates:
+        stored_z.value = z
+      total += losses.contrastive(similarities / z, images)
     for name, bank in banks.items():
-      if moves:  # after both sides have read
-        kept = self.momentum * bank.value[own]
-        seen = jax.lax.stop_gradient(embeddings[name])
-        moved = losses.unit(kept + (1 - self.momentum) * seen)
-        bank.value = bank.value.at[own].set(moved)
+      if updates:  # Only now that both losses have read the banks.
+        old_part = self.momentum * bank.value[positions]
+        embedding = jax.lax.stop_gradient(embeddings[name])
+        rows = losses.unit(old_part + (1 - self.momentum) * embedding)
+        bank.value = bank.value.at[positions].set(rows)
     return {**self.standard(feats, batch), 'crd': total}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """The pooled vectors meet."""
+    """Returns the pair of pooled vectors."""
     return (('pooled', 'pooled'),)
 
   def first_bank(self) -> jax.Array:
-    """A bank [M,width] of rows whose length is about 1."""
+    """Returns a random bank, [M,width] f32, whose rows have length about 1."""
     bound = (3 / self.width) ** 0.5
     shape = (len(self.train_labels), self.width)
     return jax.random.uniform(
@@ -162,35 +175,42 @@ class Method(base.WithTeacher):
     )
 
   def drawn(self, own: jax.Array) -> jax.Array:
-    """Positions [N,K] i32 of images of other classes than the images `own`.
+    """Returns the positions of random training images of other classes.
 
-    In the training images sorted by class those of all other classes are one
-    stretch, which begins behind the own class and goes round the end.
+    Among the training images sorted by class, the images of all other classes
+    are contiguous: they begin after the image's class and wrap around the end.
+
+    Args:
+      own: The positions of the batch's images in the training split, [N] i32.
+
+    Returns:
+      The positions of each image's negatives, [N,K] i32.
 
     Raises:
-      UsageError: where there are fewer than K.
+      UsageError: A class has fewer than K images of other classes.
     """
     labels = np.asarray(self.train_labels)
     order = np.argsort(labels, kind='stable').astype(np.int32)
     sizes = np.bincount(labels).astype(np.int32)
     ends = np.cumsum(sizes, dtype=np.int32)
     others = len(labels) - sizes
-    least = int(others[sizes > 0].min())
+    fewest = int(others[sizes > 0].min())
     count = self.negatives
     if np.array_equal(labels, np.arange(self.num_classes)):
-      # `build.check` traces before the data are there: one image a class.
-      count = min(count, least)
-    if count > least:
+      # `build.check` traces before the data are loaded, with one image per
+      # class.
+      count = min(count, fewest)
+    if count > fewest:
       raise errors.UsageError(
-        f'crd: negatives={count} is more than the {least} training images '
+        f'crd: negatives={count} is more than the {fewest} training images '
         'of other classes; give less (config.method_args.negatives)'
       )
     classes = jnp.asarray(labels)[own]
-    places = distinct(
+    offsets = distinct(
       self.make_rng('method'),
       jnp.asarray(others)[classes],
       int(others.max()),
       count,
     )
-    behind = jnp.asarray(ends)[classes][:, None]
-    return jnp.asarray(order)[(behind + places) % len(labels)]
+    starts = jnp.asarray(ends)[classes][:, None]
+    return jnp.asarray(order)[(starts + offsets) % len(labels)]

@@ -1,11 +1,11 @@
 """DIST: the student's probabilities correlate with the teacher's.
 
-By image, over the classes (inter-class), and by class, over the images of a
-batch (intra-class).
+An image's probabilities are correlated over the classes (inter-class), a
+class's probabilities over the images of a batch (intra-class).
 
 Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS
-2022; DIST_KD 2418f18 (segmentation/losses/dist_kd.py), which we follow. That
-both terms are times T^2 is recalled of its classification code.
+2022; DIST_KD 2418f18 (segmentation/losses/dist_kd.py), which we follow. The
+factor T^2 of both terms is that of its classification code, quoted from memory.
 """
 
 from typing import ClassVar
@@ -16,11 +16,11 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTeacher):
-  """DIST with cross-entropy; its two relations are two terms.
+  """The method DIST, which has a term for each of its two relations.
 
   Attributes:
-    dist_temperature: T, by which the logits of 'inter' and 'intra' are
-      divided; both terms are times T^2.
+    dist_temperature: The temperature T, by which the logits of 'inter' and
+      'intra' are divided; both terms are multiplied by T^2.
   """
 
   terms: ClassVar = {
@@ -33,7 +33,7 @@ class Method(base.WithTeacher):
   dist_temperature: float = 1.0
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'inter', 'intra'."""
+    """Returns the terms 'ce', 'kd', 'inter' and 'intra'."""
     student = feats['student']['logits']
     teacher = feats['teacher']['logits']
     return {
@@ -43,5 +43,5 @@ class Method(base.WithTeacher):
     }
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """The logits meet."""
+    """Returns the pair of logits."""
     return (('logits', 'logits'),)

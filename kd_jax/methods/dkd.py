@@ -1,8 +1,8 @@
-"""DKD: KD taken apart into the label's class and all the others.
+"""DKD: KD decoupled into the label's class and all other classes.
 
 Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022; mdistiller
-a08d46f (mdistiller/distillers/DKD.py), which we follow; its weight is warmed up
-over 20 epochs (see configs/dkd.py).
+a08d46f (mdistiller/distillers/DKD.py), which we follow; the weight of 'dkd' is
+warmed up over 20 epochs (see configs/dkd.py).
 """
 
 from typing import ClassVar
@@ -13,14 +13,16 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTeacher):
-  """DKD with cross-entropy.
+  """The method DKD, which weighs the two parts of KD separately.
 
   Attributes:
-    temperature: T of 'dkd' and of 'kd', whose terms are times T^2.
-    alpha: the target-class term's weight.
-    beta: the weight of the term of the other classes; 2 to 8, by the pair.
-    standardize: both logits of 'dkd' first get mean 0 and deviation 1, per
-      image (Sun et al., CVPR 2024).
+    temperature: The temperature T of 'dkd' and 'kd', whose terms are multiplied
+      by T^2.
+    alpha: The weight of the target-class part.
+    beta: The weight of the part of the other classes, from 2 to 8 depending on
+      the pair of networks.
+    standardize: Whether each image's logits are standardised to mean 0 and
+      deviation 1 for 'dkd' (Sun et al., CVPR 2024).
   """
 
   terms: ClassVar = {
@@ -34,7 +36,7 @@ class Method(base.WithTeacher):
   standardize: bool = False
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'dkd'."""
+    """Returns the terms 'ce', 'kd' and 'dkd'."""
     student = feats['student']['logits']
     teacher = feats['teacher']['logits']
     if self.standardize:
@@ -47,5 +49,5 @@ class Method(base.WithTeacher):
     return {**self.standard(feats, batch), 'dkd': dkd}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """The logits meet."""
+    """Returns the pair of logits."""
     return (('logits', 'logits'),)

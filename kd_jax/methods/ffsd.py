@@ -1,15 +1,15 @@
-"""FFSD: students teach each other, their fused features teach a leader.
+"""FFSD: students teach each other, and their fused features teach a leader.
 
 Two or more common students and one leader of the same architecture train from
-scratch. A fusion of the common students' last maps is the leader's teacher;
-decoders carry deep features back to the size of shallow ones, which learn from
-them (self-distillation); attention targets are shifted so that the common
-students stay different. The leader alone is deployed.
+scratch. The fusion of the common students' last maps teaches the leader.
+Decoders enlarge deep features to the size of shallow features, which learn from
+them (self-distillation). Attention targets are shifted so that the common
+students stay different. Only the leader is deployed.
 
 Source: Li et al., "Distilling a Powerful Student Model via Online Knowledge
-Distillation", TNNLS 2022; FFSD d5cfda9, which we follow. All its backward
-passes are one gradient here: every term between networks is detached, so they
-commute.
+Distillation", TNNLS 2022; FFSD d5cfda9, which we follow. The released
+code makes several backward passes; here they are a single gradient, which is
+equivalent because every term between networks is detached.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,19 @@ from kd_jax.models import layers
 
 
 class Separable(nn.Module):
-  """Depthwise 3x3 and 1x1 convolution, each with BatchNorm and ReLU."""
+  """A depthwise 3x3 and a 1x1 convolution, each with BatchNorm and ReLU.
+
+  Attributes:
+    features: The output channels.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+  """
 
   features: int
   bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N,h,w,c] to [N,h,w,features], in training mode."""
+    """Maps x [N,h,w,c] f32 to [N,h,w,features] f32, in training mode."""
     bn1, bn2 = (
       layers.BatchNorm(group_size=self.bn_group_size, name=name)
       for name in ('bn1', 'bn2')
@@ -45,25 +50,38 @@ class Separable(nn.Module):
 
 
 class Fusion(nn.Module):
-  """Fuses the common students' maps; the fused map has a classifier."""
+  """A fusion of the common students' maps, which ends in a classifier.
+
+  Attributes:
+    num_classes: K, the number of classes.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+  """
 
   num_classes: int
   bn_group_size: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int) -> tuple[jax.Array, ...]:
-    """[N,h,w,M*c] to the map [N,h,w,features] and logits [N,K]."""
+    """Returns the fused map and its logits.
+
+    Args:
+      x: The maps of the M common students, concatenated, [N,h,w,M*c] f32.
+      features: The channels of the fused map.
+
+    Returns:
+      The fused map, [N,h,w,features] f32, and the logits, [N,K] f32.
+    """
     fused = Separable(features, self.bn_group_size, name='fuse')(x)
     pooled = fused.mean(axis=(1, 2))
     return fused, layers.Linear(self.num_classes, name='fc')(pooled)
 
 
 class Decoder(nn.Module):
-  """Enlarges a deep map step by step to the size of shallower ones.
+  """A decoder that enlarges a deep map step by step to shallower sizes.
 
   Attributes:
-    widths: channels of each block; a block doubles the sides.
-    bn_group_size: see `layers.BatchNorm.group_size`.
+    widths: The output channels of each block, which doubles height and width.
+    bn_group_size: See `layers.BatchNorm.group_size`.
   """
 
   widths: Sequence[int]
@@ -71,8 +89,16 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-    """Maps [N,h,w,c] to one map for each block, the smallest first."""
-    out = []
+    """Returns the output of every block.
+
+    Args:
+      x: The deep map, [N,h,w,c] f32.
+      train: Whether BatchNorm uses batch statistics.
+
+    Returns:
+      The blocks' maps, [N,H,W,width] f32, the smallest first.
+    """
+    maps = []
     for i, width in enumerate(self.widths):
       x = layers.ConvTranspose(
         width,
@@ -80,7 +106,8 @@ class Decoder(nn.Module):
         padding=1,
         output_padding=1,
         use_bias=False,
-        # torch takes a transposed kernel's second axis, its output, for fan-in
+        # torch computes a transposed kernel's fan-in from its second axis,
+        # the output channels.
         kernel_init=nn.initializers.variance_scaling(
           1 / 3, 'fan_out', 'uniform'
         ),
@@ -88,21 +115,22 @@ class Decoder(nn.Module):
       )(x)
       norm = layers.BatchNorm(group_size=self.bn_group_size, name=f'bn{i}')
       x = nn.relu(norm(x, train=train))
-      out.append(x)
-    return out
+      maps.append(x)
+    return maps
 
 
 class Method(base.Method):
-  """FFSD: M common students and a leader; no teacher.
+  """The method FFSD, with M common students, a leader and no teacher.
 
   Attributes:
-    num_classes: K.
-    common_students: how many (M).
-    taps: the maps, shallow first; each has half the height and width of the
-      one before. The original's last is 'stage3_post' of a WideResNet or a
-      DenseNet.
-    temperature: T of all divergences of logits.
-    bn_group_size: of fusion and decoders; see `layers.BatchNorm.group_size`.
+    num_classes: K, the number of classes.
+    common_students: M, the number of common students, at least 2.
+    taps: The maps, shallow first; each has half the height and width of the map
+      before it. In the released code the last map is 'stage3_post' for a
+      WideResNet or a DenseNet.
+    temperature: The temperature T of all divergences of logits.
+    bn_group_size: The BatchNorm group size of fusion and decoders; see
+      `layers.BatchNorm.group_size`.
   """
 
   teachers = ()
@@ -114,7 +142,7 @@ class Method(base.Method):
   bn_group_size: int = 0
 
   def __post_init__(self):
-    """Raises UsageError for fewer than two students, or two taps."""
+    """Raises UsageError for fewer than two common students or two taps."""
     base.at_least(self.taps, 2, 'config.method_args.taps')
     if self.common_students < 2:
       raise errors.UsageError(
@@ -135,12 +163,13 @@ class Method(base.Method):
 
   @property
   def terms(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]
-    """Each term, and whom it trains.
+    """The parameter groups that each term trains.
 
-    'ce' of all networks; 'mutual' among common students; 'diversity' and
-    'common_sd' of all common students but the first; of the fusion 'fusion_ce'
-    and 'fusion_kd'; of the leader 'leader_kd', 'fusion' (attention of the fused
-    map), 'trans_fusion' (attention of all maps), 'leader_sd'; 'decoder' of all
+    'ce' trains all networks, 'mutual' the common students, and 'diversity' and
+    'common_sd' all common students but the first. 'fusion_ce' and 'fusion_kd'
+    train the fusion. 'leader_kd', 'fusion' (attention of the fused map),
+    'trans_fusion' (attention of all maps) and 'leader_sd' train the leader;
+    'trans_fusion' also trains the leader's transformation. 'decoder' trains all
     decoders.
     """
     return {
@@ -159,41 +188,47 @@ class Method(base.Method):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: see `terms`; each is summed over the networks it trains."""
+    """Returns every term of `terms`, summed over the networks it trains."""
     common = [feats[name] for name in self.common]
     leader, label = feats['leader'], batch['label']
-    maps = {n: [feats[n][tap] for tap in self.taps] for n in self.students}
+    maps = {
+      network: [feats[network][tap] for tap in self.taps]
+      for network in self.students
+    }
     self._check(maps)
     stop = jax.lax.stop_gradient
-    joined = stop(jnp.concatenate([maps[n][-1] for n in self.common], axis=-1))
+    joined = stop(
+      jnp.concatenate([maps[network][-1] for network in self.common], axis=-1)
+    )
     last = maps['leader'][-1]
-    group = self.bn_group_size
-    fusion = Fusion(self.num_classes, group, name='fusion')
+    group_size = self.bn_group_size
+    fusion = Fusion(self.num_classes, group_size, name='fusion')
     fused, fused_logits = fusion(joined, last.shape[-1])
     # A module called trans_fusion would fall under the fusion's weight decay.
-    spread = Separable(joined.shape[-1], group, name='leader_trans')(last)
-    mean = jnp.stack([f['logits'] for f in common]).mean(axis=0)
+    widened = Separable(joined.shape[-1], group_size, name='leader_trans')(last)
+    mean_logits = jnp.stack([f['logits'] for f in common]).mean(axis=0)
 
-    # Decoders judge with running statistics before training moves these.
+    # The decoders first make targets from their running statistics; the calls
+    # with train=True, which update these statistics, must come afterwards.
     widths = [x.shape[-1] for x in maps['leader'][-2::-1]]
     decoders = {
-      n: Decoder(widths, group, name=f'decoder_{n}')
-      for n in ('leader', *self.common[1:])
+      network: Decoder(widths, group_size, name=f'decoder_{network}')
+      for network in ('leader', *self.common[1:])
     }
     leader_sd = _self_distillation(decoders['leader'], maps['leader'], fused)
     diversity, common_sd, decoder = [], [], []
-    for before, name in zip(self.common, self.common[1:], strict=False):
-      previous = stop(maps[before][-1])
+    for previous_name, name in zip(self.common, self.common[1:], strict=False):
+      previous = stop(maps[previous_name][-1])
       diversity.append(losses.diversity(maps[name][-1], previous))
       shifted = losses.shifted_map(previous)
       common_sd.append(_self_distillation(decoders[name], maps[name], shifted))
     for name, module in decoders.items():
-      own = [stop(x) for x in maps[name]]
-      for out, want in zip(
-        module(own[-1], train=True), own[-2::-1], strict=True
+      detached = [stop(x) for x in maps[name]]
+      for decoded, target in zip(
+        module(detached[-1], train=True), detached[-2::-1], strict=True
       ):
-        decoder.append(losses.unit_distance(out, want))
-        decoder.append(losses.attention_transfer(out, want))
+        decoder.append(losses.unit_distance(decoded, target))
+        decoder.append(losses.attention_transfer(decoded, target))
 
     logits = [f['logits'] for f in (*common, leader)]
     kl, t = losses.kl, self.temperature
@@ -210,19 +245,27 @@ class Method(base.Method):
       'diversity': _sum(diversity),
       'common_sd': _sum(common_sd),
       'fusion_ce': losses.cross_entropy(fused_logits, label),
-      'fusion_kd': kl(fused_logits, mean, t),
+      'fusion_kd': kl(fused_logits, mean_logits, t),
       'leader_kd': kl(leader['logits'], fused_logits, t),
       'fusion': losses.attention_transfer(last, stop(fused)),
-      'trans_fusion': losses.attention_transfer(spread, joined),
+      'trans_fusion': losses.attention_transfer(widened, joined),
       'leader_sd': leader_sd,
       'decoder': _sum(decoder),
     }
 
   def predict(self, feats: NetFeatures) -> dict[str, jax.Array]:
-    """The leader's logits first, then those of the common students."""
+    """Returns the leader's logits, then those of the common students."""
     return {name: feats[name]['logits'] for name in self.students}
 
   def _check(self, maps: dict[str, Any]) -> None:
+    """Checks that every map is twice as large as the next.
+
+    Args:
+      maps: The maps of each network, shallow first; the leader's are checked.
+
+    Raises:
+      UsageError: A tap is not a map, or a size does not fit.
+    """
     shapes = [x.shape for x in maps['leader']]
     for (a, small), (b, large) in zip(
       zip(self.taps[::-1], shapes[::-1], strict=True),
@@ -242,7 +285,17 @@ class Method(base.Method):
 def _self_distillation(
   decoder: Decoder, maps: Sequence[jax.Array], source: jax.Array
 ) -> jax.Array:
-  """Shallow maps' attention against what the decoder makes of `source`."""
+  """Returns the self-distillation loss of a network's shallow maps.
+
+  Args:
+    decoder: The network's decoder.
+    maps: The network's maps, shallow first, each [N,H,W,C] f32; all but the
+      last learn.
+    source: The map from which the decoder makes the targets, [N,h,w,c] f32.
+
+  Returns:
+    The sum of attention-transfer losses over the shallow maps, [] f32.
+  """
   targets = jax.lax.stop_gradient(
     decoder(jax.lax.stop_gradient(source), train=False)
   )
@@ -255,4 +308,5 @@ def _self_distillation(
 
 
 def _sum(values: Sequence[jax.Array]) -> jax.Array:
+  """Returns the sum of one or more scalars, [] f32."""
   return jnp.stack(list(values)).sum()

@@ -1,9 +1,9 @@
 """FitNet: the student's map, through a convolution, approaches the teacher's.
 
 Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015;
-RepDistiller b84f547 (`HintLoss`, `ConvReg`), which we follow: hint and
-cross-entropy train together, where the paper trains the hint first, and the
-regressor ends with BatchNorm and ReLU.
+RepDistiller b84f547 (`HintLoss`, `ConvReg`), which we follow: the hint
+and the cross-entropy train together, where the paper trains the hint first, and
+the regressor ends with BatchNorm and ReLU.
 """
 
 from typing import ClassVar
@@ -17,14 +17,15 @@ from kd_jax.methods import adapters, base
 
 
 class Method(base.WithTaps):
-  """The mean squared distance of hints, with cross-entropy and KD.
+  """The method FitNet, which computes the mean squared distance of hints.
 
-  The teacher's map may have any number of channels. It is as large as the
-  student's, smaller, or exactly twice as large. With several taps the
-  distances are added (the released code has one).
+  The teacher's map may have any number of channels. It must be as large as the
+  student's, smaller, or exactly twice as large. With several taps the distances
+  are added; the released code has a single tap.
 
   Attributes:
-    bn_group_size: of the regressors; see `layers.BatchNorm.group_size`.
+    bn_group_size: The BatchNorm group size of the regressors; see
+      `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -38,14 +39,14 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'fitnet'."""
+    """Returns 'ce', 'kd' and 'fitnet', the sum over taps."""
     total = jnp.zeros(())
-    met = zip(self.met(feats), self.pairs(), strict=True)
-    for i, ((s, t), names) in enumerate(met):
+    pairs = zip(self.met(feats), self.pairs(), strict=True)
+    for i, ((s, t), taps) in enumerate(pairs):
       if adapters.regression(*s.shape[1:3], *t.shape[1:3]) is None:
         raise base.mismatch(
           feats,
-          *names,
+          *taps,
           "must have sizes of which the student's is half the teacher's, the "
           'same or larger',
         )

@@ -1,15 +1,15 @@
-"""FPD: teacher and student meet in one trainable feature pyramid.
+"""FPD: a trainable feature pyramid compares teacher and student.
 
-Four maps of each network go through the same feature pyramid (1x1 laterals,
-bilinear top-down path, one 3x3 convolution smoothing all levels) and one
-squeeze-and-excitation gate; the losses compare the two pyramids.
+Four maps of each network pass through the same feature pyramid (1x1 laterals, a
+bilinear top-down path, a 3x3 convolution that smooths all levels) and the same
+squeeze-and-excitation gate. The losses compare the two pyramids.
 
 Source: Wang et al., "Feature Pyramid Knowledge Distillation", ICONIP 2022.
 The architecture is a RECONSTRUCTION: only the paper's abstract is public, so we
-follow public working code of the first author's account. Version 'A' is
-attention-feature-distillation d84fefb (distill/FPD.py), 'B' is initialDemo
-a5073fc (paper/FPD.py). Taps, loss weights and the separate laterals for
-unequal channels are our choice where these leave it open.
+follow working code in public repositories of the first author's account.
+Version 'A' is attention-feature-distillation d84fefb (distill/FPD.py), 'B' is
+initialDemo a5073fc (paper/FPD.py). Where these leave it open, taps, loss
+weights and the separate laterals for unequal channels are our choice.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,19 @@ from kd_jax.models import layers
 
 
 class SqueezeExcite(nn.Module):
-  """A channel gate: x * sigmoid(W2 relu(W1 mean_hw(x))), without biases."""
+  """A channel gate, x * sigmoid(W2 relu(W1 mean_hw(x))), without biases.
+
+  Attributes:
+    reduction: The factor by which the inner width is smaller than the map's.
+    dtype: The dtype in which the gate computes.
+  """
 
   reduction: int
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Gates x [N,h,w,c]."""
+    """Returns the gated map in the shape of x [N,h,w,c]."""
     channels = x.shape[-1]
     squeezed = x.mean(axis=(1, 2))
     for name, features in (
@@ -53,7 +58,13 @@ class SqueezeExcite(nn.Module):
 
 
 class ConvNormLeaky(nn.Module):
-  """3x3 convolution, BatchNorm on batch statistics, LeakyReLU(0.1)."""
+  """A 3x3 convolution, BatchNorm on batch statistics and LeakyReLU(0.1).
+
+  Attributes:
+    features: The output channels.
+    dtype: The dtype in which the convolution computes.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+  """
 
   features: int
   dtype: jnp.dtype
@@ -61,7 +72,7 @@ class ConvNormLeaky(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N,h,w,c] to [N,h,w,features]."""
+    """Maps x [N,h,w,c] to [N,h,w,features]."""
     x = nn.Conv(
       self.features,
       (3, 3),
@@ -76,7 +87,15 @@ class ConvNormLeaky(nn.Module):
 
 
 class Laterals(nn.Module):
-  """Brings the maps of one network to one width, one convolution a level."""
+  """Lateral convolutions that map a network's levels to a common width.
+
+  Attributes:
+    version: The pyramid's version, 'A' or 'B'.
+    width: The output channels of every level.
+    widened: The least width of each level before the laterals, for version 'B'.
+    dtype: The dtype in which the convolutions compute.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+  """
 
   version: str
   width: int
@@ -86,8 +105,8 @@ class Laterals(nn.Module):
 
   @nn.compact
   def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
-    """Maps [N,h_k,w_k,c_k], shallow first, to [N,h_k,w_k,width]."""
-    out = []
+    """Maps levels k [N,h_k,w_k,c_k], shallow first, to [N,h_k,w_k,width]."""
+    outputs = []
     for k, x in enumerate(maps):
       channels = x.shape[-1]
       if self.version == 'A':
@@ -96,18 +115,24 @@ class Laterals(nn.Module):
         )
       else:
         widened = max(channels, self.widened[k])
-        how = (self.dtype, self.bn_group_size)
-        x = ConvNormLeaky(widened, *how, name=f'widen{k}')(x)
-        lateral = ConvNormLeaky(self.width, *how, name=f'lateral{k}')
-      out.append(lateral(x))
-    return out
+        settings = (self.dtype, self.bn_group_size)
+        x = ConvNormLeaky(widened, *settings, name=f'widen{k}')(x)
+        lateral = ConvNormLeaky(self.width, *settings, name=f'lateral{k}')
+      outputs.append(lateral(x))
+    return outputs
 
 
 def top_down(laterals: Sequence[jax.Array]) -> list[jax.Array]:
-  """Adds each level, enlarged bilinearly, to the next shallower one.
+  """Returns the levels of the pyramid's top-down path.
+
+  The deepest level is its lateral. Every other level is its lateral plus the
+  next deeper level, enlarged bilinearly.
 
   Args:
-    laterals: [N,h_k,w_k,c], shallow (large) first.
+    laterals: The laterals, each [N,h_k,w_k,c], shallow (large) first.
+
+  Returns:
+    The levels, in the shapes and the order of the laterals.
   """
   levels = [laterals[-1]]
   for lateral in reversed(laterals[:-1]):
@@ -117,26 +142,30 @@ def top_down(laterals: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 class Method(base.WithTaps):
-  """FPD with KD and cross-entropy (reconstructed; see the module's head).
+  """The method FPD, reconstructed as the module's docstring describes.
 
   Attributes:
-    taps: the student's maps that enter the pyramid, shallow first.
-    teacher_taps: the teacher's, one for each; () is the same names. Of two
-      maps of different sizes the larger is averaged to the smaller (ours).
-    version: 'A': 1x1 laterals; every level's MSE on the smoothed and on the
-      gated maps, softmax-weighted. 'B': 3x3 convolutions with BatchNorm and
-      LeakyReLU; MSE of the smoothed maps' channel means and of the gated maps'
-      spatial means.
-    width: channels of the pyramid.
-    se_reduction: width over the gate's inner width.
-    widened: version B's least width of each level before the laterals.
-    guided: KD and pyramid learn only from images that the teacher classifies
-      correctly; the mean of the pyramid's MSE stays over the whole batch.
-    stop_grad_teacher_pyramid: the pyramid does not learn from the teacher's
-      side. False is the released behaviour; the sown metric
-      'teacher_pyramid_rms' shows if the pyramid shrinks.
-    dtype: what the pyramid computes in; the losses are float32.
-    bn_group_size: of version B; see `layers.BatchNorm.group_size`.
+    taps: The student's maps that enter the pyramid, shallow first.
+    teacher_taps: The teacher's maps, one for each of the student's; () stands
+      for the student's names. Of two maps of different sizes the larger is
+      averaged to the smaller, which is our choice.
+    version: The architecture and its loss. 'A' has 1x1 laterals; its loss is
+      the softmax-weighted MSE of every level's smoothed and gated maps. 'B' has
+      3x3 convolutions with BatchNorm and LeakyReLU; its loss is the MSE of the
+      smoothed maps' channel means and of the gated maps' spatial means.
+    width: The channels of the pyramid.
+    se_reduction: The factor by which the gate's inner width is smaller than
+      `width`.
+    widened: The least width of each level before the laterals, for version 'B'.
+    guided: Whether 'kd' and 'fpd' learn only from images that the teacher
+      classifies correctly. The pyramid's MSE remains a mean over the whole
+      batch.
+    stop_grad_teacher_pyramid: Whether gradients through the teacher's side of
+      the pyramid are stopped. False is the released behaviour; the sown metric
+      'teacher_pyramid_rms' shows whether the pyramid shrinks.
+    dtype: The dtype in which the pyramid computes; the losses are float32.
+    bn_group_size: The BatchNorm group size of version 'B'; see
+      `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -177,16 +206,16 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'fpd'."""
+    """Returns the terms 'ce', 'kd' and 'fpd'."""
     student, teacher = feats['student'], feats['teacher']
     if self.guided:
       guide = teacher['logits'].argmax(-1) == losses.classes(batch['label'])
     else:
       guide = jnp.ones(teacher['logits'].shape[:1], bool)
     smooth_t, gated_t, smooth_s, gated_s = self.pyramids(feats)
-    keep = guide[:, None, None, None]
+    selected = guide[:, None, None, None]
     levels = [
-      (jnp.where(keep, s, 0.0), jnp.where(keep, t, 0.0))
+      (jnp.where(selected, s, 0.0), jnp.where(selected, t, 0.0))
       for s, t in zip(smooth_s + gated_s, smooth_t + gated_t, strict=True)
     ]
     smooth, gated = levels[: len(self.taps)], levels[len(self.taps) :]
@@ -211,37 +240,45 @@ class Method(base.WithTaps):
     }
 
   def pyramids(self, feats: NetFeatures) -> tuple[list[jax.Array], ...]:
-    """Smoothed and gated levels of the teacher, then of the student, f32."""
-    met = [losses.aligned(s, t) for s, t in base.met(feats, super().pairs())]
-    maps_s, maps_t = map(list, zip(*met, strict=True))
-    how = (self.dtype, self.bn_group_size)
-    shape = (self.version, self.width, self.widened, *how)
-    laterals = Laterals(*shape, name='laterals')
+    """Returns the pyramids of the teacher and the student.
+
+    Args:
+      feats: The features of both networks.
+
+    Returns:
+      The teacher's smoothed levels, its gated levels, the student's smoothed
+      levels and its gated levels, each level [N,h_k,w_k,width] f32.
+    """
+    pairs = [losses.aligned(s, t) for s, t in base.met(feats, super().pairs())]
+    maps_s, maps_t = map(list, zip(*pairs, strict=True))
+    settings = (self.dtype, self.bn_group_size)
+    lateral_args = (self.version, self.width, self.widened, *settings)
+    laterals = Laterals(*lateral_args, name='laterals')
     laterals_t = laterals
     if [t.shape[-1] for t in maps_t] != [s.shape[-1] for s in maps_s]:
-      laterals_t = Laterals(*shape, name='teacher_laterals')
+      laterals_t = Laterals(*lateral_args, name='teacher_laterals')
     if self.version == 'A':
       smooth: Callable = layers.torch_conv(
         self.width, 3, 9 * self.width, dtype=self.dtype, name='smooth'
       )
     else:
-      smooth = ConvNormLeaky(self.width, *how, name='smooth')
+      smooth = ConvNormLeaky(self.width, *settings, name='smooth')
     gate = SqueezeExcite(self.se_reduction, self.dtype, name='gate')
-    # The teacher goes first, in a call of its own: version B's BatchNorm
-    # takes each network's statistics separately, as the code does.
-    out: list[list[jax.Array]] = []
+    # The networks pass separately, the teacher first, because version B's
+    # BatchNorm takes each network's statistics separately in the released code.
+    levels: list[list[jax.Array]] = []
     for lateral, maps in ((laterals_t, maps_t), (laterals, maps_s)):
       smoothed = [smooth(level) for level in top_down(lateral(maps))]
       gated = [gate(level) for level in smoothed]
-      out += [
+      levels += [
         [x.astype(jnp.float32) for x in part] for part in (smoothed, gated)
       ]
     if self.stop_grad_teacher_pyramid:
-      out[:2] = jax.lax.stop_gradient(out[:2])
-    squares = jnp.stack([jnp.square(level).mean() for level in out[0]])
+      levels[:2] = jax.lax.stop_gradient(levels[:2])
+    squares = jnp.stack([jnp.square(level).mean() for level in levels[0]])
     self.measure('teacher_pyramid_rms', jnp.sqrt(squares.mean()))
-    return tuple(out)
+    return tuple(levels)
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """The maps of the pyramids meet, and the logits."""
+    """Returns the pairs of the pyramid's taps, and the pair of logits."""
     return (*super().pairs(), ('logits', 'logits'))

@@ -1,9 +1,9 @@
 """FSP: the student's flow between layers approaches the teacher's.
 
 Source: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017; `FSP` of
-RepDistiller b84f547, which we follow. It is an initialisation: a first phase
-trains all but the classifier with 'fsp' alone, a second one with 'ce' alone
-(`config.phases`).
+RepDistiller b84f547, which we follow. The method is an initialisation: a first
+phase trains all but the classifier with 'fsp' alone, a second phase trains with
+'ce' alone (`config.phases`).
 """
 
 import itertools
@@ -17,10 +17,12 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTaps):
-  """FSP with cross-entropy; both networks need the same channels.
+  """The method FSP, which compares the flow between successive taps.
+
+  The two maps of a pair must have the same number of channels.
 
   Attributes:
-    taps: the student's maps, shallow first; each flows into the next.
+    taps: The student's maps, shallow first, two or more.
   """
 
   terms: ClassVar = {
@@ -32,19 +34,19 @@ class Method(base.WithTaps):
   taps: tuple[str, ...] = ('stem', 'stage1', 'stage2', 'stage3')
 
   def __post_init__(self):
-    """Raises UsageError where nothing flows."""
+    """Raises UsageError where there are fewer than two taps."""
     base.at_least(self.taps, 2, 'config.method_args.taps')
     super().__post_init__()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'fsp' (summed over pairs of layers)."""
-    met = self.met(feats)
-    for (s, t), pair in zip(met, self.pairs(), strict=True):
+    """Returns 'ce', 'kd' and 'fsp', the sum over successive taps."""
+    maps = self.met(feats)
+    for (s, t), pair in zip(maps, self.pairs(), strict=True):
       if s.shape[-1] != t.shape[-1]:
         raise base.mismatch(feats, *pair, 'must have the same channels')
     distances = [
       losses.mse(losses.flow(s1, s2), losses.flow(t1, t2))
-      for (s1, t1), (s2, t2) in itertools.pairwise(met)
+      for (s1, t1), (s2, t2) in itertools.pairwise(maps)
     ]
     return {
       **self.standard(feats, batch),

@@ -1,7 +1,7 @@
 """FT: the student's translated features approach the teacher's factors.
 
-A paraphraser, an autoencoder of the teacher's map, is trained first; then a
-translator brings the student's map to the paraphraser's factors.
+A paraphraser, an autoencoder of the teacher's map, is trained first. Then a
+translator learns to map the student's features to the paraphraser's factors.
 
 Source: Kim et al., "Paraphrasing Complex Network: Network Compression via
 Factor Transfer", NeurIPS 2018; `Paraphraser`, `Translator` and `FactorTransfer`
@@ -21,15 +21,15 @@ from kd_jax.models import layers
 
 
 class Stack(nn.Module):
-  """3x3 convolutions with bias, each before a LeakyReLU.
+  """A stack of 3x3 convolutions with bias, each followed by a LeakyReLU.
 
   Attributes:
-    widths: output channels of each.
-    slope: of the LeakyReLU below 0.
-    norm: whether there is a BatchNorm before the LeakyReLU.
-    transposed: whether the convolutions are transposed ones, which at stride 1
-      differ from plain ones by their initialisation only.
-    bn_group_size: see `layers.BatchNorm.group_size`.
+    widths: The output channels of each convolution.
+    slope: The slope of the LeakyReLU below 0.
+    norm: Whether a BatchNorm precedes each LeakyReLU.
+    transposed: Whether the convolutions are transposed. At stride 1 these
+      differ from plain convolutions only in their initialisation.
+    bn_group_size: See `layers.BatchNorm.group_size`.
   """
 
   widths: Sequence[int]
@@ -40,9 +40,10 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N,h,w,c] to [N,h,w,widths[-1]]."""
+    """Maps x [N,h,w,c] f32 to [N,h,w,widths[-1]] f32."""
     for i, width in enumerate(self.widths):
-      if self.transposed:  # torch takes their fan-in from the output channels
+      if self.transposed:
+        # torch computes a transposed kernel's fan-in from its output channels.
         init = layers.torch_bias_init(9 * width)
         x = nn.ConvTranspose(
           width,
@@ -63,11 +64,11 @@ class Stack(nn.Module):
 
 
 class Paraphraser(nn.Module):
-  """The teacher's autoencoder.
+  """An autoencoder of the teacher's map, which extracts its factors.
 
   Attributes:
-    factors: channels of its inner map.
-    slope: of the LeakyReLU below 0.
+    factors: The channels of the factors.
+    slope: The slope of the LeakyReLUs below 0.
   """
 
   factors: int
@@ -75,24 +76,32 @@ class Paraphraser(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[N,h,w,c] to the factors [N,h,w,factors] and x's reconstruction."""
+    """Returns the factors of a map and its reconstruction from them.
+
+    Args:
+      x: The teacher's map, [N,h,w,c] f32.
+
+    Returns:
+      The factors, [N,h,w,factors] f32, and the reconstruction, [N,h,w,c] f32.
+    """
     c, f = x.shape[-1], self.factors
-    inner = Stack((c, f, f), self.slope, name='encoder')(x)
+    encoded = Stack((c, f, f), self.slope, name='encoder')(x)
     decoder = Stack((f, c, c), self.slope, transposed=True, name='decoder')
-    return inner, decoder(inner)
+    return encoded, decoder(encoded)
 
 
 class Method(base.WithTaps):
-  """FT with cross-entropy.
+  """The method FT, which compares factors of the teacher and the student.
 
   A first phase trains the paraphraser with 'reconstruction' alone; in the
-  second one it stands still (`config.phases`).
+  second phase the paraphraser is frozen (`config.phases`).
 
   Attributes:
-    taps: the student's last map; one tap.
-    rate: factors as a fraction of the teacher's channels (k).
-    slope: of the LeakyReLUs below 0.
-    bn_group_size: of the translator; see `layers.BatchNorm.group_size`.
+    taps: The student's last map, a single tap.
+    rate: The number of factors as a fraction of the teacher's channels (k).
+    slope: The slope of the LeakyReLUs below 0.
+    bn_group_size: The BatchNorm group size of the translator; see
+      `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -109,7 +118,7 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'ft', 'reconstruction' (the paraphraser's MSE)."""
+    """Returns 'ce', 'kd', 'ft', and the paraphraser's 'reconstruction' MSE."""
     ((student, teacher),) = self.met(feats)
     factors = int(teacher.shape[-1] * self.rate)
     paraphraser = Paraphraser(factors, self.slope, name='paraphraser')

@@ -1,9 +1,9 @@
 """KD: the teacher's softened logits are the student's target.
 
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015;
-weights and temperature as RepDistiller b84f547 (0.1 CE + 0.9 KD, T=4). With
-standardised logits: Sun et al., CVPR 2024; logit-standardization-KD f6e5aa5
-(0.1 CE + 9 KD, T=2).
+weights and temperature are those of RepDistiller b84f547 (0.1 CE + 0.9 KD,
+T=4). With standardised logits: Sun et al., CVPR 2024; logit-standardization-KD
+f6e5aa5 (0.1 CE + 9 KD, T=2).
 """
 
 from typing import ClassVar
@@ -14,11 +14,13 @@ from kd_jax.methods import base
 
 
 class Method(base.Method):
-  """Cross-entropy and the KL divergence of softened logits.
+  """The method KD, which adds the KL divergence of softened logits to CE.
 
   Attributes:
-    temperature: T, by which both logits are divided; the term is times T^2.
-    standardize: both logits first get mean 0 and deviation 1, per image.
+    temperature: The temperature T, by which both logits are divided; the term
+      is multiplied by T^2.
+    standardize: Whether each image's logits are standardised to mean 0 and
+      deviation 1 first.
   """
 
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',)}
@@ -27,7 +29,7 @@ class Method(base.Method):
   standardize: bool = False
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd'."""
+    """Returns the terms 'ce' and 'kd'."""
     student = feats['student']['logits']
     teacher = feats['teacher']['logits']
     ce = losses.cross_entropy(student, batch['label'])
@@ -36,5 +38,5 @@ class Method(base.Method):
     return {'ce': ce, 'kd': losses.kl(student, teacher, self.temperature)}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """The logits meet."""
+    """Returns the pair of logits."""
     return (('logits', 'logits'),)

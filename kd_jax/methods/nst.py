@@ -1,8 +1,8 @@
-"""NST: the student's channels are distributed over places as the teacher's.
+"""NST: the student's channels match the teacher's channels in distribution.
 
 Source: Huang & Wang, "Like What You Like: Knowledge Distill via Neuron
 Selectivity Transfer", 2017; RepDistiller b84f547 (distiller_zoo/NST.py), which
-we follow: the squared polynomial kernel, on every stage.
+we follow: it uses the squared polynomial kernel, on every stage.
 """
 
 from typing import ClassVar
@@ -15,7 +15,7 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTaps):
-  """The sum over taps of the channels' discrepancies, with CE and KD."""
+  """The method NST, which sums the channels' discrepancies over taps."""
 
   terms: ClassVar = {
     'ce': ('student',),
@@ -24,9 +24,12 @@ class Method(base.WithTaps):
   }
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'nst'."""
-    each = [
+    """Returns 'ce', 'kd' and 'nst', the sum over taps."""
+    discrepancies = [
       losses.neuron_selectivity(*losses.aligned(s, t))
       for s, t in self.met(feats)
     ]
-    return {**self.standard(feats, batch), 'nst': jnp.stack(each).sum()}
+    return {
+      **self.standard(feats, batch),
+      'nst': jnp.stack(discrepancies).sum(),
+    }

@@ -1,12 +1,12 @@
 """OFD: a comprehensive overhaul of feature distillation.
 
-The student's maps before the ReLU, through a connector, approach the teacher's
-through a margin ReLU, by a partial L2 distance.
+The student's maps before the ReLU pass through a connector and the teacher's
+through a margin ReLU; a partial L2 distance compares them.
 
 Source: Heo et al., ICCV 2019; overhaul-distillation 76344a8
-(CIFAR-100/distiller.py), which we follow. Its WRNs run the BatchNorm that they
-tap twice a step, so that its running statistics move twice; here networks run
-once, which changes no loss.
+(CIFAR-100/distiller.py), which we follow. Its WideResNets run the tapped
+BatchNorm twice per step, so that the running statistics are updated twice. Here
+networks run once, which changes no loss.
 """
 
 from typing import ClassVar
@@ -22,19 +22,21 @@ from kd_jax.models import read_params
 
 
 class Method(base.WithTeacher):
-  """OFD with cross-entropy.
+  """The method OFD, which compares maps before the ReLU.
 
   The weight of 'ofd' multiplies the distance's sum over an image: 1e-3 on
-  CIFAR, 1e-4 on ImageNet. The teacher runs on batch statistics in the paper:
+  CIFAR, 1e-4 on ImageNet. In the paper the teacher runs on batch statistics:
   set `config.teacher.args.batch_norm='batch'`. Of two maps of different sizes
-  the larger is averaged to the smaller (mdistiller's port, which does so where
-  the teacher's is larger; the paper's pairs are equal).
+  the larger is averaged to the smaller. mdistiller's port does so where the
+  teacher's map is larger; the paper's maps have equal sizes.
 
   Attributes:
-    stages: the student's stages whose maps meet, shallow first; the deepest
-      weighs 1, each one before it half of the next.
-    teacher_stages: the teacher's, one for each; () is the same.
-    bn_group_size: of the connectors; see `layers.BatchNorm.group_size`.
+    stages: The student's stages whose maps are compared, shallow first. The
+      deepest weighs 1, each shallower stage half as much as the next.
+    teacher_stages: The teacher's stages, one for each of the student's; ()
+      stands for the student's.
+    bn_group_size: The BatchNorm group size of the connectors; see
+      `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -48,33 +50,35 @@ class Method(base.WithTeacher):
   bn_group_size: int = 0
 
   def __post_init__(self):
-    """Raises UsageError where stages cannot be paired."""
+    """Raises UsageError where the stages cannot be paired."""
     base.paired(self.stages, self.teacher_stages, 'stages')
     super().__post_init__()
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'ofd'."""
+    """Returns 'ce', 'kd' and 'ofd', the weighted sum over stages."""
     teacher = feats['teacher']
-    met = base.met(feats, self.pairs())
+    features = base.met(feats, self.pairs())
     stages = base.paired(self.stages, self.teacher_stages, 'stages')
     total = jnp.zeros(())
-    for i, ((s, t), (ours, theirs)) in enumerate(zip(met, stages, strict=True)):
-      scale, bias = read_params.last_bn(teacher['params'], theirs)
+    for i, ((s, t), (student_stage, teacher_stage)) in enumerate(
+      zip(features, stages, strict=True)
+    ):
+      scale, bias = read_params.last_bn(teacher['params'], teacher_stage)
       margin = jax.lax.stop_gradient(losses.margin(scale, bias))
       s, t = losses.aligned(s, t)
       connector = adapters.Connector(
-        self.bn_group_size, name=f'connector{ours}'
+        self.bn_group_size, name=f'connector{student_stage}'
       )
       distance = losses.partial_l2(connector(s, t.shape[-1]), t, margin)
       total += distance / 2 ** (len(self.stages) - 1 - i)
     return {**self.standard(feats, batch), 'ofd': total}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Each stage's map before its last ReLU, of the teacher and the student."""
+    """Returns the pairs of taps before each stage's last ReLU."""
     return tuple(
-      (f'stage{theirs}_pre', f'stage{ours}_pre')
-      for ours, theirs in base.paired(
+      (f'stage{teacher_stage}_pre', f'stage{student_stage}_pre')
+      for student_stage, teacher_stage in base.paired(
         self.stages, self.teacher_stages, 'stages'
       )
     )

@@ -1,4 +1,4 @@
-"""PEFD: the mean of several projections of the student meets the teacher.
+"""PEFD: the mean of several projections of the student matches the teacher.
 
 Source: Chen et al., "Improved Feature Distillation via Projector Ensemble",
 NeurIPS 2022; PEFD 7f1e2de (helper/loops.py, models/util.py), which we follow.
@@ -16,11 +16,11 @@ from kd_jax.models import layers
 
 
 class Method(base.WithTaps):
-  """PEFD: cosine distance of pooled features through a projector ensemble.
+  """The method PEFD, which projects pooled features through an ensemble.
 
   Attributes:
-    taps: the student's vectors that are projected; one tap.
-    projectors: how many, each a linear layer with ReLU.
+    taps: The student's vectors that are projected, a single tap.
+    projectors: The number of projectors, each a linear layer with ReLU.
   """
 
   terms: ClassVar = {
@@ -33,7 +33,7 @@ class Method(base.WithTaps):
   projectors: int = 3
 
   def __post_init__(self):
-    """Raises UsageError where there is no projector."""
+    """Raises UsageError where `projectors` is less than 1."""
     if self.projectors < 1:
       raise errors.UsageError(
         f'config.method_args.projectors={self.projectors}: give 1 or more'
@@ -42,7 +42,7 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'pefd' (1 minus the cosine, mean over the batch)."""
+    """Returns 'ce', 'kd' and 'pefd', the mean of 1 minus the cosine."""
     ((student, teacher),) = self.met(feats, ndim=2)
     projected = [
       nn.relu(layers.Linear(teacher.shape[-1], name=f'projector{i}')(student))

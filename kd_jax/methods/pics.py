@@ -1,11 +1,11 @@
-"""PICS: several integrated projectors lead to the teacher's classifier.
+"""PICS: integrated projectors connect the student to the teacher's classifier.
 
 Source: Zuo et al., "Projector integration and classifier sharing", Complex &
-Intelligent Systems 2024. A RECONSTRUCTION: of the paper only abstract and
-introduction are public. The projectors are those of SimKD (2b389c3), integrated
-by the mean of their outputs, as PEFD (NeurIPS 2022) integrates projectors;
-their number, their size and the distance are our choice. With one projector it
-is SimKD.
+Intelligent Systems 2024. This is a RECONSTRUCTION: only the paper's abstract
+and introduction are public. The projectors are those of SimKD (2b389c3); they
+are integrated by the mean of their outputs, as in PEFD (NeurIPS 2022). Their
+number, their size and the distance are our choice. With a single projector,
+PICS is SimKD.
 """
 
 from typing import ClassVar
@@ -16,10 +16,10 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTeachersClassifier):
-  """PICS (reconstructed; see the module's head).
+  """The method PICS, reconstructed as the module's docstring describes.
 
   Attributes:
-    projectors: how many (M).
+    projectors: M, the number of projectors.
   """
 
   terms: ClassVar = {
@@ -35,7 +35,7 @@ class Method(base.WithTeachersClassifier):
   projectors: int = 3
 
   def __post_init__(self):
-    """Raises UsageError where there is no projector."""
+    """Raises UsageError where `projectors` is less than 1."""
     if self.projectors < 1:
       raise errors.UsageError(
         f'config.method_args.projectors={self.projectors}: give 1 or more'
@@ -44,10 +44,10 @@ class Method(base.WithTeachersClassifier):
 
   @property
   def count(self) -> int:
-    """How many projectors there are."""
+    """The number of projectors."""
     return self.projectors
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'pics' (the MSE of the maps)."""
+    """Returns 'ce', 'kd' and 'pics', the MSE of the maps."""
     standard, distance = self.distilled(feats, batch)
     return {**standard, 'pics': distance}

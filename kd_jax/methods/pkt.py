@@ -1,8 +1,8 @@
-"""PKT: an image's neighbours are as probable to the student as the teacher's.
+"""PKT: the student learns the teacher's neighbour probabilities of images.
 
 Source: Passalis & Tefas, "Learning Deep Representations with Probabilistic
 Knowledge Transfer", ECCV 2018; RepDistiller b84f547 (distiller_zoo/PKT.py),
-which we follow: the mean over pairs, where the paper has the sum.
+which we follow: it takes the mean over pairs, where the paper has the sum.
 """
 
 from typing import ClassVar
@@ -15,10 +15,10 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTaps):
-  """The sum over taps of the neighbourhoods' divergences, with CE and KD.
+  """The method PKT, which sums the neighbourhoods' divergences over taps.
 
   Attributes:
-    epsilon: added to lengths and to probabilities.
+    epsilon: The constant added to lengths and to probabilities.
   """
 
   terms: ClassVar = {
@@ -31,9 +31,9 @@ class Method(base.WithTaps):
   epsilon: float = 1e-7
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'pkt'."""
-    each = [
+    """Returns 'ce', 'kd' and 'pkt', the sum over taps."""
+    divergences = [
       losses.probabilistic_transfer(s, t, self.epsilon)
       for s, t in self.met(feats, ndim=2)
     ]
-    return {**self.standard(feats, batch), 'pkt': jnp.stack(each).sum()}
+    return {**self.standard(feats, batch), 'pkt': jnp.stack(divergences).sum()}

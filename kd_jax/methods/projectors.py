@@ -1,4 +1,7 @@
-"""From the student's features to the teacher's classifier (SimKD, PICS)."""
+"""Projectors from the student's features to the teacher's classifier.
+
+SimKD and PICS use them.
+"""
 
 import flax.linen as nn
 import jax
@@ -11,12 +14,13 @@ from kd_jax.models import layers, read_params
 class Projector(nn.Module):
   """A bottleneck of three convolutions, each with BatchNorm and ReLU.
 
-  1x1 to features/factor channels, 3x3, 1x1 to `features`; no biases.
+  The convolutions have no biases: a 1x1 to features/factor channels, a 3x3 of
+  that width, and a 1x1 to `features` channels.
 
   Attributes:
-    factor: by which the inner width is smaller than the outer one.
-    dtype: what it computes in.
-    bn_group_size: see `layers.BatchNorm.group_size`.
+    factor: The factor by which the inner width is smaller than the outer.
+    dtype: The dtype in which the projector computes.
+    bn_group_size: See `layers.BatchNorm.group_size`.
 
   Source: Chen et al., CVPR 2022; `SimKD` of SimKD 2b389c3 (models/util.py).
   """
@@ -27,10 +31,18 @@ class Projector(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int, *, train: bool) -> jax.Array:
-    """Maps [N,h,w,c] to [N,h,w,features].
+    """Returns the projected map.
+
+    Args:
+      x: The student's map, [N,h,w,c] f32.
+      features: The channels of the teacher's map.
+      train: Whether BatchNorm uses batch statistics.
+
+    Returns:
+      The projected map, [N,h,w,features] in `dtype`.
 
     Raises:
-      UsageError: where the factor does not divide `features`.
+      UsageError: `factor` does not divide `features`.
     """
     if features % self.factor:
       raise errors.UsageError(
@@ -38,8 +50,8 @@ class Projector(nn.Module):
         f"{features} channels of the teacher's map"
       )
     inner = features // self.factor
-    plan = ((inner, 1), (inner, 3), (features, 1))
-    for i, (width, kernel) in enumerate(plan, 1):
+    convolutions = ((inner, 1), (inner, 3), (features, 1))
+    for i, (width, kernel) in enumerate(convolutions, 1):
       x = nn.Conv(
         width,
         (kernel, kernel),
@@ -55,13 +67,13 @@ class Projector(nn.Module):
 
 
 class ReusedClassifier(nn.Module):
-  """Projectors, integrated by their mean, before the teacher's classifier.
+  """The teacher's classifier on the mean output of several projectors.
 
   Attributes:
-    count: projectors, each with its own initialisation.
-    factor: see `Projector.factor`.
-    dtype: see `Projector.dtype`.
-    bn_group_size: see `Projector.bn_group_size`.
+    count: The number of projectors; their initial values differ.
+    factor: See `Projector.factor`.
+    dtype: See `Projector.dtype`.
+    bn_group_size: See `Projector.bn_group_size`.
   """
 
   count: int
@@ -73,17 +85,18 @@ class ReusedClassifier(nn.Module):
   def __call__(
     self, student: jax.Array, teacher: jax.Array, params: dict, *, train: bool
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The projected map, its target and the logits.
+    """Returns the projected map, its target and the logits.
 
     Args:
-      student: map [N,H,W,C], after its ReLU.
-      teacher: map [N,h,w,c], after its ReLU; only its shape matters to the
-        projected map and to the logits.
-      params: the teacher's.
-      train: the mode of the projectors' BatchNorm.
+      student: The student's map after its ReLU, [N,H,W,C] f32.
+      teacher: The teacher's map after its ReLU, [N,h,w,c] f32. The projected
+        map and the logits depend only on its shape.
+      params: The teacher's parameters.
+      train: Whether the projectors' BatchNorm uses batch statistics.
 
     Returns:
-      [N,h',w',c] f32 twice, at the smaller of both sizes, and [N,K] f32.
+      The projected map and its target, both [N,min(h,H),min(w,W),c] f32, and
+      the logits, [N,K] f32.
     """
     student, target = losses.aligned(student, teacher)
     maps = [

@@ -1,4 +1,4 @@
-"""Methods by name."""
+"""The registry of distillation methods."""
 
 import dataclasses
 import importlib
@@ -9,23 +9,28 @@ from typing import Any
 from kd_jax import errors
 from kd_jax.methods import base
 
-# Modules of this room that are no methods.
+# Modules of this package that are not methods.
 _SHARED = ('adapters', 'base', 'projectors', 'registry')
 
 
 def names() -> list[str]:
-  """Returns the names of all methods: the modules beside this one."""
-  found = (m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]))
-  return sorted(name for name in found if name not in _SHARED)
+  """Returns the sorted names of all methods, which are modules beside this."""
+  modules = (m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]))
+  return sorted(name for name in modules if name not in _SHARED)
 
 
 def method_class(name: str) -> type[base.Method]:
-  """The class `Method` of the module `kd_jax.methods.<name>`.
+  """Returns the class `Method` of a method's module.
 
-  'package.module:Name' is a class of the user's own.
+  Args:
+    name: The name of a module in `kd_jax.methods`, or 'package.module:Name'
+      for a class that the user wrote.
+
+  Returns:
+    The class.
 
   Raises:
-    UsageError: for an unknown name.
+    UsageError: The name is unknown.
   """
   if ':' in name:
     return errors.imported(*name.split(':', 1))
@@ -39,16 +44,23 @@ def method_class(name: str) -> type[base.Method]:
 
 
 def fields(cls: type[base.Method]) -> set[str]:
-  """The constructor arguments of a method's class."""
-  own = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-  return own - {'parent', 'name'}
+  """Returns the names of the constructor arguments of a method's class."""
+  all_fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+  return all_fields - {'parent', 'name'}
 
 
 def make(name: str, **kwargs: Any) -> base.Method:
-  """Makes the method called `name`.
+  """Returns a new method.
+
+  Args:
+    name: The method's name; see `method_class`.
+    **kwargs: The arguments of its constructor.
+
+  Returns:
+    The method.
 
   Raises:
-    UsageError: for an unknown name or argument.
+    UsageError: The name or an argument is unknown.
   """
   cls = method_class(name)
   for argument in kwargs:

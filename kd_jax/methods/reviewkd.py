@@ -1,12 +1,12 @@
-"""ReviewKD: the student's fused maps, deep into shallow, meet the teacher's.
+"""ReviewKD: the student's maps, fused deep to shallow, match the teacher's.
 
-From the deepest level on, each level's map joins what was fused of the deeper
-ones, by an attention over both; a convolution of each result is compared with
+Starting at the deepest level, an attention fuses each level's map with the
+fused map of the deeper levels. A convolution of each fused map is compared with
 the teacher's map of that level at several scales.
 
 Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021;
-mdistiller a08d46f (mdistiller/distillers/ReviewKD.py), which we follow. There
-channels and sizes are configured; here they are those of the features.
+mdistiller a08d46f (mdistiller/distillers/ReviewKD.py), which we follow. The
+released code configures channels and sizes; here the features determine them.
 """
 
 from typing import ClassVar
@@ -26,13 +26,13 @@ _init = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
 
 
 class Fusion(nn.Module):
-  """The paper's attention-based fusion (ABF) of one level.
+  """The paper's attention-based fusion (ABF) of a level.
 
   Attributes:
-    width: channels of what passes from level to level.
-    features: channels of the teacher's map.
-    dtype: what it computes in.
-    bn_group_size: see `layers.BatchNorm.group_size`.
+    width: The channels of the fused map.
+    features: The channels of the teacher's map.
+    dtype: The dtype in which the fusion computes.
+    bn_group_size: See `layers.BatchNorm.group_size`.
   """
 
   width: int
@@ -44,18 +44,19 @@ class Fusion(nn.Module):
   def __call__(
     self, x: jax.Array, deeper: jax.Array | None, height: int, width: int
   ) -> tuple[jax.Array, jax.Array]:
-    """Fuses the student's map with the deeper levels'.
+    """Fuses the student's map with the fused map of the deeper levels.
 
     Args:
-      x: the student's map [N,h,w,c].
-      deeper: what the next deeper level passes on [N,h',w',self.width]; None
-        at the deepest, which has no attention.
-      height: of the teacher's map.
-      width: of the teacher's map.
+      x: The student's map, [N,h,w,c] f32.
+      deeper: The fused map of the next deeper level, [N,H,W,self.width]; None
+        at the deepest level, which has no attention.
+      height: The height of the teacher's map.
+      width: The width of the teacher's map.
 
     Returns:
-      What is compared [N,height,width,features] and what the next shallower
-      level gets [N,height,width,self.width].
+      The map to compare with the teacher's, [N,height,width,self.features],
+      and the fused map for the next shallower level,
+      [N,height,width,self.width].
     """
     x = self.normed(x, self.width, 1, '1')
     if deeper is not None:
@@ -64,15 +65,25 @@ class Fusion(nn.Module):
       attention = layers.torch_conv(
         2, 1, both.shape[-1], dtype=self.dtype, name='attention'
       )(both)
-      ours, theirs = jnp.split(nn.sigmoid(attention), 2, axis=-1)
-      x = ours * x + theirs * deeper
+      x_weight, deeper_weight = jnp.split(nn.sigmoid(attention), 2, axis=-1)
+      x = x_weight * x + deeper_weight * deeper
     x = nearest(x, height, width)
     return self.normed(x, self.features, 3, '2'), x
 
   def normed(
     self, x: jax.Array, features: int, kernel: int, name: str
   ) -> jax.Array:
-    """A convolution without bias, then BatchNorm on batch statistics."""
+    """Applies a convolution without bias, then BatchNorm on batch statistics.
+
+    Args:
+      x: The map, [N,h,w,c].
+      features: The output channels.
+      kernel: The side of the kernel.
+      name: The suffix of both submodules' names.
+
+    Returns:
+      The normalised map, [N,h,w,features].
+    """
     x = nn.Conv(
       features,
       (kernel, kernel),
@@ -87,16 +98,18 @@ class Fusion(nn.Module):
 
 
 class Method(base.WithTaps):
-  """ReviewKD with cross-entropy; its weight is warmed up over 20 epochs.
+  """The method ReviewKD; the weight of its term is warmed up over 20 epochs.
 
   Attributes:
-    taps: the student's, shallow first; vectors such as 'pooled' count as maps
-      of one pixel.
-    teacher_taps: the teacher's, one for each, before their ReLU as released.
-    max_width: the most channels that pass from level to level; fewer where
-      the student's deepest tap has fewer.
-    dtype: what the fusion computes in; the loss is float32.
-    bn_group_size: of the fusion; see `layers.BatchNorm.group_size`.
+    taps: The student's taps, shallow first; a vector such as 'pooled' counts as
+      a map of a single pixel.
+    teacher_taps: The teacher's taps, one for each of the student's, before the
+      ReLU as in the released code.
+    max_width: The most channels of the fused map, which has no more than the
+      student's deepest tap.
+    dtype: The dtype in which the fusion computes; the loss is float32.
+    bn_group_size: The BatchNorm group size of the fusion; see
+      `layers.BatchNorm.group_size`.
   """
 
   terms: ClassVar = {
@@ -118,40 +131,63 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'reviewkd' (the sum over levels)."""
-    met = self.maps(feats)
-    width = min(self.max_width, met[-1][0].shape[-1])
+    """Returns 'ce', 'kd' and 'reviewkd', the sum over levels."""
+    levels = self.maps(feats)
+    width = min(self.max_width, levels[-1][0].shape[-1])
     total, deeper = jnp.zeros(()), None
-    for i, (s, t) in reversed(list(enumerate(met))):
-      height, across, features = t.shape[1:]
+    for i, (s, t) in reversed(list(enumerate(levels))):
+      height, map_width, features = t.shape[1:]
       fusion = Fusion(
         width, features, self.dtype, self.bn_group_size, name=f'fusion{i}'
       )
-      out, deeper = fusion(s, deeper, height, across)
-      total += losses.hierarchical_context(out, t)
+      fused, deeper = fusion(s, deeper, height, map_width)
+      total += losses.hierarchical_context(fused, t)
     return {**self.standard(feats, batch), 'reviewkd': total}
 
   def maps(self, feats: NetFeatures) -> list[tuple[jax.Array, jax.Array]]:
-    """The student's and the teacher's map of each level; vectors are 1x1."""
-    found = []
-    for theirs, ours in self.pairs():
+    """Returns the student's and the teacher's map of each level.
+
+    A vector becomes a map of 1x1. No gradient flows to the teacher's maps.
+
+    Args:
+      feats: The features of both networks.
+
+    Returns:
+      The pairs (student's map, teacher's map), [N,H,W,C] f32, shallow first.
+
+    Raises:
+      UsageError: A tap is neither a map nor a vector.
+    """
+    maps = []
+    for teacher_tap, student_tap in self.pairs():
       s, t = (
         x[:, None, None, :] if x.ndim == 2 else x
-        for x in (feats['student'][ours], feats['teacher'][theirs])
+        for x in (feats['student'][student_tap], feats['teacher'][teacher_tap])
       )
       if {s.ndim, t.ndim} != {4}:
         what = 'must be maps [N,H,W,C] or vectors [N,C]'
-        raise base.mismatch(feats, theirs, ours, what)
-      found.append((s, jax.lax.stop_gradient(t)))
-    return found
+        raise base.mismatch(feats, teacher_tap, student_tap, what)
+      maps.append((s, jax.lax.stop_gradient(t)))
+    return maps
 
 
 def nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-  """Resizes x [N,h,w,c] to [N,height,width,c]: pixel i is i*h//height."""
-  for axis, size in ((1, height), (2, width)):
-    have = x.shape[axis]
-    if size % have == 0:
-      x = jnp.repeat(x, size // have, axis)
+  """Returns a map resized by nearest-neighbour interpolation.
+
+  Row i of the result is row i*h//height of the map; columns correspond.
+
+  Args:
+    x: The map, [N,h,w,c].
+    height: The rows of the result.
+    width: The columns of the result.
+
+  Returns:
+    The resized map, [N,height,width,c].
+  """
+  for axis, new_size in ((1, height), (2, width)):
+    old_size = x.shape[axis]
+    if new_size % old_size == 0:
+      x = jnp.repeat(x, new_size // old_size, axis)
     else:
-      x = jnp.take(x, np.arange(size) * have // size, axis)
+      x = jnp.take(x, np.arange(new_size) * old_size // new_size, axis)
   return x

@@ -1,8 +1,8 @@
 """RKD: the student keeps the teacher's distances and angles between images.
 
 Source: Park et al., "Relational Knowledge Distillation", CVPR 2019;
-RepDistiller b84f547 (distiller_zoo/RKD.py), which we follow. Its weights of the
-two halves, 25 and 50, are here those of the two terms.
+RepDistiller b84f547 (distiller_zoo/RKD.py), which we follow. Its factors 25
+and 50 of distance and angle are the weights of the two terms here.
 """
 
 from typing import ClassVar
@@ -15,7 +15,7 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTaps):
-  """The sums over taps of both halves, with CE and KD."""
+  """The method RKD, which sums distance and angle losses over taps."""
 
   terms: ClassVar = {
     'ce': ('student',),
@@ -27,10 +27,10 @@ class Method(base.WithTaps):
   taps: tuple[str, ...] = ('pooled',)
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'rkd_distance', 'rkd_angle'."""
-    met = self.met(feats, ndim=2)
-    distances = [losses.relational_distance(s, t) for s, t in met]
-    angles = [losses.relational_angle(s, t) for s, t in met]
+    """Returns the terms 'ce', 'kd', 'rkd_distance' and 'rkd_angle'."""
+    vectors = self.met(feats, ndim=2)
+    distances = [losses.relational_distance(s, t) for s, t in vectors]
+    angles = [losses.relational_angle(s, t) for s, t in vectors]
     return {
       **self.standard(feats, batch),
       'rkd_distance': jnp.stack(distances).sum(),

@@ -1,8 +1,9 @@
 """SimKD: the student's features, projected, enter the teacher's classifier.
 
 Source: Chen et al., "Knowledge Distillation with the Reused Teacher
-Classifier", CVPR 2022; SimKD 2b389c3, which we follow. Of maps of different
-sizes the larger is averaged to the smaller, also where it is the target.
+Classifier", CVPR 2022; SimKD 2b389c3, which we follow. Where the two maps
+differ in size the larger is averaged to the smaller, even if the larger is the
+target.
 """
 
 from typing import ClassVar
@@ -12,7 +13,7 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTeachersClassifier):
-  """SimKD: only the features learn, by default; labels are not used."""
+  """The method SimKD, which by default learns from maps, without labels."""
 
   terms: ClassVar = {
     'ce': ('student', 'method'),
@@ -21,6 +22,6 @@ class Method(base.WithTeachersClassifier):
   }
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'simkd' (the MSE of the maps)."""
+    """Returns 'ce', 'kd' and 'simkd', the MSE of the maps."""
     standard, distance = self.distilled(feats, batch)
     return {**standard, 'simkd': distance}

@@ -1,8 +1,8 @@
-"""SP: images that are similar to the teacher are similar to the student.
+"""SP: the student learns the teacher's similarities between images.
 
 Source: Tung & Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019;
-RepDistiller b84f547 (distiller_zoo/SP.py), which we follow: the last map alone
-is compared, where the paper's sum may run over several pairs of layers.
+RepDistiller b84f547 (distiller_zoo/SP.py), which we follow: it compares only
+the last map, where the paper's sum may run over several pairs of layers.
 """
 
 from typing import ClassVar
@@ -15,13 +15,13 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTaps):
-  """The sum over taps of the similarities' distances, with CE and KD."""
+  """The method SP, which sums the similarities' distances over taps."""
 
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',), 'sp': ('student',)}
 
   taps: tuple[str, ...] = ('stage3',)
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'sp'."""
-    each = [losses.similarity_preserving(s, t) for s, t in self.met(feats)]
-    return {**self.standard(feats, batch), 'sp': jnp.stack(each).sum()}
+    """Returns 'ce', 'kd' and 'sp', the sum over taps."""
+    distances = [losses.similarity_preserving(s, t) for s, t in self.met(feats)]
+    return {**self.standard(feats, batch), 'sp': jnp.stack(distances).sum()}

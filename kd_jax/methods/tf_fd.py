@@ -1,8 +1,8 @@
-"""Tf-FD: features of one network teach each other, across and within layers.
+"""Tf-FD: a network's features teach each other, across and within layers.
 
 Source: Li, ECCV 2022; Teacher-free-Distillation 3427f98 (train_kd.py), which we
-follow: means over pairs and over maps, the salient half not detached. With a
-teacher's logits beside it is the paper's "KD + Tf-FD".
+follow: terms are means over pairs and over maps, and the salient half is not
+detached. With a teacher's logits the method is the paper's "KD + Tf-FD".
 """
 
 import jax.numpy as jnp
@@ -13,12 +13,13 @@ from kd_jax.methods import base
 
 
 class Method(base.WithTeacher):
-  """Teacher-free feature distillation, both halves, with CE.
+  """The method Tf-FD, teacher-free feature distillation.
 
   Attributes:
-    taps: the maps, shallow first, each with an even number of channels.
-    detach_salient: the salient half of a map's channels does not move.
-    with_kd: there is a teacher for the logits, and the term 'kd'.
+    taps: The maps, shallow first, each with an even number of channels.
+    detach_salient: Whether the salient half of a map's channels is a fixed
+      target, which does not learn.
+    with_kd: Whether there is a teacher, whose logits the term 'kd' uses.
   """
 
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
@@ -26,23 +27,23 @@ class Method(base.WithTeacher):
   with_kd: bool = False
 
   def __post_init__(self):
-    """Raises UsageError where there is no pair of maps."""
+    """Raises UsageError where there are fewer than two taps."""
     base.at_least(self.taps, 2, 'tf_fd: taps')
     super().__post_init__()
 
   @property
   def terms(self) -> dict[str, tuple[str, ...]]:  # type: ignore[override]
-    """'ce', 'inter', 'intra', and 'kd' with a teacher."""
+    """The terms 'ce', 'inter' and 'intra', and 'kd' where `with_kd` is true."""
     names = ('ce', 'inter', 'intra', *(('kd',) if self.with_kd else ()))
     return dict.fromkeys(names, ('student',))
 
   @property
   def teachers(self) -> tuple[str, ...]:  # type: ignore[override]
-    """None but for KD."""
+    """The teacher where `with_kd` is true, otherwise none."""
     return ('teacher',) if self.with_kd else ()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: see `terms`; means over pairs and over maps."""
+    """Returns every term of `terms`: means over pairs and over maps."""
     student = feats['student']
     maps = [student[name] for name in self.taps]
     for name, x in zip(self.taps, maps, strict=True):

@@ -1,10 +1,10 @@
-"""TFD: deep features teach shallow ones of the same network; no teacher.
+"""TFD: deep features of a network teach its shallow ones, without a teacher.
 
-Source: Li et al., IJCNN 2022. Only its abstract is public; it describes the
+Source: Li et al., IJCNN 2022. Only the abstract is public. It describes the
 inter-layer half of Tf-FD word for word, so TFD is RECONSTRUCTED as that half of
-the released Tf-FD code (Teacher-free-Distillation 3427f98, train_kd.py). Its
-weight (5e-3, the code's argparse default) and its warm-up (20 epochs) are our
-choice, and so are the stages of networks with more than three.
+the released Tf-FD code (Teacher-free-Distillation 3427f98, train_kd.py). The
+weight (5e-3, the code's argparse default), the warm-up (20 epochs) and the
+stages of networks with more than three are our choice.
 """
 
 from typing import ClassVar
@@ -15,10 +15,11 @@ from kd_jax.methods import base
 
 
 class Method(base.Method):
-  """The inter-layer half of teacher-free feature distillation, with CE.
+  """The method TFD, the inter-layer half of Tf-FD.
 
   Attributes:
-    taps: the maps, shallow first; every pair counts, the deeper teaches.
+    taps: The maps, shallow first. In every pair the deeper map teaches the
+      shallower.
   """
 
   terms: ClassVar = {'ce': ('student',), 'inter': ('student',)}
@@ -31,12 +32,12 @@ class Method(base.Method):
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
 
   def __post_init__(self):
-    """Raises UsageError where there is no pair of maps."""
+    """Raises UsageError where there are fewer than two taps."""
     base.at_least(self.taps, 2, 'tfd: taps')
     super().__post_init__()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'inter' (the mean over pairs)."""
+    """Returns 'ce' and 'inter', the mean over pairs."""
     student = feats['student']
     return {
       'ce': losses.cross_entropy(student['logits'], batch['label']),

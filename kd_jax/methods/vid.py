@@ -2,7 +2,7 @@
 
 Source: Ahn et al., "Variational Information Distillation for Knowledge
 Transfer", CVPR 2019; RepDistiller b84f547 (distiller_zoo/VID.py), which we
-follow. mdistiller a08d46f leaves the variance untrained.
+follow. In mdistiller a08d46f the variance is not trained.
 """
 
 from typing import ClassVar
@@ -19,11 +19,11 @@ from kd_jax.models import layers
 
 
 class Predictor(nn.Module):
-  """Three 1x1 convolutions without bias, a ReLU between them."""
+  """Three 1x1 convolutions without bias, with a ReLU between them."""
 
   @nn.compact
   def __call__(self, x: jax.Array, features: int) -> jax.Array:
-    """Maps [N,h,w,c] to [N,h,w,features]."""
+    """Maps x [N,h,w,c] f32 to [N,h,w,features] f32."""
     for i in range(3):
       conv = nn.Conv(
         features,
@@ -37,13 +37,13 @@ class Predictor(nn.Module):
 
 
 class Method(base.WithTaps):
-  """The sum over taps of negative log-likelihoods, with CE and KD.
+  """The method VID, which sums negative log-likelihoods over taps.
 
   Of two maps of different sizes the larger is averaged to the smaller.
 
   Attributes:
-    variance: of every channel at the start.
-    least_variance: what is added to the softplus of the learned value.
+    variance: The initial variance of every channel.
+    least_variance: The constant added to the softplus of the learned parameter.
   """
 
   terms: ClassVar = {
@@ -56,7 +56,7 @@ class Method(base.WithTaps):
   least_variance: float = 1e-5
 
   def __post_init__(self):
-    """Raises UsageError where the variance cannot be what it starts from."""
+    """Raises UsageError unless 0 < `least_variance` < `variance`."""
     if not 0 < self.least_variance < self.variance:
       raise errors.UsageError(
         f'vid: variance={self.variance} must be greater than least_variance='
@@ -66,15 +66,15 @@ class Method(base.WithTaps):
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
-    """Terms: 'ce', 'kd', 'vid'."""
-    start = float(np.log(np.expm1(self.variance - self.least_variance)))
+    """Returns 'ce', 'kd' and 'vid', the sum over taps."""
+    initial_scale = float(np.log(np.expm1(self.variance - self.least_variance)))
     total = jnp.zeros(())
     for i, pair in enumerate(self.met(feats)):
       s, t = losses.aligned(*pair)
       channels = t.shape[-1]
       mean = Predictor(name=f'predictor{i}')(s, channels)
       scale = self.param(
-        f'log_scale{i}', nn.initializers.constant(start), (channels,)
+        f'log_scale{i}', nn.initializers.constant(initial_scale), (channels,)
       )
       variance = nn.softplus(scale) + self.least_variance
       total += losses.variational(mean, t, variance)

@@ -1,1 +1,1 @@
-"""What a data set is for: metrics and what they count."""
+"""Tasks that a data set is used for: how predictions are measured."""

@@ -1,4 +1,4 @@
-"""Classification: what of the predictions is right, counted exactly."""
+"""Classification metrics: exact counts of correct predictions."""
 
 from collections.abc import Mapping
 
@@ -10,53 +10,66 @@ from kd_jax.features import Batch
 
 
 def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-  """Correct predictions, summed loss and images of one batch, masked.
+  """Returns the sums over a batch from which `measures` computes metrics.
+
+  Images that the mask marks as padding do not count.
 
   Args:
-    logits: [N,K].
-    batch: with 'label' and 'mask' [N].
+    logits: The logits, [N,K] f32.
+    batch: The batch, with 'label', [N] i32 or [N,K] f32, and 'mask', [N] f32.
 
   Returns:
-    'top1' and 'top5' (i32 counts; top5 of min(5, K) classes), 'loss' (summed
-    cross-entropy f32), 'images' (i32).
+    'top1' and 'top5': The images whose label is among the likeliest 1 or
+      min(5, K) classes, [] i32.
+    'loss': The sum of the cross-entropies, [] f32.
+    'images': The number of images, [] i32.
   """
   labels = losses.classes(batch['label'])
   mask = batch['mask'] > 0
   ranks = rank(logits, labels)
-  each = -jnp.take_along_axis(
+  cross_entropies = -jnp.take_along_axis(
     jax.nn.log_softmax(logits.astype(jnp.float32)), labels[:, None], axis=-1
   )[:, 0]
   return {
     'top1': ((ranks < 1) & mask).sum(dtype=jnp.int32),
     'top5': ((ranks < 5) & mask).sum(dtype=jnp.int32),
-    'loss': jnp.where(mask, each, 0.0).sum(),
+    'loss': jnp.where(mask, cross_entropies, 0.0).sum(),
     'images': mask.sum(dtype=jnp.int32),
   }
 
 
 def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """How many classes come before the right one, [N] i32.
+  """Returns the rank of each image's label among the logits.
 
-  Of equal scores the first class wins; where a score is NaN the right one is
-  last, and never counts.
+  Among equal logits the class with the lowest index comes first. An image with
+  a NaN among its logits never counts as correct: its rank is max(5, K).
 
   Args:
-    logits: [N,K].
-    labels: [N] i32.
+    logits: The logits, [N,K] f32.
+    labels: The class indices, [N] i32.
+
+  Returns:
+    The number of classes that come before the label's, [N] i32.
   """
   target = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   classes = jnp.arange(logits.shape[-1])[None, :]
   ahead = (logits > target) | ((logits == target) & (classes < labels[:, None]))
-  worst = max(5, logits.shape[-1])  # beyond the top 5 of any number of classes
+  worst = max(
+    5, logits.shape[-1]
+  )  # outside the top 5 for any number of classes
   return jnp.where(jnp.isnan(logits).any(axis=-1), worst, ahead.sum(axis=-1))
 
 
 def measures(sums: Mapping[str, float]) -> dict[str, float]:
-  """Returns the figures of a whole split from the sums of `count`.
+  """Returns the metrics of a whole split.
+
+  Args:
+    sums: The results of `count`, added up over the split's batches.
 
   Returns:
-    'top1' and 'top5' in percent, 'loss' (mean cross-entropy), 'images' (how
-    many).
+    'top1' and 'top5': The accuracies, in percent.
+    'loss': The mean cross-entropy.
+    'images': The number of images.
   """
   return {
     'top1': 100 * sums['top1'] / sums['images'],
