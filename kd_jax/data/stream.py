@@ -118,8 +118,8 @@ def _batches(
     batch_size: The number of items in a batch of this process.
     workers: The number of worker processes; 0 decodes in this process.
   """
-  # Imported here, for it is slow, and prints messages under older JAX even in
-  # runs that stream nothing.
+  # Imported late, so that runs that stream nothing avoid a slow import and the
+  # messages that it prints under older JAX.
   import grain
 
   if workers and not flags.FLAGS.is_parsed():
