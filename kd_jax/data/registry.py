@@ -30,7 +30,7 @@ def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
 
   Args:
     name: The name of the data set.
-    image_size: The configured image size in pixels; 0 is the data set's own.
+    image_size: The configured image size in pixels; 0 takes the data set's own.
 
   Returns:
     The number of classes and the image size in pixels; None where they are
@@ -67,14 +67,15 @@ def open_source(
       training as the split 'val', a fixed stratified subset, and evaluated in
       place of the test split until the last epoch. 0 holds out none; it must be
       0 where the data set has a split 'val' already.
-    image_size: The height and width of the network's input in pixels; 0 is the
-      images' own size.
-    mean: The mean of each channel, of pixels scaled to 0..1; () is the data
-      set's own.
-    std: The standard deviation of each channel, of pixels scaled to 0..1; () is
-      the data set's own.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the images' own size.
+    mean: The mean of each channel, of pixels scaled to 0..1; () takes the
+      data set's own.
+    std: The standard deviation of each channel, of pixels scaled to 0..1; ()
+      takes the data set's own.
     data_dir: The folder of prepared data sets; see `prepared.root`.
-    archive: The path of the data set's archive; '' is the download folder.
+    archive: The path of the data set's archive; '' takes the file in the
+      download folder, which is downloaded if it is missing.
     any_checksum: Whether to accept `archive` whatever its checksum.
 
   Raises:

@@ -81,7 +81,7 @@ class PyramidNet(layers.Network):
   'stage3_post' is the output of the last ReLU.
 
   Attributes:
-    depth: The depth, 6n+2, or 9n+2 with bottlenecks.
+    depth: The number of convolutions, 6n+2, or 9n+2 with bottlenecks.
     alpha: The channels that all blocks together add.
     bottleneck: Whether a block has three convolutions and four times the
       channels.

@@ -61,7 +61,8 @@ class ShuffleNetV1(layers.Network):
   """A ShuffleNetV1; see `layers.Network`.
 
   Attributes:
-    stage_sizes: The number of units in every stage, with that of stride 2.
+    stage_sizes: The number of units in every stage, including the unit of
+      stride 2.
     widths: The channels of every stage.
     groups: The groups of the 1x1 convolutions. The first 1x1 convolution of the
       first unit has a single group.
@@ -171,7 +172,8 @@ class ShuffleNetV2(layers.Network):
   pooled.
 
   Attributes:
-    stage_sizes: The number of units in every stage, with that of stride 2.
+    stage_sizes: The number of units in every stage, including the unit of
+      stride 2.
     widths: The channels of every stage, then of the last map.
   """
 
@@ -210,7 +212,10 @@ class ShuffleNetV2(layers.Network):
 
 
 def _stem(network: layers.Network, images: jax.Array, train: bool) -> jax.Array:
-  """Returns the 24 channels of the stem; called in a network's `__call__`."""
+  """Returns the stem's map: 24 channels by a 1x1 convolution.
+
+  It is called in the `__call__` of `network`, to which its layers belong.
+  """
   conv1 = layers.Conv(
     24, 1, dtype=network.dtype, kernel_init=layers.torch_init, name='conv1'
   )

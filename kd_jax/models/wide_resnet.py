@@ -80,7 +80,7 @@ class WideResNet(layers.Network):
   ReLU.
 
   Attributes:
-    depth: The depth, 6n+4.
+    depth: The number of convolutions, 6n+4.
     widen: The factor of 16, 32 and 64 channels.
     variant: The variant; see the module's docstring.
   """

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships.
+"""The 1,797 real handwritten digits of 8x8 pixels embedded in scikit-learn.
 
 Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI
 Machine Learning Repository, 1998 (its test set, CC BY 4.0), as

@@ -45,8 +45,8 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
 
   Args:
     name: 'folder:/path'.
-    image_size: The height and width of the network's input in pixels; 0 is the
-      images' own size.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the images' own size.
 
   Raises:
     UsageError: A split's folder is missing, a class is empty, the classes
@@ -97,7 +97,9 @@ def _list(folder: epath.Path, names: list[str]) -> Files:
   labels: list[int] = []
   for label, name in enumerate(names):
     files = sorted(
-      p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES
+      path
+      for path in (folder / name).iterdir()
+      if path.suffix.lower() in SUFFIXES
     )
     if not files:
       raise errors.UsageError(

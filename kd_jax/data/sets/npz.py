@@ -95,8 +95,8 @@ def open_npz(
 
   Args:
     name: 'npz:/path/file.npz'.
-    image_size: The height and width of the network's input in pixels; 0 is the
-      images' own size. Images of another size are scaled by `decode.fit`.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the images' own size. Images of another size are scaled by `decode.fit`.
     measured: Whether to compute the mean and the standard deviation of each
       channel, exactly, over all training images as the file holds them; else
       both are empty.

@@ -102,10 +102,11 @@ def open_prepared(
   Args:
     name: The name of the data set.
     data_dir: The folder of prepared data sets; see `root`.
-    archive_path: The path of the data set's archive; '' is the download folder.
+    archive_path: The path of the data set's archive; '' takes the file in
+      the download folder, which is downloaded if it is missing.
     any_checksum: Whether to accept the archive whatever its checksum.
-    image_size: The height and width of the network's input in pixels; 0 is the
-      data set's own size.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the data set's own size.
 
   Raises:
     UsageError: The data set is neither prepared nor known, its archive cannot

@@ -3,7 +3,7 @@
 A file of weights is a '.safetensors', which is read without torch, or was
 written by `torch.save` and is read with `weights_only=True`, so that it runs no
 code. It holds a state dict, bare or under 'model' or 'state_dict' as training
-scripts save it. The prefix 'module.' of parallel wrappers is removed.
+scripts save it. The prefixes of wrappers, such as 'module.', are removed.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from kd_jax.models.pretrained import layouts as layouts_lib
 
 State = dict[str, np.ndarray]
 
-# The names of Linen's variables, and those of torch's.
+# By the name of a Linen variable, the name that PyTorch has for it.
 LEAVES = {
   'kernel': 'weight',
   'bias': 'bias',
@@ -49,7 +49,8 @@ def load(network: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
 
   Raises:
     UsageError: The file cannot be read, or does not fit the network. The
-      message lists missing, unexpected and misshapen weights.
+      message lists missing, unexpected and misshapen weights; nothing is
+      loaded.
   """
   return convert(network, read(path))
 

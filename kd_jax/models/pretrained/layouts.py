@@ -193,11 +193,14 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
 def _places(
   stages: tuple[tuple[tuple[int, int, int, int], ...], ...],
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int, int]]]:
-  """Yields the place of every block in the lists of the originals.
+  """Yields the indices by which the PyTorch implementations name a block.
+
+  Args:
+    stages: See `mobilenet.MobileNetV2`.
 
   Yields:
     The stage and the block's number in it, from 1; and the block's row, its
-    place in the row, and its place among all blocks, from 0.
+    place in the row, and its position among all blocks, from 0.
   """
   row = position = 0
   for i, rows in enumerate(stages, 1):
