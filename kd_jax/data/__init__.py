@@ -1,4 +1,4 @@
-"""Data sets: what there is, and how a batch is made of one."""
+"""Data sets: their registry, and how batches are made from them."""
 
 from kd_jax.data.registry import SETS as SETS
 from kd_jax.data.registry import SUBSET_SEED as SUBSET_SEED

@@ -1,13 +1,13 @@
-"""What the loop asks of a split: feeds from the host, batches on the device.
+"""The interface of a split: feeds from the host, batches on the device.
 
-A batch is a pure function of (seed, step): its images are the next ones of the
-epoch's permutation, which numpy makes from (seed, epoch); crops and flips come
-from the step's key, inside jit. `Training` and `Streamed` give the same batches
-bit for bit.
+A batch is a pure function of (seed, step). Its images are the next ones of the
+epoch's permutation, which NumPy computes from (seed, epoch); crops and flips
+come from the step's key, inside jit. `resident.Training` and `stream.Streamed`
+yield the same batches bit for bit.
 
-An epoch has floor(N/B) steps and a new permutation each: the N mod B images
-left over differ from epoch to epoch. (PyTorch's loaders in RepDistiller train
-on them as one small batch more; that is not reproduced.)
+An epoch has floor(N/B) steps and a permutation of its own, so that the N mod B
+images left out differ from epoch to epoch. (PyTorch's loaders in RepDistiller
+train on them as an additional small batch; that is not reproduced.)
 """
 
 import functools
@@ -19,80 +19,101 @@ import numpy as np
 from kd_jax.data import augment, source
 from kd_jax.features import Batch
 
-# Arrays by name, a batch or one item of it.
+# Arrays by name: a batch, or a single item of a batch.
 Feed = dict[str, Any]
 
 
 class Feeds(Protocol):
-  """An iterator over feeds that frees what it holds when it is closed."""
+  """An iterator over feeds, which releases its resources when closed."""
 
   def __iter__(self) -> 'Feeds':
-    """Itself."""
+    """Returns the iterator itself."""
     ...
 
   def __next__(self) -> Feed:
-    """The next one."""
+    """Returns the next feed."""
     ...
 
   def close(self) -> None:
-    """Ends it, with its threads and processes."""
+    """Ends the iteration and stops its threads and processes."""
     ...
 
 
 class EvalSet(Protocol):
-  """A split read in order.
+  """A split that is read in order.
 
   Attributes:
-    arrays: what lives on the devices.
-    size: images.
+    arrays: The arrays that stay on the devices.
+    size: The number of images.
   """
 
   arrays: dict[str, jax.Array]
   size: int
 
   def eval_feeds(self, batch_size: int) -> Feeds:
-    """Every image once, with 'mask' [B] f32; the last batch is padded.
+    """Returns feeds that hold every image once, the last one padded.
 
-    Of each batch a process gets its `sharding.rows`.
+    A feed has 'mask' [B] f32, which is 0 for padding. A process receives its
+    `sharding.rows` of every batch.
+
+    Args:
+      batch_size: B, over all processes.
     """
     ...
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
-    """The batch, inside jit: 'image', 'label', 'index', 'mask'."""
+    """Returns the batch of a feed; called inside jit.
+
+    Args:
+      arrays: The attribute `arrays`, as an argument of the jitted function.
+      feed: A feed of `eval_feeds`.
+
+    Returns:
+      'image', 'label', 'index' and 'mask'; see `features.Batch`.
+    """
     ...
 
 
 class TrainSet(Protocol):
-  """A split in the order of training.
+  """A split that is read in the shuffled order of training.
 
   Attributes:
-    arrays: what lives on the devices.
+    arrays: The arrays that stay on the devices.
   """
 
   arrays: dict[str, jax.Array]
 
   def feeds(self, step: int) -> Feeds:
-    """What the host gives to `step` and every step after it.
+    """Returns the feeds of `step` and of all steps after it.
 
-    Of each batch a process gets its `sharding.rows`.
+    A process receives its `sharding.rows` of every batch.
     """
     ...
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
-    """The augmented batch, inside jit: 'image', 'label', 'index'."""
+    """Returns the augmented batch of a feed; called inside jit.
+
+    Args:
+      arrays: The attribute `arrays`, as an argument of the jitted function.
+      feed: A feed of `feeds`.
+      key: The random key of the step.
+
+    Returns:
+      'image', 'label' and 'index'; see `features.Batch`.
+    """
     ...
 
 
 class Order:
-  """Which images each step shows."""
+  """The order of training, which maps a step to the images of its batch."""
 
   def __init__(self, size: int, batch_size: int, seed: int):
-    """Orders `size` images in batches.
+    """Creates the order.
 
     Args:
-      size: images, at least batch_size.
+      size: The number of images, at least `batch_size`.
       batch_size: B.
-      seed: decides the permutations.
+      seed: The seed of the permutations.
     """
     self.size, self.batch_size, self.seed = size, batch_size, seed
     self.steps_per_epoch = size // batch_size
@@ -103,21 +124,21 @@ class Order:
     return np.random.Generator(bits).permutation(self.size).astype(np.int32)
 
   def index(self, step: int) -> np.ndarray:
-    """The images of a step, [B] i32."""
-    epoch, within = divmod(step, self.steps_per_epoch)
-    start = within * self.batch_size
+    """Returns the indices of a step's images, [B] i32."""
+    epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+    start = step_in_epoch * self.batch_size
     return self._epoch(epoch)[start : start + self.batch_size]
 
 
 def masked(size: int, batch_size: int, rows: np.ndarray) -> Feeds:
-  """'index' [R] i32 and 'mask' [R] f32 over every image, in order.
+  """Yields the 'index' [R] i32 and 'mask' [R] f32 of all images, in order.
 
-  The last batch repeats image 0 under mask 0 until it is full.
+  The last batch is filled up with image 0, for which the mask is 0.
 
   Args:
-    size: images.
+    size: The number of images.
     batch_size: B.
-    rows: [R] i32, which of each batch are wanted.
+    rows: The wanted positions within every batch, [R] i32.
   """
   for start in range(0, size, batch_size):
     index = start + rows
@@ -129,5 +150,5 @@ def masked(size: int, batch_size: int, rows: np.ndarray) -> Feeds:
 
 
 def normalised(image: jax.Array, info: source.Info) -> jax.Array:
-  """Images [N,H,W,3] u8 as networks see them, f32."""
+  """Returns images [N,H,W,3] u8 normalised for a network, as f32."""
   return augment.normalise(image, info.mean, info.std)

@@ -9,7 +9,7 @@ from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.data.sets import builders, digits, folder, npz, prepared
 
-# What `open_source` takes, and what it is.
+# The names that `open_source` takes, and what they stand for.
 SETS = {
   'digits': 'embedded: 1,797 digits of 8x8 pixels (scikit-learn), 10 classes',
   'cifar10': '60,000 images of 32x32 pixels, 10 classes',
@@ -21,13 +21,22 @@ SETS = {
   '<name>': 'what tensorflow-datasets has prepared as array_record',
 }
 
-# Decides which images `train_size` and `val_fraction` take, whatever the seed
-# of the run.
+# The seed of the subsets that `train_size` and `val_fraction` take; it does not
+# depend on the seed of the run.
 SUBSET_SEED = 0
 
 
 def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
-  """Classes and image size where they are known before the data is there."""
+  """Returns facts about a data set that are known before it is prepared.
+
+  Args:
+    name: The name of the data set.
+    image_size: The configured image size in pixels; 0 takes the data set's own.
+
+  Returns:
+    The number of classes and the image size in pixels; None where they are
+    known only once the data set is opened.
+  """
   if name in builders.BUILDERS:
     builder = builders.BUILDERS[name]
     return builder.CLASSES, image_size or builder.IMAGE_SIZE
@@ -47,27 +56,33 @@ def open_source(
   archive: str = '',
   any_checksum: bool = False,
 ) -> source.Source:
-  """Opens a data set; its images are read by the source's `split`.
+  """Returns a data set by name; `Source.split` reads its images.
 
   Args:
     name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path',
       'npz:/path/file.npz', 'package.module:name' for a function of the user's
       own (see `_imported`), or any data set that tfds has prepared as
       array_record.
-    train_size: how many training images to keep, a fixed stratified subset; 0
-      keeps all.
-    val_fraction: the fraction of the training images, a fixed stratified part,
-      that is held out of training and takes the test split's place until the
-      last epoch (split 'val'); 0 where the data set has such a split already.
-    image_size: what networks see; 0 is the images' own size.
-    mean: replaces the data set's; of each channel of pixels scaled to 0..1.
-    std: likewise.
-    data_dir: where data sets are prepared; see `prepared.root`.
-    archive: where the user has the data set's archive.
-    any_checksum: take that archive whatever its checksum.
+    train_size: The number of training images to keep, as a fixed stratified
+      subset; 0 keeps all.
+    val_fraction: The fraction of the training images that is held out of
+      training as the split 'val', a fixed stratified subset, and evaluated in
+      place of the test split until the last epoch. 0 holds out none; it must be
+      0 where the data set has a split 'val' already.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the images' own size.
+    mean: The mean of each channel, of pixels scaled to 0..1; () takes the
+      data set's own.
+    std: The standard deviation of each channel, of pixels scaled to 0..1; ()
+      takes the data set's own.
+    data_dir: The folder of prepared data sets; see `prepared.root`.
+    archive: The path of the data set's archive; '' takes the file in the
+      download folder, which is downloaded if it is missing.
+    any_checksum: Whether to accept `archive` whatever its checksum.
 
   Raises:
-    UsageError: for an unknown name, missing data, or an impossible number.
+    UsageError: The name is unknown, the data is missing, or a number is out of
+      range.
   """
   if image_size < 0:
     raise errors.UsageError(
@@ -129,14 +144,14 @@ def _imported(name: str, image_size: int) -> source.Source:
 
 
 def _check_name(name: str, data_dir: str) -> None:
-  """Says the nearest name where nothing of this name can be had."""
+  """Raises UsageError, with the nearest name, for an unknown data set."""
   if name in builders.BUILDERS or prepared.find(name, prepared.root(data_dir)):
     return
-  known = ['digits', *builders.BUILDERS]
-  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
+  names = ['digits', *builders.BUILDERS]
+  matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  hint = f'; did you mean {matches[0]!r}?' if matches else ''
   raise errors.UsageError(
-    f'unknown data set {name!r}{hint} There are {", ".join(known)}, '
+    f'unknown data set {name!r}{hint} There are {", ".join(names)}, '
     "'folder:/path', 'npz:/path/file.npz', and what tfds has prepared in "
     f'{prepared.root(data_dir)}'
   )
@@ -145,7 +160,16 @@ def _check_name(name: str, data_dir: str) -> None:
 def _part(
   whole: source.Source, train_size: int, val_fraction: float
 ) -> source.Source:
-  """The source with a subset of its training images, and one held out."""
+  """Returns the source with a subset of its training images and a 'val'.
+
+  Args:
+    whole: The data set.
+    train_size: See `open_source`.
+    val_fraction: See `open_source`.
+
+  Raises:
+    UsageError: A number is out of range, or the data set has a 'val' already.
+  """
   info = whole.info
   least, most = len(info.class_names), info.num_train
   if train_size and not least <= train_size <= most:
@@ -164,25 +188,25 @@ def _part(
     )
   if not train_size and not val_fraction:
     return whole
-  size = train_size or most
-  held_out = round(val_fraction * size)
-  if val_fraction and not least <= held_out <= size - least:
+  num_kept = train_size or most
+  num_val = round(val_fraction * num_kept)
+  if val_fraction and not least <= num_val <= num_kept - least:
     raise errors.UsageError(
-      f'config.data.val_fraction={val_fraction} holds out {held_out} of {size} '
-      f'images; each part needs {least} or more, one of each class'
+      f'config.data.val_fraction={val_fraction} holds out {num_val} of '
+      f'{num_kept} images; each part needs {least} or more, one of each class'
     )
 
   def split(name: str) -> source.Images:
     if name == 'test' or (name == 'val' and whole.info.num_val):
       return whole.split(name)
     images = whole.split('train')
-    kept = source.stratified(images.labels, size, SUBSET_SEED)
-    within = source.stratified(images.labels[kept], held_out, SUBSET_SEED)
+    kept = source.stratified(images.labels, num_kept, SUBSET_SEED)
+    positions = source.stratified(images.labels[kept], num_val, SUBSET_SEED)
     if name == 'train':
-      within = np.setdiff1d(np.arange(len(kept)), within)
-    return source.Subset(images, kept[within])
+      positions = np.setdiff1d(np.arange(len(kept)), positions)
+    return source.Subset(images, kept[positions])
 
   info = info._replace(
-    num_train=size - held_out, num_val=held_out or info.num_val
+    num_train=num_kept - num_val, num_val=num_val or info.num_val
   )
   return source.Source(info, split)

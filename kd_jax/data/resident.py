@@ -1,4 +1,4 @@
-"""A split that lives on the device as uint8; only indices travel there."""
+"""A split that stays on the device as uint8; only indices are sent to it."""
 
 import itertools
 from typing import Any
@@ -13,16 +13,16 @@ from kd_jax.runtime import sharding
 
 
 class Resident:
-  """A split on the device, read in order; a `dataset.EvalSet`.
+  """A split on the device, which is read in order: a `dataset.EvalSet`.
 
   Attributes:
     arrays: 'image' [M,H*W*3] u8 and 'label' [M] i32, on every device. A TPU
       would copy images of four dimensions into such rows at every dispatch.
-    size: M.
+    size: M, the number of images.
   """
 
   def __init__(self, split: source.Arrays, info: source.Info, mesh: Mesh):
-    """Moves the split to the devices of the mesh."""
+    """Copies the split to the devices of the mesh."""
     self.size = len(split)
     self._info, self._mesh = info, mesh
     self._shape = split.image.shape[1:]
@@ -32,16 +32,16 @@ class Resident:
     )
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
-    """See `dataset.EvalSet`: 'index' and 'mask'."""
+    """Returns feeds with 'index' and 'mask'; see `dataset.EvalSet`."""
     rows = sharding.rows(self._mesh, batch_size)
     return dataset.masked(self.size, batch_size, rows)
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
-    """See `dataset.EvalSet`."""
+    """Returns the batch of a feed; see `dataset.EvalSet`."""
     return self._batch(arrays, self._taken(arrays, feed), feed)
 
   def _taken(self, arrays: dict[str, Any], feed: Any) -> jax.Array:
-    """The images of a feed, [B,H,W,3] u8."""
+    """Returns the images of a feed, [B,H,W,3] u8."""
     return arrays['image'][feed['index']].reshape(-1, *self._shape)
 
   def _batch(self, arrays, images, feed) -> Batch:
@@ -50,10 +50,10 @@ class Resident:
 
 
 class Training(Resident):
-  """A split on the device, shuffled and augmented; a `dataset.TrainSet`.
+  """A split on the device, shuffled and augmented: a `dataset.TrainSet`.
 
-  `arrays` may have a teacher's logits too, under `features.known`: [M,1,K] f32,
-  or [M,2,K] with those of the mirrored images.
+  `arrays` may also hold a teacher's logits, under the key `features.known`:
+  [M,1,K] f32, or [M,2,K] with the logits of the mirrored images.
   """
 
   def __init__(
@@ -66,30 +66,46 @@ class Training(Resident):
     seed: int,
     crop_flip: augment.CropFlip,
   ):
-    """Moves the split to the devices of the mesh."""
+    """Copies the split to the devices of the mesh.
+
+    Args:
+      split: The images and labels.
+      info: The facts of the data set.
+      mesh: The devices.
+      batch_size: B, over all processes.
+      seed: The seed of the order.
+      crop_flip: The augmentation.
+    """
     super().__init__(split, info, mesh)
     self._order = dataset.Order(self.size, batch_size, seed)
     self._rows = sharding.rows(mesh, batch_size)
     self._crop_flip = crop_flip
 
   def feeds(self, step: int) -> dataset.Feeds:
-    """See `dataset.TrainSet`: 'index' [B] i32."""
-    every = itertools.count(step)
-    return ({'index': self._order.index(s)[self._rows]} for s in every)
+    """Returns feeds with 'index' [B] i32; see `dataset.TrainSet`."""
+    steps = itertools.count(step)
+    return ({'index': self._order.index(s)[self._rows]} for s in steps)
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
-    """See `dataset.TrainSet`."""
+    """Returns the augmented batch of a feed; see `dataset.TrainSet`."""
     index = feed['index']
     images, flipped = augment.crop_flip(
       self._taken(arrays, feed), key, self._crop_flip
     )
-    known = {
-      name: each[index, flipped.astype(jnp.int32)]
-      for name, each in arrays.items()
+    known_logits = {
+      name: logits[index, flipped.astype(jnp.int32)]
+      for name, logits in arrays.items()
       if name not in ('image', 'label')
     }
-    return {**self._batch(arrays, images, feed), **known}
+    return {**self._batch(arrays, images, feed), **known_logits}
 
   def views(self, image: jax.Array) -> list[jax.Array]:
-    """All that training makes of images, where it crops none."""
+    """Returns all augmented variants of images when training does not crop.
+
+    Args:
+      image: The images, [N,H,W,3].
+
+    Returns:
+      The images and, if training flips, the mirrored images.
+    """
     return [image, image[:, :, ::-1]] if self._crop_flip.flip else [image]

@@ -1,4 +1,4 @@
-"""What a data set is: facts that cost nothing, and images when asked."""
+"""A data set: facts that are cheap to read, and splits opened on demand."""
 
 from collections.abc import Callable
 import dataclasses
@@ -11,18 +11,20 @@ from kd_jax.data import decode
 
 
 class Info(NamedTuple):
-  """What is known of a data set before its images are read.
+  """The facts of a data set that are known before its images are read.
 
   Attributes:
-    name: as in `config.data.name`.
-    class_names: K names.
-    image_size: height and width in pixels.
-    num_train: training images.
-    num_test: test images.
-    num_val: images of split 'val', held out of training or the data set's own.
-    fingerprint: tells contents under one name apart; '' where none is known.
-    mean: of each channel, of pixels scaled to 0..1.
-    std: of each channel, likewise.
+    name: The name, as in `config.data.name`.
+    class_names: The names of the K classes.
+    image_size: The height and width of the network's input, in pixels.
+    num_train: The number of training images.
+    num_test: The number of test images.
+    mean: The mean of each channel, of pixels scaled to 0..1.
+    std: The standard deviation of each channel, of pixels scaled to 0..1.
+    num_val: The number of images in the split 'val', which is held out of
+      training or is the data set's own.
+    fingerprint: A digest that distinguishes different contents under the same
+      name; '' where none is known.
   """
 
   name: str
@@ -36,10 +38,10 @@ class Info(NamedTuple):
   fingerprint: str = ''
 
   def identity(self) -> dict[str, Any]:
-    """Everything, by field, as runs and caches compare it.
+    """Returns all fields by name, by which runs and caches compare data sets.
 
-    An empty fingerprint is left out, as in what was written before there were
-    fingerprints.
+    An empty fingerprint is left out, so that the result equals that of run
+    folders and caches written before fingerprints existed.
     """
     facts = self._asdict()
     if not self.fingerprint:
@@ -48,50 +50,50 @@ class Info(NamedTuple):
 
 
 class Images(Protocol):
-  """A split of a data set, by index."""
+  """The images of a split, which are read by index."""
 
   @property
   def labels(self) -> np.ndarray:
-    """Class indices [N] i32."""
+    """The class indices, [N] i32."""
     ...
 
   def __len__(self) -> int:
-    """N."""
+    """Returns the number of images, N."""
     ...
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """The decoded image [h,w,3] u8, and its label."""
+    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-  """A split in memory: `Images` of one size.
+  """A split in memory, whose images all have the same size.
 
   Attributes:
-    image: [N,H,W,3] u8.
-    labels: [N] i32.
+    image: The images, [N,H,W,3] u8.
+    labels: The class indices, [N] i32.
   """
 
   image: np.ndarray
   labels: np.ndarray
 
   def __len__(self) -> int:
-    """N."""
+    """Returns the number of images, N."""
     return len(self.labels)
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """The image [H,W,3] u8, and its label."""
+    """Returns the image [H,W,3] u8 at an index, and its label."""
     return self.image[index], int(self.labels[index])
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-  """Some of the images of a split.
+  """A subset of the images of a split.
 
   Attributes:
-    whole: the split.
-    chosen: indices into it.
+    whole: The split.
+    chosen: The indices of the chosen images in the split, [N].
   """
 
   whole: Images
@@ -99,31 +101,31 @@ class Subset:
 
   @property
   def labels(self) -> np.ndarray:
-    """Class indices [N] i32."""
+    """The class indices, [N] i32."""
     return self.whole.labels[self.chosen]
 
   def __len__(self) -> int:
-    """N."""
+    """Returns the number of images, N."""
     return len(self.chosen)
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """The decoded image [h,w,3] u8, and its label."""
+    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
     return self.whole.read(int(self.chosen[index]))
 
 
 class Source:
-  """A data set; each split is opened, and decoded, once in a process.
+  """A data set, which opens and decodes every split once per process.
 
   Attributes:
-    info: its facts.
+    info: The facts of the data set.
   """
 
   def __init__(self, info: Info, opener: Callable[[str], Images]):
-    """Opens nothing yet.
+    """Creates the data set without opening a split.
 
     Args:
-      info: its facts.
-      opener: gives the images of 'train', 'val' or 'test'.
+      info: The facts of the data set.
+      opener: Returns the images of 'train', 'val' or 'test'.
     """
     self.info = info
     self._opener = opener
@@ -131,47 +133,55 @@ class Source:
     self._arrays: dict[str, Arrays] = {}
 
   def split(self, name: str) -> Images:
-    """The images of 'train', 'test', or 'val' where there is one."""
+    """Returns the images of 'train', of 'test', or of 'val' if it exists."""
     if name not in self._splits:
       self._splits[name] = self._opener(name)
     return self._splits[name]
 
   def arrays(self, name: str, say: Callable[[str], None] = print) -> Arrays:
-    """The whole split decoded, every image fitted to the image size.
+    """Returns a whole split decoded, with every image fitted to `image_size`.
 
     Args:
-      name: of the split.
-      say: tells of progress every five seconds.
+      name: The name of the split.
+      say: Called with a progress message every five seconds.
     """
     if name not in self._arrays:
       images, size = self.split(name), self.info.image_size
-      out = np.empty((len(images), size, size, 3), np.uint8)
+      pixels = np.empty((len(images), size, size, 3), np.uint8)
       labels = np.empty(len(images), np.int32)
-      said = time.monotonic()
+      last_report = time.monotonic()
       for i in range(len(images)):
         image, labels[i] = images.read(i)
-        out[i] = decode.fit(image, size)
-        if time.monotonic() - said > 5:
-          said = time.monotonic()
+        pixels[i] = decode.fit(image, size)
+        if time.monotonic() - last_report > 5:
+          last_report = time.monotonic()
           say(f'decoding {self.info.name}: {i} of {len(images)} {name} images')
-      self._arrays[name] = Arrays(out, labels)
+      self._arrays[name] = Arrays(pixels, labels)
     return self._arrays[name]
 
 
 def stratified(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-  """Indices of `size` images with the class proportions of `labels` [N].
+  """Returns the indices of a random subset that keeps the class proportions.
 
-  The same images for the same arguments, in ascending order. Where size is no
-  multiple, the classes with the largest remainders get one more.
+  Where a class's share is no whole number it is rounded down, and the classes
+  with the largest remainders get one more image.
+
+  Args:
+    labels: The class indices, [N].
+    size: The number of images in the subset.
+    seed: The seed of the choice.
+
+  Returns:
+    [size] indices in ascending order, the same ones for the same arguments.
   """
   rng = np.random.Generator(np.random.Philox(seed))
-  names, counts = np.unique(labels, return_counts=True)
-  exact = counts * (size / len(labels))
-  take = np.floor(exact).astype(int)
-  largest = np.argsort(-(exact - take), kind='stable')
-  take[largest[: size - take.sum()]] += 1
+  classes, counts = np.unique(labels, return_counts=True)
+  shares = counts * (size / len(labels))
+  quotas = np.floor(shares).astype(int)
+  by_remainder = np.argsort(-(shares - quotas), kind='stable')
+  quotas[by_remainder[: size - quotas.sum()]] += 1
   chosen = [
-    rng.permutation(np.flatnonzero(labels == name))[:n]
-    for name, n in zip(names, take, strict=True)
+    rng.permutation(np.flatnonzero(labels == label))[:quota]
+    for label, quota in zip(classes, quotas, strict=True)
   ]
   return np.sort(np.concatenate(chosen))

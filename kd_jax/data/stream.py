@@ -1,8 +1,8 @@
 """A split that is decoded by worker processes and streamed to the device.
 
-Grain reads it by index, so that a batch is the same pure function of (seed,
-step) as that of a split on the device, and going on at any step needs no saved
-position.
+Grain reads the split by index. A batch is therefore the same pure function of
+(seed, step) as that of a split on the device, and a run can resume at any step
+without a saved position.
 """
 
 import dataclasses
@@ -22,13 +22,14 @@ _BUFFER = 2  # batches that each worker keeps ready
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-  """Reads one image of a split at the size that networks see.
+  """A function that reads a single image at the size of the network's input.
 
   Attributes:
-    images: the split.
-    size: pixels.
-    area: of a random resized crop; () fits the whole image.
-    seed: decides the crops, with the epoch and the image.
+    images: The split.
+    size: The height and width of the network's input, in pixels.
+    area: The least and the greatest fraction of the image's area that a random
+      resized crop takes; () fits the whole image.
+    seed: The seed of the crops, which also depend on the epoch and the image.
   """
 
   images: source.Images
@@ -37,7 +38,7 @@ class Decoder:
   seed: int = 0
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
-    """One item: 'image' [size,size,3] u8, 'label' and 'index' i32."""
+    """Returns an item: 'image' [size,size,3] u8, 'label' and 'index' i32."""
     image, label = self.images.read(index)
     return {
       'image': self._sized(image, index, epoch),
@@ -55,7 +56,10 @@ class Decoder:
 
 
 class _TrainItems:
-  """Rows of the batches of all steps of a run; a grain random-access source."""
+  """The items of all steps of a run, as a random-access source for Grain.
+
+  Only the items of this process's rows of every batch are included.
+  """
 
   def __init__(
     self, decoder: Decoder, order: dataset.Order, steps: int, rows: np.ndarray
@@ -67,22 +71,27 @@ class _TrainItems:
     return self._steps * len(self._rows)
 
   def __getitem__(self, position: int) -> dataset.Feed:
-    step, within = divmod(position, len(self._rows))
+    step, row = divmod(position, len(self._rows))
     epoch = step // self._order.steps_per_epoch
-    image = self._order.index(step)[self._rows[within]]
-    return self._decoder(int(image), epoch)
+    index = self._order.index(step)[self._rows[row]]
+    return self._decoder(int(index), epoch)
 
+  # The cache of an `Order` cannot be pickled, so its arguments are.
   def __getstate__(self) -> dict[str, Any]:
     order = self._order
-    made = (order.size, order.batch_size, order.seed)
-    return {**self.__dict__, '_order': made}
+    arguments = (order.size, order.batch_size, order.seed)
+    return {**self.__dict__, '_order': arguments}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     self.__dict__.update({**state, '_order': dataset.Order(*state['_order'])})
 
 
 class _EvalItems:
-  """Rows of the batches of a split in order, the last one padded."""
+  """The items of a split in order, as a random-access source for Grain.
+
+  Only the items of this process's rows of every batch are included; the last
+  batch is padded.
+  """
 
   def __init__(self, decoder: Decoder, batch_size: int, rows: np.ndarray):
     self._decoder = decoder
@@ -101,14 +110,23 @@ class _EvalItems:
 def _batches(
   items: Any, first: int, batch_size: int, workers: int
 ) -> dataset.Feeds:
-  """Batches from position `first` on, decoded in other processes."""
-  import grain  # slow, and talks on older JAX, where nothing is streamed
+  """Returns batches of items that worker processes decode.
+
+  Args:
+    items: A random-access source for Grain.
+    first: The position of the first item.
+    batch_size: The number of items in a batch of this process.
+    workers: The number of worker processes; 0 decodes in this process.
+  """
+  # Imported late, so that runs that stream nothing avoid a slow import and the
+  # messages that it prints under older JAX.
+  import grain
 
   if workers and not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags
-  made = grain.MapDataset.source(items)
-  made = made.slice(slice(first, None)).batch(batch_size)
-  stream = made.to_iter_dataset(
+  batches = grain.MapDataset.source(items)
+  batches = batches.slice(slice(first, None)).batch(batch_size)
+  stream = batches.to_iter_dataset(
     grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFER)
   )
   if workers:
@@ -119,11 +137,11 @@ def _batches(
 
 
 class Streamed:
-  """A split streamed from the host, a `dataset.TrainSet` and `EvalSet`.
+  """A split streamed from the host: a `dataset.TrainSet` and `EvalSet`.
 
   Attributes:
-    arrays: nothing lives on the devices.
-    size: images.
+    arrays: Empty, as nothing stays on the devices.
+    size: The number of images.
   """
 
   def __init__(
@@ -139,18 +157,20 @@ class Streamed:
     crop_flip: augment.CropFlip | None = None,
     area: tuple[float, ...] = (),
   ):
-    """Reads nothing yet.
+    """Creates the split without reading an image.
+
+    The arguments from `batch_size` on are used in training alone.
 
     Args:
-      images: the split.
-      info: of the data set.
-      mesh: the devices; each process decodes its part of a batch.
-      workers: processes that decode; 0 decodes in this one.
-      batch_size: of training.
-      seed: of training.
-      steps: of training, all of them.
-      crop_flip: of training.
-      area: of training's random resized crops; () for none.
+      images: The split.
+      info: The facts of the data set.
+      mesh: The devices; each process decodes its own rows of a batch.
+      workers: The number of worker processes; 0 decodes in this process.
+      batch_size: The batch size of training, over all processes.
+      seed: The seed of the order and the random resized crops.
+      steps: The number of steps of the whole run.
+      crop_flip: The augmentation on the device; None for none.
+      area: The range of the random resized crops; see `Decoder.area`.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
@@ -160,28 +180,28 @@ class Streamed:
     self._crop_flip, self._area = crop_flip, area
 
   def feeds(self, step: int) -> dataset.Feeds:
-    """See `dataset.TrainSet`: 'image' u8, 'label', 'index'."""
-    size, count = self._info.image_size, self._batch_size
+    """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
+    size, batch_size = self._info.image_size, self._batch_size
     decoder = Decoder(self._images, size, self._area, self._seed)
-    order = dataset.Order(self.size, count, self._seed)
-    rows = sharding.rows(self._mesh, count)
+    order = dataset.Order(self.size, batch_size, self._seed)
+    rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)
     return _batches(items, step * len(rows), len(rows), self._workers)
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
-    """See `dataset.TrainSet`."""
+    """Returns the augmented batch of a feed; see `dataset.TrainSet`."""
     images, how = feed['image'], self._crop_flip
     if how is not None:
       images, _ = augment.crop_flip(images, key, how)
     return {**feed, 'image': dataset.normalised(images, self._info)}
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
-    """See `dataset.EvalSet`."""
+    """Returns feeds of all images in order; see `dataset.EvalSet`."""
     decoder = Decoder(self._images, self._info.image_size)
     rows = sharding.rows(self._mesh, batch_size)
     items = _EvalItems(decoder, batch_size, rows)
     return _batches(items, 0, len(rows), self._workers)
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
-    """See `dataset.EvalSet`."""
+    """Returns the batch of a feed; see `dataset.EvalSet`."""
     return {**feed, 'image': dataset.normalised(feed['image'], self._info)}

@@ -1,4 +1,4 @@
-"""Networks: what there is, and what each costs and offers."""
+"""Networks by name, with their parameters, FLOPs and taps."""
 
 from kd_jax.models.registry import NETWORKS as NETWORKS
 from kd_jax.models.registry import Description as Description

@@ -15,7 +15,7 @@ from kd_jax.models import layers
 
 
 class Layer(nn.Module):
-  """BatchNorm, ReLU, a convolution whose channels join its input's."""
+  """A BatchNorm, a ReLU and a convolution, whose output joins the input."""
 
   growth: int
   norm: Callable[..., nn.Module]
@@ -23,7 +23,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H,W,C+growth]."""
+    """Returns [N,H,W,C+growth] for x [N,H,W,C]."""
     y = nn.relu(self.norm(name='bn1')(x, train=train))
     y = layers.Conv(self.growth, 3, dtype=self.dtype, name='conv1')(y)
     return jnp.concatenate([x, y], axis=-1)
@@ -32,20 +32,20 @@ class Layer(nn.Module):
 class DenseNet(layers.Network):
   """A DenseNet of three stages; see `layers.Network`.
 
-  'stage{i}' is the joined output of a stage's layers; 'stage{i}_pre' what the
-  next BatchNorm makes of it; 'stage3_post' the last ReLU. FFSD reads stage1,
-  stage2 and stage3_post.
+  The tap 'stage{i}' is the concatenated output of a stage's layers,
+  'stage{i}_pre' the output of the BatchNorm after it, and 'stage3_post' the
+  output of the last ReLU. FFSD reads stage1, stage2 and stage3_post.
 
   Attributes:
-    depth: 3n+4, of which n layers in each stage.
-    growth: channels that a layer adds; the stem has twice as many.
+    depth: The depth, 3n+4, with n layers in every stage.
+    growth: The channels that a layer adds; the stem has twice as many.
   """
 
   depth: int = 40
   growth: int = 12
 
   def __post_init__(self):
-    """Raises UsageError for a depth that does not exist."""
+    """Raises UsageError if there is no such depth."""
     if self.depth < 7 or self.depth % 3 != 1:
       raise errors.UsageError(
         f'depth={self.depth}: a DenseNet has 3n+4, such as 40'
@@ -54,7 +54,7 @@ class DenseNet(layers.Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     x = layers.Conv(2 * self.growth, 3, dtype=self.dtype, name='conv1')(
       images.astype(self.dtype)
     )

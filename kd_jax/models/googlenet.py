@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from kd_jax.features import tap
 from kd_jax.models import layers
 
-# Channels of one block: the 1x1 branch; the 3x3 branch's two convolutions; the
-# 5x5 branch's first one, then both of its 3x3; the pooled branch.
+# The channels of a block: the 1x1 branch; the 3x3 branch's first and second
+# convolution; the 5x5 branch's first convolution and both of its 3x3
+# convolutions; the pooled branch.
 Row = tuple[int, int, int, int, int, int]
 
 
 class Inception(nn.Module):
-  """Four branches side by side; what their last ReLUs read."""
+  """An Inception block of four branches, joined before their last ReLUs."""
 
   row: Row
   norm: Callable[..., nn.Module]
@@ -26,7 +27,7 @@ class Inception(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H,W,C'], C' the sum of the branches'."""
+    """Returns [N,H,W,C'] for x [N,H,W,C], with the branches' C' channels."""
 
     def conv(x: jax.Array, width: int, kernel: int, name: str) -> jax.Array:
       fan_in = kernel * kernel * x.shape[-1]
@@ -39,28 +40,28 @@ class Inception(nn.Module):
       )
       return self.norm(name=f'bn{name}')(x, train=train, after=after)
 
-    one, three_in, three, five_in, five, pool = self.row
-    threes = nn.relu(conv(x, three_in, 1, '2a'))
-    fives = nn.relu(conv(x, five_in, 1, '3a'))
-    fives = nn.relu(conv(fives, five, 3, '3b'))
+    width_1x1, inner_3x3, width_3x3, inner_5x5, width_5x5, width_pool = self.row
+    branch_3x3 = nn.relu(conv(x, inner_3x3, 1, '2a'))
+    branch_5x5 = nn.relu(conv(x, inner_5x5, 1, '3a'))
+    branch_5x5 = nn.relu(conv(branch_5x5, width_5x5, 3, '3b'))
     pooled = nn.max_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
     return jnp.concatenate(
       [
-        conv(x, one, 1, '1'),
-        conv(threes, three, 3, '2b'),
-        conv(fives, five, 3, '3c'),
-        conv(pooled, pool, 1, '4'),
+        conv(x, width_1x1, 1, '1'),
+        conv(branch_3x3, width_3x3, 3, '2b'),
+        conv(branch_5x5, width_5x5, 3, '3c'),
+        conv(pooled, width_pool, 1, '4'),
       ],
       axis=-1,
     )
 
 
 class GoogLeNet(layers.Network):
-  """GoogLeNet; see `layers.Network`.
+  """A GoogLeNet; see `layers.Network`.
 
   Attributes:
-    width: channels of the stem.
-    stages: the rows of each stage's blocks.
+    width: The channels of the stem.
+    stages: For every stage, the channels of its blocks; see `Row`.
   """
 
   width: int = 192
@@ -78,7 +79,7 @@ class GoogLeNet(layers.Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     conv1 = layers.Conv(
       self.width,
       3,

@@ -20,7 +20,7 @@ Stem = Literal['cifar', 'imagenet']
 
 
 class Separable(nn.Module):
-  """A depthwise and a 1x1 convolution; what the last ReLU would read."""
+  """A depthwise and a 1x1 convolution, without the last ReLU."""
 
   width: int
   stride: int
@@ -29,25 +29,26 @@ class Separable(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H/stride,W/stride,width]."""
+    """Returns [N,H/stride,W/stride,width] for x [N,H,W,C]."""
     conv = functools.partial(
       layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
-    c = x.shape[-1]
-    after = conv(c, 3, self.stride, groups=c, name='conv1')
+    channels = x.shape[-1]
+    after = conv(channels, 3, self.stride, groups=channels, name='conv1')
     x = nn.relu(self.norm(name='bn1')(x, train=train, after=after))
     after = conv(self.width, 1, name='conv2')
     return self.norm(name='bn2')(x, train=train, after=after)
 
 
 class MobileNetV1(layers.Network):
-  """MobileNetV1; see `layers.Network`.
+  """A MobileNetV1; see `layers.Network`.
 
   Attributes:
-    width: the factor of all channels.
-    stem: 'imagenet' has a convolution of stride 2, 'cifar' one of stride 1.
-    stages: channels and stride of each block of each stage, which ends where
-      the originals tap it.
+    width: The factor of all channels.
+    stem: The stem, a convolution of stride 2 for 'imagenet' and of stride 1 for
+      'cifar'.
+    stages: For every stage, the channels at width 1 and the stride of its
+      blocks. A stage ends where the released code taps it.
   """
 
   width: float = 1.0
@@ -60,13 +61,13 @@ class MobileNetV1(layers.Network):
   )
 
   def __post_init__(self):
-    """Raises UsageError for an unknown stem."""
+    """Raises UsageError if the stem is unknown."""
     layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     conv1 = layers.Conv(
       int(32 * self.width),
       3,
@@ -93,7 +94,10 @@ class MobileNetV1(layers.Network):
 
 
 class Inverted(nn.Module):
-  """An inverted residual: 1x1, depthwise and 1x1 without a ReLU after it."""
+  """An inverted residual block: a 1x1, a depthwise and a 1x1 convolution.
+
+  No ReLU follows the last convolution.
+  """
 
   width: int
   stride: int
@@ -105,7 +109,7 @@ class Inverted(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H/stride,W/stride,width]."""
+    """Returns [N,H/stride,W/stride,width] for x [N,H,W,C]."""
     conv = functools.partial(layers.Conv, dtype=self.dtype)
     y, inner = x, self.expansion * x.shape[-1]
     if self.expand:
@@ -119,19 +123,21 @@ class Inverted(nn.Module):
 
 
 class MobileNetV2(layers.Network):
-  """MobileNetV2; see `layers.Network`.
+  """A MobileNetV2; see `layers.Network`.
 
-  Blocks end without a ReLU: 'stage{i}_pre' is 'stage{i}'. 'stage4_post' is the
-  last 1x1 convolution's map, which is pooled.
+  Blocks end without a ReLU, so that 'stage{i}_pre' equals 'stage{i}'. The tap
+  'stage4_post' is the output of the last 1x1 convolution's ReLU, which is
+  pooled.
 
   Attributes:
-    width: the factor of all channels but the last map's, where it is below 1.
-    stem: 'cifar' is RepDistiller's (strides for 32 pixels, ReLU, channels
-      rounded down, an expansion in the first block too), 'imagenet' is
-      torchvision's without its dropout (ReLU6, channels a multiple of 8).
-    stages: the rows of the paper's table 2, (expansion, channels, blocks,
+    width: The factor of all channels. A factor below 1 does not reduce the
+      channels of the last map.
+    stem: The variant. 'cifar' is RepDistiller's: strides for 32 pixels, ReLU,
+      channels rounded down, an expansion in the first block too. 'imagenet' is
+      torchvision's without its dropout: ReLU6, channels a multiple of 8.
+    stages: The rows of the paper's table 2, (expansion, channels, blocks,
       stride), in stages that end where RepDistiller taps them. With the stem
-      'cifar' stage 1 has stride 1.
+      'cifar', stage 1 has stride 1.
   """
 
   width: float = 1.0
@@ -144,15 +150,15 @@ class MobileNetV2(layers.Network):
   )
 
   def __post_init__(self):
-    """Raises UsageError for an unknown stem."""
+    """Raises UsageError if the stem is unknown."""
     layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
-    small = self.stem == 'cifar'
-    act = nn.relu if small else nn.relu6
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
+    cifar = self.stem == 'cifar'
+    act = nn.relu if cifar else nn.relu6
     conv = functools.partial(layers.Conv, dtype=self.dtype)
     conv1 = conv(self.channels(32), 3, 2, name='conv1')
     x = self.norm(name='bn1')(images, train=train, after=conv1)
@@ -160,7 +166,7 @@ class MobileNetV2(layers.Network):
     for i, rows in enumerate(self.stages, 1):
       number = 0
       for expansion, width, blocks, stride in rows:
-        if small and i == 1:
+        if cifar and i == 1:
           stride = 1
         for j in range(blocks):
           number += 1
@@ -168,7 +174,7 @@ class MobileNetV2(layers.Network):
             width=self.channels(width),
             stride=1 if j else stride,
             expansion=expansion,
-            expand=small or expansion != 1,
+            expand=cifar or expansion != 1,
             act=act,
             norm=self.norm,
             dtype=self.dtype,
@@ -176,19 +182,19 @@ class MobileNetV2(layers.Network):
           )(x, train=train)
       tap(self, f'stage{i}_pre', x)
       tap(self, f'stage{i}', x)
-    last = self.channels(1280) if self.width > 1 else 1280
-    conv2 = conv(last, 1, name='conv2')
+    last_width = self.channels(1280) if self.width > 1 else 1280
+    conv2 = conv(last_width, 1, name='conv2')
     x = act(self.norm(name='bn2')(x, train=train, after=conv2))
     tap(self, f'stage{len(self.stages)}_post', x)
     return self.classify(x, layers.small_init, nn.initializers.zeros)
 
   def channels(self, full: int) -> int:
-    """The channels of a layer that has `full` at width 1."""
+    """Returns the channels of a layer that has `full` channels at width 1."""
     scaled = full * self.width
     if self.stem == 'cifar':
       return int(scaled)
-    near = max(8, int(scaled + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * scaled else near
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {

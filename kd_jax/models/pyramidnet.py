@@ -1,4 +1,4 @@
-"""PyramidNets for small images: every block is a little wider than the last.
+"""PyramidNets for small images: the width grows with every block.
 
 Source: Han et al., CVPR 2017; overhaul-distillation 76344a8
 (CIFAR-100/models/PyramidNet.py).
@@ -17,11 +17,9 @@ from kd_jax.models import layers
 
 
 class Block(nn.Module):
-  """BatchNorm first, no ReLU last; new channels have no shortcut.
+  """A block that begins with a BatchNorm and ends without a ReLU.
 
-  Also returns what the first ReLU behind its input reads in the original's
-  eyes: the input normalised, or with a bottleneck its first convolution,
-  normalised.
+  Channels that the input lacks have no shortcut.
   """
 
   width: int
@@ -34,7 +32,21 @@ class Block(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
-    """Maps [N,H,W,C] to [N,H/stride,W/stride,width or 4*width]."""
+    """Returns the block's output, and the pre-activation of its input.
+
+    The pre-activation is what the original takes as the input of the first ReLU
+    after the previous block: the normalised input of this block or, with a
+    bottleneck, the normalised output of its first convolution.
+
+    Args:
+      x: The input, [N,H,W,C].
+      train: Whether the network trains; see `layers.BatchNorm`.
+
+    Returns:
+      [N,H/stride,W/stride,width], with 4*width channels for a bottleneck, and
+      the pre-activation [N,H,W,C], with `width` channels for a bottleneck.
+    """
+    # The channels, the kernel size and the stride of every convolution.
     plan: tuple[tuple[int, int, int], ...]
     if self.bottleneck:
       out = 4 * self.width
@@ -53,24 +65,26 @@ class Block(nn.Module):
       if self.bottleneck and i == 1:
         pre = y
     if self.stride == 2:
-      # An odd last row or column is averaged alone.
+      # An odd last row or column is averaged on its own.
       pad = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
       x = nn.avg_pool(x, (2, 2), (2, 2), pad, count_include_pad=False)
-    new = ((0, 0),) * 3 + ((0, out - x.shape[-1]),)
-    return y + jnp.pad(x, new), pre
+    new_channels = ((0, 0),) * 3 + ((0, out - x.shape[-1]),)
+    return y + jnp.pad(x, new_channels), pre
 
 
 class PyramidNet(layers.Network):
   """A PyramidNet; see `layers.Network`.
 
-  'stage{i}' is the raw output of a stage's last block; 'stage{i}_pre' what the
-  next block makes of it before a ReLU (see `Block`), of the last stage its
-  BatchNorm; 'stage3_post' the last ReLU.
+  The tap 'stage{i}' is the output of a stage's last block, without a BatchNorm.
+  'stage{i}_pre' is the pre-activation that the next block returns (see
+  `Block`), and for the last stage the output of the last BatchNorm.
+  'stage3_post' is the output of the last ReLU.
 
   Attributes:
-    depth: 6n+2 convolutions, or 9n+2 with bottlenecks.
-    alpha: channels that are added over all blocks.
-    bottleneck: three-convolution blocks of four times the channels.
+    depth: The number of convolutions, 6n+2, or 9n+2 with bottlenecks.
+    alpha: The channels that all blocks together add.
+    bottleneck: Whether a block has three convolutions and four times the
+      channels.
   """
 
   depth: int
@@ -78,18 +92,18 @@ class PyramidNet(layers.Network):
   bottleneck: bool = False
 
   def __post_init__(self):
-    """Raises UsageError for a depth that does not exist."""
-    each = 9 if self.bottleneck else 6
-    if self.depth <= each or self.depth % each != 2:
+    """Raises UsageError if there is no such depth."""
+    multiple = 9 if self.bottleneck else 6
+    if self.depth <= multiple or self.depth % multiple != 2:
       raise errors.UsageError(
-        f'depth={self.depth}: a PyramidNet has {each}n+2'
+        f'depth={self.depth}: a PyramidNet has {multiple}n+2'
         + (' with bottlenecks' if self.bottleneck else '')
       )
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     conv1 = layers.Conv(16, 3, dtype=self.dtype, name='conv1')
     x = self.norm(name='bn1')(images, train=train, after=conv1)
     x = tap(self, 'stem', x)

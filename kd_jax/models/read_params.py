@@ -1,4 +1,4 @@
-"""What methods read from a network's parameters."""
+"""Parts of a network's parameters that methods read."""
 
 from typing import Any
 
@@ -9,32 +9,35 @@ from kd_jax import errors
 
 
 def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
-  """Scale and bias [C] of the BatchNorm behind the tap 'stage{stage}_pre'.
+  """Returns the parameters of the BatchNorm that yields 'stage{stage}_pre'.
 
-  Where blocks end in a BatchNorm it is the last of the stage's last block, and
-  a shortcut's part of the map is ignored. Where they begin with one, as those
-  of WideResNet and PyramidNet do, it is in the next stage's first block, or the
-  network's last.
+  Where blocks end with a BatchNorm, it is the last of the stage's last block,
+  and the shortcut's contribution to the map is ignored. Where blocks begin with
+  a BatchNorm, as in WideResNet and PyramidNet, it is in the next stage's first
+  block, or the network's last BatchNorm.
+
+  Args:
+    params: The parameters of a network for which OFD is defined.
+    stage: The stage, counted from 1.
+
+  Returns:
+    The scale and the bias, each [C].
+
+  Raises:
+    UsageError: The network has no such BatchNorm.
 
   Source: `get_bn_before_relu` of overhaul-distillation 76344a8 and of
   RepDistiller b84f547.
-
-  Args:
-    params: of a network that OFD is defined for.
-    stage: counted from 1.
-
-  Raises:
-    UsageError: where the network has no such BatchNorm.
   """
-  own = _blocks(params, stage)
-  if not own:
+  blocks = _blocks(params, stage)
+  if not blocks:
     raise errors.UsageError(
       f'the teacher has no blocks of stage {stage} whose BatchNorm gives a '
       'margin; take a ResNet, WideResNet, PyramidNet, VGG or MobileNet, or '
       'fewer stages (config.method_args.stages)'
     )
   if 'bn_last' not in params:
-    norm = _norms(own[-1])[-1]
+    norm = _norms(blocks[-1])[-1]
   elif following := _blocks(params, stage + 1):
     # PyramidNet's bottleneck has no ReLU before its first convolution.
     norm = _norms(following[0])[1 if 'bn4' in following[0] else 0]
@@ -55,14 +58,15 @@ def _norms(block: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def head(params: dict[str, Any], pooled: jax.Array) -> jax.Array:
-  """A network's classifier alone: pooled [N,C] to logits [N,K] f32.
+  """Returns the logits [N,K] f32 of a network's classifier alone.
 
   Args:
-    params: of a network whose last layer is called 'fc'.
-    pooled: what its 'pooled' tap would be.
+    params: The parameters of a network whose last layer is called 'fc'.
+    pooled: The input of that layer, [N,C].
 
   Raises:
-    UsageError: where the network has no such layer, or one for other channels.
+    UsageError: The network has no such layer, or the layer reads another number
+      of channels.
   """
   if 'fc' not in params:
     raise errors.UsageError(

@@ -39,22 +39,24 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Function(nn.Module):
-  """A network of logits alone, without parameters: a teacher from anywhere.
+  """A network without parameters, which wraps a function of images.
+
+  It makes a teacher of any JAX function; its only tap is 'logits'.
 
   Attributes:
     num_classes: K.
-    function: images [N,H,W,3] f32, normalised, to logits [N,K]; of JAX, for it
-      runs inside the step.
+    function: Maps normalised images [N,H,W,3] f32 to logits [N,K]. It is traced
+      by JAX, as it runs inside the training step.
   """
 
   num_classes: int
   function: Callable[[jax.Array], jax.Array]
 
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32.
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3].
 
     Raises:
-      UsageError: where the function gives another shape.
+      UsageError: The function returns another shape.
     """
     logits = self.function(images)
     if logits.shape != (len(images), self.num_classes):
@@ -66,16 +68,16 @@ class Function(nn.Module):
 
 
 def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
-  """Makes the network called `name`.
+  """Returns a network by name.
 
   Args:
-    name: one of `NETWORKS`, or 'package.module:Class' for a network of the
-      user's own, or 'package.module:function' for a `Function`.
+    name: A name in `NETWORKS`, or 'package.module:Class' for a Flax module, or
+      'package.module:function' for a `Function`.
     num_classes: K.
-    **kwargs: fields of the network's class that replace its defaults.
+    **kwargs: Fields of the network's class that replace its defaults.
 
   Raises:
-    UsageError: for an unknown name or field.
+    UsageError: The name or a field is unknown.
   """
   factory: Any
   if ':' in name:
@@ -106,17 +108,17 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
 
 
 def image_size(network: nn.Module) -> int:
-  """The side of the images that a network is made for, in pixels."""
+  """Returns the height and width in pixels that a network is designed for."""
   return 224 if getattr(network, 'stem', 'cifar') == 'imagenet' else 32
 
 
 class Description(NamedTuple):
-  """What a network costs and offers.
+  """The costs and the taps of a network.
 
   Attributes:
-    params: parameters.
-    flops: of one image's forward pass; see `jaxprs.flops`.
-    taps: each tap's shape without N, in the order they are computed in.
+    params: The number of parameters.
+    flops: The FLOPs of the forward pass of an image; see `jaxprs.flops`.
+    taps: The shape of every tap without N, in the order of computation.
   """
 
   params: int
@@ -125,14 +127,19 @@ class Description(NamedTuple):
 
 
 def describe(network: nn.Module, size: int) -> Description:
-  """Describes a network for images of `size` pixels; computes nothing."""
+  """Returns the description of a network without running it.
+
+  Args:
+    network: The network.
+    size: The height and width of its images, in pixels.
+  """
 
   def init(image):
-    made = dict(
+    collections = dict(
       network.init(jax.random.key(0), image, train=False, mutable=True)
     )
-    names.extend(made.setdefault('intermediates', {}))
-    return made
+    names.extend(collections.setdefault('intermediates', {}))
+    return collections
 
   names: list[str] = []
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

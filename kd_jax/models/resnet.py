@@ -1,12 +1,12 @@
-"""ResNets for CIFAR and ImageNet, every feature map tapped.
+"""ResNets for CIFAR and ImageNet.
 
-One class serves RepDistiller's CIFAR family (resnet8 .. resnet110, resnet8x4,
-resnet32x4: three stages, 3x3 stem), SimKD's wide ones beside it (resnet14x2,
-resnet38x2, resnet38x4, which its tables call WRN-16-2, WRN-40-2, WRN-40-4) and
-ResNet18 .. ResNet152 (four stages) with either stem: RepDistiller's ResNet50 is
-'resnet50' with stem='cifar'. Shortcuts are 1x1 convolutions with BatchNorm
-wherever stride or width changes; a bottleneck's stride is on its 3x3
-convolution (torchvision's "v1.5").
+A single class covers RepDistiller's CIFAR family (resnet8 .. resnet110,
+resnet8x4, resnet32x4: three stages, 3x3 stem), SimKD's wide variants of it
+(resnet14x2, resnet38x2, resnet38x4, which its tables call WRN-16-2, WRN-40-2,
+WRN-40-4) and ResNet18 .. ResNet152 (four stages) with either stem:
+RepDistiller's ResNet50 is 'resnet50' with stem='cifar'. Shortcuts are 1x1
+convolutions with BatchNorm wherever the stride or the width changes. The stride
+of a bottleneck is on its 3x3 convolution (torchvision's "v1.5").
 
 Source: He et al., CVPR 2016; RepDistiller b84f547 (models/resnet.py,
 resnetv2.py), SimKD 2b389c3 (models/resnet.py) and torchvision for widths,
@@ -27,7 +27,7 @@ from kd_jax.models import layers
 
 
 class Block(nn.Module):
-  """A residual block; returns the sum before its last ReLU."""
+  """A residual block, without the ReLU after the sum."""
 
   width: int
   stride: int
@@ -37,8 +37,12 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H/stride,W/stride,width or 4*width]."""
+    """Returns [N,H/stride,W/stride,width] for x [N,H,W,C].
+
+    A bottleneck returns 4*width channels.
+    """
     conv = functools.partial(layers.Conv, dtype=self.dtype)
+    # The channels, the kernel size and the stride of every convolution.
     plan: tuple[tuple[int, int, int], ...]
     if self.bottleneck:
       out = 4 * self.width
@@ -62,12 +66,12 @@ class ResNet(layers.Network):
   """A ResNet; see `layers.Network`.
 
   Attributes:
-    stage_sizes: blocks in each stage.
-    widths: the stem's channels, then each stage's (a bottleneck puts out four
-      times its stage's width).
-    bottleneck: three-convolution blocks instead of two.
-    stem: 'cifar' is a 3x3 convolution; 'imagenet' a 7x7 one of stride 2 and a
-      3x3 max-pool of stride 2.
+    stage_sizes: The number of blocks in every stage.
+    widths: The channels of the stem, then of every stage. A bottleneck returns
+      four times the channels of its stage.
+    bottleneck: Whether a block has three convolutions instead of two.
+    stem: The stem: 'cifar' is a 3x3 convolution; 'imagenet' is a 7x7
+      convolution of stride 2 and a 3x3 max-pool of stride 2.
   """
 
   stage_sizes: tuple[int, ...]
@@ -76,7 +80,7 @@ class ResNet(layers.Network):
   stem: Literal['cifar', 'imagenet'] = 'cifar'
 
   def __post_init__(self):
-    """Raises UsageError where the fields contradict each other."""
+    """Raises UsageError if the fields contradict each other."""
     if len(self.widths) != len(self.stage_sizes) + 1:
       raise errors.UsageError(
         f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
@@ -87,7 +91,7 @@ class ResNet(layers.Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     norm = self.norm
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
     conv1 = layers.Conv(
@@ -96,7 +100,8 @@ class ResNet(layers.Network):
     x = norm(name='bn1')(images, train=train, after=conv1)
     x = tap(self, 'stem', nn.relu(x))
     if self.stem == 'imagenet':
-      # After a ReLU zeros are as good as -inf; jax2onnx needs it so.
+      # After a ReLU, padding with zeros is equivalent to padding with -inf,
+      # and jax2onnx requires it.
       x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
       x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 

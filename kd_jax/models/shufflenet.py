@@ -1,8 +1,8 @@
-"""ShuffleNets V1 and V2 for small images: a 1x1 stem, three stages.
+"""ShuffleNets V1 and V2 for small images, with a 1x1 stem and three stages.
 
 Source: Zhang et al., CVPR 2018, and Ma et al., ECCV 2018; RepDistiller b84f547
-(models/ShuffleNetv1.py, ShuffleNetv2.py), SimKD 2b389c3 (its V2 of 1.5 times
-the width). OFD is defined for neither as a teacher.
+(models/ShuffleNetv1.py, ShuffleNetv2.py), SimKD 2b389c3 (V2 of 1.5 times the
+width). OFD is not defined for either of them as a teacher.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from kd_jax.models import layers
 
 
 def shuffled(x: jax.Array, groups: int) -> jax.Array:
-  """Channels [N,H,W,C] of `groups` groups, dealt one of each in turn."""
+  """Returns [N,H,W,C] with the channels of `groups` groups interleaved."""
   n, h, w, c = x.shape
   x = x.reshape(n, h, w, groups, c // groups)
   return jnp.swapaxes(x, 3, 4).reshape(n, h, w, c)
 
 
 class Unit(nn.Module):
-  """A unit of V1; returns what its last ReLU reads.
+  """A unit of V1, without its last ReLU.
 
-  Of stride 2, the input is averaged and its channels join the new ones.
+  At stride 2 the input is average-pooled, and its channels follow the new ones.
   """
 
   width: int
@@ -39,7 +39,7 @@ class Unit(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H/stride,W/stride,width (+ C at stride 2)]."""
+    """Returns [N,H/stride,W/stride,width (+ C at stride 2)] for [N,H,W,C]."""
     conv = functools.partial(
       layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
@@ -58,12 +58,14 @@ class Unit(nn.Module):
 
 
 class ShuffleNetV1(layers.Network):
-  """ShuffleNetV1; see `layers.Network`.
+  """A ShuffleNetV1; see `layers.Network`.
 
   Attributes:
-    stage_sizes: units in each stage, the one of stride 2 included.
-    widths: channels of each stage.
-    groups: of the 1x1 convolutions, but for the very first.
+    stage_sizes: The number of units in every stage, including the unit of
+      stride 2.
+    widths: The channels of every stage.
+    groups: The groups of the 1x1 convolutions. The first 1x1 convolution of the
+      first unit has a single group.
   """
 
   stage_sizes: tuple[int, ...] = (4, 8, 4)
@@ -71,13 +73,13 @@ class ShuffleNetV1(layers.Network):
   groups: int = 3
 
   def __post_init__(self):
-    """Raises UsageError where the fields contradict each other."""
+    """Raises UsageError if the fields contradict each other."""
     _check(self.stage_sizes, self.widths, 'ShuffleNetV1')
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     x = _stem(self, images, train)
     stages = zip(self.stage_sizes, self.widths, strict=True)
     for i, (units, width) in enumerate(stages, 1):
@@ -98,7 +100,7 @@ class ShuffleNetV1(layers.Network):
 
 
 class Split(nn.Module):
-  """A unit of V2: half the channels pass; also what its last ReLU reads."""
+  """A unit of V2 that transforms half of the channels and passes the rest."""
 
   norm: Callable[..., nn.Module]
   dtype: jnp.dtype
@@ -107,7 +109,10 @@ class Split(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
-    """[N,H,W,C] to the same shape twice; the second is not shuffled."""
+    """Returns the unit's output and its pre-activation, both [N,H,W,C].
+
+    The pre-activation is taken before the last ReLU and before the shuffle.
+    """
     conv = functools.partial(
       layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
@@ -124,7 +129,11 @@ class Split(nn.Module):
 
 
 class Down(nn.Module):
-  """A unit of V2 that halves the size: two branches, one depthwise first."""
+  """A unit of V2 that halves the map by two branches.
+
+  The left branch begins with its depthwise convolution, the right branch with a
+  1x1 convolution.
+  """
 
   width: int
   norm: Callable[..., nn.Module]
@@ -132,7 +141,7 @@ class Down(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H/2,W/2,width]."""
+    """Returns [N,H/2,W/2,width] for x [N,H,W,C]."""
 
     def conv(x, width, number, *, depthwise=False):
       after = layers.Conv(
@@ -156,27 +165,29 @@ class Down(nn.Module):
 
 
 class ShuffleNetV2(layers.Network):
-  """ShuffleNetV2; see `layers.Network`.
+  """A ShuffleNetV2; see `layers.Network`.
 
-  'stage{i}_pre' is before the ReLU and before the shuffle; 'stage3_post' is the
-  last 1x1 convolution's map, which is pooled.
+  The tap 'stage{i}_pre' is taken before the ReLU and before the shuffle.
+  'stage3_post' is the output of the last 1x1 convolution's ReLU, which is
+  pooled.
 
   Attributes:
-    stage_sizes: units in each stage, the one of stride 2 included.
-    widths: channels of each stage, and of the last map.
+    stage_sizes: The number of units in every stage, including the unit of
+      stride 2.
+    widths: The channels of every stage, then of the last map.
   """
 
   stage_sizes: tuple[int, ...] = (4, 8, 4)
   widths: tuple[int, ...] = (116, 232, 464, 1024)
 
   def __post_init__(self):
-    """Raises UsageError where the fields contradict each other."""
+    """Raises UsageError if the fields contradict each other."""
     _check(self.stage_sizes, self.widths[:-1], 'ShuffleNetV2')
     super().__post_init__()
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     x = _stem(self, images, train)
     stages = zip(self.stage_sizes, self.widths[:-1], strict=True)
     for i, (units, width) in enumerate(stages, 1):
@@ -201,7 +212,10 @@ class ShuffleNetV2(layers.Network):
 
 
 def _stem(network: layers.Network, images: jax.Array, train: bool) -> jax.Array:
-  """24 channels by a 1x1 convolution, within a network's `__call__`."""
+  """Returns the stem's map: 24 channels by a 1x1 convolution.
+
+  It is called in the `__call__` of `network`, to which its layers belong.
+  """
   conv1 = layers.Conv(
     24, 1, dtype=network.dtype, kernel_init=layers.torch_init, name='conv1'
   )

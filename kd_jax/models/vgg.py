@@ -19,7 +19,7 @@ from kd_jax.models import layers
 
 
 class Layer(nn.Module):
-  """A convolution with bias, then BatchNorm."""
+  """A convolution with bias, followed by a BatchNorm."""
 
   width: int
   norm: Callable[..., nn.Module]
@@ -27,7 +27,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Maps [N,H,W,C] to [N,H,W,width]."""
+    """Returns [N,H,W,width] for x [N,H,W,C]."""
     after = layers.Conv(
       self.width,
       3,
@@ -41,15 +41,16 @@ class Layer(nn.Module):
 class VGG(layers.Network):
   """A VGG; see `layers.Network`.
 
-  A 2x2 max-pool of stride 2 stands before each stage.
+  A 2x2 max-pool of stride 2 precedes every stage.
 
   Attributes:
-    widths: the channels of every layer, of the stem and of four stages.
-    stem: 'cifar' is RepDistiller's: one linear layer after a global mean, and a
-      max-pool before stage 4 only where images have 64 rows. 'imagenet' is
-      torchvision's without its dropout: a last max-pool, a mean to 7x7, and two
-      hidden layers, the second of which is 'pooled'.
-    hidden: channels of the hidden layers.
+    widths: The channels of every layer, for the stem and for four stages.
+    stem: The variant. 'cifar' is RepDistiller's: a linear layer after a global
+      mean, and no max-pool before stage 4 unless images have 64 rows.
+      'imagenet' is torchvision's without its dropout: a last max-pool, an
+      adaptive average-pool to 7x7, and two hidden layers, the second of which
+      is the tap 'pooled'.
+    hidden: The channels of the hidden layers.
   """
 
   widths: tuple[tuple[int, ...], ...]
@@ -57,7 +58,7 @@ class VGG(layers.Network):
   hidden: int = 4096
 
   def __post_init__(self):
-    """Raises UsageError where a stage is missing or empty."""
+    """Raises UsageError if a stage is missing or empty."""
     if len(self.widths) != 5 or not all(self.widths):
       raise errors.UsageError(
         f'widths={self.widths}: a VGG needs those of the stem and of 4 stages'
@@ -67,7 +68,7 @@ class VGG(layers.Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     x = images.astype(self.dtype)
     for i, widths in enumerate(self.widths):
       stage = f'stage{i}' if i else 'stem'
@@ -86,7 +87,7 @@ class VGG(layers.Network):
       x = losses.avg_pool_to(
         nn.max_pool(x, window_shape=(2, 2), strides=(2, 2)), 7, 7
       )
-      x = jnp.moveaxis(x, 3, 1)  # torch's order of what becomes a vector
+      x = jnp.moveaxis(x, 3, 1)  # torch flattens [C,H,W]
       x = x.reshape(x.shape[0], -1)
       for i in (1, 2):
         x = layers.Linear(

@@ -1,10 +1,11 @@
 """Wide residual networks: BatchNorm and ReLU before every convolution.
 
-Two variants. 'repdistiller', also overhaul-distillation's: no biases, the
-stride on a block's first convolution, the shortcut's 1x1 convolution on the
-normalised input. 'ffsd': biases, the stride on the second convolution, the
-shortcut's convolution on the raw input, a last BatchNorm whose running
-statistics keep a tenth each step. Dropout, 0 in the recipes, is left out.
+There are two variants. 'repdistiller', which is also overhaul-distillation's,
+has no biases, the stride on a block's first convolution, and the shortcut's 1x1
+convolution on the normalised input. 'ffsd' has biases, the stride on the second
+convolution, the shortcut's convolution on the raw input, and a last BatchNorm
+whose running statistics keep a tenth of their value in a step. Dropout, which
+is 0 in the recipes, is left out.
 
 Source: Zagoruyko and Komodakis, BMVC 2016; RepDistiller b84f547
 (models/wrn.py), overhaul-distillation 76344a8 (CIFAR-100/models/WideResNet.py),
@@ -25,7 +26,7 @@ from kd_jax.models import layers
 
 
 class Block(nn.Module):
-  """A pre-activation block; returns its output and its input normalised."""
+  """A pre-activation block."""
 
   width: int
   stride: int
@@ -37,7 +38,16 @@ class Block(nn.Module):
   def __call__(
     self, x: jax.Array, *, train: bool
   ) -> tuple[jax.Array, jax.Array]:
-    """[N,H,W,C] to [N,H/stride,W/stride,width] and [N,H,W,C] before a ReLU."""
+    """Returns the block's output and its normalised input.
+
+    Args:
+      x: The input, [N,H,W,C].
+      train: Whether the network trains; see `layers.BatchNorm`.
+
+    Returns:
+      [N,H/stride,W/stride,width], and the output [N,H,W,C] of the first
+      BatchNorm, before the ReLU.
+    """
 
     def conv(channels: int, kernel: int, stride: int, name: str) -> layers.Conv:
       fan_in = kernel * kernel * channels
@@ -52,10 +62,10 @@ class Block(nn.Module):
 
     pre = self.norm(name='bn1')(x, train=train)
     active = nn.relu(pre)
-    first, second = (1, self.stride) if self.ffsd else (self.stride, 1)
-    after = conv(x.shape[-1], 3, first, 'conv1')
+    stride1, stride2 = (1, self.stride) if self.ffsd else (self.stride, 1)
+    after = conv(x.shape[-1], 3, stride1, 'conv1')
     y = self.norm(name='bn2')(active, train=train, after=after)
-    y = conv(self.width, 3, second, 'conv2')(nn.relu(y))
+    y = conv(self.width, 3, stride2, 'conv2')(nn.relu(y))
     if self.stride != 1 or x.shape[-1] != self.width:
       shortcut = conv(x.shape[-1], 1, self.stride, 'shortcut_conv')
       x = shortcut(x if self.ffsd else active)
@@ -63,15 +73,16 @@ class Block(nn.Module):
 
 
 class WideResNet(layers.Network):
-  """WRN-depth-widen; see `layers.Network`.
+  """A WRN-depth-widen; see `layers.Network`.
 
-  'stage{i}' is the raw sum of a stage's last block; 'stage{i}_pre' what the
-  next BatchNorm makes of it; 'stage3_post' the ReLU of the last one.
+  The tap 'stage{i}' is the raw sum of a stage's last block, 'stage{i}_pre' the
+  output of the BatchNorm after it, and 'stage3_post' the output of the last
+  ReLU.
 
   Attributes:
-    depth: 6n+4 convolutions.
-    widen: the factor of 16, 32 and 64 channels.
-    variant: see the module's head.
+    depth: The number of convolutions, 6n+4.
+    widen: The factor of 16, 32 and 64 channels.
+    variant: The variant; see the module's docstring.
   """
 
   depth: int
@@ -79,7 +90,7 @@ class WideResNet(layers.Network):
   variant: Literal['repdistiller', 'ffsd'] = 'repdistiller'
 
   def __post_init__(self):
-    """Raises UsageError for a depth or variant that does not exist."""
+    """Raises UsageError if there is no such depth or variant."""
     if self.depth < 10 or self.depth % 6 != 4:
       raise errors.UsageError(
         f'depth={self.depth}: a WideResNet has 6n+4, such as 16, 28 or 40'
@@ -89,7 +100,7 @@ class WideResNet(layers.Network):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-    """Logits [N,K] f32 of normalised images [N,H,W,3]."""
+    """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     ffsd = self.variant == 'ffsd'
     bias_init = layers.torch_bias_init(27) if ffsd else None
     x = layers.Conv(16, 3, dtype=self.dtype, bias_init=bias_init, name='conv1')(
@@ -109,9 +120,9 @@ class WideResNet(layers.Network):
         if i > 1 and j == 0:
           tap(self, f'stage{i - 1}_pre', pre)
       tap(self, f'stage{i}', x)
-    # torch's momentum of 0.9 is 0.1 here.
-    last = {'momentum': 0.1} if ffsd else {}
-    x = self.norm(name='bn_last', **last)(x, train=train)
+    # FFSD sets torch's momentum to 0.9; `layers.BatchNorm` takes 1 minus that.
+    momentum = {'momentum': 0.1} if ffsd else {}
+    x = self.norm(name='bn_last', **momentum)(x, train=train)
     x = tap(self, 'stage3_post', nn.relu(tap(self, 'stage3_pre', x)))
     return self.classify(x, bias_init=None if ffsd else nn.initializers.zeros)
 

@@ -1,1 +1,1 @@
-"""One file for each kind of data set, and what prepares them on disk."""
+"""The kinds of data sets, one per module, and their preparation on disk."""

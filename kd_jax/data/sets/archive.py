@@ -1,4 +1,4 @@
-"""Getting an archive: from a path, from the download folder, or by download."""
+"""Archives: from a path, from the download folder, or by download."""
 
 from collections.abc import Callable
 
@@ -21,30 +21,31 @@ def obtain(
   any_checksum: bool = False,
   say: Callable[[str], None] = print,
 ) -> epath.Path:
-  """The archive's path, downloaded into `folder` if it is not there.
+  """Returns the path of an archive, which is downloaded if it is missing.
 
   Args:
-    archive: which.
-    folder: of downloads.
-    path: where the user has it already; '' looks into `folder`.
-    any_checksum: take the user's file whatever its checksum.
-    say: tells of progress.
+    archive: The published archive.
+    folder: The folder of downloads.
+    path: The path of the user's own copy; '' takes the file in `folder`.
+    any_checksum: Whether to accept an existing file whatever its checksum.
+    say: Called with messages about the progress of a download.
 
   Raises:
-    UsageError: where it is missing and cannot be had, or is another file.
+    UsageError: The file at `path` does not exist, the download fails, or the
+      checksum is not the published one.
   """
   if path:
-    found = epath.Path(path).expanduser()
-    if not found.is_file():
+    location = epath.Path(path).expanduser()
+    if not location.is_file():
       raise errors.UsageError(
         f'config.data.archive={path!r} is no file; it should be {archive}'
       )
   else:
-    found = folder / archive.url.rsplit('/', 1)[1]
-    if not found.exists():
-      cure = f'Put the file at {found}, or name it by config.data.archive'
-      downloads.fetch(archive, found, cure, say)
-      return found
+    location = folder / archive.url.rsplit('/', 1)[1]
+    if not location.exists():
+      cure = f'Put the file at {location}, or name it by config.data.archive'
+      downloads.fetch(archive, location, cure, say)
+      return location
   if not any_checksum:
-    downloads.verify(archive, found, _CURE)
-  return found
+    downloads.verify(archive, location, _CURE)
+  return location

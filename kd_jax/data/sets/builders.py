@@ -1,9 +1,9 @@
 """CIFAR and Tiny-ImageNet as tfds builders that need no TensorFlow.
 
 tfds's own builders of CIFAR unpack, read and encode through TensorFlow, and
-Tiny-ImageNet has none. These read the published archives with Python's tarfile
-and zipfile, member by member (nothing is unpacked to disk), and prepare the
-same features into array_record.
+Tiny-ImageNet has none. The builders of this module read the published archives
+with Python's tarfile and zipfile, member by member (nothing is unpacked to
+disk), and write the same features as array_record.
 
 Source: Krizhevsky, 2009 (CIFAR); Le and Yang, 2015 (Tiny-ImageNet).
 """
@@ -26,10 +26,12 @@ Example = tuple[str, dict[str, Any]]
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-  """A builder over one archive; outside tfds's registry, which has a CIFAR.
+  """A builder that reads a single archive.
+
+  It is kept out of tfds's registry, which already has a CIFAR.
 
   Attributes:
-    archive_path: the archive.
+    archive_path: The path of the archive, set before preparation.
   """
 
   archive_path: epath.Path
@@ -57,7 +59,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     )
 
   def _generate_examples(self) -> Iterator[Example]:
-    raise NotImplementedError  # tfds asks for it; `_split_generators` serves
+    # Abstract in tfds, but unused: `_split_generators` yields the examples.
+    raise NotImplementedError
 
   def _broken(self, error: Exception) -> errors.UsageError:
     return errors.UsageError(
@@ -68,7 +71,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
 
 class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
-  """CIFAR-100: 50,000 and 10,000 images, 32x32, of 100 classes."""
+  """CIFAR-100: 50,000 training and 10,000 test images, 32x32, 100 classes."""
 
   VERSION = tfds.core.Version('3.0.2')
   ENCODING: ClassVar[str] = 'png'
@@ -84,32 +87,36 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
     'train': ('train.bin',),
     'test': ('test.bin',),
   }
-  LABEL_BYTES: ClassVar[int] = 2  # the coarse label, then the fine one
+  LABEL_BYTES: ClassVar[int] = 2  # the coarse label, then the fine label
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:
     del dl_manager
     wanted = {self.NAMES, *sum(self.FILES.values(), ())}
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
       with tarfile.open(str(self.archive_path)) as tar:
         for member in tar:
           name = member.name.rsplit('/', 1)[-1]
           file = tar.extractfile(member) if name in wanted else None
           if file is not None:
-            found[name] = file.read()
+            contents[name] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
       raise self._broken(error) from error
-    if missing := wanted - set(found):
+    if missing := wanted - set(contents):
       raise self._broken(KeyError(f'no {", ".join(sorted(missing))}'))
-    names = [n for n in found[self.NAMES].decode().splitlines() if n.strip()]
+    names = [n for n in contents[self.NAMES].decode().splitlines() if n.strip()]
     self.info.features['label'].names = names
     return {
-      split: self._examples(split, [found[name] for name in files])
+      split: self._examples(split, [contents[name] for name in files])
       for split, files in self.FILES.items()
     }
 
   def _examples(self, split: str, files: list[bytes]) -> Iterator[Example]:
-    """Rows of label bytes and 3072 pixels: red, green, blue planes."""
+    """Yields the examples of a split.
+
+    A row of a file is the label bytes and 3072 bytes of pixels: the red, the
+    green and the blue plane.
+    """
     width = self.LABEL_BYTES + 3072
     number = 0
     for content in files:
@@ -127,7 +134,7 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
 
 
 class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
-  """CIFAR-10: 50,000 and 10,000 images, 32x32, of 10 classes."""
+  """CIFAR-10: 50,000 training and 10,000 test images, 32x32, 10 classes."""
 
   VERSION = tfds.core.Version('3.0.2')
   CLASSES: ClassVar[int] = 10
@@ -146,10 +153,10 @@ class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
 
 
 class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
-  """Tiny-ImageNet: 100,000 and 10,000 JPEG images, 64x64, of 200 classes.
+  """Tiny-ImageNet: 100,000 training and 10,000 test JPEGs, 64x64, 200 classes.
 
-  The published validation set is the test split; the published test set has no
-  labels. JPEG files are kept byte for byte.
+  The published validation set is the test split, for the published test set has
+  no labels. The JPEG files are kept byte for byte.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -166,10 +173,10 @@ class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:
     del dl_manager
     try:
-      file = zipfile.ZipFile(str(self.archive_path))
+      archive = zipfile.ZipFile(str(self.archive_path))
       root = 'tiny-imagenet-200/'
-      wnids = file.read(f'{root}wnids.txt').decode().split()
-      listing = file.read(f'{root}val/val_annotations.txt').decode()
+      wnids = archive.read(f'{root}wnids.txt').decode().split()
+      listing = archive.read(f'{root}val/val_annotations.txt').decode()
     except (zipfile.BadZipFile, KeyError, OSError) as error:
       raise self._broken(error) from error
     self.info.features['label'].names = wnids
@@ -177,12 +184,12 @@ class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
     validation = {f'{root}val/images/{name}': wnid for name, wnid in annotated}
     train = {
       name: name.split('/')[2]
-      for name in file.namelist()
+      for name in archive.namelist()
       if name.startswith(f'{root}train/') and name.endswith('.JPEG')
     }
     return {
-      'train': self._examples(file, train),
-      'test': self._examples(file, validation),
+      'train': self._examples(archive, train),
+      'test': self._examples(archive, validation),
     }
 
   def _examples(

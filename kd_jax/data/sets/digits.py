@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 real handwritten digits, 8x8 pixels, embedded.
+"""The 1,797 real handwritten digits of 8x8 pixels embedded in scikit-learn.
 
 Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI
 Machine Learning Repository, 1998 (its test set, CC BY 4.0), as
@@ -24,12 +24,15 @@ INFO = source.Info(
 
 
 def open_source() -> source.Source:
-  """The data set with its fixed stratified split of 1,437 and 360 images."""
+  """Returns the data set with a fixed stratified split.
+
+  It has 1,437 training and 360 test images.
+  """
   return source.Source(INFO, read)
 
 
 def read(split: str) -> source.Arrays:
-  """Reads 'train' or 'test'; grey levels 0..16 become 0..255."""
+  """Returns the split 'train' or 'test'; grey levels 0..16 become 0..255."""
   table = _table()
   images, labels = (
     table[:, :-1].reshape(-1, 8, 8),
@@ -43,11 +46,11 @@ def read(split: str) -> source.Arrays:
 
 
 def _table() -> np.ndarray:
-  """64 pixels and a label for each image, [1797,65] f64.
+  """Returns 64 pixels and a label for every image, [1797,65] f64.
 
-  Read without importing scikit-learn, which takes longer than everything else
-  at the start of a run.
+  The file is read without importing scikit-learn, which would take longer than
+  everything else at the start of a run.
   """
-  place = 'sklearn/datasets/data/digits.csv.gz'
-  file = importlib.metadata.distribution('scikit-learn').locate_file(place)
+  path = 'sklearn/datasets/data/digits.csv.gz'
+  file = importlib.metadata.distribution('scikit-learn').locate_file(path)
   return np.loadtxt(str(file), delimiter=',')

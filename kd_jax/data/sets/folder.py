@@ -1,4 +1,4 @@
-"""A folder of images: `folder:/path` with train/<class>/* and val/<class>/*."""
+"""A folder of images, `folder:/path`: train/<class>/* and val/<class>/*."""
 
 import dataclasses
 
@@ -9,43 +9,49 @@ from kd_jax import errors
 from kd_jax.data import decode, source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.ppm')
-# How many images tell the size and, unless configured, the normalisation.
+# The most images, evenly spaced, from which the image size, unless it is
+# configured, and the normalisation are determined.
 _SAMPLE = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Image files and their labels.
+  """A split as image files and their labels.
 
   Attributes:
-    paths: N of them.
-    labels: class indices [N] i32.
+    paths: The paths of the N images.
+    labels: The class indices, [N] i32.
   """
 
   paths: tuple[epath.Path, ...]
   labels: np.ndarray
 
   def __len__(self) -> int:
-    """N."""
+    """Returns the number of images, N."""
     return len(self.paths)
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """The decoded image [h,w,3] u8, and its label."""
+    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
     path = self.paths[index]
     image = decode.decode(path.read_bytes(), str(path))
     return image, int(self.labels[index])
 
 
 def open_folder(name: str, image_size: int = 0) -> source.Source:
-  """Lists a folder; class names are those of its sub-folders, in order.
+  """Returns a folder of images as a data set.
+
+  The classes are the sub-folders of `train`, in alphabetical order. The test
+  split is `val` if that folder exists, else `test`.
 
   Args:
     name: 'folder:/path'.
-    image_size: of the network's input; 0 is the images' own.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the images' own size.
 
   Raises:
-    UsageError: for a folder that is no such data set, an empty class, or
-      classes that differ between the splits.
+    UsageError: A split's folder is missing, a class is empty, the classes
+      differ between the splits, or `image_size` is 0 and the images differ in
+      size or are not square.
   """
   root = epath.Path(name.removeprefix('folder:')).expanduser()
   test = 'val' if (root / 'val').is_dir() else 'test'
@@ -57,10 +63,10 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
     )
   names = {split: _classes(folder) for split, folder in folders.items()}
   if names['train'] != names['test']:
-    odd = sorted(set(names['train']) ^ set(names['test']))
+    unmatched = sorted(set(names['train']) ^ set(names['test']))
     raise errors.UsageError(
-      f'{root}: train and {test} have different classes: {", ".join(odd[:10])} '
-      'in one of them only'
+      f'{root}: train and {test} have different classes: '
+      f'{", ".join(unmatched[:10])} in one of them only'
     )
   splits = {split: _list(folders[split], names['train']) for split in folders}
   train = splits['train']
@@ -80,10 +86,10 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
 
 
 def _classes(folder: epath.Path) -> list[str]:
-  found = sorted(p.name for p in folder.iterdir() if p.is_dir())
-  if not found:
+  classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+  if not classes:
     raise errors.UsageError(f'{folder} has no class folders')
-  return found
+  return classes
 
 
 def _list(folder: epath.Path, names: list[str]) -> Files:
@@ -91,7 +97,9 @@ def _list(folder: epath.Path, names: list[str]) -> Files:
   labels: list[int] = []
   for label, name in enumerate(names):
     files = sorted(
-      p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES
+      path
+      for path in (folder / name).iterdir()
+      if path.suffix.lower() in SUFFIXES
     )
     if not files:
       raise errors.UsageError(
@@ -115,12 +123,18 @@ def _common_size(root: epath.Path, images: Files, sample: range) -> int:
 def _moments(
   images: Files, sample: range, size: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation of each channel, over the sample."""
+  """Returns the mean and the standard deviation of each channel.
+
+  Args:
+    images: The split.
+    sample: The indices of the images that are read.
+    size: The size to which an image is fitted first, in pixels.
+  """
   sums = np.zeros((2, 3))
   for i in sample:
     pixels = decode.fit(images.read(i)[0], size) / 255
     sums += [pixels.mean((0, 1)), np.square(pixels).mean((0, 1))]
   mean, square = sums / len(sample)
   std = np.sqrt(np.maximum(square - mean**2, 1e-12))
-  rounded = (tuple(float(x) for x in v.round(4)) for v in (mean, std))
+  rounded = (tuple(float(x) for x in moment.round(4)) for moment in (mean, std))
   return next(rounded), next(rounded)

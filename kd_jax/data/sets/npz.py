@@ -1,9 +1,9 @@
 """A file of arrays: `npz:/path/file.npz`, with the keys of MedMNIST's files.
 
 train_images, test_images   [N,H,H], [N,H,H,1] or [N,H,H,3] u8
-train_labels, test_labels   [N] or [N,1], whole numbers from 0 to K-1
-val_images, val_labels      the same; where they are, choices are made on them
-class_names                 [K] strings; without them, names are '0' to 'K-1'
+train_labels, test_labels   [N] or [N,1], integers from 0 to K-1
+val_images, val_labels      optional, of these formats; used for model selection
+class_names                 optional, [K] strings; by default '0' to 'K-1'
 
 Other keys are ignored, and nothing is ever unpickled. Opening a file reads the
 headers of its arrays, its labels and, unless the normalisation is configured,
@@ -29,14 +29,15 @@ from kd_jax import errors
 from kd_jax.data import source
 
 _SPLITS = ('train', 'val', 'test')
-# What each array is converted to, where it cannot be read as it is.
+# The dtype that an error message recommends for each array.
 _DTYPES = {
   **{f'{split}_images': 'np.uint8' for split in _SPLITS},
   **{f'{split}_labels': 'np.int64' for split in _SPLITS},
   'class_names': 'str',
 }
-# ValueError: an array's header or end is not where it should be. RuntimeError:
-# an encryption or a compression that NumPy never writes.
+# The exceptions that a damaged file raises. ValueError: the header or the end
+# of an array is misplaced. RuntimeError: an encryption or a compression that
+# NumPy never writes.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 _BLOCK = 2**24  # pixels that are counted together
 
@@ -48,12 +49,12 @@ class _Header(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """The images of a split, read from the file when the first one is asked for.
+  """A split, whose images are read from the file on first use.
 
   Attributes:
-    path: of the file.
-    key: of the images in the file.
-    labels: class indices [N] i32.
+    path: The path of the file.
+    key: The key of the images in the file.
+    labels: The class indices, [N] i32.
   """
 
   path: epath.Path
@@ -66,15 +67,21 @@ class Images:
     return _read(self.path, self.key)
 
   def __getstate__(self) -> dict[str, Any]:
-    """Without the pixels: every worker process reads them itself."""
+    """Returns the fields without the pixels.
+
+    Every worker process reads the pixels itself.
+    """
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
   def __len__(self) -> int:
-    """N."""
+    """Returns the number of images, N."""
     return len(self.labels)
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """The image [H,H,3] u8, and its label; grey becomes three channels."""
+    """Returns the image [H,H,3] u8 at an index, and its label.
+
+    A grey image is repeated in three channels.
+    """
     image = self.pixels[index]
     if image.ndim == 2 or image.shape[-1] == 1:
       image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
@@ -84,18 +91,19 @@ class Images:
 def open_npz(
   name: str, image_size: int = 0, *, measured: bool = True
 ) -> source.Source:
-  """Opens a file, and checks everything but the pixels.
+  """Returns a file of arrays as a data set, with all but the pixels checked.
 
   Args:
     name: 'npz:/path/file.npz'.
-    image_size: of the network's input; 0 is the images' own. Images of another
-      size are scaled by `decode.fit`.
-    measured: whether to compute the mean and the standard deviation of each
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the images' own size. Images of another size are scaled by `decode.fit`.
+    measured: Whether to compute the mean and the standard deviation of each
       channel, exactly, over all training images as the file holds them; else
       both are empty.
 
   Raises:
-    UsageError: for a file that is missing, damaged, or no such data set.
+    UsageError: The file is missing or damaged, or its arrays are not those of a
+      data set.
   """
   path = epath.Path(name.removeprefix('npz:')).expanduser()
   headers, fingerprint = _contents(path)
@@ -104,8 +112,8 @@ def open_npz(
   labels = {split: _labels(path, split, headers) for split in splits}
   class_names = _class_names(path, headers, labels)
   images = {
-    split: Images(path, f'{split}_images', own.astype(np.int32))
-    for split, own in labels.items()
+    split: Images(path, f'{split}_images', split_labels.astype(np.int32))
+    for split, split_labels in labels.items()
   }
   train = images['train']
   mean, std = _moments(path, train.pixels) if measured else ((), ())
@@ -125,7 +133,7 @@ def open_npz(
 
 @contextlib.contextmanager
 def _archive(path: epath.Path) -> Iterator[zipfile.ZipFile]:
-  """The open file; what goes wrong while it is read is one `UsageError`."""
+  """Opens a file, and raises UsageError for any failure while it is read."""
   try:
     with path.open('rb') as file, zipfile.ZipFile(file) as archive:
       yield archive
@@ -141,10 +149,15 @@ def _archive(path: epath.Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _contents(path: epath.Path) -> tuple[dict[str, _Header], str]:
-  """The headers of the known arrays by key, and the file's fingerprint.
+  """Returns the headers of the known arrays by key, and a fingerprint.
 
-  The zip directory holds the CRC-32 of every array, so that the fingerprint
-  costs nothing; it does not depend on the compression.
+  The fingerprint is computed from the CRC-32 of every array in the directory of
+  the zip file, without reading the arrays; it does not depend on the
+  compression.
+
+  Raises:
+    UsageError: The file is missing or damaged, lacks a key, or has an object
+      array.
   """
   headers = {}
   with _archive(path) as archive:
@@ -163,20 +176,27 @@ def _contents(path: epath.Path) -> tuple[dict[str, _Header], str]:
         f'{path}: {key} is an object array, which is never unpickled; write '
         f'it as np.array({key}, dtype={_DTYPES[key]})'
       )
-  known = [(key, members[key].CRC, members[key].file_size) for key in headers]
-  return headers, hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+  sums = [(key, members[key].CRC, members[key].file_size) for key in headers]
+  return headers, hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
 
 
 def _header(file: IO[bytes]) -> _Header:
-  """What is known of an array before it is read."""
-  read = {
+  """Returns the shape and the dtype of an array without reading its data.
+
+  Args:
+    file: The array in npy format.
+
+  Raises:
+    ValueError: The version of the npy format is unknown.
+  """
+  readers = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
   }
   version = np.lib.format.read_magic(file)
-  if version not in read:  # written only for dtypes with named fields
+  if version not in readers:  # written only for dtypes with named fields
     raise ValueError(f'an array of npy version {version}')
-  shape, _, dtype = read[version](file)
+  shape, _, dtype = readers[version](file)
   return _Header(shape, dtype)
 
 
@@ -190,9 +210,9 @@ def _check_keys(path: epath.Path, keys: Sequence[str]) -> None:
   if {'val_images', 'val_labels'} & set(keys):
     needed += ['val_images', 'val_labels']
   if missing := [key for key in needed if key not in keys]:
-    there = ', '.join(keys[:10]) or 'no array'
+    present = ', '.join(keys[:10]) or 'no array'
     raise errors.UsageError(
-      f'{path} lacks {", ".join(missing)}; it holds {there}; write it with '
+      f'{path} lacks {", ".join(missing)}; it holds {present}; write it with '
       f'np.savez(file, {", ".join(f"{key}=..." for key in needed)})'
     )
 
@@ -200,39 +220,44 @@ def _check_keys(path: epath.Path, keys: Sequence[str]) -> None:
 def _check_images(
   path: epath.Path, splits: Sequence[str], headers: dict[str, _Header]
 ) -> None:
-  first = headers['train_images'].shape
+  train_shape = headers['train_images'].shape
   for key in (f'{split}_images' for split in splits):
     shape, dtype = headers[key]
     if dtype != np.uint8:
       raise errors.UsageError(
         f'{path}: {key} has dtype {dtype}; write pixels as uint8, 0 to 255'
       )
-    flat = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    if not flat or shape[1] != shape[2] or 0 in shape:
+    supported = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    if not supported or shape[1] != shape[2] or 0 in shape:
       raise errors.UsageError(
         f'{path}: {key} has shape {list(shape)}; give one or more square '
         'images as [N,H,H], [N,H,H,1] or [N,H,H,3], channels last'
       )
-    if shape[1:] != first[1:]:
+    if shape[1:] != train_shape[1:]:
       raise errors.UsageError(
         f'{path}: {key} has images of {list(shape[1:])}, and train_images of '
-        f'{list(first[1:])}; give all splits one shape'
+        f'{list(train_shape[1:])}; give all splits one shape'
       )
 
 
 def _labels(
   path: epath.Path, split: str, headers: dict[str, _Header]
 ) -> np.ndarray:
-  """The labels of a split, [N] of any integer dtype, none negative."""
-  key, images = f'{split}_labels', headers[f'{split}_images'].shape[0]
+  """Returns the labels of a split, [N] of any integer dtype.
+
+  Raises:
+    UsageError: The shape or the dtype is not that of class indices, or a label
+      is negative.
+  """
+  key, count = f'{split}_labels', headers[f'{split}_images'].shape[0]
   shape, dtype = headers[key]
   if not np.issubdtype(dtype, np.integer):
     raise errors.UsageError(
       f'{path}: {key} has dtype {dtype}; give class indices of an integer dtype'
     )
-  if shape not in ((images,), (images, 1)):
+  if shape not in ((count,), (count, 1)):
     raise errors.UsageError(
-      f'{path}: {key} has shape {list(shape)} for {images} images; give each '
+      f'{path}: {key} has shape {list(shape)} for {count} images; give each '
       'image one class index, [N] or [N,1] (several labels are not supported)'
     )
   labels = _read(path, key).reshape(-1)
@@ -246,7 +271,12 @@ def _labels(
 def _class_names(
   path: epath.Path, headers: dict[str, _Header], labels: dict[str, np.ndarray]
 ) -> tuple[str, ...]:
-  """The names of all classes, each of which has a training image."""
+  """Returns the names of all classes.
+
+  Raises:
+    UsageError: A class has no training image, a label has no class, or the
+      names are no vector of strings.
+  """
   count, origin = int(labels['train'].max()) + 1, 'train_labels'
   if 'class_names' in headers:
     shape, dtype = headers['class_names']
@@ -256,11 +286,11 @@ def _class_names(
         'it as np.array(class_names, dtype=str), [K]'
       )
     (count,), origin = shape, 'class_names'
-  for split, own in labels.items():
-    if own.max() >= count:
+  for split, indices in labels.items():
+    if indices.max() >= count:
       raise errors.UsageError(
-        f'{path}: {split}_labels has the label {own.max()}, and by {origin} '
-        f'there are {count} classes; give 0 to {count - 1}'
+        f'{path}: {split}_labels has the label {indices.max()}, and by '
+        f'{origin} there are {count} classes; give 0 to {count - 1}'
       )
   present = np.unique(labels['train'])
   if len(present) < count:
@@ -278,14 +308,25 @@ def _class_names(
 def _moments(
   path: epath.Path, pixels: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation of each of three channels, scaled to 0..1."""
+  """Returns the mean and the standard deviation of three channels.
+
+  Args:
+    path: The path of the file, for the error message.
+    pixels: The training images, [N,H,H] or [N,H,H,C] u8.
+
+  Returns:
+    Three means and three standard deviations, of pixels scaled to 0..1.
+
+  Raises:
+    UsageError: A channel is constant.
+  """
   channels = pixels.shape[3] if pixels.ndim == 4 else 1
   counts = np.zeros((channels, 256), np.int64)
-  images = max(1, _BLOCK // pixels[0].size)
-  for start in range(0, len(pixels), images):
-    block = pixels[start : start + images].reshape(-1, channels)
-    for own, values in zip(counts, block.T, strict=True):
-      own += np.bincount(values, minlength=256)
+  block_size = max(1, _BLOCK // pixels[0].size)
+  for start in range(0, len(pixels), block_size):
+    block = pixels[start : start + block_size].reshape(-1, channels)
+    for histogram, values in zip(counts, block.T, strict=True):
+      histogram += np.bincount(values, minlength=256)
   levels, weights = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
   mean = (weights * levels).sum(axis=1)
   std = np.sqrt((weights * (levels - mean[:, None]) ** 2).sum(axis=1))
@@ -295,5 +336,5 @@ def _moments(
       f'{path}: a channel of train_images has one value only, so that it has '
       'no standard deviation; give config.data.mean and config.data.std'
     )
-  times = 3 // channels
-  return tuple(mean.tolist()) * times, tuple(std.tolist()) * times
+  repeats = 3 // channels
+  return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats

@@ -1,4 +1,4 @@
-"""Data sets in tfds's layout: found, prepared on demand, read by index."""
+"""Data sets in tfds's layout, prepared on demand and read by index."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from kd_jax.data import decode, source
 from kd_jax.data.sets import archive, builders
 from kd_jax.runtime import locks
 
-# Mean and standard deviation as the field uses them.
+# The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISATION = {
   'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -23,7 +23,7 @@ NORMALISATION = {
 }
 _SCAN = 10_000  # records read together
 
-# Where the split that is tested on is not 'test'.
+# The split to test on, for data sets in which it is not 'test'.
 TEST_SPLITS = {'imagenet2012': 'validation'}
 
 
@@ -32,9 +32,9 @@ class Records:
   """A split of a prepared data set.
 
   Attributes:
-    folder: of the prepared data set.
-    split: its name there.
-    size: images.
+    folder: The folder of the prepared data set.
+    split: The name of the split in that folder.
+    size: The number of images.
   """
 
   folder: str
@@ -43,39 +43,50 @@ class Records:
 
   @functools.cached_property
   def _records(self) -> Any:
-    """Encoded images with labels; opened where it is first read."""
+    """The encoded images with labels; opened on first use."""
     builder = tfds.builder_from_directory(self.folder)
     skip = {'image': tfds.decode.SkipDecoding()}
     return builder.as_data_source(self.split, decoders=skip)
 
   def __getstate__(self) -> dict[str, Any]:
-    """Without the open files: every worker process opens its own."""
+    """Returns the fields without the open files.
+
+    Every worker process opens the files itself.
+    """
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """Class indices [N] i32; reads every record, for stratified parts."""
-    found: list[int] = []
+    """The class indices, [N] i32.
+
+    They are read from all records, and used for stratified subsets.
+    """
+    labels: list[int] = []
     for start in range(0, self.size, _SCAN):
-      some = list(range(start, min(start + _SCAN, self.size)))
-      found += [r['label'] for r in self._records.__getitems__(some)]
-    return np.array(found, np.int32)
+      indices = list(range(start, min(start + _SCAN, self.size)))
+      labels += [r['label'] for r in self._records.__getitems__(indices)]
+    return np.array(labels, np.int32)
 
   def __len__(self) -> int:
-    """N."""
+    """Returns the number of images, N."""
     return self.size
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """The decoded image [h,w,3] u8, and its label."""
+    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
     record = self._records[index]
     where = f'{index} of {self.split} in {self.folder}'
     return decode.decode(bytes(record['image']), where), int(record['label'])
 
 
 def root(data_dir: str) -> epath.Path:
-  """Where prepared data sets are: the argument, tfds's variable or default."""
-  given = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return epath.Path(given).expanduser()
+  """Returns the folder of prepared data sets.
+
+  Args:
+    data_dir: The folder; '' takes the environment variable TFDS_DATA_DIR, or
+      tfds's default.
+  """
+  path = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return epath.Path(path).expanduser()
 
 
 def open_prepared(
@@ -86,17 +97,21 @@ def open_prepared(
   any_checksum: bool = False,
   image_size: int = 0,
 ) -> source.Source:
-  """Opens a data set that is prepared, or that `builders` can prepare.
+  """Returns a data set that is prepared, or that `builders` can prepare.
 
   Args:
-    name: of the data set.
-    data_dir: where data sets are prepared; see `root`.
-    archive_path: where its archive is; '' is the download folder.
-    any_checksum: take that archive whatever its checksum.
-    image_size: of the network's input; 0 is the data set's own.
+    name: The name of the data set.
+    data_dir: The folder of prepared data sets; see `root`.
+    archive_path: The path of the data set's archive; '' takes the file in
+      the download folder, which is downloaded if it is missing.
+    any_checksum: Whether to accept the archive whatever its checksum.
+    image_size: The height and width of the network's input in pixels; 0 takes
+      the data set's own size.
 
   Raises:
-    UsageError: where it is not to be had, or needs TensorFlow to be read.
+    UsageError: The data set is neither prepared nor known, its archive cannot
+      be obtained, it lacks a split, only TensorFlow can read it, or
+      `image_size` is 0 and its images have no common square size.
   """
   home = root(data_dir)
   folder = find(name, home)
@@ -110,8 +125,10 @@ def open_prepared(
       'another config.data.data_dir'
     )
   splits = builder.info.splits
-  test = TEST_SPLITS.get(name, 'test' if 'test' in splits else 'validation')
-  if missing := {'train', test} - set(splits):
+  test_split = TEST_SPLITS.get(
+    name, 'test' if 'test' in splits else 'validation'
+  )
+  if missing := {'train', test_split} - set(splits):
     raise errors.UsageError(f'{folder} has no split {", ".join(missing)}')
   shape = builder.info.features['image'].shape
   size = image_size or shape[0]
@@ -123,24 +140,32 @@ def open_prepared(
       'shall see by config.data.image_size, such as 224'
     )
   mean, std = NORMALISATION.get(name, IMAGENET)
-  found = {
+  records = {
     role: Records(str(folder), split, splits[split].num_examples)
-    for role, split in (('train', 'train'), ('test', test))
+    for role, split in (('train', 'train'), ('test', test_split))
   }
   info = source.Info(
     name=name,
     class_names=tuple(builder.info.features['label'].names),
     image_size=size,
-    num_train=len(found['train']),
-    num_test=len(found['test']),
+    num_train=len(records['train']),
+    num_test=len(records['test']),
     mean=mean,
     std=std,
   )
-  return source.Source(info, found.__getitem__)
+  return source.Source(info, records.__getitem__)
 
 
 def find(name: str, home: epath.Path) -> epath.Path | None:
-  """The newest complete version of a prepared data set, or None."""
+  """Returns the newest complete version of a prepared data set, or None.
+
+  Args:
+    name: The name of the data set.
+    home: The folder of prepared data sets.
+
+  Returns:
+    The folder of the version.
+  """
   folder = home / name
   if not folder.is_dir():
     return None
@@ -155,21 +180,22 @@ def find(name: str, home: epath.Path) -> epath.Path | None:
 def _prepare(
   name: str, home: epath.Path, archive_path: str, any_checksum: bool
 ) -> epath.Path:
-  """Prepares a data set once, whoever else wants it at the same time.
+  """Prepares a data set and returns its folder.
 
-  tfds writes into a folder of another name and renames it at the end, so that
-  an interrupted preparation is never taken for a complete one.
+  A lock ensures that concurrent processes prepare it only once. tfds writes
+  into a folder of another name and renames it at the end, so that an
+  interrupted preparation is never mistaken for a complete one.
   """
   if name not in builders.BUILDERS:
-    there = [p.name for p in home.iterdir()] if home.is_dir() else []
-    raise errors.unknown('data set', name, {*builders.BUILDERS, *there})
+    present = [path.name for path in home.iterdir()] if home.is_dir() else []
+    raise errors.unknown('data set', name, {*builders.BUILDERS, *present})
   home.mkdir(parents=True, exist_ok=True)
   with locks.hold(home / f'.{name}.lock', wait=True):
     folder = find(name, home)
     if folder is not None:
       return folder
-    for left in home.glob(f'{name}/incomplete.*'):
-      left.rmtree()  # ours alone under the lock
+    for leftover in home.glob(f'{name}/incomplete.*'):
+      leftover.rmtree()  # no other process writes while the lock is held
     builder = builders.BUILDERS[name](
       data_dir=str(home), file_format='array_record'
     )
@@ -182,6 +208,6 @@ def _prepare(
     print(f'preparing {name} in {home}', flush=True)
     tfds.disable_progress_bar()
     builder.download_and_prepare()
-    found = find(name, home)
-    assert found is not None
-    return found
+    complete = find(name, home)
+    assert complete is not None
+    return complete

@@ -1,1 +1,1 @@
-"""Weights of other libraries, read into the networks of kd_jax."""
+"""Conversion of weights from other libraries to the networks of kd_jax."""

@@ -1,9 +1,9 @@
-"""PyTorch's weights into Linen variables, all of them or none.
+"""Conversion of PyTorch weights to Linen variables, all of them or none.
 
-A file of weights is a '.safetensors', read without torch, or one that
-`torch.save` wrote, read with `weights_only=True`, so that it runs no code. It
-holds a state dict, bare or under 'model' or 'state_dict' as training scripts
-save it; the 'module.' of parallel wrappers is taken off.
+A file of weights is a '.safetensors', which is read without torch, or was
+written by `torch.save` and is read with `weights_only=True`, so that it runs no
+code. It holds a state dict, bare or under 'model' or 'state_dict' as training
+scripts save it. The prefixes of wrappers, such as 'module.', are removed.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from kd_jax.models.pretrained import layouts as layouts_lib
 
 State = dict[str, np.ndarray]
 
-# Our leaf's name to torch's.
+# By the name of a Linen variable, the name that PyTorch has for it.
 LEAVES = {
   'kernel': 'weight',
   'bias': 'bias',
@@ -29,58 +29,62 @@ LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-# What wrappers put before every name.
+# The prefixes that wrappers add to every name.
 PREFIXES = ('module.', '_orig_mod.')
-# Where training scripts keep the state dict.
+# The keys under which training scripts save the state dict.
 INSIDE = ('model', 'state_dict')
-SHOWN = 8  # entries that an error lists of a kind
+SHOWN = 8  # entries of a kind that an error message lists
 
 
 def load(network: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
-  """A network's variables from a file of PyTorch weights.
+  """Returns a network's variables from a file of PyTorch weights.
 
   Args:
-    network: one of `models.NETWORKS`, with the classes of the weights.
-    path: of the file; see the module's head.
+    network: A network of `models.NETWORKS`, with as many classes as the
+      weights.
+    path: The path of the file; see the module's docstring.
 
   Returns:
-    'params' and 'batch_stats', float32 on the host.
+    'params' and 'batch_stats', f32 on the host.
 
   Raises:
-    UsageError: where the file cannot be read, or does not fit the network: all
-      that is missing, unexpected or misshapen is named, and nothing loaded.
+    UsageError: The file cannot be read, or does not fit the network. The
+      message lists missing, unexpected and misshapen weights; nothing is
+      loaded.
   """
   return convert(network, read(path))
 
 
 def read(path: str | os.PathLike[str]) -> State:
-  """The state dict in a file of PyTorch weights, float32.
+  """Returns the state dict in a file of PyTorch weights, as f32.
 
   Raises:
-    UsageError: where there is no such file, where it holds no state dict, and
-      where it needs torch and torch is not installed.
+    UsageError: The file does not exist, holds no state dict, or needs torch
+      while torch is not installed.
   """
   path = os.fspath(path)
   if not os.path.isfile(path):
     raise errors.UsageError(f'there is no file of weights {path!r}')
-  found = _safetensors(path) if path.endswith('.safetensors') else _torch(path)
+  content = (
+    _safetensors(path) if path.endswith('.safetensors') else _torch(path)
+  )
   for key in INSIDE:
-    if isinstance(found.get(key), Mapping):
-      found = found[key]
+    if isinstance(content.get(key), Mapping):
+      content = content[key]
   state = {
     name: np.asarray(value, np.float32)
-    for name, value in found.items()
+    for name, value in content.items()
     if isinstance(value, np.ndarray)
   }
   if not state:
     raise errors.UsageError(
       f'{path} holds no state dict: its entries are '
-      f'{", ".join(map(repr, list(found)[:SHOWN])) or "none"}; save the '
+      f'{", ".join(map(repr, list(content)[:SHOWN])) or "none"}; save the '
       "network's state_dict(), bare or under 'model' or 'state_dict'"
     )
   for prefix in PREFIXES:
     if all(name.startswith(prefix) for name in state):
-      state = {name.removeprefix(prefix): v for name, v in state.items()}
+      state = {name.removeprefix(prefix): x for name, x in state.items()}
   return state
 
 
@@ -108,11 +112,11 @@ def _torch(path: str) -> Mapping[str, Any]:
     if isinstance(value, torch.Tensor):
       return value.detach().float().numpy()
     if isinstance(value, Mapping):
-      return {str(key): plain(each) for key, each in value.items()}
+      return {str(key): plain(entry) for key, entry in value.items()}
     return value
 
   try:
-    found = torch.load(path, map_location='cpu', weights_only=True)
+    content = torch.load(path, map_location='cpu', weights_only=True)
   except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
     raise errors.UsageError(
       f'cannot read {path} without running code of its own: '
@@ -120,55 +124,55 @@ def _torch(path: str) -> Mapping[str, Any]:
       "torch.save(torch.load(file, weights_only=False)['model'], new_file), if "
       'you trust the file'
     ) from error
-  if not isinstance(found, Mapping):
+  if not isinstance(content, Mapping):
     raise errors.UsageError(
-      f'{path} holds a {type(found).__name__}, no state dict'
+      f'{path} holds a {type(content).__name__}, no state dict'
     )
-  return plain(found)
+  return plain(content)
 
 
 def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
-  """A network's variables from a state dict; see `load`.
+  """Returns a network's variables from a state dict; see `load`.
 
   Convolutions [O,I,h,w] become [h,w,I,O], linear layers [O,I] become [I,O].
   """
-  wanted = traverse_util.flatten_dict(shapes(network))
-  given = {
+  expected = traverse_util.flatten_dict(shapes(network))
+  weights = {
     name: value
     for name, value in state.items()
     if not name.endswith('num_batches_tracked')
   }
   layouts = plans(network)
   layout = max(
-    layouts, key=lambda key: len(given.keys() & layouts[key].values())
+    layouts, key=lambda key: len(weights.keys() & layouts[key].values())
   )
   plan = layouts[layout]
   misshapen = [
-    f'{name} {given[name].shape}, the network has {shape}'
-    for name, shape in _originals(plan, wanted).items()
-    if name in given and given[name].shape != shape
+    f'{name} {weights[name].shape}, the network has {shape}'
+    for name, shape in _originals(plan, expected).items()
+    if name in weights and weights[name].shape != shape
   ]
   classes = getattr(network, 'num_classes', None)
   _check(
     f'the weights do not fit {type(network).__name__} with '
     f'num_classes={classes}, its layers named as in {layout}',
-    missing=[name for name in plan.values() if name not in given],
-    unexpected=sorted(given.keys() - plan.values()),
+    missing=[name for name in plan.values() if name not in weights],
+    unexpected=sorted(weights.keys() - plan.values()),
     misshapen=misshapen,
   )
   return traverse_util.unflatten_dict(
-    {path: _converted(path, given[name]) for path, name in plan.items()}
+    {path: _converted(path, weights[name]) for path, name in plan.items()}
   )
 
 
 def plans(network: nn.Module) -> dict[str, dict[tuple[str, ...], str]]:
-  """For each layout, the original's name of every variable of a network.
+  """Returns the PyTorch name of every variable of a network, by layout.
 
   Raises:
-    UsageError: for a network that was not made here.
+    UsageError: The network is not one of `kd_jax.models`.
   """
-  found = layouts_lib.layouts(network)
-  if not found:
+  namers = layouts_lib.layouts(network)
+  if not namers:
     raise errors.UsageError(
       f'{type(network).__name__} has no names of PyTorch layers; weights are '
       'converted for the networks of kd_jax.models'
@@ -176,14 +180,17 @@ def plans(network: nn.Module) -> dict[str, dict[tuple[str, ...], str]]:
   paths = traverse_util.flatten_dict(shapes(network))
   return {
     layout: {path: _name(path, namer) for path in paths}
-    for layout, namer in found.items()
+    for layout, namer in namers.items()
   }
 
 
 def originals(network: nn.Module) -> dict[str, tuple[int, ...]]:
-  """Names and shapes of a state dict that fits, in the first layout."""
-  wanted = traverse_util.flatten_dict(shapes(network))
-  return _originals(next(iter(plans(network).values())), wanted)
+  """Returns the names and shapes of a PyTorch state dict for a network.
+
+  The names are those of the network's first layout.
+  """
+  expected = traverse_util.flatten_dict(shapes(network))
+  return _originals(next(iter(plans(network).values())), expected)
 
 
 def _originals(
@@ -195,12 +202,19 @@ def _originals(
 
 
 def shapes(network: nn.Module) -> dict[str, Any]:
-  """Shapes of a network's variables; images of any size have the same."""
+  """Returns the shapes of a network's variables.
+
+  They do not depend on the size of the images.
+  """
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
 
   def init(image):
-    made = dict(network.init(jax.random.key(0), image, train=False))
-    return {key: made[key] for key in ('params', 'batch_stats') if key in made}
+    variables = dict(network.init(jax.random.key(0), image, train=False))
+    return {
+      key: variables[key]
+      for key in ('params', 'batch_stats')
+      if key in variables
+    }
 
   return jax.eval_shape(init, image)
 
@@ -218,7 +232,7 @@ def _converted(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
 
 
 def _original(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-  """A shape of ours in torch's order."""
+  """Returns the shape that a Linen variable of this shape has in PyTorch."""
   if path[-1] == 'kernel' and len(shape) == 4:
     return shape[3], shape[2], shape[0], shape[1]
   return shape[::-1]

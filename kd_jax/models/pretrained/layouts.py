@@ -1,9 +1,10 @@
-"""What the originals call the layers of our networks.
+"""The names of kd_jax's layers in the PyTorch code they are converted from.
 
-A layout is one original's naming; a network has one or more of them. Each is a
-list of rules: a pattern for the whole path of a module of ours, such as
-'stage2_block1/conv1', and what makes the original's name of its groups, of
-which numbers come as integers.
+A layout is the naming scheme of a PyTorch implementation; a network has at
+least one. A layout is a list of rules. A rule is a regular expression for the
+whole path of a module in kd_jax, such as 'stage2_block1/conv1', and a function
+from the groups of the match to the PyTorch name; groups of digits are passed as
+integers.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,9 +31,14 @@ BLOCK = r'stage(\d+)_block(\d+)/'
 
 
 def layouts(network: nn.Module) -> dict[str, Namer]:
-  """A network's layouts: for each, the function from our path to its name.
+  """Returns the layouts of a network.
 
-  Empty for a network that was not made here.
+  Args:
+    network: The network.
+
+  Returns:
+    By name of the layout, a function from a module's path to its PyTorch name;
+    empty for a network that is not one of `kd_jax.models`.
   """
   for cls, rules_of in _FAMILIES.items():
     if isinstance(network, cls):
@@ -44,7 +50,7 @@ def _namer(rules: Rules) -> Namer:
   def name(path: str) -> str:
     for pattern, make in rules:
       if match := re.fullmatch(pattern, path):
-        return make(*(int(g) if g.isdigit() else g for g in match.groups()))
+        return make(*(int(x) if x.isdigit() else x for x in match.groups()))
     raise AssertionError(f'no rule names {path}')
 
   return name
@@ -103,11 +109,11 @@ def _vgg(network: vgg.VGG) -> dict[str, Rules]:
   imagenet = network.stem == 'imagenet'
 
   def layer(i: int, j: int, kind: str) -> str:
-    at = 3 * (j - 1) + (kind == 'bn')
+    index = 3 * (j - 1) + (kind == 'bn')
     if not imagenet:
-      return f'block{i}.{at}'
-    # Of each stage before it three for a layer, and the max-pool.
-    return f'features.{at + sum(3 * len(w) + 1 for w in network.widths[:i])}'
+      return f'block{i}.{index}'
+    # Earlier stages have three modules per layer, and a max-pool.
+    return f'features.{index + sum(3 * len(w) + 1 for w in network.widths[:i])}'
 
   return {
     'torchvision' if imagenet else 'RepDistiller': [
@@ -134,21 +140,19 @@ def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, Rules]:
 
 
 def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
-  # Of each block, by stage and number: its row, its place there, its place
-  # among all; each from 0.
   places = dict(_places(network.stages))
-  last = len(places) + 1
+  last_index = len(places) + 1
 
   def repdistiller(i: int, j: int, kind: str, number: int) -> str:
     row, place, _ = places[i, j]
     return f'blocks.{row}.{place}.conv.{3 * (number - 1) + (kind == "bn")}'
 
   def torchvision(i: int, j: int, kind: str, number: int) -> str:
-    _, _, among_all = places[i, j]
+    _, _, position = places[i, j]
     bn = kind == 'bn'
-    at = number - 1 if _expands(network, i, j) else number - 2
-    inner = f'{at + bn}' if number == 3 else f'{at}.{int(bn)}'
-    return f'features.{among_all + 1}.conv.{inner}'
+    index = number - 1 if _expands(network, i, j) else number - 2
+    inner = f'{index + bn}' if number == 3 else f'{index}.{int(bn)}'
+    return f'features.{position + 1}.conv.{inner}'
 
   def timm(i: int, j: int, kind: str, number: int) -> str:
     row, place, _ = places[i, j]
@@ -173,7 +177,7 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
       ('fc', lambda: 'classifier.1'),
       (
         ends,
-        lambda kind, n: f'features.{last * (n - 1)}.{int(kind == "bn")}',
+        lambda kind, n: f'features.{last_index * (n - 1)}.{int(kind == "bn")}',
       ),
       (block, torchvision),
     ],
@@ -189,18 +193,28 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
 def _places(
   stages: tuple[tuple[tuple[int, int, int, int], ...], ...],
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int, int]]]:
-  row = among_all = 0
+  """Yields the indices by which the PyTorch implementations name a block.
+
+  Args:
+    stages: See `mobilenet.MobileNetV2`.
+
+  Yields:
+    The stage and the block's number in it, from 1; and the block's row, its
+    place in the row, and its position among all blocks, from 0.
+  """
+  row = position = 0
   for i, rows in enumerate(stages, 1):
     number = 0
     for _, _, blocks, _ in rows:
       for place in range(blocks):
         number += 1
-        yield (i, number), (row, place, among_all)
-        among_all += 1
+        yield (i, number), (row, place, position)
+        position += 1
       row += 1
 
 
 def _expands(network: mobilenet.MobileNetV2, i: int, j: int) -> bool:
+  """Returns whether block j of stage i has an expanding 1x1 convolution."""
   expansions = [t for t, _, n, _ in network.stages[i - 1] for _ in range(n)]
   return expansions[j - 1] != 1
 
@@ -254,9 +268,9 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
   def layer(i: int, j: int, kind: str, number: int | str) -> str:
-    branch, at = convolutions[str(number)]
+    branch, index = convolutions[str(number)]
     block = f'inception_{"abcde"[j - 1]}{i + 2}'
-    return f'{block}.{branch}.{at + (kind == "bn")}'
+    return f'{block}.{branch}.{index + (kind == "bn")}'
 
   return {
     'FFSD': [
