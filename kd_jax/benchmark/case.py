@@ -282,9 +282,9 @@ def _train_set(
   megabytes = len(labels) * size**2 * 3 / 1e6
   if megabytes > config.data.device_mb:
     raise errors.UsageError(
-      f'--images={wanted.images} of {size} pixels are {megabytes:.0f} MB, which a '
-      f'run would stream (config.data.device_mb={config.data.device_mb}); '
-      'give fewer'
+      f'--images={wanted.images} of {size} pixels are {megabytes:.0f} MB, '
+      'which a run would stream '
+      f'(config.data.device_mb={config.data.device_mb}); give fewer'
     )
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (len(labels), size, size, 3), np.uint8)
