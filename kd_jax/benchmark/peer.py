@@ -97,7 +97,7 @@ class Peer:
         fields = path.read_text().rpartition(')')[2].split()
       except OSError:
         continue  # the process has just ended
-      if int(fields[3]) == self._process.pid:  # the session
+      if int(fields[3]) == self._process.pid:  # it is of the peer's session
         ticks += int(fields[11]) + int(fields[12])  # user and system time
     return ticks / os.sysconf('SC_CLK_TCK')
 

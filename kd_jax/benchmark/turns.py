@@ -92,8 +92,8 @@ def row(
 
 def peer_row(peer: Any, times: Times) -> dict[str, Any]:
   """Returns the figures of a PyTorch peer, relative to its configuration."""
-  ours = peer.ours
-  speed = _speed(peer.label, ours.batch_size, times, id(peer), ours)
+  paired = peer.ours
+  speed = _speed(peer.label, paired.batch_size, times, id(peer), paired)
   return {**speed, **peer.about, 'memory_by': "PyTorch's peak"}
 
 
