@@ -120,7 +120,7 @@ def run(
 
 @functools.cache
 def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns `make` with a cache of its results for the last 256 calls.
+  """Returns `make` with an LRU cache of 256 results.
 
   A network is not cached if it is not hashable, such as one with a list in a
   field, or if it is a function, which may read state that changes.
@@ -148,7 +148,7 @@ def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
 def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
   """Returns the network's `apply`, which is traced once for equal shapes.
 
-  A run traces each network in ten places and more. The function is inlined, so
+  A run traces each network in at least ten places. The function is inlined, so
   that the program stays the same.
   """
 
