@@ -131,13 +131,9 @@ def build(config: ConfigDict) -> Parts:
   size = info.image_size
   features = [
     inspect.shapes(
-      phase.exp,
-      size,
-      config.batch_size,
-      phase.rules,
-      config.teacher.cache_logits,
+      p.exp, size, config.batch_size, p.rules, config.teacher.cache_logits
     )
-    for phase in phases
+    for p in phases
   ]
   return Parts(
     source=opened,
@@ -214,34 +210,30 @@ def phases_of(
   """
   phases: list[Phase] = []
   for name in (*sorted(config.phases), ''):
-    phase_config = config.copy_and_resolve_references()
+    changed = config.copy_and_resolve_references()
     for key, value in (config.phases[name] if name else {}).items():
       if key == 'learning_rate':
-        with phase_config.ignore_type():
-          phase_config.optimizer.learning_rate = value
+        with changed.ignore_type():
+          changed.optimizer.learning_rate = value
       elif key == 'weights':
-        with phase_config.ignore_type(), phase_config.unlocked():
+        with changed.ignore_type(), changed.unlocked():
           for term, weight in value.items():
-            phase_config.weights[term] = weight
+            changed.weights[term] = weight
       elif key in ('epochs', 'trainable'):
-        with phase_config.ignore_type():
-          phase_config[key] = value
+        with changed.ignore_type():
+          changed[key] = value
       else:
         known = ('epochs', 'learning_rate', 'trainable', 'weights')
         raise errors.unknown(f'field of config.phases.{name}:', key, known)
-    if not isinstance(phase_config.epochs, int) or phase_config.epochs < 1:
+    if not isinstance(changed.epochs, int) or changed.epochs < 1:
       where = f'config.phases.{name}' if name else 'config'
       raise errors.UsageError(
-        f'{where}.epochs={phase_config.epochs} must be a whole number of 1 or '
-        'more'
+        f'{where}.epochs={changed.epochs} must be a whole number of 1 or more'
       )
     first = phases[-1].last if phases else 0
-    last = first + phase_config.epochs * steps_per_epoch
-    exp = experiment(phase_config, facts, steps_per_epoch, first)
-    rules = (
-      *(rule[0] for rule in phase_config.optimizer.rules),
-      *phase_config.trainable,
-    )
+    last = first + changed.epochs * steps_per_epoch
+    exp = experiment(changed, facts, steps_per_epoch, first)
+    rules = (*(rule[0] for rule in changed.optimizer.rules), *changed.trainable)
     phases.append(Phase(name, exp, first, last, rules))
   return tuple(phases)
 
@@ -405,9 +397,7 @@ def _optimizer(
       fields.pop('learning_rate'), steps_per_epoch, config.epochs
     )
     name = fields.pop('name')
-    resets = [
-      epoch * steps_per_epoch for epoch in fields.pop('reset_momentum_at')
-    ]
+    resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
     fields['reset_momentum_at'] = resets
     rules.append((expression, optim.transformation(name, rate, **fields)))
     frozen.append(name == 'frozen')

@@ -233,39 +233,28 @@ def init(
   key = jax.random.key(seed)
   variables, feats = {}, {}
   for i, (name, network) in enumerate(exp.students.items()):
-    network_variables = variables_of(
-      network, jax.random.fold_in(key, i), batch['image']
-    )
-    variables[name] = network_variables
+    first = variables_of(network, jax.random.fold_in(key, i), batch['image'])
+    variables[name] = first
     feats[name], _ = run(
       name,
       network,
-      network_variables,
+      first,
       batch['image'],
       train=True,
-      mutable=[
-        collection for collection in network_variables if collection != 'params'
-      ],
+      mutable=[c for c in first if c != 'params'],
       rngs=_rngs(key),
     )
   feats |= teacher_features(exp, frozen, batch)
   method = dict(exp.method.init(_rngs(key), feats, batch))
   method.pop('metrics', None)
   variables['method'] = method
-  params = {
-    group: dict(collections).pop('params', {})
-    for group, collections in variables.items()
-  }
+  params = {n: dict(v).pop('params', {}) for n, v in variables.items()}
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     model_state={
-      name: {
-        collection: value
-        for collection, value in collections.items()
-        if collection != 'params'
-      }
-      for name, collections in variables.items()
+      name: {c: value for c, value in v.items() if c != 'params'}
+      for name, v in variables.items()
     },
     opt_state=exp.tx.init(params),
   )
