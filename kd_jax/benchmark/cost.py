@@ -83,7 +83,7 @@ _FREE = (
 
 
 class _Instruction(NamedTuple):
-  """One instruction in the text of an XLA program."""
+  """An instruction in the text of an XLA program."""
 
   name: str
   shape: str

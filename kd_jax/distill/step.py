@@ -22,7 +22,7 @@ Variables = Mapping[str, Any]
 
 
 class Experiment(NamedTuple):
-  """The static description of training: modules and functions, no arrays.
+  """A static description of training: modules and functions, no arrays.
 
   Attributes:
     students: The trained networks by name.
@@ -495,7 +495,7 @@ def known_logits(
 
 
 def _moved(exp: Experiment, old: Any, new: Any) -> Any:
-  """Takes `new` collections where parameters are trained, else `old` ones."""
+  """Returns `new` collections where parameters are trained, else `old` ones."""
 
   def choose(path, before, after):
     group, _, *rest = pytrees.path_name(path).split('/')

@@ -21,7 +21,7 @@ from kd_jax.training import teacher as teacher_lib
 
 
 class Interrupted(Exception):  # noqa: N818  (this is no error)
-  """The run was asked to stop. It is saved; the same command resumes it."""
+  """A request to stop, after which the run is saved and can be resumed."""
 
 
 def train(

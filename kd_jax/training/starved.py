@@ -59,7 +59,7 @@ class Stretch:
   def share(self, seconds: Mapping[str, float]) -> float:
     """Returns the share of waiting in the stretch that ends now, in 0..1.
 
-    It is 0 while the stretch goes on.
+    It is 0 until the stretch has ended.
 
     Args:
       seconds: The seconds of a `logging.Clock`, after a dispatch.
