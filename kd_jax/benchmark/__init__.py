@@ -7,21 +7,23 @@
   kd-jax benchmark kd --batch_size=16,64,256
   kd-jax benchmark kd --devices=1,2,4,8
 
-Every configuration is built as `kd_jax.main` builds it, but on random images
-and random networks: no data set is needed. What is timed is the run's own
-dispatch, augmentation and the indices from the host included, with the images
-on the device. Where there are phases, it is the first phase's step.
+Every configuration is built as `kd_jax.main` builds it, but with random images
+and random networks, so that no data set is needed. The benchmark times the
+run's own dispatch, including augmentation and the indices from the host, with
+the images on the device. If a configuration has phases, it times a step of the
+first phase.
 
-After compiling and one round that does not count, the configurations take
-turns, so that what else the machine does meets all of them alike, and so does a
-large matrix product, whose speed is the chip's peak; the ratio to the first is
-taken round by round, and so is the share of the peak. A turn ends when the
-device is done. Several batch sizes, steps a dispatch, data set sizes or devices
-give a row each.
+After compilation and one warm-up round, the configurations take turns, so that
+other load on the machine affects all of them alike. A large matrix product
+takes turns too; its speed stands for the chip's peak. The ratio to the first
+configuration and the share of the peak are computed round by round. A turn ends
+when the device has finished. Several batch sizes, steps per dispatch, data set
+sizes or numbers of devices give one row each.
 
 With --compare, PyTorch peers of each configuration take turns too, and their
-ratios are to the configuration that they train: see benchmarks/torch_peer.py.
-With --breakdown, the parts of the first configuration's step do.
+ratios are relative to the configuration that they train; see
+benchmarks/torch_peer.py. With --breakdown, the parts of the first
+configuration's step take turns too.
 """
 
 import argparse
@@ -44,37 +46,39 @@ _LISTS = ('batch_size', 'steps_per_dispatch', 'images', 'devices')
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints the tables for the configurations of the command line."""
+  """Prints the tables for the configurations on the command line."""
   logging.set_verbosity(logging.WARNING)
   args = _parser().parse_args(argv)
-  if args.compare:  # a GPU's memory is not ours alone then
+  if args.compare:  # the peers need memory of the same GPU
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  others: list[peers.Peer] = []
+  torch_peers: list[peers.Peer] = []
   try:
     if args.compare:
       peers.check()
     cases = _cases(args)
     if args.compare:
-      others = peers.start(cases, args.peers, args.peer_threads)
-    rows = _rows(cases, others, args)
+      torch_peers = peers.start(cases, args.peers, args.peer_threads)
+    rows = _rows(cases, torch_peers, args)
   finally:
-    for other in others:
-      other.close()
+    for torch_peer in torch_peers:
+      torch_peer.close()
   print(turns.table(rows))
   print(f'\n{turns.sizes(rows)}')
-  where = run.provenance()
-  if others:
-    where['versions']['torch'] = others[0].about['torch']
-  versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items())
+  provenance = run.provenance()
+  if torch_peers:
+    provenance['versions']['torch'] = torch_peers[0].about['torch']
+  versions = ', '.join(
+    f'{name} {version}' for name, version in provenance['versions'].items()
+  )
   print(
     f'\nbatch {args.batch_size}, {args.image_size} pixels, {args.classes} '
     f'classes, {args.images} images, n={args.repeats} turns; '
-    f'{where["hardware"]} ({where["host"]}); {versions}; '
-    f'commit {where["commit"]}'
+    f'{provenance["hardware"]} ({provenance["host"]}); {versions}; '
+    f'commit {provenance["commit"]}'
   )
   if args.json:
     with open(args.json, 'w', encoding='utf-8') as file:
-      json.dump({'rows': rows, 'arguments': vars(args), **where}, file)
+      json.dump({'rows': rows, 'arguments': vars(args), **provenance}, file)
   return 0
 
 
@@ -102,33 +106,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _cases(args: argparse.Namespace) -> list[case.Case]:
-  """Every configuration at every combination of the listed values."""
+  """Returns every configuration at every combination of the listed values."""
   lists = {name: _numbers(name, getattr(args, name)) for name in _LISTS}
   several = [name for name in _LISTS if len(lists[name]) > 1]
-  found = []
+  cases = []
   for config in args.configs:
     for values in itertools.product(*lists.values()):
-      own: dict[str, Any] = dict(zip(_LISTS, values, strict=True))
-      label = ' '.join([config, *(f'{n}={own[n]}' for n in several)])
-      made = case.make(config, label, case.Wanted(**_fixed(args), **own))
+      chosen: dict[str, Any] = dict(zip(_LISTS, values, strict=True))
+      label = ' '.join([config, *(f'{key}={chosen[key]}' for key in several)])
+      built = case.make(config, label, case.Wanted(**_fixed(args), **chosen))
       print(
-        f'{label}: compiled in {made.compile_s:.1f} s',
+        f'{label}: compiled in {built.compile_s:.1f} s',
         file=sys.stderr,
         flush=True,
       )
-      found.append(made)
-  return found
+      cases.append(built)
+  return cases
 
 
 def _fixed(args: argparse.Namespace) -> dict[str, Any]:
-  """What all cases share."""
+  """Returns the values that all cases share."""
   names = ('student', 'teacher', 'dtype', 'image_size', 'classes')
   return {name: getattr(args, name) for name in names}
 
 
 def _numbers(name: str, text: str) -> list[int]:
   try:
-    return [int(n) for n in text.split(',')]
+    return [int(part) for part in text.split(',')]
   except ValueError as error:
     raise errors.UsageError(
       f'--{name}={text}: give whole numbers: 1,2,4,8'
@@ -140,20 +144,23 @@ def _rows(
   others: Sequence[peers.Peer],
   args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-  """Lets all take turns; a row of figures for each."""
+  """Lets everything take turns, and returns a row of figures for each."""
   memory = cost.device_peak() if len(cases) == 1 else None
   parts = pieces.of(cases[0]) if args.breakdown else []
-  products = {c.dtype: cost.Product(c.dtype) for c in cases}
-  every = [*cases, *others, *parts, *products.values()]
-  times = turns.take(every, args.repeats, args.steps)
-  rows = [turns.row(c, times, cases[0], products[c.dtype]) for c in cases]
+  products = {timed.dtype: cost.Product(timed.dtype) for timed in cases}
+  takers = [*cases, *others, *parts, *products.values()]
+  times = turns.take(takers, args.repeats, args.steps)
+  rows = [
+    turns.row(timed, times, cases[0], products[timed.dtype]) for timed in cases
+  ]
   if memory is not None:
     rows[0] |= {'memory_bytes': memory, 'memory_by': "the device's peak"}
-  rows += [turns.peer_row(o, times) for o in others]
+  rows += [turns.peer_row(torch_peer, times) for torch_peer in others]
   if parts:
     rows[0]['pieces'] = pieces.figures(cases[0], parts, times)
     print(f'{pieces.table(rows[0]["pieces"], rows[0])}\n')
   rows[0]['peak'] = {
-    dtype: turns.rate(p.flops, times[id(p)]) for dtype, p in products.items()
+    dtype: turns.rate(product.flops, times[id(product)])
+    for dtype, product in products.items()
   }
   return rows

@@ -1,4 +1,4 @@
-"""kd-jax benchmark: see `kd_jax.benchmark`."""
+"""The command `kd-jax benchmark`; see `kd_jax.benchmark`."""
 
 import sys
 

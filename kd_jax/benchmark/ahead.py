@@ -5,13 +5,14 @@
   python -m kd_jax.benchmark.ahead kd fpd --chips=h100,h100:8 --dtype=bfloat16
 
 XLA compiles for a TPU slice wherever libtpu is installed (kd_jax[tpu]), and for
-an NVIDIA GPU wherever JAX's CUDA plugin is (kd_jax[cuda13]): whether a recipe
-fits, and what a step computes, moves and exchanges, is known before a chip is
-paid for. Nothing is run, and no time is measured: "computing" is what the asked
-arithmetic takes at the chip's published peak, "moving" what all that the
-program's operations read and write takes at its memory's, as if nothing were
-found in a cache. On a GPU no convolution is autotuned here, and the dispatch
-has one step where a run has many.
+an NVIDIA GPU wherever JAX's CUDA plugin is installed (kd_jax[cuda13]). This
+tells whether a recipe fits, and what a step computes, moves and exchanges,
+before a chip is paid for. Nothing is run, and no time is measured: "computing"
+is the time that the requested arithmetic takes at the chip's published peak,
+and "moving" is the time that all reads and writes of the program's operations
+take at the memory's published bandwidth, as if there were no cache. For a GPU,
+convolutions are not autotuned here, and the dispatch has one step where a run's
+has many.
 """
 
 import argparse
@@ -83,21 +84,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _wanted(args: argparse.Namespace) -> case.Wanted:
-  given: dict[str, Any] = {'steps_per_dispatch': 1, 'devices': 1, **vars(args)}
-  return case.Wanted(**{key: given[key] for key in case.Wanted._fields})
+  values: dict[str, Any] = {'steps_per_dispatch': 1, 'devices': 1, **vars(args)}
+  return case.Wanted(**{key: values[key] for key in case.Wanted._fields})
 
 
 def row(
   name: str, place: str, chip: chips.Chip, mesh: Mesh, wanted: case.Wanted
 ) -> dict[str, Any]:
-  """Compiles a configuration's step; its figures, for each chip.
+  """Compiles a configuration's step, and returns its figures for each chip.
+
+  Args:
+    name: The configuration, as on the command line.
+    place: The chips, as on the command line: 'v5e:4x4'.
+    chip: The kind of chip.
+    mesh: The chips, which need not be there.
+    wanted: The requested sizes and networks.
+
+  Returns:
+    The figures by name; '_s' is in seconds, '_ms' in milliseconds.
 
   Raises:
-    UsageError: for what does not exist or does not fit together.
-    RunError: where XLA cannot compile it, as where it does not fit the memory.
+    UsageError: A part of the configuration does not exist or does not fit.
+    RunError: XLA cannot compile the step, for example because it does not fit
+      into the memory.
   """
   config = case.configured(name, wanted)
-  if config.accumulate_steps != 1:  # a loop, whose body is not counted
+  if config.accumulate_steps != 1:  # the body of a loop is not counted
     raise errors.UsageError(
       f'{name}: config.accumulate_steps={config.accumulate_steps} cannot be '
       'counted; give 1'
@@ -107,9 +119,15 @@ def row(
   start = functools.partial(case.start, exp, size, batch_size)
   state, frozen = jax.eval_shape(start, jax.random.key(0))
   train, arrays, feeds = _train_set(config, exp, wanted)
-  given = (jax.ShapeDtypeStruct((), jnp.int32), state, frozen, arrays, feeds)
+  arguments = (
+    jax.ShapeDtypeStruct((), jnp.int32),
+    state,
+    frozen,
+    arrays,
+    feeds,
+  )
   began = time.perf_counter()
-  traced = jitted.train_steps(exp, train.batch, mesh).trace(*given)
+  traced = jitted.train_steps(exp, train.batch, mesh).trace(*arguments)
   lowered = traced.lower()
   try:
     compiled = lowered.compile()
@@ -118,39 +136,42 @@ def row(
       f'{name} on {place}: {str(error).partition(chr(10))[0]}; where it does '
       'not fit, take more chips or a smaller batch'
     ) from error
-  found = cost.of(traced, compiled)
-  if found.memory_bytes is None or found.compiled_bytes is None:
+  costs = cost.of(traced, compiled)
+  if costs.memory_bytes is None or costs.compiled_bytes is None:
     raise errors.RunError(
       f'{name} on {place}: XLA tells nothing of its program'
     )
   count = mesh.devices.size
-  flops = found.flops / count
+  flops = costs.flops / count
   return {
     'config': name,
     'chips': place,
     'count': count,
     'dtype': config.dtype,
     'compile_s': time.perf_counter() - began,
-    'memory_bytes': found.memory_bytes,
-    'fits': found.memory_bytes < chip.memory,
+    'memory_bytes': costs.memory_bytes,
+    'fits': costs.memory_bytes < chip.memory,
     'flops': flops,
-    'bytes': found.compiled_bytes,
+    'bytes': costs.compiled_bytes,
     'operations': cost.operations(compiled.as_text()),
-    'collective_bytes': found.exchanged,
+    'collective_bytes': costs.exchanged,
     'computing_ms': 1e3 * flops / chip.flops[config.dtype],
-    'moving_ms': 1e3 * found.compiled_bytes / chip.bandwidth,
+    'moving_ms': 1e3 * costs.compiled_bytes / chip.bandwidth,
   }
 
 
 def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
-  """The set without its images, what lies on the device, and a feed."""
+  """Returns the training split without its images, its arrays, and a feed.
+
+  The arrays on the device and the feed are shapes and dtypes.
+  """
   size, batch_size = wanted.image_size, wanted.batch_size
-  names = tuple(str(k) for k in range(wanted.classes))
+  names = tuple(str(number) for number in range(wanted.classes))
   info = source.Info('any', names, size, wanted.images, 0, case.MEAN, case.STD)
-  one = source.Arrays(
+  single = source.Arrays(
     np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int32)
   )
-  mesh, how = sharding.make_mesh(1), case.crop_flip(config, size)
+  mesh, crop_flip = sharding.make_mesh(1), case.crop_flip(config, size)
 
   def struct(dtype, *shape):
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -159,10 +180,10 @@ def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
   streamed = config.data.augment == 'random_resized_crop'
   if streamed or not build.resident(config, info, 'train'):
     image = struct(jnp.uint8, 1, batch_size, size, size, 3)
-    set_ = stream.Streamed(one, info, mesh, workers=0, crop_flip=how)
-    return set_, {}, {'image': image, 'label': index, 'index': index}
+    split = stream.Streamed(single, info, mesh, workers=0, crop_flip=crop_flip)
+    return split, {}, {'image': image, 'label': index, 'index': index}
   train = resident.Training(
-    one, info, mesh, batch_size=1, seed=0, crop_flip=how
+    single, info, mesh, batch_size=1, seed=0, crop_flip=crop_flip
   )
   arrays = {
     'image': struct(jnp.uint8, wanted.images, size**2 * 3),
@@ -176,27 +197,27 @@ def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """The figures, aligned."""
+  """Returns the figures as an aligned table."""
   head = (
     'configuration', 'chips', 'dtype', 'compile', 'memory', 'FLOPs', 'bytes',
     'operations', 'exchanged', 'computing', 'moving',
   )  # fmt: skip
   body = []
-  for each in rows:
-    memory = f'{each["memory_bytes"] / 1e6:.4g} MB'
+  for figures in rows:
+    memory = f'{figures["memory_bytes"] / 1e6:.4g} MB'
     body.append(
       (
-        each['config'],
-        f'{each["count"]} x {each["chips"].partition(":")[0]}',
-        each['dtype'],
-        f'{each["compile_s"]:.0f} s',
-        memory if each['fits'] else f'{memory}: does not fit',
-        report.short(each['flops']),
-        report.short(each['bytes']),
-        str(each['operations']),
-        f'{each["collective_bytes"] / 1e6:.3g} MB',
-        f'{each["computing_ms"]:.3g} ms',
-        f'{each["moving_ms"]:.3g} ms',
+        figures['config'],
+        f'{figures["count"]} x {figures["chips"].partition(":")[0]}',
+        figures['dtype'],
+        f'{figures["compile_s"]:.0f} s',
+        memory if figures['fits'] else f'{memory}: does not fit',
+        report.short(figures['flops']),
+        report.short(figures['bytes']),
+        str(figures['operations']),
+        f'{figures["collective_bytes"] / 1e6:.3g} MB',
+        f'{figures["computing_ms"]:.3g} ms',
+        f'{figures["moving_ms"]:.3g} ms',
       )
     )
   return f'{report.table([head, *body])}\nof one chip and one step'

@@ -19,22 +19,22 @@ from kd_jax.data import augment, resident, source
 from kd_jax.distill import build, inspect, jitted, step
 from kd_jax.runtime import sharding
 
-MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of random pixels' channels
+MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of each channel of the random images
 
 
 class Wanted(NamedTuple):
-  """What is asked of a configuration; None leaves its own.
+  """The requested variant of a configuration; None keeps the configuration's.
 
   Attributes:
-    student: a network's name.
-    teacher: likewise; only where there is a teacher.
-    dtype: see `config.dtype`.
-    image_size: pixels.
-    classes: K.
-    batch_size: images, over all devices.
-    steps_per_dispatch: 0 is as a run chooses.
-    images: of the data set.
-    devices: of the mesh; -1 is all.
+    student: The name of a network.
+    teacher: The name of a network; ignored if the configuration has no teacher.
+    dtype: See `config.dtype`.
+    image_size: Height and width in pixels.
+    classes: The number of classes, K.
+    batch_size: Images of a step, over all devices.
+    steps_per_dispatch: Steps of a dispatch; 0 is what a run would choose.
+    images: Images of the data set.
+    devices: Devices of the mesh; -1 is all.
   """
 
   student: str | None
@@ -53,19 +53,19 @@ class Case:
   """A configuration, ready to be timed.
 
   Attributes:
-    label: how it is called.
-    config: what it was built from.
-    wanted: what was asked for.
-    exp: its first phase's.
-    train: the random images.
-    state: what is trained.
-    frozen: the teachers' variables.
-    compiled: the dispatch.
-    count: steps of a dispatch.
-    compile_s: seconds to trace and compile it.
-    costs: of a step.
-    mesh: the devices.
-    feeds: what the host gives.
+    label: Its name in the tables.
+    config: The configuration that it was built from.
+    wanted: The requested variant.
+    exp: The experiment of the first phase.
+    train: The training split, with random images.
+    state: The training state.
+    frozen: The teachers' variables by name.
+    compiled: The compiled dispatch.
+    count: Steps of a dispatch.
+    compile_s: Seconds to trace and compile the dispatch.
+    costs: The costs of a step.
+    mesh: The devices.
+    feeds: The feeds of the split, from its first step.
   """
 
   label: str
@@ -84,7 +84,7 @@ class Case:
 
   @property
   def dtype(self) -> str:
-    """What its networks compute in."""
+    """The dtype that the networks compute in."""
     return self.config.dtype
 
   @property
@@ -94,33 +94,37 @@ class Case:
 
   @property
   def chips(self) -> int:
-    """Returns how many chips it runs on; a CPU's fake devices share one."""
+    """How many chips the case runs on; a CPU's fake devices share one."""
     devices = self.mesh.devices.ravel()
     return 1 if devices[0].platform == 'cpu' else len(devices)
 
   @property
   def student_params(self) -> int:
-    """Parameters of the networks that are trained."""
+    """How many parameters of networks are trained."""
     return sum(_size(self.state.params[name]) for name in self.exp.students)
 
   @property
   def extra_params(self) -> int:
-    """Parameters that are trained beside the networks."""
+    """How many of the method's own parameters are trained."""
     return _size(self.state.params['method'])
 
   @functools.cached_property
   def kept_params(self) -> int:
-    """Parameters at inference."""
+    """How many parameters inference needs."""
     return inspect.deployed(self.exp, self.wanted.image_size).params
 
   def next_feeds(self) -> Any:
-    """What the host gives to a dispatch, as the loop gives it."""
+    """Returns the next feeds of a dispatch, as the training loop makes them."""
     feeds = [next(self.feeds) for _ in range(self.count)]
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *feeds)
     return sharding.join(stacked, self.mesh, 1)
 
   def turn(self, steps: int) -> cost.Turn:
-    """At least `steps` steps, until the device is done."""
+    """Runs at least `steps` steps, and waits until the device has finished.
+
+    Returns:
+      The time of a step.
+    """
     dispatches = max(1, steps // self.count)
     waited, began = 0.0, time.perf_counter()
     for _ in range(dispatches):
@@ -131,8 +135,10 @@ class Case:
         np.int32(0), self.state, self.frozen, self.train.arrays, feeds
       )
     jax.block_until_ready((self.state, terms))
-    each = 1e3 / (dispatches * self.count)
-    return cost.Turn(each * (time.perf_counter() - began), each * waited)
+    ms_per_s = 1e3 / (dispatches * self.count)
+    return cost.Turn(
+      ms_per_s * (time.perf_counter() - began), ms_per_s * waited
+    )
 
 
 def _size(params: Any) -> int:
@@ -142,8 +148,13 @@ def _size(params: Any) -> int:
 def make(name: str, label: str, wanted: Wanted) -> Case:
   """Builds and compiles a configuration.
 
+  Args:
+    name: The configuration, as `load` takes it.
+    label: Its name in the tables.
+    wanted: The requested variant.
+
   Raises:
-    UsageError: for whatever does not exist or does not fit together.
+    UsageError: A part of the configuration does not exist or does not fit.
   """
   config = configured(name, wanted)
   mesh = sharding.make_mesh(wanted.devices)
@@ -157,17 +168,19 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
       {features.known(name): logits for name in exp.teachers},
       sharding.replicated(mesh),
     )
-  whole = sharding.replicated(mesh)
+  replicated = sharding.replicated(mesh)
   key = jax.random.key(1)
   state, frozen = jax.jit(
     functools.partial(start, exp, wanted.image_size, wanted.batch_size),
-    out_shardings=whole,
+    out_shardings=replicated,
   )(key)
   count = _steps_per_dispatch(wanted)
   index = np.zeros((count, wanted.batch_size), np.int32)
-  run = jitted.train_steps(exp, train.batch, mesh)
+  dispatch = jitted.train_steps(exp, train.batch, mesh)
   began = time.perf_counter()
-  traced = run.trace(np.int32(0), state, frozen, train.arrays, {'index': index})
+  traced = dispatch.trace(
+    np.int32(0), state, frozen, train.arrays, {'index': index}
+  )
   compiled = traced.lower().compile()
   compile_s = time.perf_counter() - began
   return Case(
@@ -188,10 +201,11 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
 
 
 def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
-  """The configuration's first phase.
+  """Returns the experiment of the configuration's first phase.
 
   Raises:
-    UsageError: for whatever does not exist or does not fit together.
+    UsageError: A part of the configuration does not exist or does not fit, or
+      the data set is smaller than a batch.
   """
   epoch = wanted.images // wanted.batch_size
   if not epoch:
@@ -209,7 +223,11 @@ def _labels(wanted: Wanted) -> np.ndarray:
 
 
 def configured(name: str, wanted: Wanted) -> ConfigDict:
-  """The configuration with what is wanted in place of its own."""
+  """Returns the configuration called `name` with the wanted values.
+
+  Raises:
+    UsageError: The configuration or the dtype is unknown.
+  """
   config = load(name)
   config.batch_size = wanted.batch_size
   if wanted.dtype:
@@ -220,14 +238,14 @@ def configured(name: str, wanted: Wanted) -> ConfigDict:
     config.student = config_lib.network(wanted.student)
   if wanted.teacher and config.teacher.name:
     mode = config.teacher.args.to_dict().get('batch_norm')
-    own = {'batch_norm': mode} if mode else {}
+    args = {'batch_norm': mode} if mode else {}
     config.teacher.update(config_lib.network(wanted.teacher))
-    config.teacher.args = ConfigDict(own)
+    config.teacher.args = ConfigDict(args)
   return config
 
 
 def load(name: str) -> ConfigDict:
-  """The configuration of 'fpd', 'fpd:digits' or a file."""
+  """Returns the configuration of 'fpd', 'fpd:digits' or a file."""
   import importlib.util
 
   path, _, recipe = name.partition(':')
@@ -242,7 +260,7 @@ def load(name: str) -> ConfigDict:
 def start(
   exp: step.Experiment, image_size: int, batch_size: int, key: Any
 ) -> tuple[Any, Any]:
-  """The first state, and the teachers' variables."""
+  """Returns the first training state, and the teachers' folded variables."""
   shapes = inspect.example(image_size, batch_size)
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   frozen = {}
@@ -255,18 +273,22 @@ def start(
 def _train_set(
   config: ConfigDict, wanted: Wanted, mesh: Mesh
 ) -> resident.Training:
-  """Random images on the device, cropped and flipped as the run's are."""
+  """Returns random images on the device, augmented as the run augments its own.
+
+  Raises:
+    UsageError: The images are so large that a run would stream them.
+  """
   size, labels = wanted.image_size, _labels(wanted)
-  mega = len(labels) * size**2 * 3 / 1e6
-  if mega > config.data.device_mb:
+  megabytes = len(labels) * size**2 * 3 / 1e6
+  if megabytes > config.data.device_mb:
     raise errors.UsageError(
-      f'--images={wanted.images} of {size} pixels are {mega:.0f} MB, which a '
-      f'run would stream (config.data.device_mb={config.data.device_mb}); '
-      'give fewer'
+      f'--images={wanted.images} of {size} pixels are {megabytes:.0f} MB, '
+      'which a run would stream '
+      f'(config.data.device_mb={config.data.device_mb}); give fewer'
     )
   rng = np.random.default_rng(0)
   image = rng.integers(0, 256, (len(labels), size, size, 3), np.uint8)
-  names = tuple(str(k) for k in range(wanted.classes))
+  names = tuple(str(number) for number in range(wanted.classes))
   info = source.Info('random', names, size, len(labels), 0, MEAN, STD)
   return resident.Training(
     source.Arrays(image, labels),
@@ -279,15 +301,15 @@ def _train_set(
 
 
 def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
-  """What the device does to images of a configuration."""
-  given = config.data
-  resized = given.augment == 'random_resized_crop'  # the host's work
-  padding = 0 if resized else min(given.crop_padding, image_size - 1)
-  return augment.CropFlip(padding, given.padding_mode, given.flip)
+  """Returns the augmentation that a configuration does on the device."""
+  data = config.data
+  resized = data.augment == 'random_resized_crop'  # done by the host
+  padding = 0 if resized else min(data.crop_padding, image_size - 1)
+  return augment.CropFlip(padding, data.padding_mode, data.flip)
 
 
 def _steps_per_dispatch(wanted: Wanted) -> int:
-  """As `loop.Loop` chooses."""
+  """Returns the steps of a dispatch, as `loop.LoopOptions` chooses them."""
   if wanted.steps_per_dispatch:
     return wanted.steps_per_dispatch
   epoch = wanted.images // wanted.batch_size

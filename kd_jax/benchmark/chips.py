@@ -1,8 +1,9 @@
 """The chips that XLA compiles for on a machine that has none of them.
 
 XLA compiles for a TPU slice wherever libtpu is installed (kd_jax[tpu]), and for
-an NVIDIA GPU wherever JAX's CUDA plugin is (kd_jax[cuda13] or kd_jax[cuda12]),
-with ptxas and libdevice of the CUDA toolkit; no driver is needed.
+an NVIDIA GPU wherever JAX's CUDA plugin is installed (kd_jax[cuda13] or
+kd_jax[cuda12]), with ptxas and libdevice of the CUDA toolkit. No driver is
+needed.
 """
 
 import importlib.util
@@ -17,16 +18,17 @@ from kd_jax import errors
 
 
 class Chip(NamedTuple):
-  """What a chip can do at most, as its maker says.
+  """The peak figures of a chip, as its maker publishes them.
 
   Attributes:
     platform: 'tpu' or 'cuda'.
-    flops: a second, dense, by dtype: float32 as JAX multiplies it by default,
-      in one pass of bfloat16 on a TPU and in TF32 on a GPU.
-    bandwidth: of its memory, bytes a second.
-    memory: bytes.
-    few: a small topology.
-    about: a GPU for XLA, as the fields of its GpuDeviceInfoProto.
+    flops: Dense FLOP/s by dtype. For float32 it is the rate of JAX's default
+      matrix products: one pass of bfloat16 on a TPU, TF32 on a GPU.
+    bandwidth: The memory's bandwidth in bytes per second.
+    memory: The memory's size in bytes.
+    few: A small topology, which is the default.
+    about: The description of a GPU for XLA: the fields of its
+      GpuDeviceInfoProto. None for a TPU.
   """
 
   platform: str
@@ -38,8 +40,8 @@ class Chip(NamedTuple):
 
 
 def _tpu(tera: float, bandwidth: float, gibi: float, few: str) -> Chip:
-  both = {'float32': tera * 1e12, 'bfloat16': tera * 1e12}
-  return Chip('tpu', both, bandwidth, gibi * 2**30, few)
+  flops = {'float32': tera * 1e12, 'bfloat16': tera * 1e12}
+  return Chip('tpu', flops, bandwidth, gibi * 2**30, few)
 
 
 # Google's and NVIDIA's data sheets.
@@ -87,24 +89,27 @@ _EXTRAS = {'tpu': 'tpu', 'cuda': 'cuda13'}
 
 
 def prepare() -> None:
-  """Makes the settings that compiling needs; call it before JAX starts."""
+  """Makes the settings that compiling needs.
+
+  It must be called before JAX starts.
+  """
   jax.config.update('jax_platforms', 'cpu')
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # not on a TPU VM
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # this is no TPU VM
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
   os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
-  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # none is used
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # none is opened
   flags = os.environ.get('XLA_FLAGS', '')
   if 'xla_gpu_autotune_level' not in flags:
     os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_autotune_level=0'.strip()
 
 
 def mesh_of(place: str) -> tuple[Chip, Mesh]:
-  """Returns the kind and the mesh of 'v5e:4x4' or 'h100:8'.
+  """Returns the kind of chip and the mesh of 'v5e:4x4' or 'h100:8'.
 
   Raises:
-    UsageError: If the kind or the topology is unknown, or XLA's compiler for it
-      is not installed.
+    UsageError: The kind or the topology is unknown, or XLA's compiler for it is
+      not installed.
   """
   kind, _, topology = place.partition(':')
   if kind not in CHIPS:
@@ -119,21 +124,21 @@ def mesh_of(place: str) -> tuple[Chip, Mesh]:
     )
   try:
     if chip.about is None:
-      found = topologies.get_topology_desc(
+      description = topologies.get_topology_desc(
         platform='tpu', topology_name=f'{kind}:{topology or chip.few}'
       )
     else:
-      found = topologies.get_topology_desc(
+      description = topologies.get_topology_desc(
         platform='cuda',
         topology=f'1x1x{int(topology or chip.few)}',
         target_config=_target(kind, chip.about),
       )
   except (RuntimeError, ValueError) as error:
-    why = str(error).partition('\n')[0]
+    reason = str(error).partition('\n')[0]
     raise errors.UsageError(
-      f'--chips={place}: {why}; give it as {kind}:{chip.few}'
+      f'--chips={place}: {reason}; give it as {kind}:{chip.few}'
     ) from error
-  devices = found.devices
+  devices = description.devices
   return chip, jax.make_mesh(
     (len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices
   )

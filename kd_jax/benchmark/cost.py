@@ -1,4 +1,4 @@
-"""What a step costs, and what the chip can do at most."""
+"""The costs of a step, and the chip's measured peak."""
 
 import functools
 import math
@@ -12,11 +12,11 @@ from kd_jax.runtime import jaxprs
 
 
 class Turn(NamedTuple):
-  """What one turn took.
+  """The time of one turn.
 
   Attributes:
-    ms: milliseconds a step.
-    host_ms: of them, waiting for what the host gives.
+    ms: Milliseconds per step.
+    host_ms: The part of `ms` that was spent waiting for the host's feeds.
   """
 
   ms: float
@@ -24,19 +24,19 @@ class Turn(NamedTuple):
 
 
 class Costs(NamedTuple):
-  """Of one training step.
+  """The costs of one training step; None where the backend does not tell.
 
   Attributes:
-    flops: of the convolutions and products that are asked for, the same on
-      every backend; see `jaxprs.flops`. Achieved FLOP/s are of these.
-    compiled_flops: XLA's count of the compiled program; lower than what is done
-      where a library does it (GPU), and of one step where a dispatch has more.
-    compiled_bytes: that the compiled program reads and writes.
-    memory_bytes: arguments, results and temporary buffers, what is donated
-      once: the device memory of a dispatch.
-    exchanged: bytes that each device gives to collectives.
-
-  Whatever the backend does not tell is None.
+    flops: FLOPs of the requested convolutions and matrix products, the same on
+      every backend; see `jaxprs.flops`. Achieved FLOP/s are computed from
+      these.
+    compiled_flops: XLA's count for the compiled program. It is too low where a
+      library does the work (GPU), and counts one step where a dispatch has
+      several.
+    compiled_bytes: Bytes that the compiled program reads and writes.
+    memory_bytes: Device memory of a dispatch: arguments, results and temporary
+      buffers, with donated buffers counted once.
+    exchanged: Bytes that each device contributes to collectives.
   """
 
   flops: float
@@ -50,15 +50,15 @@ def of(traced: Any, compiled: Any, steps: int = 1) -> Costs:
   """Returns the costs of a step.
 
   Args:
-    traced: the dispatch as `jax.jit(...).trace` gives it.
-    compiled: the same dispatch, compiled.
-    steps: that the dispatch has.
+    traced: The dispatch, as `jax.jit(...).trace` returns it.
+    compiled: The same dispatch, compiled.
+    steps: Steps of the dispatch.
   """
   analysis = jaxprs.told(compiled.cost_analysis) or {}
   text = jaxprs.told(compiled.as_text)
   memory = jaxprs.told(compiled.memory_analysis)
   moved = analysis.get('bytes accessed')
-  if moved is None and text:  # XLA has no count for a GPU that is not there
+  if moved is None and text:  # XLA does not count for a GPU that is not there
     moved = moved_bytes(text)
   return Costs(
     flops=jaxprs.flops(traced.jaxpr) / steps,
@@ -75,7 +75,7 @@ def of(traced: Any, compiled: Any, steps: int = 1) -> Costs:
   )
 
 
-# What does nothing when a program runs.
+# Instructions that do nothing when a program runs.
 _FREE = (
   'bitcast', 'constant', 'get-tuple-element', 'parameter', 'partition-id',
   'tuple',
@@ -83,7 +83,7 @@ _FREE = (
 
 
 class _Instruction(NamedTuple):
-  """One line of XLA's text of a program."""
+  """An instruction in the text of an XLA program."""
 
   name: str
   shape: str
@@ -92,36 +92,51 @@ class _Instruction(NamedTuple):
 
 
 def _instructions(program: str) -> list[_Instruction]:
-  """What stands in the program's entry, in order."""
+  """Returns the instructions of a program's entry computation, in order."""
   entry = program.partition('\nENTRY ')[2].partition('\n}')[0]
   pattern = r'^\s+(?:ROOT )?(%\S+) = (.*?) ([a-z][a-z\d-]*)\(([^)]*)\)'
-  return [_Instruction(*each) for each in re.findall(pattern, entry, re.M)]
+  return [_Instruction(*fields) for fields in re.findall(pattern, entry, re.M)]
 
 
 def _free(instruction: _Instruction) -> bool:
-  kind = instruction.kind  # the end of an asynchronous one is counted before
+  kind = instruction.kind  # an asynchronous one is counted at its start
   return kind in _FREE or kind.endswith('-done')
 
 
 def operations(program: str) -> int:
-  """What the entry of XLA's text of a program starts: on a GPU its kernels."""
-  return sum(not _free(each) for each in _instructions(program))
+  """Counts the operations that a program's entry computation starts.
+
+  On a GPU these are its kernels.
+
+  Args:
+    program: XLA's text of the program.
+  """
+  return sum(not _free(instruction) for instruction in _instructions(program))
 
 
 def moved_bytes(program: str) -> float:
-  """What the entry's operations read and write, had they no cache."""
+  """Counts the bytes that a program reads and writes if there is no cache.
+
+  Args:
+    program: XLA's text of the program; the operations of its entry computation
+      count.
+  """
   sizes: dict[str, int] = {}
   total = 0
-  for each in _instructions(program):
-    sizes[each.name] = _bytes(each.shape)
-    if not _free(each):
-      names = re.findall(r'%[^\s,)]+', each.operands)
-      total += sizes[each.name] + sum(sizes[name] for name in names)
+  for instruction in _instructions(program):
+    sizes[instruction.name] = _bytes(instruction.shape)
+    if not _free(instruction):
+      names = re.findall(r'%[^\s,)]+', instruction.operands)
+      total += sizes[instruction.name] + sum(sizes[name] for name in names)
   return float(total)
 
 
 def collective_bytes(program: str) -> int:
-  """Bytes of the results of all collectives in XLA's text of a program."""
+  """Counts the bytes of the results of all collectives of a program.
+
+  Args:
+    program: XLA's text of the program.
+  """
   kinds = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute'
   total = 0
   for shapes in re.findall(rf'= (\S.*?) (?:{kinds})(?:-start)?\(', program):
@@ -130,16 +145,19 @@ def collective_bytes(program: str) -> int:
 
 
 def _bytes(shapes: str) -> int:
-  """Of all arrays in the text of a type."""
+  """Returns the bytes of all arrays in the text of a type."""
   total = 0
   for dtype, sizes in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', shapes):
-    bits = int(re.sub(r'\D', '', dtype) or 8)  # pred has one byte
+    bits = int(re.sub(r'\D', '', dtype) or 8)  # pred takes one byte
     total += math.prod(map(int, filter(None, sizes.split(',')))) * bits // 8
   return total
 
 
 def device_peak() -> int | None:
-  """The most memory that the device held so far, where the backend knows."""
+  """Returns the most memory that the first device has held so far, in bytes.
+
+  It is None if the backend does not tell.
+  """
   return jaxprs.memory(jax.local_devices()[0]).get('peak_bytes_in_use')
 
 
@@ -147,9 +165,9 @@ class Product:
   """A large matrix product, whose speed stands for the chip's peak.
 
   Attributes:
-    dtype: of the matrices; float32 is multiplied as JAX does by default, on a
-      recent GPU in TF32.
-    flops: of a step.
+    dtype: The dtype of the matrices. float32 is multiplied as JAX does by
+      default: in TF32 on a recent GPU.
+    flops: FLOPs of a step, which is one chain of products.
   """
 
   def __init__(self, dtype: str):
@@ -157,7 +175,7 @@ class Product:
     cpu = jax.devices()[0].platform == 'cpu'
     size, times = (1024, 2) if cpu else (8192, 16)
     self.dtype, self.flops = dtype, 2.0 * size**3 * times
-    # Entries of 1/sqrt(size) keep the product's size.
+    # Entries of scale 1/sqrt(size) keep the products from growing.
     key = jax.random.key(0)
     self._x = (jax.random.normal(key, (size, size)) * size**-0.5).astype(dtype)
 
@@ -167,7 +185,7 @@ class Product:
     self._product = jax.jit(chain)
 
   def turn(self, steps: int) -> Turn:
-    """One chain of products, whatever `steps`."""
+    """Runs one chain of products, for any number of steps, and times it."""
     del steps
     began = time.perf_counter()
     self._product(self._x, self._x).block_until_ready()

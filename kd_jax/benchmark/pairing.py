@@ -1,4 +1,4 @@
-"""What a PyTorch peer must know to train what a configuration trains."""
+"""The description that a PyTorch peer needs to train what kd_jax trains."""
 
 import os
 from typing import Any
@@ -12,8 +12,8 @@ from kd_jax.benchmark import case
 from kd_jax.distill import optim, step
 from kd_jax.methods import base, registry
 
-# The methods that benchmarks/torch_methods.py has, each with the arguments it
-# takes; any other argument must be at its default.
+# The methods of benchmarks/torch_methods.py with the arguments that they take.
+# Any other argument must have its default value.
 METHODS: dict[str, tuple[str, ...]] = {
   'crd': (
     'contrast_temperature', 'momentum', 'negatives', 'temperature', 'width'
@@ -24,15 +24,15 @@ METHODS: dict[str, tuple[str, ...]] = {
   'ofd': ('stages', 'temperature'),
   'pics': ('factor', 'projectors', 'taps', 'temperature'),
 }  # fmt: skip
-# The arguments of networks, likewise.
+# The arguments of networks that the peers take.
 NETWORKS = {
   'student': ('stem', 'widths'),
   'teacher': ('batch_norm', 'stem', 'widths'),
 }
 OPTIMIZERS = ('adam', 'sgd')
-# Arguments of methods that the data or the run decide.
+# Arguments of methods that the data or the run determine.
 _FACTS = ('bn_group_size', 'dtype', 'num_classes', 'train_labels')
-# What the peers do in one way only.
+# Fields of the configuration that the peers support at the default only.
 _DEFAULT = (
   'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm', 'phases',
   'trainable', 'teacher.cache_logits', 'teacher.dtype',
@@ -42,18 +42,18 @@ _DEFAULT = (
 def arguments(
   config: ConfigDict, exp: step.Experiment, wanted: case.Wanted, label: str
 ) -> dict[str, Any]:
-  """What a peer is started with, but for its variant; JSON can hold it.
+  """Returns the arguments that a peer is started with, except its variant.
 
-  Weights and learning rates are those of the first step.
+  JSON can hold them. Weights and learning rates are those of the first step.
 
   Args:
-    config: the configuration.
-    exp: its first phase's.
-    wanted: what was asked for.
-    label: how the configuration is called.
+    config: The configuration.
+    exp: The experiment of its first phase.
+    wanted: The requested variant of the configuration.
+    label: The name of the configuration, for error messages.
 
   Raises:
-    UsageError: for what the peers do not know.
+    UsageError: The peers do not support the configuration.
   """
   name, method = config.method, exp.method
   if name not in METHODS:
@@ -103,7 +103,7 @@ def _refused(
 
 
 def _changed(method: base.Method) -> list[str]:
-  """The arguments of a method that are not at their default."""
+  """Returns the arguments of a method that are not at their defaults."""
   fields = type(method).__dataclass_fields__
   return sorted(
     name
@@ -115,7 +115,11 @@ def _changed(method: base.Method) -> list[str]:
 def _network(
   config: ConfigDict, role: str, label: str
 ) -> dict[str, Any] | None:
-  """A network's name and arguments; None where there is none."""
+  """Returns a network's name and arguments, or None if there is no network.
+
+  Raises:
+    UsageError: The peers do not support an argument.
+  """
   args, known = config[role].args.to_dict(), NETWORKS[role]
   for key, value in args.items():
     if key not in known:
@@ -127,10 +131,16 @@ def _network(
 def _rules(
   config: ConfigDict, wanted: case.Wanted, label: str
 ) -> list[tuple[str, dict[str, Any]]]:
-  """The optimizers by parameters' paths, as torch calls their arguments."""
+  """Returns an optimizer, with torch's argument names, for each expression.
+
+  An expression is searched for in the paths of parameters.
+
+  Raises:
+    UsageError: The peers do not support an optimizer.
+  """
   common = config.optimizer.to_dict()
   steps_per_epoch = wanted.images // wanted.batch_size
-  found = []
+  rules = []
   for expression, changes in (*common['rules'], ('.*', {})):
     fields = {**common, **dict(changes)}
     if fields['name'] not in OPTIMIZERS:
@@ -139,16 +149,16 @@ def _rules(
     rate = optim.schedule(
       fields['learning_rate'], steps_per_epoch, config.epochs
     )
-    own = {
+    kept = {
       key: fields[key]
       for key in ('name', 'momentum', 'nesterov', 'weight_decay')
     }
-    found.append((expression, {**own, 'lr': float(rate(jnp.int32(0)))}))
-  return found
+    rules.append((expression, {**kept, 'lr': float(rate(jnp.int32(0)))}))
+  return rules
 
 
 def _at(config: ConfigDict, path: str) -> Any:
-  """The value at 'optimizer.clip_norm' and the like."""
+  """Returns the value at a path such as 'optimizer.clip_norm'."""
   value: Any = config
   for key in path.split('.'):
     value = value[key]

@@ -1,7 +1,6 @@
-"""Processes of their own that take turns, so that all meet the same load.
+"""Processes that take turns, so that all of them meet the same load.
 
-What other frameworks do is measured in such processes: nothing of them is ever
-imported here.
+Other frameworks are measured in such processes. They are never imported here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,20 +17,24 @@ from kd_jax import errors
 
 
 def _leave(number: int, frame: Any) -> None:
-  """Ends by an exception: a peer would else stand still for ever."""
+  """Exits by an exception on a signal, so that every peer is closed.
+
+  Otherwise a stopped peer would outlive this process, stopped for ever.
+  """
   del frame
   sys.exit(128 + number)
 
 
 class Peer:
-  """A process that answers every line with a line of JSON.
+  """A process that answers each line with a line of JSON.
 
-  It stands still, its own processes too, while it is not its turn, so that
-  nothing is prepared beside the others' turns.
+  The process and its children are stopped (SIGSTOP) while it is not their turn,
+  so that they prepare nothing during the turns of others.
 
   Attributes:
-    label: how it is called.
-    about: what it says of itself; 'left_out' where it cannot run here.
+    label: The name of the peer in messages and tables.
+    about: What the process reports when it is ready; 'left_out' gives the
+      reason if it cannot run here.
   """
 
   def __init__(
@@ -40,15 +43,15 @@ class Peer:
     command: Sequence[str],
     environment: Mapping[str, str] | None = None,
   ):
-    """Starts it and waits until it is ready.
+    """Starts the process, and waits until it is ready.
 
     Args:
-      label: how it is called.
-      command: that starts it.
-      environment: what its environment has beside ours.
+      label: The name of the peer.
+      command: The command that starts the process.
+      environment: Variables that are added to the environment.
 
     Raises:
-      UsageError: where it ends instead.
+      UsageError: The process ended instead.
     """
     self.label = label
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
@@ -69,14 +72,14 @@ class Peer:
     self._signal(signal.SIGSTOP)
 
   def ask(self, line: object) -> dict[str, Any]:
-    """Its answer to a line; then it stands still.
+    """Sends a line, and returns the answer; then the process is stopped again.
 
     Raises:
-      UsageError: where it ended instead.
+      UsageError: The process ended instead.
     """
     self._signal(signal.SIGCONT)
     assert self._process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # said below
+    with contextlib.suppress(BrokenPipeError):  # `_answer` raises
       self._process.stdin.write(f'{line}\n')
       self._process.stdin.flush()
     answer = self._answer()
@@ -84,24 +87,27 @@ class Peer:
     return answer
 
   def cpu_s(self) -> float:
-    """CPU seconds of it and of its processes until now; 0 where unknown."""
+    """Returns the CPU seconds of the process and its children so far.
+
+    It is 0 where there is no /proc.
+    """
     ticks = 0
     for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
       try:
         fields = path.read_text().rpartition(')')[2].split()
       except OSError:
-        continue  # it has just ended
-      if int(fields[3]) == self._process.pid:  # the session
-        ticks += int(fields[11]) + int(fields[12])  # in user mode, in system's
+        continue  # the process has just ended
+      if int(fields[3]) == self._process.pid:  # it is of the peer's session
+        ticks += int(fields[11]) + int(fields[12])  # user and system time
     return ticks / os.sysconf('SC_CLK_TCK')
 
   def close(self) -> None:
-    """Ends it with its processes."""
+    """Kills the process and its children."""
     self._signal(signal.SIGKILL)
     self._process.communicate()
 
   def _signal(self, number: signal.Signals) -> None:
-    if self._process.poll() is None:  # else its number may be another's
+    if self._process.poll() is None:  # otherwise its id may be another's
       os.killpg(self._process.pid, number)
 
   def _answer(self) -> dict[str, Any]:

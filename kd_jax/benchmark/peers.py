@@ -1,7 +1,7 @@
-"""PyTorch peers: processes of their own that take turns with ours.
+"""PyTorch peers: processes that take turns with the configurations.
 
-PyTorch is never imported here. A peer stands still, its workers too, while it
-is not its turn, so that nothing is prepared beside the others' steps.
+PyTorch is never imported here. A peer and its workers are stopped while it is
+not their turn, so that they prepare nothing during the steps of others.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,25 @@ VARIANTS = ('dataloader', 'eager', 'compiled', 'bfloat16')
 
 
 class Peer(peer.Peer):
-  """One PyTorch loop.
+  """A PyTorch training loop.
 
   Attributes:
-    ours: the configuration that it trains too.
+    ours: The configuration that it trains too.
   """
 
   def __init__(self, ours: case.Case, given: dict[str, Any], threads: int):
-    """Starts it and waits until it has compiled and warmed up."""
+    """Starts the process, and waits until it has compiled and warmed up.
+
+    Args:
+      ours: The configuration that it trains too.
+      given: The arguments of benchmarks/torch_peer.py; see `pairing.arguments`.
+      threads: CPU threads; 0 leaves PyTorch's default.
+
+    Raises:
+      UsageError: The process ended instead.
+    """
     self.ours = ours
-    # Threads that wait actively slow each other down where others work beside.
+    # Threads that spin while they wait slow each other down on a busy machine.
     waiting = os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')
     environment = {'OMP_WAIT_POLICY': waiting}
     if threads:
@@ -42,12 +51,16 @@ class Peer(peer.Peer):
     )
 
   def turn(self, steps: int) -> cost.Turn:
-    """`steps` steps, until its device is done."""
+    """Runs `steps` steps, and waits until the device has finished."""
     return cost.Turn(self.ask(steps)['ms'])
 
 
 def check() -> None:
-  """Raises UsageError where PyTorch or its loop is not installed."""
+  """Checks that PyTorch and its training loop are there.
+
+  Raises:
+    UsageError: PyTorch is not installed, or this is not a checkout.
+  """
   if importlib.util.find_spec('torch') is None:
     raise errors.UsageError(
       '--compare needs PyTorch in this environment: pip install torch'
@@ -56,49 +69,57 @@ def check() -> None:
 
 
 def start(cases: Sequence[case.Case], names: str, threads: int) -> list[Peer]:
-  """The peers that can run here, for each configuration.
+  """Starts the peers of each configuration, except those that cannot run here.
 
   Args:
-    cases: the configurations.
-    names: of `VARIANTS`, with commas between.
-    threads: of the CPU, for each; 0 is as PyTorch says.
+    cases: The configurations.
+    names: Names from `VARIANTS`, with commas between them.
+    threads: CPU threads of each peer; 0 leaves PyTorch's default.
 
   Raises:
-    UsageError: for what the peers do not know, for an unknown variant.
+    UsageError: A variant is unknown, or the peers do not support a
+      configuration.
   """
   chosen = names.split(',')
   for name in chosen:
     if name not in VARIANTS:
       raise errors.unknown('value of --peers:', name, VARIANTS)
-  given = [pairing.arguments(c.config, c.exp, c.wanted, c.label) for c in cases]
+  all_arguments = [
+    pairing.arguments(entry.config, entry.exp, entry.wanted, entry.label)
+    for entry in cases
+  ]
   started: list[Peer] = []
   with contextlib.ExitStack() as failing:
-    for ours, own in zip(cases, given, strict=True):
+    for timed, arguments in zip(cases, all_arguments, strict=True):
       for name in chosen:
-        other = Peer(ours, {**own, 'variant': name}, threads)
-        failing.callback(other.close)
-        if why := other.about.get('left_out'):
-          print(f'{other.label} is left out: {why}', file=sys.stderr)
-          other.close()
+        torch_peer = Peer(timed, {**arguments, 'variant': name}, threads)
+        failing.callback(torch_peer.close)
+        if reason := torch_peer.about.get('left_out'):
+          print(f'{torch_peer.label} is left out: {reason}', file=sys.stderr)
+          torch_peer.close()
           continue
-        _check_sizes(other)
-        print(f'{other.label}: ready', file=sys.stderr, flush=True)
-        started.append(other)
+        _check_sizes(torch_peer)
+        print(f'{torch_peer.label}: ready', file=sys.stderr, flush=True)
+        started.append(torch_peer)
     failing.pop_all()
   return started
 
 
 def _check_sizes(other: Peer) -> None:
-  """Raises UsageError where it trains more or fewer parameters than ours."""
-  ours, about = other.ours, other.about
-  for what, theirs, own in (
-    ('of networks', about['params'], ours.student_params),
-    ('beside them', about['extra_params'], ours.extra_params),
+  """Checks that a peer trains as many parameters as its configuration.
+
+  Raises:
+    UsageError: It trains more or fewer.
+  """
+  timed, about = other.ours, other.about
+  for what, peer_count, case_count in (
+    ('of networks', about['params'], timed.student_params),
+    ('beside them', about['extra_params'], timed.extra_params),
   ):
-    if theirs != own:
+    if peer_count != case_count:
       raise errors.UsageError(
-        f'{other.label} trains {theirs} parameters {what} and {ours.label} '
-        f'{own}: they are not the same'
+        f'{other.label} trains {peer_count} parameters {what} and '
+        f'{timed.label} {case_count}: they are not the same'
       )
 
 

@@ -1,7 +1,7 @@
-"""Where a step's time goes: its parts, each compiled and timed by itself.
+"""The time of a step's parts, each of which is compiled and timed by itself.
 
-They do not add up to the step exactly: XLA fuses across them in the whole step,
-the student's forward pass is in two of them, and a part by itself writes
+The parts do not add up to the step exactly. XLA fuses across them in the whole
+step, the student's forward pass is in two of them, and a part by itself writes
 results that the step keeps in registers or never makes.
 """
 
@@ -27,17 +27,17 @@ class Piece:
   """A part of a step.
 
   Attributes:
-    label: what it is.
+    label: What the part computes.
   """
 
   def __init__(self, label: str, function: Callable[..., Any], *args: Any):
-    """Compiles it for its arguments."""
+    """Compiles `function` for its arguments."""
     self.label = label
     self._args = args
     self._compiled = jax.jit(function).lower(*args).compile()
 
   def turn(self, steps: int) -> cost.Turn:
-    """As many times as a turn has steps."""
+    """Runs the part once for each step of a turn, and times it."""
     began = time.perf_counter()
     for _ in range(steps):
       out = self._compiled(*self._args)
@@ -46,10 +46,10 @@ class Piece:
 
 
 def of(whole: case.Case) -> list[Piece]:
-  """The parts of a configuration's step, one step's batch each."""
+  """Returns the parts of a configuration's step, for one batch."""
   exp, state, frozen = whole.exp, whole.state, whole.frozen
-  own = jax.tree.map(jnp.copy, (state.params, state.model_state))
-  params, model_state = own
+  copies = jax.tree.map(jnp.copy, (state.params, state.model_state))
+  params, model_state = copies
   feed = {'index': jnp.arange(whole.batch_size, dtype=jnp.int32)}
   key = jax.random.key(0)
   arrays = whole.train.arrays
@@ -103,18 +103,18 @@ def _teachers(exp: step.Experiment, frozen: Any, batch: Any) -> Any:
 def _students(
   exp: step.Experiment, params: Any, model_state: Any, batch: Any
 ) -> Any:
-  """Features in training mode, as plain dicts."""
+  """Returns the students' features in training mode, as plain dicts."""
   feats = {}
   for name, network in exp.students.items():
-    other = model_state[name]
-    variables = {'params': params[name], **other}
+    collections = model_state[name]
+    variables = {'params': params[name], **collections}
     feats[name], _ = step.run(
       name,
       network,
       variables,
       batch['image'],
       train=True,
-      mutable=list(other),
+      mutable=list(collections),
       rngs={'dropout': jax.random.key(0)},
     )
   return feats
@@ -124,11 +124,11 @@ def _cross_entropy(
   exp: step.Experiment, params: Any, model_state: Any, batch: Any
 ) -> jax.Array:
   feats = _students(exp, params, model_state, batch)
-  each = [
+  terms = [
     losses.cross_entropy(feats[name]['logits'], batch['label'])
     for name in exp.students
   ]
-  return jnp.stack(each).sum()
+  return jnp.stack(terms).sum()
 
 
 def _terms(
@@ -139,7 +139,7 @@ def _terms(
   other: Any,
   batch: Any,
 ) -> jax.Array:
-  """The weighted sum, of given features."""
+  """Returns the weighted sum of the method's terms for known features."""
   terms, _ = exp.method.apply(
     {'params': params, **other},
     {**feats, **students},
@@ -162,29 +162,41 @@ def _update(
 def figures(
   whole: case.Case, pieces: Sequence[Piece], times: turns.Times
 ) -> dict[str, dict[str, float]]:
-  """Milliseconds of each part, and its share of the step, round by round."""
-  took = {p.label: [t.ms for t in times[id(p)]] for p in pieces}
-  step_ms = [t.ms for t in times[id(whole)]]
-  found = {_INPUT: [t.host_ms for t in times[id(whole)]], **took}
+  """Returns each part's time, and its share of the step, round by round.
+
+  Args:
+    whole: The configuration.
+    pieces: The parts of its step.
+    times: The times of every turn.
+
+  Returns:
+    By label: 'median', 'least' and 'most' in milliseconds, and 'share', the
+    median of the shares in 0..1.
+  """
+  piece_ms = {
+    piece.label: [turn.ms for turn in times[id(piece)]] for piece in pieces
+  }
+  step_ms = [turn.ms for turn in times[id(whole)]]
+  all_ms = {_INPUT: [turn.host_ms for turn in times[id(whole)]], **piece_ms}
   return {
     name: {
-      **turns.spread(each),
-      'share': float(np.median(np.divide(each, step_ms))),
+      **turns.spread(ms),
+      'share': float(np.median(np.divide(ms, step_ms))),
     }
-    for name, each in found.items()
+    for name, ms in all_ms.items()
   }
 
 
 def table(found: dict[str, dict[str, float]], whole: dict[str, Any]) -> str:
-  """The parts and the whole step, aligned."""
+  """Returns the parts and the whole step as an aligned table."""
   parts = [
     (
       name,
-      f'{each["median"]:.2f}',
-      f'{each["least"]:.2f}-{each["most"]:.2f}',
-      f'{100 * each["share"]:.0f}%',
+      f'{values["median"]:.2f}',
+      f'{values["least"]:.2f}-{values["most"]:.2f}',
+      f'{100 * values["share"]:.0f}%',
     )
-    for name, each in found.items()
+    for name, values in found.items()
   ]
   rows = [
     (f'part of a step of {whole["config"]}', 'ms', 'spread', 'of the step'),

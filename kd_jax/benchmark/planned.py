@@ -22,14 +22,14 @@ from kd_jax.runtime import checkpoint, distributed, sharding
 from kd_jax.training import restore, teacher
 from kd_jax.training import run as run_lib
 
-_LABELLED = 256  # images that `kd_jax.evaluate` and an export's predict.py take
+_LABELLED = 256  # images of a batch of `kd-jax evaluate` and of predict.py
 
-# Traces, lowers and compiles.
+# A function that traces, lowers and compiles a program.
 Make = Callable[[], Any]
 
 
 class _Run(NamedTuple):
-  """What the programs of a run are made from.
+  """The parts of a run that its programs are made from.
 
   Attributes:
     config: The configuration of the run.
@@ -57,11 +57,11 @@ def programs(
 
   Args:
     config: The configuration of the run, as `case.configured` returns it.
-    wanted: What the data set is like.
+    wanted: The sizes of the data set and of a batch.
     mesh: The chips, which need not be there.
 
   Raises:
-    UsageError: Where a part of the run does not exist or does not fit.
+    UsageError: A part of the run does not exist or does not fit.
   """
   run = _run(config, _parts(config, wanted), mesh)
   groups = (_starting, _training, _evaluating, _exporting)
@@ -71,7 +71,7 @@ def programs(
 def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
   """Returns the parts of a run on random images."""
   size, count = wanted.image_size, wanted.images
-  names = tuple(str(k) for k in range(wanted.classes))
+  names = tuple(str(number) for number in range(wanted.classes))
   info = source.Info('random', names, size, count, count, case.MEAN, case.STD)
   labels = np.arange(count, dtype=np.int32) % wanted.classes
   shape = (count, size, size, 3)
@@ -126,7 +126,7 @@ def _compiled(function: Any, *args: Any) -> Make:
 
 
 def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
-  """Yields what comes before the first step, and what saves and stops."""
+  """Yields the programs before the first step, of saving and of stopping."""
   parts, mesh, size = run.parts, run.mesh, run.parts.source.info.image_size
   if run.taught:
     fold = jitted.fold(parts.exp, size, mesh)
@@ -135,49 +135,52 @@ def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
   init = jitted.init(parts.phases[0].exp, mesh)
   yield 'first state', _compiled(init, run.seed, run.frozen, batch)
   yield 'finite check', _compiled(jitted.all_finite(mesh), run.state)
-  # A run has a program for each shape; here they are one.
+  # A run compiles one program for each shape; here one program has them all.
   arrays = {(x.shape, x.dtype): x for x in jax.tree.leaves(run.state)}
   digests = jax.jit(lambda xs: [checkpoint.digest_of(x) for x in xs])
   yield 'checkpoint digests', _compiled(digests, list(arrays.values()))
-  every = Mesh(mesh.devices.ravel(), ('all',))
+  all_devices = Mesh(mesh.devices.ravel(), ('all',))
   asked = jax.ShapeDtypeStruct(
-    every.devices.shape,
+    all_devices.devices.shape,
     jnp.bool_,
-    sharding=NamedSharding(every, PartitionSpec('all')),
+    sharding=NamedSharding(all_devices, PartitionSpec('all')),
   )
-  yield 'stop poll', _compiled(distributed.any_of(every), asked)
+  yield 'stop poll', _compiled(distributed.any_of(all_devices), asked)
 
 
 def _training(run: _Run) -> Iterator[tuple[str, Make]]:
-  """Yields the dispatches of each phase, and what begins a phase."""
+  """Yields the dispatches of each phase, and the program that begins it."""
   config, parts = run.config, run.parts
   train = run_lib.training(config, parts, print)
   for phase in parts.phases:
-    label, each = f'{phase.name}: ' if phase.name else '', run
+    label, phase_run = f'{phase.name}: ' if phase.name else '', run
     if phase.first:
       params = run.state.params
       restart = jitted.optimizer_init(phase.exp, run.mesh)
       yield f'{label}optimizer', _compiled(restart, params)
-      fresh = _on(run.mesh, jax.eval_shape(phase.exp.tx.init, params))
-      state = dataclasses.replace(run.state, opt_state=fresh)
-      each = run._replace(state=state)
+      opt_state = _on(run.mesh, jax.eval_shape(phase.exp.tx.init, params))
+      state = dataclasses.replace(run.state, opt_state=opt_state)
+      phase_run = run._replace(state=state)
     for steps in (1, _steps(run, train)):
-      yield f'{label}steps: {steps}', _dispatch(each, phase.exp, train, steps)
+      yield (
+        f'{label}steps: {steps}',
+        _dispatch(phase_run, phase.exp, train, steps),
+      )
     for augment in ('crop_flip', 'random_resized_crop'):
       streamed = run_lib.training(_streamed(config, augment), parts, print)
       steps = _steps(run, streamed)
       name = f'{label}streamed steps, {augment}: {steps}'
-      yield name, _dispatch(each, phase.exp, streamed, steps)
+      yield name, _dispatch(phase_run, phase.exp, streamed, steps)
   if _reads_logits_alone(config, parts):
     yield from _known(run)
 
 
 def _streamed(config: ConfigDict, augment: str = 'crop_flip') -> ConfigDict:
   """Returns the configuration with images that do not fit on the device."""
-  made = config.copy_and_resolve_references()
-  made.data.device_mb, made.data.workers = 0, 0
-  made.data.augment = augment
-  return made
+  streamed = config.copy_and_resolve_references()
+  streamed.data.device_mb, streamed.data.workers = 0, 0
+  streamed.data.augment = augment
+  return streamed
 
 
 def _steps(run: _Run, train: dataset.TrainSet) -> int:
@@ -190,7 +193,7 @@ def _steps(run: _Run, train: dataset.TrainSet) -> int:
 def _dispatch(
   run: _Run, exp: step.Experiment, train: Any, steps: int, known: Any = None
 ) -> Make:
-  """Returns what compiles a dispatch of some steps."""
+  """Returns a function that compiles a dispatch of `steps` steps."""
   with contextlib.closing(train.feeds(0)) as feeds:
     feed = next(feeds)
   stacked = jax.tree.map(
@@ -204,7 +207,10 @@ def _dispatch(
 
 
 def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
-  """Returns whether `config.teacher.cache_logits` suits the method."""
+  """Returns whether the method works with cached logits of its teachers.
+
+  See `config.teacher.cache_logits`.
+  """
   if not parts.exp.teachers:
     return False
   size = parts.source.info.image_size
@@ -231,21 +237,21 @@ def _known(run: _Run) -> Iterator[tuple[str, Make]]:
   like = jax.ShapeDtypeStruct(shape, jnp.float32)
   known = _on(mesh, {features.known(name): like for name in run.taught})
   steps = _steps(run, train)
-  made = _dispatch(run, parts.exp, train, steps, known)
-  yield f'steps, known logits: {steps}', made
+  dispatch = _dispatch(run, parts.exp, train, steps, known)
+  yield f'steps, known logits: {steps}', dispatch
 
 
 def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
   """Yields the evaluation of the run's networks, and of its teachers."""
   parts, state = run.parts, run.state
-  own = (state.params, state.model_state, run.frozen)
+  arguments = (state.params, state.model_state, run.frozen)
   for label, config in (('', run.config), ('streamed ', _streamed(run.config))):
     test = run_lib.split(config, parts, print, 'test')
     with contextlib.closing(test.eval_feeds(config.eval_batch_size)) as feeds:
       feed = next(feeds)
     arrays = _on(run.mesh, test.arrays)
     counted = evaluation.counted(parts.exp, test, run.mesh)
-    yield f'{label}evaluation', _compiled(counted, *own, arrays, feed)
+    yield f'{label}evaluation', _compiled(counted, *arguments, arrays, feed)
     for name, network in parts.exp.teachers.items():
       exp = teacher.measured(network, parts.exp.inputs.get(name))
       variables = dict(run.taught[name])
@@ -259,32 +265,32 @@ def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
 
 
 def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
-  """Yields what labels images on one chip, from the run and its export."""
-  info, kept = run.parts.source.info, run.parts.deployed
+  """Yields the programs that label images on one chip."""
+  info, deployed = run.parts.source.info, run.parts.deployed
   facts = {
     'network': run.config.student.name,
     'image_size': info.image_size,
     'mean': info.mean,
     'std': info.std,
-    'kept': list(kept.groups),
+    'kept': list(deployed.groups),
   }
-  found = restore.untrained(run.config, info, facts)
+  trained = restore.untrained(run.config, info, facts)
   first = Mesh(run.mesh.devices.ravel()[:1], ('data',))
   shape = (_LABELLED, info.image_size, info.image_size, 3)
   images = jax.ShapeDtypeStruct(shape, jnp.uint8)
   labels = jax.ShapeDtypeStruct((_LABELLED,), jnp.int32)
-  weights = _on(first, found.weights)
-  ranks = artifact.ranks(found.forward)
+  weights = _on(first, trained.weights)
+  ranks = artifact.ranks(trained.forward)
   yield 'evaluate', _compiled(ranks, weights, images, labels)
-  probabilities = artifact.probabilities(found.forward)
+  probabilities = artifact.probabilities(trained.forward)
   yield 'predict', _compiled(probabilities, weights, images)
-  yield 'export', functools.partial(_exported, found, first, images)
+  yield 'export', functools.partial(_exported, trained, first, images)
 
 
 def _exported(
   found: artifact.Trained, first: Mesh, images: jax.ShapeDtypeStruct
 ) -> Any:
-  """Compiles the forward pass of an export, as its predict.py does."""
+  """Compiles the forward pass of an export as its predict.py does."""
   weights, exported = artifact.program(found)
   program = export.deserialize(bytearray(exported.serialize()))
   return jax.jit(program.call).lower(_on(first, weights), images).compile()

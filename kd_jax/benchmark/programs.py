@@ -4,13 +4,13 @@
   python -m kd_jax.benchmark.programs kd:cifar100_r20_r8 --image_size=32 \\
     --dtypes=bfloat16 --only=steps
 
-They are the run's own functions (`kd_jax.distill.jitted`), called with random
-images: the first state, the teachers' folding and evaluation, one training step
-and a whole dispatch, with the images on the device or streamed, known logits,
-evaluation, what saving and stopping ask the devices, and the export. Where a
-program differs by platform, the chip's is compiled. Compiling needs
-kd_jax[cuda13] for a GPU and kd_jax[tpu] for a TPU. Nothing is run. The exit
-code is 0 only if every program compiles.
+The programs are the run's own functions (`kd_jax.distill.jitted`), called with
+random images: the first state, the teachers' folding and evaluation, one
+training step and a whole dispatch, with the images on the device or streamed,
+known logits, evaluation, the device computations of saving and stopping, and
+the export. Where a program differs by platform, the chip's variant is compiled.
+Compiling needs kd_jax[cuda13] for a GPU and kd_jax[tpu] for a TPU. Nothing is
+run. The exit code is 0 only if every program compiles.
 """
 
 import argparse
@@ -34,7 +34,11 @@ DEFAULT = ('ce', 'kd', 'ofd', 'ffsd', 'pics', 'crd')
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Prints a row for each program; returns 0 if all compile, else 1."""
+  """Prints a row for each program, and returns 0 if all of them compile.
+
+  Raises:
+    RunError: A program does not compile.
+  """
   logging.set_verbosity(logging.ERROR)
   args = _parser().parse_args(argv)
   only = _pattern(args.only)
@@ -98,13 +102,13 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _wanted(args: argparse.Namespace, dtype: str) -> case.Wanted:
-  given: dict[str, Any] = {'steps_per_dispatch': 0, 'devices': 1, **vars(args)}
-  given['dtype'] = dtype
-  return case.Wanted(**{key: given[key] for key in case.Wanted._fields})
+  values: dict[str, Any] = {'steps_per_dispatch': 0, 'devices': 1, **vars(args)}
+  values['dtype'] = dtype
+  return case.Wanted(**{key: values[key] for key in case.Wanted._fields})
 
 
 def compiled(name: str, make: Callable[[], Any]) -> dict[str, Any]:
-  """Compiles a program and says how it went.
+  """Compiles a program, and returns how that went.
 
   Args:
     name: The name of the program.
@@ -139,7 +143,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def line(row: dict[str, Any]) -> str:
-  """Returns a row in words, with its error."""
+  """Returns a row as a sentence, with its error."""
   names = ('config', 'dtype', 'chips', 'program')
   result = row['error'] or f'compiled in {row["compile_s"]:.1f} s'
   return f'{", ".join(row[name] for name in names)}: {result}'

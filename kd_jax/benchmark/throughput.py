@@ -1,15 +1,16 @@
 """Measures how fast a data set streams, beside other loaders.
 
-python -m kd_jax.benchmark.throughput folder:/path --image_size=224 \
-  --workers=1,2 \
-  --torch_python=/path/to/python --tf_python=/path/to/python
+  python -m kd_jax.benchmark.throughput folder:/path --image_size=224 \\
+    --workers=1,2 \\
+    --torch_python=/path/to/python --tf_python=/path/to/python
 
-Images become training batches: random resized crops, in uint8. Every loader is
-a process of its own (`benchmarks/loader_*.py`) that stands still while it is
-not its turn. Beside images a second stands what a second of CPU time gives,
-over all processes of the loader: what a core does, whatever else the machine
-does. `benchmarks/make_jpegs.py` makes files to measure with. The other loaders
-read folders, with a Python that has what they need.
+Images become training batches: random resized crops in uint8. Every loader is a
+process (`benchmarks/loader_*.py`), which is stopped while it is not its turn.
+The table shows images per second of wall time, and images per second of CPU
+time over all processes of the loader; the latter is the rate of one core,
+whatever else the machine does. `benchmarks/make_jpegs.py` makes files to
+measure with. The other loaders read folders only, and need a Python with their
+packages.
 """
 
 from collections.abc import Sequence
@@ -39,11 +40,11 @@ class Loader(NamedTuple):
   """A way to make batches.
 
   Attributes:
-    label: how it is called.
-    python: that runs it.
-    script: in `benchmarks/`.
-    variant: of the script.
-    workers: processes, or threads, beside the one that asks.
+    label: Its name in the table.
+    python: The Python that runs the script.
+    script: The script `benchmarks/loader_<script>.py`.
+    variant: The variant of the script.
+    workers: Processes or threads beside the main one.
   """
 
   label: str
@@ -56,41 +57,51 @@ class Loader(NamedTuple):
 def loaders(
   workers: Sequence[int], torch_python: str, tf_python: str, files: bool
 ) -> list[Loader]:
-  """Who takes turns.
+  """Returns the loaders that take turns.
 
   Args:
-    workers: every number of them that is measured.
-    torch_python: of torchvision; '' leaves it out.
-    tf_python: of tf.data; '' leaves it out.
-    files: whether the data set is a folder of files.
+    workers: The numbers of workers to measure.
+    torch_python: A Python with torchvision; '' leaves torchvision out.
+    tf_python: A Python with TensorFlow; '' leaves tf.data out.
+    files: Whether the data set is a folder of files.
   """
-  own = sys.executable
-  found = []
-  for n in workers:
-    count = f'{n} worker{"" if n == 1 else "s"}'
-    found.append(Loader(f'kd_jax, {count}', own, 'kd_jax', 'stream', n))
+  this_python = sys.executable
+  entries = []
+  for number in workers:
+    count = f'{number} worker{"" if number == 1 else "s"}'
+    entries.append(
+      Loader(f'kd_jax, {count}', this_python, 'kd_jax', 'stream', number)
+    )
     if torch_python and files:
-      found += [
-        Loader(f'{label}, {count}', torch_python, 'torchvision', variant, n)
+      entries += [
+        Loader(
+          f'{label}, {count}', torch_python, 'torchvision', variant, number
+        )
         for variant, label in (
           ('pillow', 'torchvision'),
           ('tensor', 'torchvision, uint8 tensors'),
         )
       ]
-    if tf_python and files and n:
-      threads = f'{n} thread{"" if n == 1 else "s"}'
+    if tf_python and files and number:
+      threads = f'{number} thread{"" if number == 1 else "s"}'
       label = f'tf.data, {threads}'
-      found.append(Loader(label, tf_python, 'tfdata', '', n))
+      entries.append(Loader(label, tf_python, 'tfdata', '', number))
   if files:
-    found.append(Loader('plain Pillow, 1 process', own, 'kd_jax', 'pillow', 0))
-  return found
+    entries.append(
+      Loader('plain Pillow, 1 process', this_python, 'kd_jax', 'pillow', 0)
+    )
+  return entries
 
 
 def start(loader: Loader, given: dict[str, Any]) -> peer.Peer:
-  """The process of a loader, ready for its first turn.
+  """Starts the process of a loader, and returns it ready for its first turn.
+
+  Args:
+    loader: The loader.
+    given: The arguments that all scripts share.
 
   Raises:
-    UsageError: where there is no such script, or it fails.
+    UsageError: This is not a checkout with the script, or the script fails.
   """
   root = epath.Path(__file__).parent.parent.parent
   script = root / 'benchmarks' / f'loader_{loader.script}.py'
@@ -98,12 +109,17 @@ def start(loader: Loader, given: dict[str, Any]) -> peer.Peer:
     raise errors.UsageError(f'this needs a checkout: there is no {script}')
   arguments = given | {'variant': loader.variant, 'workers': loader.workers}
   command = [loader.python, str(script), json.dumps(arguments)]
-  ours = {'PYTHONPATH': str(root)} if loader.script == 'kd_jax' else {}
-  return peer.Peer(loader.label, command, ours)
+  environment = {'PYTHONPATH': str(root)} if loader.script == 'kd_jax' else {}
+  return peer.Peer(loader.label, command, environment)
 
 
 class Rates(NamedTuple):
-  """Images a second of every turn, and images of a second of CPU time."""
+  """The rates of a loader in every turn.
+
+  Attributes:
+    wall: Images per second.
+    cpu: Images per second of CPU time; NaN where it is unknown.
+  """
 
   wall: list[float]
   cpu: list[float]
@@ -112,17 +128,24 @@ class Rates(NamedTuple):
 def measure(
   every: Sequence[peer.Peer], repeats: int, batches: int, batch: int
 ) -> list[Rates]:
-  """What each does in turns, after a first one that does not count."""
-  found = [Rates([], []) for _ in every]
+  """Returns each loader's rates over several turns, after one warm-up turn.
+
+  Args:
+    every: The processes of the loaders.
+    repeats: Turns that count.
+    batches: Batches of a turn.
+    batch: Images of a batch.
+  """
+  all_rates = [Rates([], []) for _ in every]
   for repeat in range(repeats + 1):
-    for one, rates in zip(every, found, strict=True):
-      before = one.cpu_s()
-      seconds = one.ask(batches)['seconds']
-      cpu = one.cpu_s() - before
+    for process, rates in zip(every, all_rates, strict=True):
+      before = process.cpu_s()
+      seconds = process.ask(batches)['seconds']
+      cpu_s = process.cpu_s() - before
       if repeat:
         rates.wall.append(batch * batches / seconds)
-        rates.cpu.append(batch * batches / cpu if cpu else np.nan)
-  return found
+        rates.cpu.append(batch * batches / cpu_s if cpu_s else np.nan)
+  return all_rates
 
 
 def _text(values: Sequence[float]) -> str:
@@ -131,38 +154,38 @@ def _text(values: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints images a second, median, least and most."""
+  """Prints images per second: median, least and most."""
   if len(argv) != 2:
     raise app.UsageError('give one data set, such as folder:/path')
   name, batch = argv[1], _BATCH.value
   files = name.startswith('folder:')
-  given = {
+  arguments = {
     'name': name,
     'folder': f'{name.removeprefix("folder:")}/train',
     'size': _SIZE.value,
     'batch': batch,
   }
-  chosen = loaders(
-    [int(n) for n in _WORKERS.value], _TORCH.value, _TF.value, files
+  entries = loaders(
+    [int(number) for number in _WORKERS.value], _TORCH.value, _TF.value, files
   )
   with contextlib.ExitStack() as ending:
     running = []
-    for loader in chosen:
-      one = start(loader, given)
-      ending.callback(one.close)
-      if why := one.about.get('left_out'):
-        print(f'{one.label} is left out: {why}')
+    for loader in entries:
+      process = start(loader, arguments)
+      ending.callback(process.close)
+      if reason := process.about.get('left_out'):
+        print(f'{process.label} is left out: {reason}')
         continue
-      print(f'{one.label}: {one.about["what"]}', flush=True)
-      running.append(one)
-    found = measure(running, _REPEATS.value, _BATCHES.value, batch)
+      print(f'{process.label}: {process.about["what"]}', flush=True)
+      running.append(process)
+    all_rates = measure(running, _REPEATS.value, _BATCHES.value, batch)
   print(
     f'{os.cpu_count()} cores, batch {batch}, {_BATCHES.value} batches a turn, '
     f'n={_REPEATS.value}; median (least-most)\n'
     f'{"":36}{"images/s":>18}{"a CPU second":>18}'
   )
-  for one, rates in zip(running, found, strict=True):
-    print(f'{one.label:36}{_text(rates.wall):>18}{_text(rates.cpu):>18}')
+  for process, rates in zip(running, all_rates, strict=True):
+    print(f'{process.label:36}{_text(rates.wall):>18}{_text(rates.cpu):>18}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Whatever can take a turn takes turns; figures and tables of their times."""
+"""Turns of everything that is timed, and tables of the figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,29 +8,31 @@ import numpy as np
 from kd_jax.benchmark import case, cost
 from kd_jax.training import report
 
-# By the id of who took them, in the order of the rounds.
+# Turns by the `id` of the object that took them, in the order of the rounds.
 Times = Mapping[int, Sequence[cost.Turn]]
 
 
 def take(every: Sequence[Any], repeats: int, steps: int) -> Times:
-  """Rounds in which each takes its turn, after one that does not count.
+  """Lets all objects take turns, and returns the times of the turns.
+
+  The first round is a warm-up, whose times are dropped.
 
   Args:
-    every: each has `turn(steps)` to a `cost.Turn`.
-    repeats: rounds that count.
-    steps: of a turn, at least.
+    every: Objects whose method `turn(steps)` returns a `cost.Turn`.
+    repeats: Rounds that count.
+    steps: Steps of a turn, at least.
   """
-  times: dict[int, list[cost.Turn]] = {id(one): [] for one in every}
+  times: dict[int, list[cost.Turn]] = {id(taker): [] for taker in every}
   for number in range(repeats + 1):
-    for one in every:
-      took = one.turn(steps)
+    for taker in every:
+      turn = taker.turn(steps)
       if number:
-        times[id(one)].append(took)
+        times[id(taker)].append(turn)
   return times
 
 
 def spread(values: Any) -> dict[str, float]:
-  """'median', 'least' and 'most' of numbers."""
+  """Returns the 'median', 'least' and 'most' of numbers."""
   return {
     'median': float(np.median(values)),
     'least': float(np.min(values)),
@@ -39,7 +41,12 @@ def spread(values: Any) -> dict[str, float]:
 
 
 def rate(amount: float, took: Sequence[cost.Turn]) -> dict[str, float]:
-  """`amount` of each step, a second; see `spread`."""
+  """Returns the spread of a rate per second, over turns.
+
+  Args:
+    amount: The amount of one step, such as its images or FLOPs.
+    took: The turns.
+  """
   return spread([1e3 * amount / turn.ms for turn in took])
 
 
@@ -49,29 +56,29 @@ def row(
   first: case.Case,
   product: cost.Product | None,
 ) -> dict[str, Any]:
-  """The figures of a configuration.
+  """Returns the figures of a configuration.
 
   Args:
-    one: the configuration.
-    times: of everyone.
-    first: what the ratio is to.
-    product: the matrix product of the same dtype; None where it was not
-      timed, and the row has no share of it.
+    one: The configuration.
+    times: The times of all turns.
+    first: The configuration that the ratio is relative to.
+    product: The matrix product of the same dtype. If None, the row has no share
+      of the chip's peak.
   """
-  took, costs = times[id(one)], one.costs
+  turns, costs = times[id(one)], one.costs
   share: dict[str, Any] = {}
   if product is not None:
     peak = product.flops / np.array([turn.ms for turn in times[id(product)]])
-    ms = np.array([turn.ms for turn in took])
+    ms = np.array([turn.ms for turn in turns])
     share['share'] = spread(costs.flops / ms / one.chips / peak)
   return {
     **_speed(one.label, one.batch_size, times, id(one), first),
     'dtype': one.dtype,
     'steps_per_dispatch': one.count,
-    'host_ms': float(np.median([turn.host_ms for turn in took])),
+    'host_ms': float(np.median([turn.host_ms for turn in turns])),
     'compile_s': one.compile_s,
     'flops': costs.flops,
-    'flops_per_s': rate(costs.flops, took)['median'],
+    'flops_per_s': rate(costs.flops, turns)['median'],
     **share,
     'compiled_flops': costs.compiled_flops,
     'compiled_bytes': costs.compiled_bytes,
@@ -84,26 +91,36 @@ def row(
 
 
 def peer_row(peer: Any, times: Times) -> dict[str, Any]:
-  """The figures of a PyTorch peer, beside the configuration it pairs with."""
-  ours = peer.ours
-  speed = _speed(peer.label, ours.batch_size, times, id(peer), ours)
+  """Returns the figures of a PyTorch peer, relative to its configuration."""
+  paired = peer.ours
+  speed = _speed(peer.label, paired.batch_size, times, id(peer), paired)
   return {**speed, **peer.about, 'memory_by': "PyTorch's peak"}
 
 
 def _speed(
   label: str, images: int, times: Times, key: int, other: case.Case
 ) -> dict[str, Any]:
-  """Images a second, and the time of an image against another's."""
-  took = times[key]
-  each = np.array([turn.ms for turn in took]) / images
-  theirs = np.array([turn.ms for turn in times[id(other)]]) / other.batch_size
-  ratio = spread(each / theirs)
+  """Returns images per second, and the time of an image relative to another's.
+
+  Args:
+    label: The name in the table.
+    images: Images of a step.
+    times: The times of all turns.
+    key: The key of `times`.
+    other: The configuration that the ratio is relative to.
+  """
+  turns = times[key]
+  ms_per_image = np.array([turn.ms for turn in turns]) / images
+  other_ms_per_image = (
+    np.array([turn.ms for turn in times[id(other)]]) / other.batch_size
+  )
+  ratio = spread(ms_per_image / other_ms_per_image)
   return {
     'config': label,
     'batch_size': images,
-    'ms': float(np.median([turn.ms for turn in took])),
-    'all_ms': [turn.ms for turn in took],
-    'images_per_s': rate(images, took),
+    'ms': float(np.median([turn.ms for turn in turns])),
+    'all_ms': [turn.ms for turn in turns],
+    'images_per_s': rate(images, turns),
     'ratio': ratio['median'],
     'ratio_to': other.label,
     'least': ratio['least'],
@@ -112,9 +129,9 @@ def _speed(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """How fast each is."""
+  """Returns the speeds as an aligned table."""
   first = rows[0]['config']
-  paired = any(each['ratio_to'] != first for each in rows)
+  paired = any(figures['ratio_to'] != first for figures in rows)
   against = (
     f"time to {first}; PyTorch's to its own" if paired else f'time to {first}'
   )
@@ -123,20 +140,20 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     against, 'spread', 'FLOP/s', 'of peak', 'host wait',
   )  # fmt: skip
   body = []
-  for each in rows:
-    images, share = each['images_per_s'], each.get('share')
-    ours = 'flops' in each
+  for figures in rows:
+    images, share = figures['images_per_s'], figures.get('share')
+    has_flops = 'flops' in figures
     body.append(
       (
-        each['config'],
+        figures['config'],
         f'{images["median"]:.4g}',
         f'{images["least"]:.4g}-{images["most"]:.4g}',
-        f'{each["ms"]:.4g}',
-        f'{each["ratio"]:.2f}',
-        f'{each["least"]:.2f}-{each["most"]:.2f}',
-        report.short(each['flops_per_s']) if ours else '',
+        f'{figures["ms"]:.4g}',
+        f'{figures["ratio"]:.2f}',
+        f'{figures["least"]:.2f}-{figures["most"]:.2f}',
+        report.short(figures['flops_per_s']) if has_flops else '',
         f'{100 * share["median"]:.0f}%' if share else '',
-        f'{each["host_ms"]:.2g} ms' if ours else '',
+        f'{figures["host_ms"]:.2g} ms' if has_flops else '',
       )
     )
   peaks = ', '.join(
@@ -151,29 +168,31 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sizes(rows: Sequence[Mapping[str, Any]]) -> str:
-  """How large each is."""
+  """Returns the sizes and costs as an aligned table."""
   head = (
     'configuration', 'dtype', 'compile', 'memory', 'FLOPs a step',
     'trained beside', 'kept', 'exchanged',
   )  # fmt: skip
   body = []
-  for each in rows:
-    ours = 'flops' in each
+  for figures in rows:
+    has_flops = 'flops' in figures
     body.append(
       (
-        each['config'],
-        each['dtype'],
-        f'{each["compile_s"]:.1f} s',
-        _megabytes(each['memory_bytes'] or None, 4),
-        report.short(each['flops']) if ours else '',
-        report.short(each['extra_params']),
-        report.short(each['kept_params']) if ours else '',
-        _megabytes(each.get('collective_bytes'), 3),
+        figures['config'],
+        figures['dtype'],
+        f'{figures["compile_s"]:.1f} s',
+        _megabytes(figures['memory_bytes'] or None, 4),
+        report.short(figures['flops']) if has_flops else '',
+        report.short(figures['extra_params']),
+        report.short(figures['kept_params']) if has_flops else '',
+        _megabytes(figures.get('collective_bytes'), 3),
       )
     )
-  sources = sorted({each['memory_by'] for each in rows if each['memory_bytes']})
-  told = ', '.join(sources) or 'this backend does not tell'
-  return f'{report.table([head, *body])}\nmemory: {told}'
+  sources = sorted(
+    {figures['memory_by'] for figures in rows if figures['memory_bytes']}
+  )
+  source = ', '.join(sources) or 'this backend does not tell'
+  return f'{report.table([head, *body])}\nmemory: {source}'
 
 
 def _megabytes(size: float | None, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""From a configuration to everything static, checked before data is read."""
+"""From a configuration to all static parts, checked before data is read."""
 
 from collections.abc import Callable, Mapping
 import re
@@ -23,14 +23,14 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 class Phase(NamedTuple):
-  """A stretch of a run over the same networks.
+  """A part of a run, which trains the same networks as the other phases.
 
   Attributes:
-    name: '' of the last one.
-    exp: networks, method, and the phase's weights and optimizer.
-    first: its first step.
-    last: the step after its last one.
-    rules: the regular expressions that name parameters.
+    name: The phase's name; '' for the last phase.
+    exp: The networks and the method, with the phase's weights and optimizer.
+    first: The first step.
+    last: The step after the last one.
+    rules: The regular expressions that select parameters.
   """
 
   name: str
@@ -41,15 +41,15 @@ class Phase(NamedTuple):
 
 
 class Parts(NamedTuple):
-  """What a run is made of.
+  """The parts of a run.
 
   Attributes:
-    source: the data set; its images are not read yet.
-    mesh: the devices.
-    phases: what is trained, one phase after the other.
-    features: shapes and dtypes of every tap of every network.
-    deployed: what is kept at inference.
-    steps_per_epoch: floor(images / batch).
+    source: The data set, whose images are not read yet.
+    mesh: The devices.
+    phases: The phases, in order.
+    features: Shapes and dtypes of every tap of every network.
+    deployed: The prediction that is kept for inference.
+    steps_per_epoch: Steps of an epoch: floor(images / batch).
   """
 
   source: source.Source
@@ -61,7 +61,10 @@ class Parts(NamedTuple):
 
   @property
   def exp(self) -> step.Experiment:
-    """The last phase's, whose networks and method are those of all."""
+    """The last phase's experiment.
+
+    All phases share its networks and its method.
+    """
     return self.phases[-1].exp
 
   @property
@@ -75,7 +78,7 @@ class Parts(NamedTuple):
     return self.total_steps // self.steps_per_epoch
 
   def phase(self, done: int) -> Phase:
-    """The phase that goes on after `done` steps."""
+    """Returns the phase of the next step after `done` steps."""
     return next((p for p in self.phases if done < p.last), self.phases[-1])
 
 
@@ -83,7 +86,7 @@ def build(config: ConfigDict) -> Parts:
   """Builds and checks all parts of a run.
 
   Raises:
-    UsageError: for whatever does not exist or does not fit together.
+    UsageError: A part does not exist or does not fit the others.
   """
   config_lib.check_values(config)
   mesh = sharding.make_mesh(config.mesh.data)
@@ -91,7 +94,7 @@ def build(config: ConfigDict) -> Parts:
     sharding.check_batch(mesh, config[key], f'config.{key}')
   config_lib.check_batch(config, mesh.shape['data'])
   known = data.facts(config.data.name, config.data.image_size)
-  if known:  # what does not fit is said before data is fetched
+  if known:  # then errors are raised before data is downloaded
     check(config, *known)
   opened = open_source(config)
   info = opened.info
@@ -145,10 +148,15 @@ def build(config: ConfigDict) -> Parts:
 def check(config: ConfigDict, classes: int, image_size: int) -> None:
   """Checks what can be checked without the data set.
 
+  Args:
+    config: The configuration.
+    classes: The number of classes, K.
+    image_size: Height and width in pixels.
+
   Raises:
-    UsageError: for whatever does not exist or does not fit together.
+    UsageError: A part does not exist or does not fit the others.
   """
-  labels = np.arange(classes, dtype=np.int32)  # those of the data come later
+  labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
   facts = {'num_classes': classes, 'train_labels': labels}
   for phase in phases_of(config, facts, 1):
     inspect.shapes(
@@ -161,7 +169,7 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
 
 
 def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
-  """Whether a split's images may live on the device."""
+  """Returns whether a split's images fit into `config.data.device_mb`."""
   images = {
     'train': info.num_train,
     'val': info.num_val,
@@ -171,61 +179,61 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
 
 
 def open_source(config: ConfigDict) -> source.Source:
-  """The data set of `config.data`."""
-  given = config.data
+  """Opens the data set of `config.data`."""
+  options = config.data
   return data.open_source(
-    given.name,
-    train_size=given.train_size,
-    val_fraction=given.val_fraction,
-    image_size=given.image_size,
-    mean=tuple(given.mean),
-    std=tuple(given.std),
-    data_dir=given.data_dir,
-    archive=given.archive,
-    any_checksum=given.any_checksum,
+    options.name,
+    train_size=options.train_size,
+    val_fraction=options.val_fraction,
+    image_size=options.image_size,
+    mean=tuple(options.mean),
+    std=tuple(options.std),
+    data_dir=options.data_dir,
+    archive=options.archive,
+    any_checksum=options.any_checksum,
   )
 
 
 def phases_of(
   config: ConfigDict, facts: Mapping[str, Any], steps_per_epoch: int
 ) -> tuple[Phase, ...]:
-  """The phases of a run; without `config.phases` there is one.
+  """Returns the phases of a run; without `config.phases` there is one.
 
   Args:
-    config: of the run.
-    facts: what a method may want to know of the data: 'num_classes' and
+    config: The configuration of the run.
+    facts: What a method may need to know of the data: 'num_classes' and
       'train_labels' [N] i32.
-    steps_per_epoch: steps in an epoch.
+    steps_per_epoch: Steps of an epoch.
 
   Raises:
-    UsageError: for whatever does not exist or does not fit together.
+    UsageError: A part does not exist or does not fit the others.
   """
   phases: list[Phase] = []
   for name in (*sorted(config.phases), ''):
-    own = config.copy_and_resolve_references()
+    changed = config.copy_and_resolve_references()
     for key, value in (config.phases[name] if name else {}).items():
       if key == 'learning_rate':
-        with own.ignore_type():
-          own.optimizer.learning_rate = value
+        with changed.ignore_type():
+          changed.optimizer.learning_rate = value
       elif key == 'weights':
-        with own.ignore_type(), own.unlocked():
+        with changed.ignore_type(), changed.unlocked():
           for term, weight in value.items():
-            own.weights[term] = weight
+            changed.weights[term] = weight
       elif key in ('epochs', 'trainable'):
-        with own.ignore_type():
-          own[key] = value
+        with changed.ignore_type():
+          changed[key] = value
       else:
         known = ('epochs', 'learning_rate', 'trainable', 'weights')
         raise errors.unknown(f'field of config.phases.{name}:', key, known)
-    if not isinstance(own.epochs, int) or own.epochs < 1:
+    if not isinstance(changed.epochs, int) or changed.epochs < 1:
       where = f'config.phases.{name}' if name else 'config'
       raise errors.UsageError(
-        f'{where}.epochs={own.epochs} must be a whole number of 1 or more'
+        f'{where}.epochs={changed.epochs} must be a whole number of 1 or more'
       )
     first = phases[-1].last if phases else 0
-    last = first + own.epochs * steps_per_epoch
-    exp = experiment(own, facts, steps_per_epoch, first)
-    rules = (*(rule[0] for rule in own.optimizer.rules), *own.trainable)
+    last = first + changed.epochs * steps_per_epoch
+    exp = experiment(changed, facts, steps_per_epoch, first)
+    rules = (*(rule[0] for rule in changed.optimizer.rules), *changed.trainable)
     phases.append(Phase(name, exp, first, last, rules))
   return tuple(phases)
 
@@ -236,13 +244,16 @@ def experiment(
   steps_per_epoch: int,
   first: int = 0,
 ) -> step.Experiment:
-  """Networks, method, weights and optimizer of a phase.
+  """Returns the networks, method, weights and optimizer of a phase.
 
   Args:
-    config: of the phase.
-    facts: see `phases_of`.
-    steps_per_epoch: steps in an epoch.
-    first: the phase's first step; schedules count from there.
+    config: The configuration of the phase.
+    facts: Facts of the data; see `phases_of`.
+    steps_per_epoch: Steps of an epoch.
+    first: The first step of the phase, from which its weights' schedules count.
+
+  Raises:
+    UsageError: A part does not exist or does not fit the others.
   """
   classes = facts['num_classes']
   method = _method(config, facts)
@@ -267,27 +278,32 @@ def experiment(
 def _inputs(
   config: ConfigDict, facts: Mapping[str, Any], method: base.Method
 ) -> dict[str, tuple[list[float], list[float]]]:
-  """How the teachers see images that are normalised for the students."""
-  given = config.teacher
+  """Returns the (scale, shift) of the images for each teacher, by name.
+
+  It is empty if teachers and students share a normalisation, or if `facts` has
+  none yet. See `step.Experiment.inputs`.
+  """
+  teacher = config.teacher
   for key in ('mean', 'std'):
-    if len(given[key]) not in (0, 3) or (key == 'std' and 0 in given[key]):
+    if len(teacher[key]) not in (0, 3) or (key == 'std' and 0 in teacher[key]):
       raise errors.UsageError(
-        f'config.teacher.{key}={given[key]}: give 3 numbers, of pixels in 0..1'
+        f'config.teacher.{key}={teacher[key]}: give 3 numbers, of pixels in '
+        '0..1'
       )
   if 'mean' not in facts:  # the data set is not known yet
     return {}
-  mean, std = (np.asarray(facts[k], np.float64) for k in ('mean', 'std'))
-  theirs = np.asarray(given.mean or mean), np.asarray(given.std or std)
-  if np.array_equal(theirs, (mean, std)):
+  mean, std = (np.asarray(facts[fact], np.float64) for fact in ('mean', 'std'))
+  seen = np.asarray(teacher.mean or mean), np.asarray(teacher.std or std)
+  if np.array_equal(seen, (mean, std)):
     return {}
-  scale, shift = std / theirs[1], (mean - theirs[0]) / theirs[1]
+  scale, shift = std / seen[1], (mean - seen[0]) / seen[1]
   return {name: (scale.tolist(), shift.tolist()) for name in method.teachers}
 
 
 def make_network(
   network: ConfigDict, classes: int, dtype: str, bn_group_size: int = 0
 ) -> nn.Module:
-  """The network of `config.student` or `config.teacher`."""
+  """Returns the network of `config.student` or `config.teacher`."""
   args = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in network.args.to_dict().items()
@@ -302,12 +318,12 @@ def make_network(
 def _teachers(
   config: ConfigDict, classes: int, method: base.Method
 ) -> dict[str, nn.Module]:
-  reads = method.teachers
-  if reads and not config.teacher.name:
+  names = method.teachers
+  if names and not config.teacher.name:
     raise errors.UsageError(
       f'method {config.method} needs a teacher: set config.teacher.name'
     )
-  if config.teacher.name and not reads:
+  if config.teacher.name and not names:
     raise errors.UsageError(
       f'method {config.method} has no teacher, but config.teacher.name is '
       f'{config.teacher.name!r}: set it to the empty string'
@@ -321,7 +337,7 @@ def _teachers(
   dtype = config.teacher.dtype or config.dtype
   return {
     name: make_network(config.teacher, classes, dtype, config.bn_group_size)
-    for name in reads
+    for name in names
   }
 
 
@@ -352,8 +368,8 @@ def _weights(
     )
 
   def counted(spec: Any) -> optim.Schedule:
-    found = optim.schedule(_plain(spec), steps_per_epoch, config.epochs)
-    return lambda step: found(step - first)
+    schedule = optim.schedule(_plain(spec), steps_per_epoch, config.epochs)
+    return lambda step: schedule(step - first)
 
   return {name: counted(spec) for name, spec in config.weights.items()}
 
@@ -361,12 +377,16 @@ def _weights(
 def _optimizer(
   config: ConfigDict, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, Callable[[str], bool]]:
-  """The optimizer, and whether it trains the parameter of a path."""
+  """Returns the optimizer, and a function that says if it trains a path.
+
+  Raises:
+    UsageError: An expression is invalid, or a field is unknown.
+  """
   common = config.optimizer.to_dict()
-  most = common.pop('clip_norm')
+  clip_norm = common.pop('clip_norm')
   rules, frozen = [], []
-  given = common.pop('rules')
-  for expression in (*(rule[0] for rule in given), *config.trainable):
+  all_rules = common.pop('rules')
+  for expression in (*(rule[0] for rule in all_rules), *config.trainable):
     try:
       re.compile(expression)
     except re.error as error:
@@ -374,7 +394,7 @@ def _optimizer(
         f'config.optimizer.rules or trainable: {expression!r} is no regular '
         f'expression: {error}'
       ) from error
-  for expression, changes in (*given, ('.*', {})):
+  for expression, changes in (*all_rules, ('.*', {})):
     fields = {**common, **_plain(changes)}
     for key in fields:
       if key not in common:
@@ -390,12 +410,12 @@ def _optimizer(
   group = optim.grouping([rule[0] for rule in rules], config.trainable)
 
   def trained(path: str) -> bool:
-    number = group(path)
-    return number >= 0 and not frozen[number]
+    index = group(path)
+    return index >= 0 and not frozen[index]
 
   tx = optim.by_path(rules, config.trainable)
-  if most:
-    tx = optax.chain(optax.clip_by_global_norm(most), tx)
+  if clip_norm:
+    tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
   return tx, trained
 
 

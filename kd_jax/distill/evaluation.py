@@ -22,11 +22,17 @@ Counts = dict[str, dict[str, jax.Array]]
 def make(
   exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh
 ) -> Callable[..., Counts]:
-  """Compiles the counting of one batch.
+  """Makes the function that counts correct predictions of a batch.
+
+  Args:
+    exp: The experiment.
+    split: The split to evaluate.
+    mesh: The devices.
 
   Returns:
-    A function of (params, model_state, frozen, arrays, feed) that gives the
-    counts of every network that the method predicts.
+    A function of (params, model_state, frozen, arrays, feed) that returns the
+    counts of every network that the method predicts. A process passes its rows
+    of the batch as `feed`.
   """
   of_batch = counted(exp, split, mesh)
 
@@ -38,7 +44,7 @@ def make(
 
 
 def counted(exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh) -> Any:
-  """What `make` compiles: its function of a global batch, jitted."""
+  """Returns the jitted function of `make`, which takes global batches."""
 
   def counts(params, model_state, frozen, arrays, feed):
     batch = split.eval_batch(arrays, feed)
@@ -63,32 +69,33 @@ def evaluate(
   model_state: dict[str, Any],
   frozen: Mapping[str, Any],
 ) -> dict[str, dict[str, float]]:
-  """Accuracy of every network that the method predicts.
+  """Returns the accuracy of every network that the method predicts.
 
   Args:
-    counts: made by `make`.
-    split: what is evaluated.
-    batch_size: images a step.
-    params: as in `step.predict_step`.
-    model_state: as in `step.predict_step`.
-    frozen: as in `step.predict_step`.
+    counts: The function that `make` returns.
+    split: The split to evaluate.
+    batch_size: Images of a batch, over all devices.
+    params: See `step.predict_step`.
+    model_state: See `step.predict_step`.
+    frozen: See `step.predict_step`.
 
   Returns:
-    By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy),
-    'images' (how many).
+    By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy), and
+    'images' (how many there are).
   """
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
-    parts = [
+    batch_counts = [
       counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
     ]
   total = jax.tree.map(
-    lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])), *parts
+    lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])),
+    *batch_counts,
   )
   return {name: classification.measures(sums) for name, sums in total.items()}
 
 
 def alone(network: nn.Module) -> step.Experiment:
-  """An experiment that can only predict: one network called 'student'."""
+  """Returns an experiment that can only predict, with the network 'student'."""
   return step.Experiment(
     {'student': network}, {}, base.Method(), {}, optax.identity()
   )

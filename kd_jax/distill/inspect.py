@@ -1,4 +1,4 @@
-"""What can be known without data: shapes and costs, by tracing alone."""
+"""Facts that need no data: shapes and costs, by tracing alone."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -21,13 +21,13 @@ from kd_jax.runtime import jaxprs
 
 
 class Deployed(NamedTuple):
-  """What the prediction that a run is about needs.
+  """The parameters and the cost of the prediction that a run deploys.
 
   Attributes:
-    name: of the prediction.
-    groups: the networks, and 'method', whose parameters it reads.
-    params: how many parameters it reads.
-    flops: of one image's forward pass; see `jaxprs.flops`.
+    name: The name of the prediction.
+    groups: The networks, and 'method', whose parameters it reads.
+    params: How many parameters it reads.
+    flops: FLOPs of one image's forward pass; see `jaxprs.flops`.
   """
 
   name: str
@@ -37,7 +37,7 @@ class Deployed(NamedTuple):
 
 
 def example(image_size: int, batch_size: int) -> dict[str, Any]:
-  """A training `Batch` of shapes in place of arrays."""
+  """Returns a training `Batch` with shapes and dtypes in place of arrays."""
   image = (batch_size, image_size, image_size, 3)
   return {
     'image': jax.ShapeDtypeStruct(image, jnp.float32),
@@ -47,7 +47,7 @@ def example(image_size: int, batch_size: int) -> dict[str, Any]:
 
 
 def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
-  """Shapes and dtypes of a network's variables, taps left out."""
+  """Returns shapes and dtypes of a network's variables, without taps."""
 
   images = example(image_size, 2)['image']
   init = functools.partial(step.variables_of, network, jax.random.key(0))
@@ -61,20 +61,20 @@ def shapes(
   rules: Sequence[str] = (),
   cached: bool = False,
 ) -> NetFeatures:
-  """Shapes of all features.
+  """Returns the shapes and dtypes of all features.
 
-  One training step is traced too, so that what does not fit shows here.
+  It traces one training step too, so that whatever does not fit raises here.
 
   Args:
-    exp: the experiment.
-    image_size: pixels.
-    batch_size: images.
-    rules: regular expressions, each to be found in some parameter's path.
-    cached: whether the training step gets the teachers' logits.
+    exp: The experiment.
+    image_size: Height and width in pixels.
+    batch_size: Images of a batch.
+    rules: Regular expressions, each of which must match a parameter's path.
+    cached: Whether the training step gets the teachers' logits in the batch.
 
   Raises:
-    UsageError: from the method, for a tap that is not there or does not fit;
-      for a rule that matches nothing.
+    UsageError: A tap is unknown or does not fit the method, or a rule matches
+      no parameter.
   """
   batch = example(image_size, batch_size)
 
@@ -122,7 +122,8 @@ def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
     pytrees.path_name(path)
     for path, _ in jax.tree_util.tree_leaves_with_path(params)
   ]
-  groups = [f'{name}/' for name in params]  # a method may need no adapters
+  # A rule may name a group without parameters: a method without adapters.
+  groups = [f'{name}/' for name in params]
   for rule in rules:
     if not any(re.search(rule, path) for path in (*paths, *groups)):
       parts = {'/'.join(path.split('/')[:2]) + '/' for path in paths}
@@ -132,7 +133,12 @@ def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
 
 
 def deployed(exp: step.Experiment, image_size: int) -> Deployed:
-  """What the first of the method's predictions needs, and its cost."""
+  """Describes the first of the method's predictions.
+
+  Args:
+    exp: The experiment.
+    image_size: Height and width in pixels.
+  """
   frozen, batch = _frozen(exp, image_size), example(image_size, 2)
   state = jax.eval_shape(
     functools.partial(step.init, exp), jnp.int32(0), frozen, batch
@@ -141,18 +147,20 @@ def deployed(exp: step.Experiment, image_size: int) -> Deployed:
   names: list[str] = []
 
   def predict(params, model_state, frozen):
-    one = {'image': jnp.zeros(shape)}
-    found = step.predict_step(exp, params, model_state, frozen, one)
-    names.append(next(iter(found)))
-    return found[names[0]]
+    batch_of_one = {'image': jnp.zeros(shape)}
+    logits = step.predict_step(exp, params, model_state, frozen, batch_of_one)
+    names.append(next(iter(logits)))
+    return logits[names[0]]
 
   args = (state.params, state.model_state, frozen)
   program = jax.make_jaxpr(predict)(*args)
   _, used = jaxprs.pruned(program)
   leaves = jax.tree_util.tree_leaves_with_path(args)
-  read = [leaf for leaf, is_read in zip(leaves, used, strict=True) if is_read]
+  read_leaves = [
+    leaf for leaf, is_read in zip(leaves, used, strict=True) if is_read
+  ]
   groups, params = set(), 0
-  for where, leaf in read:
+  for where, leaf in read_leaves:
     argument, group, *rest = pytrees.path_name(where).split('/')
     if argument == '0' or rest[0] == 'params':
       groups.add(group)

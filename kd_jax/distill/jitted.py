@@ -1,7 +1,8 @@
 """The functions that a run compiles, jitted over its mesh.
 
-The loop calls what these return, and `kd_jax.benchmark.programs` compiles the
-same for chips that are not there. `accuracy.counted` belongs to them.
+The training loop calls the functions that are returned here, and
+`kd_jax.benchmark.programs` compiles them for chips that are not there.
+`evaluation.counted` belongs to them too.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,15 @@ from kd_jax.data import resident
 from kd_jax.distill import step
 from kd_jax.runtime import sharding
 
-_MOST_STEPS = 128  # of a dispatch
-_MOST_BYTES = 64e6  # of the images that the host gives to a dispatch
+_MOST_STEPS = 128  # steps of a dispatch
+_MOST_BYTES = 64e6  # bytes of images that the host passes to a dispatch
 
 
 def init(exp: step.Experiment, mesh: Mesh) -> Any:
-  """`step.init` of (seed, frozen, batch); the state lies on every device."""
+  """Returns `step.init` as a jitted function of (seed, frozen, batch).
+
+  The state that it returns is replicated on every device.
+  """
   return jax.jit(
     functools.partial(step.init, exp), out_shardings=sharding.replicated(mesh)
   )
@@ -30,38 +34,40 @@ def init(exp: step.Experiment, mesh: Mesh) -> Any:
 def train_steps(
   exp: step.Experiment, assemble: Callable[..., Any], mesh: Mesh
 ) -> Any:
-  """The dispatch of a run: `step.train_steps`, whose state is donated.
+  """Returns the dispatch of a run: `step.train_steps`, with the state donated.
 
   Args:
-    exp: of the phase.
-    assemble: the `batch` method of the training split.
-    mesh: the devices.
+    exp: The experiment of the phase.
+    assemble: The method `batch` of the training split.
+    mesh: The devices.
 
   Returns:
     A jitted function of (seed, state, frozen, arrays, feeds).
   """
-  whole = sharding.replicated(mesh)
+  replicated = sharding.replicated(mesh)
   return jax.jit(
     functools.partial(step.train_steps, exp, assemble),
     donate_argnums=1,
-    in_shardings=(whole,) * 4 + (sharding.batched(mesh, axis=1),),
-    out_shardings=whole,
+    in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=1),),
+    out_shardings=replicated,
   )
 
 
 def steps_per_dispatch(
   platform: str, steps_per_epoch: int, streamed_bytes: int = 0
 ) -> int:
-  """How many steps a dispatch has unless the configuration says otherwise.
+  """Returns the default number of steps of a dispatch.
 
   Args:
-    platform: of the devices, such as 'cpu', 'gpu' or 'tpu'.
-    steps_per_epoch: steps in an epoch.
-    streamed_bytes: of the images of one step, where the host gives them: they
-      are joined and moved at once; 0 where the split is on the devices.
+    platform: The devices' platform, such as 'cpu', 'gpu' or 'tpu'.
+    steps_per_epoch: Steps of an epoch.
+    streamed_bytes: Bytes of one step's images if the host streams them, since
+      the images of a dispatch are joined and moved at once; 0 if the split is
+      on the devices.
 
   Returns:
-    1 on a CPU, elsewhere the largest divisor of an epoch up to the limits.
+    1 on a CPU; elsewhere the largest divisor of `steps_per_epoch` that is
+    within the limits.
   """
   if platform == 'cpu':
     return 1
@@ -69,21 +75,32 @@ def steps_per_dispatch(
   if streamed_bytes:
     most = max(1, min(most, int(_MOST_BYTES // streamed_bytes)))
   epoch = steps_per_epoch
-  return max(n for n in range(1, min(epoch, most) + 1) if epoch % n == 0)
+  return max(
+    count for count in range(1, min(epoch, most) + 1) if epoch % count == 0
+  )
 
 
 def optimizer_init(exp: step.Experiment, mesh: Mesh) -> Any:
-  """The optimizer's first state, of params: where a phase begins."""
+  """Returns the jitted function of params that initialises the optimizer.
+
+  It is called where a phase begins.
+  """
   return jax.jit(exp.tx.init, out_shardings=sharding.replicated(mesh))
 
 
 def all_finite(mesh: Mesh) -> Any:
-  """`step.all_finite` of a state: asked before every save."""
+  """Returns `step.all_finite` as a jitted function of a training state.
+
+  It is called before every save.
+  """
   return jax.jit(step.all_finite, out_shardings=sharding.replicated(mesh))
 
 
 def fold(exp: step.Experiment, image_size: int, mesh: Mesh) -> Any:
-  """`step.fold` of the teachers' variables, once before the first step."""
+  """Returns `step.fold` as a jitted function of the teachers' variables.
+
+  It is called once, before the first step.
+  """
   shape = (1, image_size, image_size, 3)
 
   def fold(frozen):
@@ -95,17 +112,24 @@ def fold(exp: step.Experiment, image_size: int, mesh: Mesh) -> Any:
 def known_logits(
   exp: step.Experiment, train: resident.Training, mesh: Mesh
 ) -> Any:
-  """The teachers' logits of the views of a batch, [B,V,K] f32 each.
+  """Returns a function that computes the teachers' logits of a batch.
+
+  Args:
+    exp: The experiment.
+    train: The training split.
+    mesh: The devices.
 
   Returns:
-    A jitted function of (frozen, arrays, feed), as `train.eval_feeds` feeds it.
+    A jitted function of (frozen, arrays, feed), with a feed of
+    `train.eval_feeds`. It returns [B,V,K] f32 for each teacher, for the V views
+    of each image.
   """
-  whole = sharding.replicated(mesh)
+  replicated = sharding.replicated(mesh)
 
   @functools.partial(
     jax.jit,
-    in_shardings=(whole, whole, sharding.batched(mesh)),
-    out_shardings=whole,
+    in_shardings=(replicated, replicated, sharding.batched(mesh)),
+    out_shardings=replicated,
   )
   def of_batch(frozen, arrays, feed):
     batch = train.eval_batch(arrays, feed)

@@ -12,7 +12,7 @@ from kd_jax import errors, pytrees
 
 Schedule = Callable[[jax.Array], jax.Array]
 
-# Every kind of schedule with the fields of its specification.
+# The fields of the specification of each kind of schedule.
 KINDS: dict[str, tuple[str, ...]] = {
   'constant': ('value',),
   'step': ('value', 'milestones', 'factor'),
@@ -26,25 +26,34 @@ KINDS: dict[str, tuple[str, ...]] = {
 def schedule(
   spec: float | Mapping[str, Any], steps_per_epoch: int, epochs: float
 ) -> Schedule:
-  """The value at each step (counted from 0), f32.
+  """Returns a function from the step, counted from 0, to the value [] f32.
+
+  The kinds of schedules, with their fields:
+
+    'constant' (value): the value at every step.
+    'step' (value, milestones, factor): the value, multiplied by factor at each
+      milestone, in epochs. With milestone 150, the 151st epoch is the first
+      at the lower value.
+    'cosine' (value): from value to 0 at the end of the run.
+    'linear' (start, value, epochs): from start to value over the first
+      epochs, then constant.
+    'ramp' (value, epochs, first): value * min(1, e / epochs) in epoch e,
+      counted from first. It is the warm-up of losses in released code, which
+      begins at 0 or 1.
+    'gaussian_ramp' (value, epochs): value * exp(-5 (1 - e / epochs)^2) in
+      epoch e, counted from 1, and value after these epochs (Laine and Aila,
+      2017; FFSD).
+
+  Any kind may have 'warmup_epochs': a linear rise to the schedule.
 
   Args:
-    spec: a number, or a mapping whose 'kind' is
-      'constant' (value);
-      'step' (value, times factor at each of the milestones, in epochs: with
-      milestone 150 the 151st epoch is the first at the lower value);
-      'cosine' (value, falling to 0 at the end of the run);
-      'linear' (from start to value over the first epochs, then constant);
-      'ramp' (value * min(1, e / epochs) in epoch e, counted from first: the
-      warm-up of losses in released code, which begins at 0 or 1);
-      'gaussian_ramp' (value * exp(-5 (1 - e / epochs)^2) in epoch e, counted
-      from 1, and value after these epochs: Laine and Aila, 2017; FFSD).
-      Any of them may have 'warmup_epochs', a linear rise to the schedule.
-    steps_per_epoch: steps in an epoch.
-    epochs: length of the run.
+    spec: A number, or a mapping with 'kind' and the fields of this kind.
+    steps_per_epoch: Steps of an epoch.
+    epochs: The length of the run, in epochs.
 
   Raises:
-    UsageError: for an unknown kind or field, or a missing one.
+    UsageError: The kind or a field is unknown, a field is missing, or a value
+      has the wrong type.
   """
   if isinstance(spec, int | float):
     spec = {'kind': 'constant', 'value': spec}
@@ -57,12 +66,12 @@ def schedule(
     if name not in KINDS[kind]:
       known = (*KINDS[kind], 'kind', 'warmup_epochs')
       raise errors.unknown(f'field of schedule {kind}:', name, known)
-  for name, given in fields.items():
+  for name, field in fields.items():
     many = name == 'milestones'
-    good = isinstance(given, list | tuple) if many else _is_number(given)
+    good = isinstance(field, list | tuple) if many else _is_number(field)
     if not good:
       raise errors.UsageError(
-        f'schedule {kind}: {name}={given!r} must be '
+        f'schedule {kind}: {name}={field!r} must be '
         f'{"a tuple of epochs" if many else "a number"}'
       )
   if missing := [name for name in KINDS[kind] if name not in fields]:
@@ -83,25 +92,25 @@ def _is_number(value: Any) -> bool:
 
 
 def _shape(kind, fields, step, steps_per_epoch, epochs):
-  top = fields['value']
+  value = fields['value']
   if kind == 'step':
     boundaries = [m * steps_per_epoch for m in fields['milestones']]
     passed = sum((step >= b).astype(jnp.float32) for b in boundaries)
-    return top * jnp.asarray(fields['factor'], jnp.float32) ** passed
+    return value * jnp.asarray(fields['factor'], jnp.float32) ** passed
   if kind == 'cosine':
     done = step / (epochs * steps_per_epoch)
-    return top * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+    return value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
   if kind == 'ramp':
     epoch = jnp.floor(step / steps_per_epoch) + fields['first']
-    return top * jnp.minimum(1.0, epoch / fields['epochs'])
+    return value * jnp.minimum(1.0, epoch / fields['epochs'])
   if kind == 'gaussian_ramp':
     epoch = jnp.floor(step / steps_per_epoch) + 1
     left = jnp.maximum(0.0, 1 - epoch / fields['epochs'])
-    return top * jnp.exp(-5 * jnp.square(left))
+    return value * jnp.exp(-5 * jnp.square(left))
   if kind == 'linear':
     done = jnp.clip(step / (fields['epochs'] * steps_per_epoch), 0.0, 1.0)
-    return fields['start'] + (top - fields['start']) * done
-  return jnp.full_like(step, top)
+    return fields['start'] + (value - fields['start']) * done
+  return jnp.full_like(step, value)
 
 
 def transformation(
@@ -113,23 +122,23 @@ def transformation(
   nesterov: bool = False,
   reset_momentum_at: Sequence[int] = (),
 ) -> optax.GradientTransformation:
-  """An optimizer as PyTorch's of the same name.
+  """Returns an optimizer that equals PyTorch's of the same name.
 
   'sgd' and 'adam' add weight_decay * parameter to the gradient of every
-  parameter, BatchNorm and biases included, before momentum or moments;
-  'adamw' decouples it.
+  parameter, including BatchNorm and biases, before momentum or moments. 'adamw'
+  decouples the weight decay.
 
   Args:
-    name: 'sgd', 'adam', 'adamw', or 'frozen': no update at all.
-    learning_rate: of each step.
-    weight_decay: see above.
-    momentum: of sgd.
-    nesterov: of sgd.
-    reset_momentum_at: steps before which sgd's momentum begins anew, as where
-      released code makes a new optimizer at a milestone (OFD's).
+    name: 'sgd', 'adam', 'adamw', or 'frozen' (no update at all).
+    learning_rate: The schedule of the learning rate.
+    weight_decay: The factor of the weight decay.
+    momentum: The momentum of 'sgd'.
+    nesterov: Whether 'sgd' uses Nesterov momentum.
+    reset_momentum_at: Steps before which the momentum of 'sgd' is reset to 0,
+      as in released code that makes a new optimizer at a milestone (OFD's).
 
   Raises:
-    UsageError: for an unknown name.
+    UsageError: The name is unknown.
   """
   decay = optax.add_decayed_weights(weight_decay)
   if name == 'sgd':
@@ -148,7 +157,7 @@ def transformation(
 def reset_at(
   inner: optax.GradientTransformation, steps: Sequence[int]
 ) -> optax.GradientTransformation:
-  """`inner` with its state made anew before each of `steps`."""
+  """Returns `inner`, with its state reinitialised before each of `steps`."""
   if not steps:
     return inner
 
@@ -170,16 +179,17 @@ def by_path(
   rules: Sequence[tuple[str, optax.GradientTransformation]],
   trainable: Sequence[str] = ('.*',),
 ) -> optax.GradientTransformation:
-  """One optimizer for several groups of parameters.
+  """Returns an optimizer that treats groups of parameters differently.
 
   Args:
-    rules: (regular expression, transformation); a leaf takes the first whose
-      expression is found in its path, such as 'student/conv1/kernel'.
-    trainable: regular expressions; a leaf in whose path none is found has no
-      update at all.
+    rules: Pairs (regular expression, transformation). A parameter takes the
+      first rule whose expression occurs in its path, such as
+      'student/conv1/kernel'.
+    trainable: Regular expressions. A parameter in whose path none of them
+      occurs is never updated.
 
   Raises:
-    UsageError: at `init`, for a path that no rule matches.
+    UsageError: At `init`: no rule matches a parameter's path.
   """
   group = grouping([expression for expression, _ in rules], trainable)
   transforms = {str(i): tx for i, (_, tx) in enumerate(rules)}
@@ -194,12 +204,16 @@ def by_path(
 def grouping(
   expressions: Sequence[str], trainable: Sequence[str] = ('.*',)
 ) -> Callable[[str], int]:
-  """Which of the expressions is the first that is found in a path.
+  """Returns a function that gives the number of a path's optimizer rule.
+
+  Args:
+    expressions: The regular expressions of the rules.
+    trainable: Regular expressions, as in `by_path`.
 
   Returns:
-    A function of a path, such as 'student/conv1/kernel', that gives the
-    expression's number, or -1 where none of `trainable` is found; it raises
-    UsageError for a path that no expression matches.
+    A function of a path, such as 'student/conv1/kernel'. It returns the index
+    of the first expression that occurs in the path, or -1 if none of
+    `trainable` does. It raises UsageError if no expression occurs in the path.
   """
 
   def group(name: str) -> int:

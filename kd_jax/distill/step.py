@@ -1,4 +1,4 @@
-"""The one training step: every method, every network, every mesh."""
+"""The training step, the same for every method, network and mesh."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
@@ -22,23 +22,24 @@ Variables = Mapping[str, Any]
 
 
 class Experiment(NamedTuple):
-  """All that is static: modules and functions, no arrays.
+  """A static description of training: modules and functions, no arrays.
 
   Attributes:
-    students: the trained networks by name.
-    teachers: the frozen networks by name.
-    method: the loss over their features.
-    weights: a schedule (step to weight) for each of the method's terms.
-    tx: the optimizer.
-    trained: whether the parameter of this path, such as 'student/fc/bias', is
-      trained. A module's other collections (batch statistics, banks) stand
-      still where its parameters do.
-    accumulate_steps: parts that a batch is computed in, one after the other,
-      before one update with the mean of their gradients. A part is a batch of
-      its own to BatchNorm, whose running statistics move with each, and to
-      losses that compare the images of a batch.
-    inputs: by network name, (scale [3], shift [3]): the network sees images *
-      scale + shift, where it was trained with another normalisation.
+    students: The trained networks by name.
+    teachers: The frozen networks by name.
+    method: The loss over the networks' features.
+    weights: A schedule, from step to weight, for each of the method's terms.
+    tx: The optimizer.
+    trained: A function that says whether the parameter of a path, such as
+      'student/fc/bias', is trained. A module's other collections (batch
+      statistics, banks) do not change where its parameters are not trained.
+    accumulate_steps: The number of parts that a batch is split into. They are
+      computed one after the other, before one update with the mean of their
+      gradients. A part is a batch of its own to BatchNorm, whose running
+      statistics move with each part, and to losses that compare the images of a
+      batch.
+    inputs: By network name, (scale [3], shift [3]). The network sees images *
+      scale + shift, because it was trained with another normalisation.
   """
 
   students: dict[str, nn.Module]
@@ -54,7 +55,13 @@ class Experiment(NamedTuple):
 
 
 def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
-  """Images [N,H,W,3] f32 as the network of this name sees them."""
+  """Returns images [N,H,W,3] f32 with the normalisation of a network.
+
+  Args:
+    exp: The experiment.
+    name: The name of the network.
+    images: Images [N,H,W,3] f32, normalised as in the data set.
+  """
   if name not in exp.inputs:
     return images
   scale, shift = (
@@ -65,13 +72,15 @@ def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
 
 @struct.dataclass
 class TrainState:
-  """All that training changes.
+  """The state that training changes.
 
   Attributes:
-    step: steps done, i32.
-    params: by network name, and of the method's adapters under 'method'.
-    model_state: other collections (batch statistics, banks), likewise.
-    opt_state: the optimizer's.
+    step: Steps done, [] i32.
+    params: Parameters by network name; those of the method's adapters are under
+      'method'.
+    model_state: The other collections (batch statistics, banks), by the same
+      names.
+    opt_state: The optimizer's state.
   """
 
   step: jax.Array
@@ -90,20 +99,20 @@ def run(
   mutable: Collection[str] = (),
   rngs: dict[str, jax.Array] | None = None,
 ) -> tuple[Features, dict[str, Any]]:
-  """One network's features, and the collections it changed.
+  """Returns a network's features, and the collections that it changed.
 
   Args:
-    name: the network's name, for error messages.
-    network: any Linen module `(images, train) -> logits` that sows its taps.
-    variables: its 'params' and other collections.
-    images: [N,H,W,3] f32, normalised.
-    train: the network's mode.
-    mutable: the collections that it may change.
-    rngs: random keys by name.
+    name: The network's name, for error messages.
+    network: A Linen module `(images, train) -> logits` that sows its taps.
+    variables: Its 'params' and other collections.
+    images: Normalised images [N,H,W,3] f32.
+    train: Whether the network runs in training mode.
+    mutable: The collections that it may change.
+    rngs: Random keys by name.
   """
   apply = _kept(_apply)(network, train, tuple(mutable))
-  logits, other = apply(variables, images, rngs)
-  changed: dict[str, Any] = dict(other)
+  logits, collections = apply(variables, images, rngs)
+  changed: dict[str, Any] = dict(collections)
   taps = dict(changed.pop('intermediates', {}))
   taps.setdefault('logits', logits.astype(jnp.float32))
   return Features(name, {**taps, 'params': variables['params']}), changed
@@ -111,15 +120,15 @@ def run(
 
 @functools.cache
 def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
-  """`make`, whose results for the last networks are kept.
+  """Returns `make` with an LRU cache of 256 results.
 
-  Nothing is kept of a network that cannot be a key, with a list in a field, or
-  that is a function, which may read what changes.
+  A network is not cached if it is not hashable, such as one with a list in a
+  field, or if it is a function, which may read state that changes.
   """
 
   @functools.lru_cache(maxsize=256)
   def kept(kinds, network, *args):
-    del kinds  # 1 equals 1.0
+    del kinds  # part of the key, since 1 equals 1.0
     return make(network, *args)
 
   def get(network, *args):
@@ -130,17 +139,17 @@ def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(network, models.Function):
       return make(network, *args)
     fields = dataclasses.fields(network)
-    kinds = tuple(type(getattr(network, each.name)) for each in fields)
+    kinds = tuple(type(getattr(network, field.name)) for field in fields)
     return kept(kinds, network, *args)
 
   return get
 
 
 def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
-  """The network's `apply`, which Python walks through once for equal shapes.
+  """Returns the network's `apply`, which is traced once for equal shapes.
 
-  A run traces each network in ten places and more. It is inlined: the program
-  is the same.
+  A run traces each network in at least ten places. The function is inlined, so
+  that the program stays the same.
   """
 
   def apply(variables, images, rngs):
@@ -158,40 +167,49 @@ def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
 def fold(
   exp: Experiment, frozen: Mapping[str, Variables], images: jax.Array
 ) -> dict[str, Variables]:
-  """The teachers' variables with what is made of them alone, computed once.
+  """Returns the teachers' variables, with constants that are computed once.
 
-  A BatchNorm's running statistics go into the convolution before it (see
-  `models.layers.FOLDED`): a pass over each map less. What they are made of
-  stays, since methods read it.
+  A BatchNorm's running statistics are folded into the convolution before it
+  (see `models.layers.FOLDED`), which saves a pass over each feature map. The
+  original variables are kept, since methods read them.
 
   Args:
-    exp: the experiment.
-    frozen: the teachers' variables by name.
-    images: [N,H,W,3] f32, of which only the shape matters.
+    exp: The experiment.
+    frozen: The teachers' variables by name.
+    images: Images [N,H,W,3] f32, of which only the shape matters.
   """
-  found: dict[str, Variables] = {}
+  folded: dict[str, Variables] = {}
   for name, network in exp.teachers.items():
-    _, made = run(
+    _, new_collections = run(
       name, network, frozen[name], images, train=False, mutable=(layers.FOLDED,)
     )
-    found[name] = {**frozen[name], **made}
-  return found
+    folded[name] = {**frozen[name], **new_collections}
+  return folded
 
 
 def variables_of(
   network: nn.Module, key: jax.Array, images: jax.Array
 ) -> dict[str, Any]:
-  """A network's first variables, taps left out; images [N,H,W,3] f32."""
+  """Returns a network's initial variables, without taps.
+
+  Args:
+    network: The network.
+    key: The random key.
+    images: Images [N,H,W,3] f32, of which only the shape matters.
+  """
   return _kept(_init)(network)(key, images)
 
 
 def _init(network: nn.Module) -> Any:
-  """The network's `init`, likewise."""
+  """Returns the network's `init`, which is traced once for equal shapes.
+
+  See `_apply`.
+  """
 
   def init(key, images):
-    made = dict(network.init(key, images, train=True))
-    made.pop('intermediates', None)
-    return {'params': {}, **made}
+    variables = dict(network.init(key, images, train=True))
+    variables.pop('intermediates', None)
+    return {'params': {}, **variables}
 
   return jax.jit(init, inline=True)
 
@@ -202,26 +220,28 @@ def init(
   frozen: Mapping[str, Variables],
   batch: Batch,
 ) -> TrainState:
-  """The state before step 0; a student's depends on nothing but the seed.
+  """Returns the state before step 0.
+
+  A student's first variables depend on nothing but the seed.
 
   Args:
-    exp: the experiment.
-    seed: i32.
-    frozen: the teachers' variables by name.
-    batch: any batch; only its shapes matter to networks.
+    exp: The experiment.
+    seed: The seed, [] i32.
+    frozen: The teachers' variables by name.
+    batch: Any batch; only its shapes matter to networks.
   """
   key = jax.random.key(seed)
   variables, feats = {}, {}
   for i, (name, network) in enumerate(exp.students.items()):
-    made = variables_of(network, jax.random.fold_in(key, i), batch['image'])
-    variables[name] = made
+    first = variables_of(network, jax.random.fold_in(key, i), batch['image'])
+    variables[name] = first
     feats[name], _ = run(
       name,
       network,
-      made,
+      first,
       batch['image'],
       train=True,
-      mutable=[c for c in made if c != 'params'],
+      mutable=[c for c in first if c != 'params'],
       rngs=_rngs(key),
     )
   feats |= teacher_features(exp, frozen, batch)
@@ -247,18 +267,21 @@ def train_step(
   frozen: Mapping[str, Variables],
   batch: Batch,
 ) -> tuple[TrainState, Terms]:
-  """One update of everything that is trained.
+  """Updates all that is trained, by one step.
 
   Args:
-    exp: the experiment.
-    seed: i32; with state.step it decides all randomness.
-    state: what is trained.
-    frozen: the teachers' variables by name: neither differentiated nor changed.
-    batch: the global batch.
+    exp: The experiment.
+    seed: The seed, [] i32; together with state.step it determines all
+      randomness.
+    state: The state before the step.
+    frozen: The teachers' variables by name, which are neither differentiated
+      nor changed.
+    batch: The global batch.
 
   Returns:
     The state after the step, and scalars by name: 'total' (the objective),
-    'loss/<term>' (raw), 'weighted/<term>', 'grad_norm', 'method/<measure>'.
+    'loss/<term>' (unweighted), 'weighted/<term>', 'grad_norm',
+    'method/<measure>'.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   params = state.params
@@ -272,8 +295,8 @@ def train_step(
   else:
     parts = _split(batch, exp.accumulate_steps)
     keys = jax.random.split(key, exp.accumulate_steps)
-    model_state, each = jax.lax.scan(one, state.model_state, (keys, parts))
-    grads, scalars = jax.tree.map(lambda x: x.mean(axis=0), each)
+    model_state, stacked = jax.lax.scan(one, state.model_state, (keys, parts))
+    grads, scalars = jax.tree.map(lambda x: x.mean(axis=0), stacked)
   updates, opt_state = exp.tx.update(grads, state.opt_state, params)
   new_state = TrainState(
     step=state.step + 1,
@@ -285,7 +308,10 @@ def train_step(
 
 
 def _split(batch: Batch, count: int) -> Batch:
-  """[N,...] as [count,N/count,...]; every part lies on all devices."""
+  """Reshapes arrays [N,...] to [count,N/count,...].
+
+  Every part is spread over all devices.
+  """
 
   def split(x):
     parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
@@ -303,34 +329,36 @@ def _gradient(
   key: jax.Array,
   batch: Batch,
 ) -> tuple[dict[str, Any], tuple[Any, Terms]]:
-  """The other collections after one batch, its gradients and scalars.
+  """Returns the changed collections of one batch, its gradients and scalars.
 
-  The gradient of what is not trained is 0.
+  The gradient of a parameter that is not trained is 0.
   """
   teachers = teacher_features(exp, frozen, batch)
 
   def objective(params):
     feats, changed = dict(teachers), {}
     for name, network in exp.students.items():
-      other = model_state[name]
+      collections = model_state[name]
       feats[name], changed[name] = run(
         name,
         network,
-        {'params': params[name], **other},
+        {'params': params[name], **collections},
         seen_by(exp, name, batch['image']),
         train=True,
-        mutable=list(other),
+        mutable=list(collections),
         rngs=_rngs(key),
       )
-    other = model_state['method']
+    collections = model_state['method']
     terms, changed['method'] = exp.method.apply(
-      {'params': params['method'], **other},
+      {'params': params['method'], **collections},
       feats,
       batch,
       rngs=_rngs(key),
-      mutable=['metrics', *other],
+      mutable=['metrics', *collections],
     )
-    weighted = {n: exp.weights[n](step) * v for n, v in terms.items()}
+    weighted = {
+      term: exp.weights[term](step) * loss for term, loss in terms.items()
+    }
     total = sum(weighted.values(), jnp.zeros(()))
     return total, (terms, weighted, changed)
 
@@ -362,22 +390,25 @@ def train_steps(
   arrays: Any,
   feeds: Any,
 ) -> tuple[TrainState, Terms]:
-  """Several steps in one dispatch.
+  """Runs several training steps in one dispatch.
+
+  S steps equal S calls with one step each, bit for bit where XLA computes an
+  operation in the same way inside a loop. XLA:CPU does not for the weight
+  gradients of convolutions: inside a loop they are 10 to 16 times slower, and
+  differ by rounding.
 
   Args:
-    exp: the experiment.
-    assemble: (arrays, feed, key) to the batch of one step.
-    seed: as in `train_step`.
-    state: as in `train_step`.
-    frozen: as in `train_step`.
-    arrays: the data that lives on the device.
-    feeds: what the host gives to each step, stacked along a first axis [S].
+    exp: The experiment.
+    assemble: A function of (arrays, feed, key) that returns the batch of a
+      step.
+    seed: See `train_step`.
+    state: See `train_step`.
+    frozen: See `train_step`.
+    arrays: The data on the devices.
+    feeds: The host's feeds, stacked along a first axis [S].
 
   Returns:
-    The state, and the scalars of every step, [S] each. S steps equal S calls
-    with one step each, bit for bit where XLA computes an operation the same
-    way inside a loop. XLA:CPU does not for the weight gradients of
-    convolutions: there it is 10 to 16 times slower, and differs by rounding.
+    The state after the last step, and the scalars of every step, [S] each.
   """
 
   def one(state, feed):
@@ -398,9 +429,10 @@ def predict_step(
   frozen: Mapping[str, Variables],
   batch: Batch,
 ) -> dict[str, jax.Array]:
-  """Logits [N,K] by name, as the method predicts; the first is deployed.
+  """Returns logits [N,K] by name, as the method predicts them.
 
-  Whatever the prediction does not read is pruned under jit, the teacher too.
+  The first of them is deployed. Under jit, whatever the prediction does not
+  read is pruned, including the teacher.
   """
   feats = features_of(exp, params, model_state, frozen, batch)
   variables = {'params': params['method'], **model_state['method']}
@@ -415,7 +447,7 @@ def features_of(
   frozen: Mapping[str, Variables],
   batch: Batch,
 ) -> NetFeatures:
-  """Every network's features in evaluation mode."""
+  """Returns the features of every network in evaluation mode."""
   feats = teacher_features(exp, frozen, batch)
   for name, network in exp.students.items():
     variables = {'params': params[name], **model_state[name]}
@@ -425,7 +457,7 @@ def features_of(
 
 
 def all_finite(tree: Any) -> jax.Array:
-  """Whether no float in the tree is NaN or infinite, bool []."""
+  """Returns whether no float of a tree is NaN or infinite, as bool []."""
   leaves = [
     x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
   ]
@@ -435,9 +467,9 @@ def all_finite(tree: Any) -> jax.Array:
 def teacher_features(
   exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
 ) -> NetFeatures:
-  """The frozen networks' features, which nothing differentiates.
+  """Returns the teachers' features for a batch; no gradient flows through them.
 
-  Of one whose logits the batch has, they are all there is.
+  If the batch has a teacher's logits, they are its only feature.
   """
   feats = {}
   for name, network in exp.teachers.items():
@@ -457,13 +489,13 @@ def teacher_features(
 def known_logits(
   exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
 ) -> Batch:
-  """The teachers' logits, [N,K] f32 each, as a batch has them."""
+  """Returns the teachers' logits [N,K] f32, keyed as in a batch."""
   feats = teacher_features(exp, frozen, batch)
-  return {known(name): each['logits'] for name, each in feats.items()}
+  return {known(name): features['logits'] for name, features in feats.items()}
 
 
 def _moved(exp: Experiment, old: Any, new: Any) -> Any:
-  """`new` collections where parameters are trained, else `old` ones."""
+  """Returns `new` collections where parameters are trained, else `old` ones."""
 
   def choose(path, before, after):
     group, _, *rest = pytrees.path_name(path).split('/')
@@ -474,4 +506,4 @@ def _moved(exp: Experiment, old: Any, new: Any) -> Any:
 
 def _rngs(key: jax.Array) -> dict[str, jax.Array]:
   names = ('params', 'method', 'dropout')
-  return {n: jax.random.fold_in(key, 2 + i) for i, n in enumerate(names)}
+  return {rng: jax.random.fold_in(key, 2 + i) for i, rng in enumerate(names)}

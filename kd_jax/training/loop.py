@@ -1,4 +1,4 @@
-"""The training loop: step, log, evaluate, save."""
+"""The training loop: it steps, logs, evaluates and saves."""
 
 from collections.abc import Callable
 import contextlib
@@ -23,12 +23,12 @@ from kd_jax.training import saving, starved
 
 
 class LoopOptions(NamedTuple):
-  """What a loop must know of a run beside its parts.
+  """The fields of a configuration that the loop reads.
 
   Attributes:
     seed: The run's seed.
     batch_size: Images of a step, over all devices.
-    eval_batch_size: Images of a step of the evaluation.
+    eval_batch_size: Images of a step of the evaluation, over all devices.
     eval_every: Epochs from one evaluation to the next.
     checkpoint_every: Epochs from one checkpoint to the next.
     steps_per_dispatch: Steps of a dispatch; 0 chooses by platform.
@@ -44,7 +44,13 @@ class LoopOptions(NamedTuple):
   def steps_of_dispatch(
     self, parts: build.Parts, train: dataset.TrainSet, platform: str
   ) -> int:
-    """Returns how many steps a dispatch has on devices of this platform."""
+    """Returns the number of steps of a dispatch.
+
+    Args:
+      parts: The parts of the run.
+      train: The training split.
+      platform: The devices' platform, such as 'cpu', 'gpu' or 'tpu'.
+    """
     if self.steps_per_dispatch:
       return self.steps_per_dispatch
     image = parts.source.info.image_size**2 * 3
@@ -53,13 +59,13 @@ class LoopOptions(NamedTuple):
 
 
 class Loop:
-  """One run, from its newest checkpoint to its last step.
+  """The training of a run, from its newest checkpoint to its last step.
 
   Attributes:
-    state: what is trained.
-    step: steps done.
-    records: what metrics.jsonl holds.
-    clock: where the run's time went.
+    state: The training state.
+    step: Steps done.
+    records: The records of metrics.jsonl.
+    clock: The seconds that the run has spent, by purpose.
   """
 
   def __init__(
@@ -77,16 +83,20 @@ class Loop:
     """Restores the newest checkpoint, or makes the first state.
 
     Args:
-      options: See `LoopOptions`.
-      parts: What the run is made of.
-      train: the training split.
-      tests: the splits to evaluate; 'test' only after the last step where
-        there is a 'val'.
-      frozen: the teachers' variables by name.
-      folder: of the run.
-      reporter: of the run.
-      dog: hears of every finished step.
-      began: when this start of the run began, by `runs.now`.
+      options: The loop's options.
+      parts: The parts of the run.
+      train: The training split.
+      tests: The splits to evaluate, by name. If there is a 'val', 'test' is
+        evaluated after the last step only.
+      frozen: The teachers' variables by name.
+      folder: The run's folder.
+      reporter: The run's reporter.
+      dog: The watchdog, which is told of every finished step.
+      began: The time from which 'starting' is counted, by `run_dir.now`.
+
+    Raises:
+      UsageError: The checkpoint is beyond the last step of the configuration.
+      RunError: Every checkpoint is damaged.
     """
     self.clock = logging.Clock()
     self._compiled: set[tuple[str, int]] = set()
@@ -107,7 +117,7 @@ class Loop:
     self._restore(sharding.replicated(parts.mesh))
     self._means = logging.Means()
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
-    self._stop = False  # what all processes know of being asked to stop
+    self._stop = False  # the processes' joint answer to `should_stop`
     self._speed = logging.Speed()
     self._device = starved.Device()
     self._stretch: starved.Stretch | None = starved.Stretch()
@@ -115,7 +125,7 @@ class Loop:
     self.clock.add('starting', run_dir.now() - began)
 
   def _restore(self, whole: jax.sharding.Sharding) -> None:
-    """Sets state, step and records from the folder, or anew."""
+    """Sets state, step and records, from the folder if it has them."""
     shapes = inspect.example(
       self._parts.source.info.image_size, self._options.batch_size
     )
@@ -152,16 +162,17 @@ class Loop:
     self._started = run_dir.now() - before
 
   def run(self, should_stop: Callable[[], bool]) -> bool:
-    """Trains to the last step and saves.
+    """Trains to the last step, and saves.
 
     Args:
-      should_stop: asked before every dispatch, in every process.
+      should_stop: Returns whether to save and stop. It is called before every
+        dispatch, in every process.
 
     Returns:
       Whether the last step is done; if not, the state is saved.
 
     Raises:
-      RunError: where a loss is not finite, or the end cannot be saved.
+      RunError: A loss is not finite, or the last state cannot be saved.
     """
     total, most = self._parts.total_steps, self._steps_per_dispatch()
     with contextlib.ExitStack() as ending:
@@ -194,12 +205,12 @@ class Loop:
     return max(1, round(every * self._parts.steps_per_epoch))
 
   def _due(self, every: float) -> bool:
-    """Whether the step just done ends a period of `every` epochs."""
+    """Returns whether the last step ended a period of `every` epochs."""
     last = self.step == self._parts.total_steps
     return last or self.step % self._period(every) == 0
 
   def _next_stop(self) -> int:
-    """The next step after which something is logged, measured or saved."""
+    """Returns the next step at which to log, evaluate, save or change phase."""
     options = self._options
     every = {1.0, options.eval_every, options.checkpoint_every}
     periods = [self._period(e) for e in every]
@@ -207,7 +218,7 @@ class Loop:
     return min(*stops, self._parts.phase(self.step).last)
 
   def _dispatch(self, count: int, asked_to_stop: bool) -> None:
-    """Starts `count` steps, then reads what the dispatch before them gave."""
+    """Starts `count` steps, then reads the previous dispatch's scalars."""
     feeds = self._next_feeds(count)
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
@@ -231,7 +242,10 @@ class Loop:
     self._check_input()
 
   def _next_feeds(self, count: int) -> list[dataset.Feed]:
-    """Waits for them; while the devices work, that is part of training."""
+    """Returns the feeds of the next `count` steps.
+
+    Waiting counts as training while the devices still work.
+    """
     began = time.monotonic()
     feeds = [next(self._feeds) for _ in range(count)]
     now = time.monotonic()
@@ -241,18 +255,22 @@ class Loop:
     return feeds
 
   def _check_input(self) -> None:
-    """Says once in a run that the devices wait too much, and what helps."""
+    """Warns once in a run if the devices wait too much for data."""
     if self._stretch is None:
       return
     share = self._stretch.share(self.clock.seconds)
     if share > starved.MOST:
       self._stretch = None
       if not distributed.is_first():
-        return  # process 0 alone speaks
+        return  # only process 0 prints
       self._reporter.line(starved.text(share))
 
   def _read(self) -> None:
-    """Takes in the scalars of started steps; stops the run at a NaN."""
+    """Reads the scalars of the dispatches that were started.
+
+    Raises:
+      RunError: A scalar is not finite.
+    """
     for first, terms, answer in self._unread:
       values = {name: np.asarray(value) for name, value in terms.items()}
       self._stop = answer() or self._stop
@@ -278,34 +296,33 @@ class Loop:
   def _at_stop(self) -> None:
     with self.clock.spent('training'):
       self._read()
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     if self._due(self._options.eval_every):
       with self.clock.spent('evaluating'):
-        found = self._evaluate()
+        accuracies = self._evaluate()
       self._watchdog.beat(f'the evaluation of step {self.step}')
-    self._record(found)
+    self._record(accuracies)
     self._next_phase()
     if self._due(self._options.checkpoint_every):
       self._save()
 
   def _next_phase(self) -> None:
-    """The optimizer begins anew where a phase begins."""
+    """Reinitialises the optimizer if a phase begins."""
     phase = self._parts.phase(self.step)
     if phase.name == self._phase:
       return
     self._phase = phase.name
-    fresh = jitted.optimizer_init(phase.exp, self._parts.mesh)
-    self.state = self.state.replace(opt_state=fresh(self.state.params))
-    what = f'phase {phase.name}' if phase.name else 'the last phase'
-    self._reporter.line(f'step {self.step}: {what} begins')
+    optimizer_init = jitted.optimizer_init(phase.exp, self._parts.mesh)
+    self.state = self.state.replace(opt_state=optimizer_init(self.state.params))
+    phase_text = f'phase {phase.name}' if phase.name else 'the last phase'
+    self._reporter.line(f'step {self.step}: {phase_text} begins')
 
   def _evaluate(self) -> dict[str, float]:
-    """Accuracy by 'split/measure'.
+    """Returns accuracies by 'split/measure'.
 
-    What a method predicts beside the deployed network stands under
-    'split/name/measure'.
+    Predictions other than the deployed one are under 'split/name/measure'.
     """
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for split, test in self._tests.items():
       last = self.step == self._parts.total_steps
       if split == 'test' and 'val' in self._tests and not last:
@@ -319,12 +336,16 @@ class Loop:
         self._frozen,
       )
       for name, measures in values.items():
-        own = split if name == self._parts.deployed.name else f'{split}/{name}'
-        found |= {f'{own}/{key}': value for key, value in measures.items()}
-    return found
+        prefix = (
+          split if name == self._parts.deployed.name else f'{split}/{name}'
+        )
+        accuracies |= {
+          f'{prefix}/{key}': value for key, value in measures.items()
+        }
+    return accuracies
 
   def _record(self, found: dict[str, float]) -> None:
-    """Logs the means since the last record, and what was found."""
+    """Logs the means since the last record, and the accuracies in `found`."""
     means = self._means.take()
     epoch = self.step / self._parts.steps_per_epoch
     record = {
@@ -348,12 +369,12 @@ class Loop:
       self._saver.save(self.step, self.state)
 
   def _check_save(self) -> None:
-    """Says at once that a save failed; tries again when it is time to."""
+    """Reports a failed save at once, and retries it when that is due."""
     if self._saver.is_due_again():
       self._save()
 
   def _complete_save(self) -> None:
-    """Waits for the last save, and tries again where it fails.
+    """Completes the last save, with retries if it fails.
 
     Raises:
       SaveFailed: Every try failed.

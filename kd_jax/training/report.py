@@ -1,4 +1,4 @@
-"""What a person reads: the opening of a run, its table, its curves."""
+"""The texts and pictures of a run: its opening, its table, its curves."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -17,7 +17,10 @@ from kd_jax.runtime import logging, run_dir
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-  """Rows under a header, columns aligned, the first to the left."""
+  """Returns rows under a header as an aligned table.
+
+  The first column is aligned to the left, the others to the right.
+  """
   widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
   lines = [
     '  '.join(
@@ -30,25 +33,27 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
-  """'params' and 'flops' of what is deployed, and of every teacher.
+  """Returns 'params' and 'flops' of the deployed prediction and each teacher.
 
-  They are of one image's forward pass; see `abstract.Deployed`.
+  FLOPs are those of one image's forward pass; see `inspect.Deployed`.
   """
-  kept, size = parts.deployed, parts.source.info.image_size
+  deployed, size = parts.deployed, parts.source.info.image_size
   return {
-    kept.name: {'params': kept.params, 'flops': kept.flops},
-    **{name: cost(net, size) for name, net in parts.exp.teachers.items()},
+    deployed.name: {'params': deployed.params, 'flops': deployed.flops},
+    **{
+      name: cost(network, size) for name, network in parts.exp.teachers.items()
+    },
   }
 
 
 def cost(network: nn.Module, image_size: int) -> dict[str, float]:
-  """'params' and 'flops' of one network; see `costs`."""
-  found = models.describe(network, image_size)
-  return {'params': found.params, 'flops': found.flops}
+  """Returns 'params' and 'flops' of a network; see `costs`."""
+  description = models.describe(network, image_size)
+  return {'params': description.params, 'flops': description.flops}
 
 
 def short(number: float) -> str:
-  """A count with three digits: '78.3 k', '11.2 M'."""
+  """Returns a count with three digits: '78.3 k', '11.2 M'."""
   for unit, size in (('G', 1e9), ('M', 1e6), ('k', 1e3)):
     if number >= size:
       return f'{number / size:.3g} {unit}'
@@ -58,27 +63,38 @@ def short(number: float) -> str:
 def opening(
   config: ConfigDict, parts: build.Parts, folder: run_dir.Folder
 ) -> str:
-  """Data, networks, taps, devices and steps, before the first step."""
+  """Returns the lines that a run prints before its first step.
+
+  They tell its data, networks, method, taps, devices and steps.
+  """
   info = parts.source.info
   size = info.image_size
   lines = [
     f'data      {info.name}: {info.num_train} training and {info.num_test} '
     f'test images, {size}x{size}, {len(info.class_names)} classes'
   ]
-  for name, found in costs(parts).items():
-    taught = name in parts.exp.teachers
-    network = config.teacher.name if taught else config.student.name
-    also = [g for g in parts.deployed.groups if g != name and not taught]
+  for name, network_costs in costs(parts).items():
+    is_teacher = name in parts.exp.teachers
+    network = config.teacher.name if is_teacher else config.student.name
+    other_groups = [
+      group
+      for group in parts.deployed.groups
+      if group != name and not is_teacher
+    ]
     lines.append(
-      f'{name:9} {network}: {short(found["params"])} parameters, '
-      f'{short(found["flops"])} FLOPs an image'
-      + (f' (with those of {", ".join(also)})' if also else '')
+      f'{name:9} {network}: {short(network_costs["params"])} parameters, '
+      f'{short(network_costs["flops"])} FLOPs an image'
+      + (f' (with those of {", ".join(other_groups)})' if other_groups else '')
     )
-  terms = ', '.join(f'{n} {_weight(w)}' for n, w in config.weights.items())
+  terms = ', '.join(
+    f'{term} {_weight(weight)}' for term, weight in config.weights.items()
+  )
   lines.append(f'method    {config.method}: weights {terms}')
   for phase in parts.phases[:-1]:
     changes = config.phases[phase.name].get('weights', {})
-    terms = ', '.join(f'{n} {_weight(w)}' for n, w in changes.items())
+    terms = ', '.join(
+      f'{term} {_weight(weight)}' for term, weight in changes.items()
+    )
     lines.append(
       f'          first, phase {phase.name} of {phase.last - phase.first} steps'
       + (f': weights {terms}' if terms else '')
@@ -86,9 +102,9 @@ def opening(
   if note := parts.exp.method.reconstructed:
     lines.append(f'          {note}')
   lines += [
-    f'          teacher {t} {_shape(parts, "teacher", t)} '
-    f'-> student {s} {_shape(parts, "student", s)}'
-    for t, s in parts.exp.method.pairs()
+    f'          teacher {teacher_tap} {_shape(parts, "teacher", teacher_tap)} '
+    f'-> student {student_tap} {_shape(parts, "student", student_tap)}'
+    for teacher_tap, student_tap in parts.exp.method.pairs()
   ]
   devices = parts.mesh.devices.ravel()
   lines += [
@@ -103,10 +119,10 @@ def opening(
 
 
 def _dtypes(config: ConfigDict) -> str:
-  """What networks compute in."""
+  """Returns the dtypes that the networks compute in."""
   teacher = config.teacher.dtype
-  other = teacher and teacher != config.dtype
-  return f'{config.dtype}, teacher in {teacher}' if other else config.dtype
+  differs = teacher and teacher != config.dtype
+  return f'{config.dtype}, teacher in {teacher}' if differs else config.dtype
 
 
 def _weight(spec: Any) -> str:
@@ -116,11 +132,18 @@ def _weight(spec: Any) -> str:
 
 
 def _shape(parts: build.Parts, network: str, tap: str) -> str:
-  return 'x'.join(str(n) for n in parts.features[network][tap].shape[1:])
+  return 'x'.join(
+    str(length) for length in parts.features[network][tap].shape[1:]
+  )
 
 
 def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
-  """The table of one run: teacher, student alone, student distilled."""
+  """Returns the table of a run: the teacher, the student alone and distilled.
+
+  Args:
+    result: The result of the run.
+    alone: The result of the student alone; None if it was not trained.
+  """
   head = (
     '', 'network', 'top-1 (last)', 'best_on_test', 'parameters', 'FLOPs', 'time'
   )  # fmt: skip
@@ -135,7 +158,7 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
         _percent(teacher.get('best_on_test')),
         short(teacher['params']),
         short(teacher['flops']),
-        # Of weights from elsewhere nobody knows.
+        # The time is unknown for weights from elsewhere.
         logging.duration(teacher['wall_s']) if 'wall_s' in teacher else '',
       )
     )
@@ -169,14 +192,14 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-  """'mean', 'std' (of the sample), 'sem' (of the mean), 'n'."""
-  n = len(values)
-  std = statistics.stdev(values) if n > 1 else math.nan
+  """Returns 'mean', 'std' (sample), 'sem' (standard error), 'n' of values."""
+  count = len(values)
+  std = statistics.stdev(values) if count > 1 else math.nan
   return {
     'mean': statistics.fmean(values),
     'std': std,
-    'sem': std / math.sqrt(n),
-    'n': n,
+    'sem': std / math.sqrt(count),
+    'n': count,
   }
 
 
@@ -184,16 +207,18 @@ def seeds(
   results: Sequence[Mapping[str, Any]],
   alone: Sequence[Mapping[str, Any] | None],
 ) -> tuple[str, dict[str, Any]]:
-  """Several seeds of one run: a table, and the figures behind it.
+  """Returns a table of several seeds of one run, and the figures behind it.
 
   Args:
-    results: one run's result for each seed.
-    alone: the student alone with the same seed, where it was trained.
+    results: The result of the run with each seed.
+    alone: The result of the student alone with the same seed; None if it was
+      not trained.
 
   Returns:
-    The text; and 'student', 'alone' and 'difference' (each as `spread`; the
-    last two only where every seed has its student alone); for each seed
-    'seeds', 'top1', and 'alone_top1' and 'teacher_top1' where there are such.
+    The text, and a dict: 'seeds' and 'top1' have one value per seed, and so
+    have 'alone_top1' and 'teacher_top1' if every seed has them; 'student',
+    'alone' and 'difference' are as `spread` returns them, the last two only if
+    every seed has its student alone.
   """
   top1 = [result['top1'] for result in results]
   figures: dict[str, Any] = {
@@ -214,14 +239,14 @@ def seeds(
   text = table(rows)
   if 'alone' in figures:
     paired = [t - a for t, a in zip(top1, trained, strict=True)]
-    figures['difference'] = found = spread(paired)
-    if abs(found['mean']) > 2 * found['sem']:
+    figures['difference'] = difference = spread(paired)
+    if abs(difference['mean']) > 2 * difference['sem']:
       verdict = 'more than two standard errors'
     else:
       verdict = 'within two standard errors: no claim'
     text += (
-      f'\npaired difference from the student alone: {found["mean"]:+.2f} '
-      f'(standard error {found["sem"]:.2f}; {verdict})'
+      f'\npaired difference from the student alone: {difference["mean"]:+.2f} '
+      f'(standard error {difference["sem"]:.2f}; {verdict})'
     )
   return text, figures
 
@@ -231,7 +256,12 @@ def _spread_cells(found: Mapping[str, float]) -> tuple[str, str, str]:
 
 
 def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
-  """Draws losses and test accuracy over epochs into a PNG file."""
+  """Draws losses and accuracies over epochs into a PNG file.
+
+  Args:
+    records: The records of metrics.jsonl.
+    path: The PNG file.
+  """
   from matplotlib import figure
 
   picture = figure.Figure(figsize=(10, 4), layout='constrained')
@@ -245,9 +275,9 @@ def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
   left.set(xlabel='epoch', ylabel='loss', yscale='log')
   left.legend()
   for split in ('val', 'test'):
-    found = [record for record in records if f'{split}/top1' in record]
-    top1 = [record[f'{split}/top1'] for record in found]
-    right.plot([r['epoch'] for r in found], top1, '.-', label=split)
+    measured = [record for record in records if f'{split}/top1' in record]
+    top1 = [record[f'{split}/top1'] for record in measured]
+    right.plot([row['epoch'] for row in measured], top1, '.-', label=split)
   right.set(xlabel='epoch', ylabel='top-1 (%)')
   right.legend()
   right.grid(visible=True)

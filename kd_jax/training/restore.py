@@ -1,4 +1,4 @@
-"""Whatever was trained and labels images, by its path: a run, or an export."""
+"""Anything trained that labels images, by its path: a run or an export."""
 
 from collections.abc import Sequence
 import functools
@@ -19,7 +19,7 @@ from kd_jax.export import artifact
 from kd_jax.models.pretrained import convert
 from kd_jax.runtime import checkpoint, run_dir, sharding
 
-# What an export tells of a run: of its configuration's data, of its result.
+# The fields of a run's `config.data` and of its result that an export has.
 _DATA = ('name', 'train_size', 'val_fraction', 'image_size')
 _RESULT = (
   'method', 'seed', 'epochs', 'train_images', 'protocol', 'best_on_test',
@@ -28,42 +28,46 @@ _RESULT = (
 
 
 def load(path: epath.PathLike, mesh: Mesh | None = None) -> artifact.Trained:
-  """What a finished run deploys, or an export.
+  """Loads the deployed network of a finished run, or an export.
 
   Args:
-    path: of the run's or the export's folder.
-    mesh: the devices that the weights shall be on; None is the first one.
+    path: The folder of the run or of the export.
+    mesh: The devices that the weights are put on; None is the first device.
 
   Raises:
-    UsageError: where the path holds neither, or what it holds is damaged or of
+    UsageError: The path holds neither of them, or its content is damaged or has
       a newer version.
   """
   mesh = mesh or sharding.make_mesh(1)
   folder = run_dir.Folder(epath.Path(path).expanduser())
   place = folder.path
   if artifact.is_export(place):
-    found = artifact.read(place)
-    whole = sharding.replicated(mesh)
-    return found._replace(weights=sharding.put(found.weights, whole))
+    export = artifact.read(place)
+    replicated = sharding.replicated(mesh)
+    return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
       return _of_run(folder, mesh)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
   if (place / 'config.json').exists():
-    what = 'a run that is not finished (without result.json); start it again'
+    state = 'a run that is not finished (without result.json); start it again'
   elif place.exists():
-    what = (
+    state = (
       'neither a finished run (a folder with result.json) nor an export (a '
       f'folder with {artifact.FACTS})'
     )
   else:
-    what = 'not there'
-  raise errors.UsageError(f'{place} is {what}')
+    state = 'not there'
+  raise errors.UsageError(f'{place} is {state}')
 
 
 def _of_run(folder: run_dir.Folder, mesh: Mesh) -> artifact.Trained:
-  """What a finished run deploys."""
+  """Loads the deployed prediction of a finished run.
+
+  Raises:
+    UsageError: This version cannot read the run's files.
+  """
   try:
     stored, result = folder.read('config.json'), folder.read('result.json')
     info = source.Info(**stored.pop('data_facts'))
@@ -74,64 +78,77 @@ def _of_run(folder: run_dir.Folder, mesh: Mesh) -> artifact.Trained:
       f'{folder.path} is no run that this kd_jax can read: '
       f'{type(error).__name__}: {error}'
     ) from error
-  own, taught, forward = _planned(config, info, facts)
+  trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
   if len(facts['kept']) == 1:
-    variables = restore(folder.path / 'student', own['student'], mesh)
-    found = {'student': variables}
+    variables = restore(
+      folder.path / 'student', trained_shapes['student'], mesh
+    )
+    tree = {'student': variables}
   else:
-    found = restore(folder.path / 'deployed', own, mesh)
-  for name, like in taught.items():
-    found[name] = restore(folder.path / 'teacher', like, mesh)
-  return artifact.Trained(_by_path(found), forward, facts)
+    tree = restore(folder.path / 'deployed', trained_shapes, mesh)
+  for name, shapes in teacher_shapes.items():
+    tree[name] = restore(folder.path / 'teacher', shapes, mesh)
+  return artifact.Trained(_by_path(tree), forward, facts)
 
 
 def untrained(
   config: ConfigDict, info: source.Info, facts: dict[str, Any]
 ) -> artifact.Trained:
-  """What a run will deploy, with shapes and dtypes in place of its weights.
+  """Returns what a run will deploy, with shapes and dtypes as its weights.
 
   Args:
-    config: of the run.
-    info: of its data set.
-    facts: at least 'kept', 'network', 'image_size', 'mean' and 'std'.
+    config: The configuration of the run.
+    info: The facts of its data set.
+    facts: At least 'kept', 'network', 'image_size', 'mean' and 'std'.
   """
-  own, taught, forward = _planned(config, info, facts)
-  return artifact.Trained(_by_path({**own, **taught}), forward, facts)
+  trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
+  return artifact.Trained(
+    _by_path({**trained_shapes, **teacher_shapes}), forward, facts
+  )
 
 
 def _planned(
   config: ConfigDict, info: source.Info, facts: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], artifact.Forward]:
-  """Shapes of what a run trains and of its teachers, and the prediction."""
+  """Returns the shapes of a prediction's variables, and the prediction.
+
+  The shapes are those of the trained groups and those of the teachers.
+  """
   size = info.image_size
-  if len(facts['kept']) == 1:  # a network that stands alone
+  if len(facts['kept']) == 1:  # a network that predicts by itself
     network = build.make_network(
       config.student, len(info.class_names), config.dtype, config.bn_group_size
     )
-    own = {'student': dict(inspect.variables_of(network, size))}
-    return own, {}, _forward(evaluation.alone(network), 'student', own, facts)
+    trained_shapes = {'student': dict(inspect.variables_of(network, size))}
+    return (
+      trained_shapes,
+      {},
+      _forward(evaluation.alone(network), 'student', trained_shapes, facts),
+    )
   exp = _experiment(config, info)
   shapes = _all_shapes(exp, size)
-  own = {n: shapes[n] for n in facts['kept'] if n not in exp.teachers}
-  taught = {n: shapes[n] for n in exp.teachers}
+  trained_shapes = {
+    group: shapes[group] for group in facts['kept'] if group not in exp.teachers
+  }
+  teacher_shapes = {group: shapes[group] for group in exp.teachers}
   name = inspect.deployed(exp, size).name
-  return own, taught, _forward(exp, name, shapes, facts)
+  return trained_shapes, teacher_shapes, _forward(exp, name, shapes, facts)
 
 
 def alone(
   network: nn.Module, variables: dict[str, Any], facts: dict[str, Any]
 ) -> artifact.Trained:
-  """A network that predicts by itself.
+  """Returns a network that predicts by itself.
 
   Args:
-    network: a Linen module `(images, train) -> logits`.
-    variables: its 'params' and other collections.
-    facts: what network.json shall say; 'mean' and 'std' normalise.
+    network: A Linen module `(images, train) -> logits`.
+    variables: Its 'params' and other collections.
+    facts: The content of network.json; 'mean' and 'std' normalise the images.
   """
-  own = {'student': variables}
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), own)
+  tree = {'student': variables}
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
   forward = _forward(evaluation.alone(network), 'student', shapes, facts)
-  return artifact.Trained(_by_path(own), forward, facts)
+  return artifact.Trained(_by_path(tree), forward, facts)
 
 
 def of_weights(
@@ -141,17 +158,19 @@ def of_weights(
   mean: Sequence[float] | None = None,
   std: Sequence[float] | None = None,
 ) -> artifact.Trained:
-  """A network from a file of PyTorch weights.
+  """Returns a network with the weights of a PyTorch file.
 
   Args:
-    path: of the file; see `models.weights`.
-    name: of the network, as in `config.student.name`.
-    info: of the data set whose classes it has.
-    mean: of pixels in 0..1, that it was trained with; None is the data set's.
-    std: likewise.
+    path: The file; see `models.pretrained.convert`.
+    name: The name of the network, as in `config.student.name`.
+    info: The facts of the data set that has the network's classes.
+    mean: The mean of each channel, of pixels in 0..1, that the network was
+      trained with; None is the data set's.
+    std: The standard deviation of each channel, of pixels in 0..1, that the
+      network was trained with; None is the data set's.
 
   Raises:
-    UsageError: where the file cannot be read, or is another network's.
+    UsageError: The file cannot be read, or is that of another network.
   """
   network = models.make(name, len(info.class_names))
   facts = {
@@ -169,7 +188,7 @@ def of_weights(
 def _facts(
   config: ConfigDict, info: source.Info, result: dict[str, Any]
 ) -> dict[str, Any]:
-  """What network.json says of a run."""
+  """Returns a run's facts, as network.json has them."""
   images = result['test_images']
   return {
     'network': config.student.name,
@@ -197,15 +216,15 @@ def _facts(
 
 
 def _experiment(config: ConfigDict, info: source.Info) -> step.Experiment:
-  """Networks and method of a run."""
-  # A method may ask for the labels; to predict, only how many matters.
+  """Returns the networks and the method of a run."""
+  # A method may ask for the labels. To predict, only their number matters.
   labels = np.zeros(info.num_train, np.int32)
   facts = {'num_classes': len(info.class_names), 'train_labels': labels}
   return build.experiment(config, facts, 1)
 
 
 def _all_shapes(exp: step.Experiment, image_size: int) -> dict[str, Any]:
-  """Shapes and dtypes of all variables, by network name and 'method'."""
+  """Returns shapes and dtypes of all variables, by network or 'method'."""
   frozen = {
     name: dict(inspect.variables_of(network, image_size))
     for name, network in exp.teachers.items()
@@ -226,9 +245,15 @@ def _forward(
   shapes: dict[str, Any],
   facts: dict[str, Any],
 ) -> artifact.Forward:
-  """The prediction called `name`, normalisation included.
+  """Returns the function that normalises images and predicts their logits.
 
-  Weights that it does not read need not be given.
+  Its weights may lack those that the prediction does not read.
+
+  Args:
+    exp: The experiment.
+    name: The name of the prediction.
+    shapes: Shapes and dtypes of the variables.
+    facts: The facts with 'mean' and 'std'.
   """
 
   def forward(weights, images):
@@ -252,20 +277,21 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def restore(path: epath.Path, shapes: Any, mesh: Mesh) -> dict[str, Any]:
-  """The variables of a checkpoint folder, on every device of the mesh.
+  """Restores the variables of a checkpoint folder to every device of a mesh.
 
   Args:
-    path: of the folder.
-    shapes: what it must hold, a tree of shapes and dtypes.
-    mesh: the devices.
+    path: The folder.
+    shapes: The expected content, as a tree of shapes and dtypes.
+    mesh: The devices.
 
   Raises:
-    UsageError: where there are none, or others.
-    RunError: where they are damaged.
+    UsageError: The folder has no checkpoint, or one with other content.
+    RunError: The checkpoint is damaged.
   """
-  whole = sharding.replicated(mesh)
+  replicated = sharding.replicated(mesh)
   like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+    shapes,
   )
   checkpoints = checkpoint.Checkpoints(path, read_only=True)
   try:
@@ -277,17 +303,17 @@ def restore(path: epath.Path, shapes: Any, mesh: Mesh) -> dict[str, Any]:
 def variables(
   found: artifact.Trained, network: nn.Module, classes: int, image_size: int
 ) -> dict[str, Any]:
-  """The variables of what was trained, for a network of that kind.
+  """Returns the variables of a trained network, for a network of the same kind.
 
   Args:
-    found: what was trained.
-    network: ours.
-    classes: K of ours.
-    image_size: of ours.
+    found: The trained network.
+    network: The network that the variables are for.
+    classes: Its number of classes, K.
+    image_size: The height and width of its images, in pixels.
 
   Raises:
-    UsageError: where it predicts through a method, has other classes, or is
-      another network.
+    UsageError: The trained network predicts through a method, has other
+      classes, or is another network.
   """
   facts = found.facts
   if len(facts['kept']) > 1:
@@ -301,18 +327,22 @@ def variables(
       f'the data set {classes}'
     )
   shapes = {'student': dict(inspect.variables_of(network, image_size))}
-  wanted = _by_path(shapes)
-  names = sorted({*wanted, *found.weights})
-  odd = [n for n in names if _said(wanted, n) != _said(found.weights, n)]
-  if odd:
-    first = odd[0].removeprefix('student/')
+  expected = _by_path(shapes)
+  names = sorted({*expected, *found.weights})
+  different = [
+    path
+    for path in names
+    if _said(expected, path) != _said(found.weights, path)
+  ]
+  if different:
+    first = different[0].removeprefix('student/')
     raise errors.UsageError(
       f'the network there, {facts["network"]} {facts["network_args"]}, '
-      f'is another one: {first} is {_said(found.weights, odd[0])} there and '
-      f'{_said(wanted, odd[0])} here'
-      + (f', and {len(odd) - 1} more differ' if odd[1:] else '')
+      f'is another one: {first} is {_said(found.weights, different[0])} there '
+      f'and {_said(expected, different[0])} here'
+      + (f', and {len(different) - 1} more differ' if different[1:] else '')
     )
-  leaves = [found.weights[name] for name in wanted]
+  leaves = [found.weights[name] for name in expected]
   return jax.tree.unflatten(jax.tree.structure(shapes), leaves)['student']
 
 
@@ -325,32 +355,35 @@ def _said(tree: dict[str, Any], name: str) -> str:
 def open_data(
   found: artifact.Trained, name: str = '', data_dir: str = ''
 ) -> source.Source:
-  """A data set, at the image size of what was trained.
+  """Opens a data set at the image size of a trained network.
 
   Args:
-    found: what was trained.
-    name: as in `config.data.name`; '' is the data set that it was trained on.
-    data_dir: where data sets are prepared; '' is the usual place.
+    found: The trained network.
+    name: The name, as in `config.data.name`; '' is the data set that the
+      network was trained on.
+    data_dir: The folder of prepared data sets; '' is the default.
 
   Raises:
-    UsageError: where the data set is not to be had, or has more or less
-      classes.
+    UsageError: The data set is not available, or has another number of classes.
   """
   facts, size = found.facts, found.facts['image_size']
-  given = facts['data'] if not name else {}
-  name = name or given['name']
+  options = facts['data'] if not name else {}
+  name = name or options['name']
   opened = open_named(
     name,
     size,
     data_dir,
-    train_size=given.get('train_size', 0),
-    val_fraction=given.get('val_fraction', 0.0),
+    train_size=options.get('train_size', 0),
+    val_fraction=options.get('val_fraction', 0.0),
   )
-  there, ours = len(opened.info.class_names), len(facts['class_names'])
-  if there != ours:
+  data_classes, network_classes = (
+    len(opened.info.class_names),
+    len(facts['class_names']),
+  )
+  if data_classes != network_classes:
     raise errors.UsageError(
-      f'{name} has {there} classes, and the network {ours}: they cannot be '
-      'compared'
+      f'{name} has {data_classes} classes, and the network {network_classes}: '
+      'they cannot be compared'
     )
   return opened
 
@@ -358,14 +391,20 @@ def open_data(
 def open_named(
   name: str, image_size: int, data_dir: str = '', **parts: Any
 ) -> source.Source:
-  """A data set by name, every image of it at that size (0: its own).
+  """Opens a data set by name, with images of a given size.
+
+  Args:
+    name: The name, as in `config.data.name`.
+    image_size: Height and width in pixels; 0 is the data set's.
+    data_dir: The folder of prepared data sets; '' is the default.
+    **parts: Other arguments of `data.open_source`.
 
   Raises:
-    UsageError: where it is not to be had.
+    UsageError: The data set is not available.
   """
   if not name:
     raise errors.UsageError('--data is missing: weights do not name their data')
-  small = name == 'digits'  # of 8 pixels, scaled later
+  small = name == 'digits'  # its images have 8 pixels and are scaled later
   opened = data.open_source(
     name, image_size=0 if small else image_size, data_dir=data_dir, **parts
   )

@@ -20,8 +20,8 @@ from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
 
-class Interrupted(Exception):  # noqa: N818  (it is no error)
-  """The run was asked to stop; it is saved, and the same command goes on."""
+class Interrupted(Exception):  # noqa: N818  (this is no error)
+  """A request to stop, after which the run is saved and can be resumed."""
 
 
 def train(
@@ -32,30 +32,31 @@ def train(
   should_stop: Callable[[], bool] = lambda: False,
   shared: bool = False,
 ) -> dict[str, Any]:
-  """Trains until the run is finished, from wherever its folder stands.
+  """Trains a run to its end, from whatever its folder already has.
 
   Args:
-    config: of the run.
-    folder: of the run, new or its own.
-    label: begins every line on the screen.
-    should_stop: asked before every step; whether to save and stop. Where any
-      process says so, all do.
-    shared: several runs may want this folder; wait for one another.
+    config: The configuration of the run.
+    folder: The run's folder, which is new or holds this run.
+    label: A label that begins every line on the screen.
+    should_stop: Returns whether to save and stop. It is called before every
+      dispatch; if it is true in any process, all processes stop.
+    shared: Whether several runs may want this folder, so that they wait for one
+      another.
 
   Returns:
-    What result.json holds.
+    The content of result.json.
 
   Raises:
-    UsageError: for a configuration that cannot run here.
-    RunError: for a run that went wrong.
-    Interrupted: where it was asked to stop.
+    UsageError: The configuration cannot run here.
+    RunError: The run failed.
+    Interrupted: The run was asked to stop.
   """
   try:
     return _train(config, folder, label, should_stop, shared)
   except checkpoint.SaveFailed as error:
     if distributed.count() == 1:
       raise
-    # The others wait for this process; all must start again.
+    # The other processes wait for this one, so all of them must restart.
     raise Interrupted(f'{error}; the same command goes on') from error
 
 
@@ -76,7 +77,7 @@ def _train(
     if result is not None and result['steps'] == parts.total_steps:
       return result
     tests = distributed.together(lambda: _tests(config, parts, reporter.line))
-    asked = run_dir.now()
+    teacher_began = run_dir.now()
     frozen, teacher = teacher_lib.obtain(
       config,
       parts,
@@ -91,13 +92,13 @@ def _train(
       reporter.line,
     )
     frozen = teacher_lib.folded(parts, frozen)
-    taught = run_dir.now() - asked
+    teacher_s = run_dir.now() - teacher_began
     reporter.line(report.opening(config, parts, folder))
     data = distributed.together(lambda: training(config, parts, reporter.line))
     if config.teacher.cache_logits:
-      assert isinstance(data, resident.Training)  # `build.build` sees to it
+      assert isinstance(data, resident.Training)  # `build.build` checks
       data.arrays |= teacher_lib.logits(config, parts, frozen, data)
-    with watchdog.Watchdog(config.watchdog_seconds) as dog:
+    with watchdog.Watchdog(config.watchdog_seconds) as watch:
       run = loop.Loop(
         loop_options(config),
         parts,
@@ -106,11 +107,11 @@ def _train(
         frozen,
         folder,
         reporter,
-        dog,
-        began + taught,
+        watch,
+        began + teacher_s,
       )
       if teacher:
-        run.clock.add('teacher', taught)
+        run.clock.add('teacher', teacher_s)
       if not run.run(folder.guarded(should_stop)):
         raise Interrupted(
           f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
@@ -120,7 +121,7 @@ def _train(
 
 
 def loop_options(config: ConfigDict) -> loop.LoopOptions:
-  """Returns what the loop reads of a configuration."""
+  """Returns the fields of a configuration that the loop reads."""
   return loop.LoopOptions(
     **{name: config[name] for name in loop.LoopOptions._fields}
   )
@@ -129,7 +130,7 @@ def loop_options(config: ConfigDict) -> loop.LoopOptions:
 def _tests(
   config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
 ) -> dict[str, dataset.EvalSet]:
-  """The splits to evaluate, by name."""
+  """Returns the splits to evaluate, by name."""
   info = parts.source.info
   counts = {'val': info.num_val, 'test': info.num_test}
   return {
@@ -142,7 +143,14 @@ def _tests(
 def split(
   config: ConfigDict, parts: build.Parts, say: Callable[[str], None], name: str
 ) -> dataset.EvalSet:
-  """A split to evaluate: on the device where it fits, else streamed."""
+  """Returns a split to evaluate: on the devices if it fits, else streamed.
+
+  Args:
+    config: The configuration of the run.
+    parts: The parts of the run.
+    say: A function that prints a line for the user.
+    name: The name of the split.
+  """
   info = parts.source.info
   if build.resident(config, info, name):
     return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
@@ -154,26 +162,32 @@ def split(
 def training(
   config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
 ) -> dataset.TrainSet:
-  """The training split: on the device where it fits, else streamed."""
-  info, given = parts.source.info, config.data
-  crop = given.augment == 'random_resized_crop'
-  padding = 0 if crop else given.crop_padding
-  crop_flip = augment.CropFlip(padding, given.padding_mode, given.flip)
+  """Returns the training split: on the devices if it fits, else streamed.
+
+  Args:
+    config: The configuration of the run.
+    parts: The parts of the run.
+    say: A function that prints a line for the user.
+  """
+  info, options = parts.source.info, config.data
+  resized_crop = options.augment == 'random_resized_crop'
+  padding = 0 if resized_crop else options.crop_padding
+  crop_flip = augment.CropFlip(padding, options.padding_mode, options.flip)
   common: dict[str, Any] = {
     'batch_size': config.batch_size,
     'seed': config.seed,
     'crop_flip': crop_flip,
   }
-  if not crop and build.resident(config, info, 'train'):
+  if not resized_crop and build.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
   return stream.Streamed(
     parts.source.split('train'),
     info,
     parts.mesh,
-    workers=given.workers,
+    workers=options.workers,
     steps=parts.total_steps,
-    area=tuple(given.area) if crop else (),
+    area=tuple(options.area) if resized_crop else (),
     **common,
   )
 
@@ -185,15 +199,15 @@ def _finish(
   run: loop.Loop,
   teacher: dict[str, Any] | None,
 ) -> dict[str, Any]:
-  """Saves the trained network, and writes the picture and the result."""
+  """Saves the trained networks, writes the result, and returns it."""
   folder.guard()
-  kept = parts.deployed
-  if len(kept.groups) == 1:  # a network that stands alone
-    variables = _variables(run, kept.groups[0])
+  deployed = parts.deployed
+  if len(deployed.groups) == 1:  # a network that predicts by itself
+    variables = _variables(run, deployed.groups[0])
     checkpoint.save_only(folder.path / 'student', run.step, variables)
-  else:  # the teacher's part stands in teacher/
-    own = [name for name in kept.groups if name not in parts.exp.teachers]
-    variables = {name: _variables(run, name) for name in own}
+  else:  # the teacher's part is saved in teacher/
+    names = [name for name in deployed.groups if name not in parts.exp.teachers]
+    variables = {name: _variables(run, name) for name in names}
     checkpoint.save_only(folder.path / 'deployed', run.step, variables)
   return distributed.first(
     lambda: _written(config, parts, folder, run, teacher)
@@ -207,12 +221,15 @@ def _written(
   run: loop.Loop,
   teacher: dict[str, Any] | None,
 ) -> dict[str, Any]:
-  """What process 0 writes at the end: the picture and the result."""
-  kept = parts.deployed
+  """Writes curves.png and result.json, and returns the result.
+
+  Only process 0 calls this.
+  """
+  deployed = parts.deployed
   report.curves(run.records, folder.path / 'curves.png')
-  chosen = 'val' if parts.source.info.num_val else 'test'
-  measured = [r for r in run.records if f'{chosen}/top1' in r]
-  best = max(measured, key=lambda r: r[f'{chosen}/top1'])
+  split_name = 'val' if parts.source.info.num_val else 'test'
+  measured = [r for r in run.records if f'{split_name}/top1' in r]
+  best = max(measured, key=lambda r: r[f'{split_name}/top1'])
   last = run.records[-1]
   costs = report.costs(parts)
   result = {
@@ -224,15 +241,17 @@ def _written(
     'epochs': parts.epochs,
     'steps': parts.total_steps,
     'network': config.student.name,
-    'kept': list(kept.groups),
-    **costs[kept.name],
+    'kept': list(deployed.groups),
+    **costs[deployed.name],
     'top1': last['test/top1'],
     'top5': last['test/top5'],
-    f'best_on_{chosen}': best[f'{chosen}/top1'],
-    f'best_on_{chosen}_epoch': best['epoch'],
+    f'best_on_{split_name}': best[f'{split_name}/top1'],
+    f'best_on_{split_name}_epoch': best['epoch'],
     'protocol': 'last epoch',
     'wall_s': last['wall_s'],
-    'time_s': {k: round(v, 3) for k, v in run.clock.seconds.items()},
+    'time_s': {
+      name: round(seconds, 3) for name, seconds in run.clock.seconds.items()
+    },
     'teacher': teacher and {**teacher, **costs['teacher']},
     **provenance(),
   }
@@ -241,12 +260,17 @@ def _written(
 
 
 def _variables(run: loop.Loop, name: str) -> dict[str, Any]:
-  """Parameters and other collections of a network or of the method."""
+  """Returns the parameters and other collections of a group.
+
+  Args:
+    run: The finished training.
+    name: The name of a network, or 'method'.
+  """
   return {'params': run.state.params[name], **run.state.model_state[name]}
 
 
 def provenance() -> dict[str, Any]:
-  """Hardware, versions and commit: what a figure must be read with."""
+  """Returns the hardware, versions and commit that figures come from."""
   devices = jax.devices()
   names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
   return {
@@ -263,15 +287,15 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-  """The commit of the checkout that this runs from, or 'unknown'."""
+  """Returns the commit of the checkout that this runs from, or 'unknown'."""
   package = epath.Path(__file__).parent.parent
   if not (package.parent / '.git').exists():
     return 'unknown'  # installed from a wheel
   describe = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
   try:
-    found = subprocess.run(
+    described = subprocess.run(
       describe, cwd=package, capture_output=True, text=True, check=False
     )
   except OSError:  # no git on this machine
     return 'unknown'
-  return found.stdout.strip() or 'unknown'
+  return described.stdout.strip() or 'unknown'

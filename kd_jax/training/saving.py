@@ -1,4 +1,4 @@
-"""Checkpoints of a run: save, try again where a save fails, resume."""
+"""A run's checkpoints: saving, retrying a failed save, resuming."""
 
 from collections.abc import Callable
 import contextlib
@@ -11,14 +11,14 @@ from kd_jax import errors
 from kd_jax.distill import jitted
 from kd_jax.runtime import checkpoint, distributed, run_dir
 
-_RETRY_S = 30.0  # seconds, from a failed save to the next try
+_RETRY_S = 30.0  # seconds from a failed save to the next try
 
 
 class Saver:
-  """Saves the states of one run, and restores the newest.
+  """A saver of the states of one run, which also restores the newest one.
 
-  A save that fails does not end a run of one process: the state before it is
-  kept, and another try follows.
+  In a run of one process, a failed save does not end the run: the previous
+  checkpoint is kept, and the save is retried.
   """
 
   def __init__(
@@ -29,27 +29,29 @@ class Saver:
     Args:
       folder: The run's folder.
       mesh: The devices.
-      say: Prints a line for a person.
+      say: A function that prints a line for the user.
     """
     self._folder, self._say = folder, say
     self._checkpoints = checkpoint.Checkpoints(folder.path / 'checkpoints')
     self._finite = jitted.all_finite(mesh)
-    self._try_again = 0.0  # when to save again after a save that failed
+    self._try_again = 0.0  # the time of the next try after a failed save
 
   @property
   def folder(self) -> epath.Path:
-    """Where the checkpoints are."""
+    """The folder of the checkpoints."""
     return self._checkpoints.folder
 
   def restore(self, like: Callable[[int], Any]) -> tuple[Any, int]:
-    """Restores the newest checkpoint that is whole.
+    """Restores the newest checkpoint that is not damaged.
+
+    Newer checkpoints, which are damaged, are moved aside.
 
     Args:
-      like: Gives the shapes, dtypes and shardings of the state after a number
+      like: Returns the shapes, dtypes and shardings of the state after a number
         of steps.
 
     Returns:
-      The state and its step; None and 0 where there is no checkpoint.
+      The state and its step; None and 0 if there is no checkpoint.
 
     Raises:
       RunError: Every checkpoint is damaged.
@@ -67,9 +69,9 @@ class Saver:
         f'{next(iter(damaged.values()))}; there is no other to go on from: '
         'give another --workdir to begin anew'
       )
-    for step, why in damaged.items():
-      place = self._checkpoints.set_aside(step)
-      self._say(f'{why}; it is now {place}')
+    for step, reason in damaged.items():
+      new_path = self._checkpoints.set_aside(step)
+      self._say(f'{reason}; it is now {new_path}')
     return state, done
 
   def save(self, step: int, state: Any) -> None:
@@ -77,7 +79,7 @@ class Saver:
 
     Raises:
       RunError: A value is not finite.
-      SaveFailed: The save failed and there are several processes.
+      SaveFailed: The save failed, and there are several processes.
     """
     if not self._finite(state):
       raise errors.RunError(
@@ -90,10 +92,12 @@ class Saver:
       self._failed(error)
 
   def is_due_again(self) -> bool:
-    """Whether a failed save is to be tried again now; says a new failure.
+    """Returns whether to retry a failed save now.
+
+    It reports a failure that is new.
 
     Raises:
-      SaveFailed: The last save failed and there are several processes.
+      SaveFailed: The last save failed, and there are several processes.
     """
     try:
       self._checkpoints.check()
@@ -117,27 +121,27 @@ class Saver:
     with contextlib.suppress(checkpoint.SaveFailed):
       self._checkpoints.wait()
     latest = self._checkpoints.latest()
-    good = 'there is no checkpoint yet'
+    kept = 'there is no checkpoint yet'
     if latest is not None:
-      good = f'the last good checkpoint is {self.folder / str(latest)}'
+      kept = f'the last good checkpoint is {self.folder / str(latest)}'
     return (
-      f'{what}; stopped, {good}. A smaller learning rate or weight, or '
+      f'{what}; stopped, {kept}. A smaller learning rate or weight, or '
       "config.dtype='float32', is the usual cure"
     )
 
   def close(self) -> None:
-    """Ends what still writes."""
-    # Where a save fails now, the run has failed of something else before.
+    """Ends the writers of checkpoints."""
+    # If a save fails now, the run has failed before for another reason.
     with contextlib.suppress(checkpoint.SaveFailed):
       self._checkpoints.close()
 
   def _failed(self, error: checkpoint.SaveFailed) -> None:
-    """Says that a save failed, and plans the next try.
+    """Reports a failed save, and schedules the next try.
 
     Raises:
-      SaveFailed: There are several processes, so that all failed.
+      SaveFailed: There are several processes; the save has failed in all.
     """
-    if distributed.count() > 1:  # Orbax's would wait for one another for ever
+    if distributed.count() > 1:  # retrying would deadlock in Orbax
       distributed.leave(distributed.START_AGAIN, error)
       raise error
     latest = self._checkpoints.latest()

@@ -7,29 +7,29 @@ from typing import Any
 
 import jax
 
-MOST = 0.1  # of the time may be spent waiting before a run says so
-STRETCH_S = 20.0  # seconds of steps that are judged together
-_LARGER = 1.3  # times the size that is needed, from where scaling pays
+MOST = 0.1  # the share of waiting from which a run warns
+STRETCH_S = 20.0  # seconds of steps over which the share is measured
+_LARGER = 1.3  # the ratio to the needed size from which scaling pays
 
 
 class Device:
-  """When the devices have nothing to do.
+  """A meter of the time in which the devices are idle.
 
-  The host gets the next batches while the devices still work on the last ones:
-  of its wait only what is left when they are done costs time.
+  The host prepares the next batches while the devices still work on the last
+  ones. Of its waiting time, only the part after they have finished is lost.
   """
 
   def __init__(self) -> None:
-    """Starts with nothing to do."""
+    """Begins with idle devices."""
     self._thread = futures.ThreadPoolExecutor(1)
     self._done: futures.Future[float] | None = None
 
   def works_on(self, outputs: Any) -> None:
-    """Takes in what was started last."""
+    """Takes the outputs of the dispatch that was started last."""
     self._done = self._thread.submit(_done_at, outputs)
 
   def idle(self, began: float, now: float) -> float:
-    """Seconds without work, of those from `began` until `now`."""
+    """Returns the idle seconds between the times `began` and `now`."""
     if self._done is None:
       return now - began
     if not self._done.done():
@@ -37,7 +37,7 @@ class Device:
     return now - min(now, max(began, self._done.result()))
 
   def close(self) -> None:
-    """Ends its thread, once the devices are done."""
+    """Ends the thread, once the devices have finished."""
     self._thread.shutdown(wait=False)
 
 
@@ -47,17 +47,22 @@ def _done_at(outputs: Any) -> float:
 
 
 class Stretch:
-  """What share of its steps' time a run waits, stretch by stretch."""
+  """A meter of the share of the steps' time that a run waits for data."""
 
   def __init__(self) -> None:
-    """The first dispatch does not count: processes start, XLA compiles."""
+    """Begins with the first dispatch, whose time is not counted.
+
+    In the first dispatch processes start and XLA compiles.
+    """
     self._before: tuple[float, float] | None = None
 
   def share(self, seconds: Mapping[str, float]) -> float:
-    """Of the stretch that ends now; 0 while it goes on.
+    """Returns the share of waiting in the stretch that ends now, in 0..1.
+
+    It is 0 until the stretch has ended.
 
     Args:
-      seconds: of a `metrics.Clock`, after a dispatch.
+      seconds: The seconds of a `logging.Clock`, after a dispatch.
     """
     now = (seconds.get('waiting for data', 0.0), seconds.get('training', 0.0))
     if self._before is None:
@@ -70,7 +75,11 @@ class Stretch:
 
 
 def text(share: float) -> str:
-  """Returns the line that a run says, for a share of the time in 0..1."""
+  """Returns the warning of a run.
+
+  Args:
+    share: The share of the time that the devices wait, in 0..1.
+  """
   return (
     f'the devices wait for data {100 * share:.0f}% of the time; docs/data.md '
     'says what helps'

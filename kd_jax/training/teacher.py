@@ -1,4 +1,4 @@
-"""A run's teacher: found, trained on demand, measured, kept with the run."""
+"""A run's teacher: located or trained, measured, and kept with the run."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -31,7 +31,7 @@ from kd_jax.runtime import (
 from kd_jax.training import restore
 from kd_jax.version import __version__
 
-# What ends the name of a file of PyTorch weights.
+# The suffixes of files of PyTorch weights.
 _WEIGHTS = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
 _DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 
@@ -46,41 +46,49 @@ def obtain(
   train: Train,
   say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-  """The variables of the run's teachers, on the mesh, and their facts.
+  """Returns the variables of the run's teachers, on the mesh, and their facts.
 
-  A function is one as it is. Another comes from the run's own folder, else
-  from `config.teacher.path`, else from the cache, where it is trained first if
-  need be. It is evaluated and then copied into the run's folder.
+  A teacher that is a function has no variables. Another teacher comes from the
+  run's folder, else from `config.teacher.path`, else from the cache, where it
+  is trained first if it is missing. It is split_name and then copied to the
+  run's folder.
 
   Args:
-    config: of the run.
-    parts: of the run.
-    folder: of the run.
-    split: gives 'test', 'val' or 'train'.
-    train: trains a network from a configuration into a folder.
-    say: prints a line.
+    config: The configuration of the run.
+    parts: The parts of the run.
+    folder: The run's folder.
+    split: Returns the split 'test', 'val' or 'train'.
+    train: Trains a network from a configuration into a folder, with a label.
+    say: A function that prints a line for the user.
 
   Returns:
-    Variables by teacher name, and what teacher.json holds (None without one).
+    Variables by teacher name, and the content of teacher.json (None if there is
+    no teacher).
 
   Raises:
-    UsageError: where `config.teacher.path` holds no fitting network.
-    RunError: where its accuracy is below `config.teacher.expected_top1`.
+    UsageError: `config.teacher.path` holds no network that fits.
+    RunError: Its accuracy is below `config.teacher.expected_top1`.
   """
   if not parts.exp.teachers:
     return {}, None
   ((name, network),) = parts.exp.teachers.items()
   facts = folder.read('teacher.json')
   if facts is None:
-    variables, known = _found(config, parts, network, train)
-    seen, size = parts.exp.inputs.get(name), config.eval_batch_size
-    facts = {'network': config.teacher.name, **known}
-    for each in dict.fromkeys(('test', config.teacher.expected_on)):
-      found = measure(network, variables, split(each), size, parts.mesh, seen)
-      facts |= found if each == 'test' else {f'top1_{each}': found['top1']}
+    variables, origin = _found(config, parts, network, train)
+    scaling, size = parts.exp.inputs.get(name), config.eval_batch_size
+    facts = {'network': config.teacher.name, **origin}
+    for split_name in dict.fromkeys(('test', config.teacher.expected_on)):
+      measures = measure(
+        network, variables, split(split_name), size, parts.mesh, scaling
+      )
+      facts |= (
+        measures
+        if split_name == 'test'
+        else {f'top1_{split_name}': measures['top1']}
+      )
     _check(config, facts)
     if jax.tree.leaves(variables):
-      folder.guard()  # its training may have taken long
+      folder.guard()  # the lock may be lost after a long training
       checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:
@@ -98,7 +106,7 @@ def obtain(
 def _found(
   config: ConfigDict, parts: build.Parts, network: nn.Module, train: Train
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The variables from wherever they are, and what is known of them."""
+  """Returns the teacher's variables, trained if need be, and their facts."""
   if isinstance(network, models.Function):
     return {'params': {}}, {'from': config.teacher.name}
   origin = config.teacher.path
@@ -107,26 +115,27 @@ def _found(
     cached = cache_folder(recipe, parts.source.info, 'teacher')
     train(recipe, cached, 'teacher')
     origin = str(cached.path)
-  variables, result = distributed.together(
+  variables, facts = distributed.together(
     lambda: _read(config, origin, network, parts)
   )
   if not downloads.is_url(origin):
     origin = str(run_dir.Folder(epath.Path(origin).expanduser()).path)
   return variables, {
     'from': origin,
-    **{k: result[k] for k in ('best_on_test', 'wall_s') if k in result},
+    **{key: facts[key] for key in ('best_on_test', 'wall_s') if key in facts},
   }
 
 
 def check(
   config: ConfigDict, parts: build.Parts, folder: run_dir.Folder
 ) -> None:
-  """Sees that `config.teacher.path`, where it is needed, holds the teacher.
+  """Checks that `config.teacher.path`, if it is used, holds the teacher.
 
-  Before the folder is the run's: a wrong path leaves nothing behind.
+  It is called before the folder is claimed, so that a wrong path leaves nothing
+  behind.
 
   Raises:
-    UsageError: where it holds no network, or another one.
+    UsageError: The path holds no network, or another one.
   """
   path, networks = config.teacher.path, parts.exp.teachers
   if path and networks and folder.read('teacher.json') is None:
@@ -139,23 +148,25 @@ def check(
 def _read(
   config: ConfigDict, path: str, network: nn.Module, parts: build.Parts
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The variables of a run, an export or a file of PyTorch weights.
+  """Reads the variables of a run, an export or a file of PyTorch weights.
 
-  With what its result says; of a file of weights nothing is known.
+  Returns:
+    The variables, and the fields of the run's result; a file of weights has
+    none.
   """
   info = parts.source.info
   if downloads.is_url(path) or path.endswith(_WEIGHTS):
     file = _file(config)
     with _about(path):
-      found = convert.load(network, file)
-    return sharding.put(found, sharding.replicated(parts.mesh)), {}
+      weights = convert.load(network, file)
+    return sharding.put(weights, sharding.replicated(parts.mesh)), {}
   with _about(path):
-    known = restore.load(path, parts.mesh)
+    trained = restore.load(path, parts.mesh)
     variables = restore.variables(
-      known, network, len(info.class_names), info.image_size
+      trained, network, len(info.class_names), info.image_size
     )
-    _check_normalisation(config, info, known.facts)
-  return variables, known.facts.get('result', {})
+    _check_normalisation(config, info, trained.facts)
+  return variables, trained.facts.get('result', {})
 
 
 @contextlib.contextmanager
@@ -167,7 +178,13 @@ def _about(path: str) -> Iterator[None]:
 
 
 def _file(config: ConfigDict) -> epath.Path:
-  """The file of weights, downloaded if need be, with the expected SHA-256."""
+  """Returns the file of weights, downloaded if need be.
+
+  Its SHA-256 is checked if `config.teacher.sha256` is set.
+
+  Raises:
+    UsageError: `config.teacher.sha256` is invalid, or is missing for a URL.
+  """
   path, digits = config.teacher.path, config.teacher.sha256
   wanted = downloads.Published(path, 'sha256', digits)
   with _about(path):
@@ -198,10 +215,10 @@ def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
       'digits or more, so that another file is noticed'
     )
   folder = run_dir.cache_root(config.cache_dir) / 'downloads'
-  if gcs.is_bucket(folder):  # a file in a bucket cannot be gone on with
+  if gcs.is_bucket(folder):  # a download into a bucket cannot resume
     folder = epath.Path('~/.cache/kd_jax/downloads').expanduser()
   place = folder / f'{wanted.checksum[:8].lower()}-{name}'
-  with contextlib.suppress(OSError):  # the lock says what is wrong
+  with contextlib.suppress(OSError):  # `locks.hold` raises a better error
     folder.mkdir(parents=True, exist_ok=True)
   with locks.hold(folder / '.lock', wait=True):
     if not place.exists():
@@ -213,19 +230,28 @@ def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
 def _check_normalisation(
   config: ConfigDict, info: source.Info, facts: dict[str, Any]
 ) -> None:
-  """A teacher that sees images otherwise than in its training is wrong."""
-  for key, ours in (('mean', info.mean), ('std', info.std)):
-    seen = config.teacher[key] or ours
-    if not np.allclose(seen, facts[key], atol=1e-4):
+  """Checks that the teacher sees images as it saw them in its training.
+
+  Raises:
+    UsageError: The run has another mean or standard deviation.
+  """
+  for key, data_value in (('mean', info.mean), ('std', info.std)):
+    used = config.teacher[key] or data_value
+    if not np.allclose(used, facts[key], atol=1e-4):
       raise errors.UsageError(
         f'it was trained with {key} {tuple(facts[key])}, and here it would see '
-        f'images with {tuple(seen)}: set config.teacher.{key}='
+        f'images with {tuple(used)}: set config.teacher.{key}='
         f'{tuple(facts[key])}'
       )
 
 
 def measured(network: Any, seen: Any = None) -> step.Experiment:
-  """What `measure` evaluates: the network as 'student', by itself."""
+  """Returns the experiment of `measure`, with the network as 'student'.
+
+  Args:
+    network: The network.
+    seen: The (scale, shift) of its images; see `measure`.
+  """
   if getattr(network, 'batch_norm', 'auto') != 'auto':
     network = network.clone(batch_norm='auto')
   exp = evaluation.alone(network)
@@ -240,19 +266,28 @@ def measure(
   mesh: Mesh,
   seen: Any = None,
 ) -> dict[str, float]:
-  """A network's accuracy with running batch statistics.
+  """Returns a network's accuracy with running batch statistics.
 
   Args:
-    network: it.
-    variables: its.
-    test: what it is measured on.
-    batch_size: images a step.
-    mesh: the devices.
-    seen: its (scale, shift), as in `step.Experiment.inputs`; None is none.
+    network: The network to evaluate.
+    variables: Its variables, as returned by `init`.
+    test: The split to evaluate.
+    batch_size: Images of a batch, over all devices.
+    mesh: The devices.
+    seen: The (scale, shift) of its images, as in `step.Experiment.inputs`; None
+      leaves them as they are.
+
+  Returns:
+    'top1' and 'top5' in percent, 'loss' and 'images', as in
+    `evaluation.evaluate`.
   """
   exp = measured(network, seen)
-  state = {c: v for c, v in variables.items() if c != 'params'}
-  found = evaluation.evaluate(
+  state = {
+    collection: value
+    for collection, value in variables.items()
+    if collection != 'params'
+  }
+  measures = evaluation.evaluate(
     evaluation.make(exp, test, mesh),
     test,
     batch_size,
@@ -260,11 +295,14 @@ def measure(
     {'student': state, 'method': {}},
     {},
   )
-  return found['student']
+  return measures['student']
 
 
 def folded(parts: build.Parts, frozen: dict[str, Any]) -> dict[str, Any]:
-  """The variables as every step reads them, on the mesh; see `step.fold`."""
+  """Returns the teachers' variables as every step reads them, on the mesh.
+
+  See `step.fold`.
+  """
   if not frozen:
     return frozen
   size = parts.source.info.image_size
@@ -277,20 +315,26 @@ def logits(
   frozen: dict[str, Any],
   train: resident.Training,
 ) -> dict[str, jax.Array]:
-  """What the teachers say of every training image, by the batch's key.
+  """Returns the teachers' logits of every training image, by their batch keys.
 
-  Each [M,V,K] f32 on the mesh, of the V `views` of an image. The same as in a
-  training step, to the rounding of another batch size.
+  They are [M,V,K] f32 on the mesh, for M images with V `views` each. They equal
+  those of a training step up to the rounding of another batch size.
+
+  Args:
+    config: The configuration of the run.
+    parts: The parts of the run.
+    frozen: The teachers' variables by name.
+    train: The training split.
   """
   of_batch = jitted.known_logits(parts.exp, train, parts.mesh)
-  found = [
+  batches = [
     jax.device_get(
       of_batch(frozen, train.arrays, sharding.join(feed, parts.mesh))
     )
     for feed in train.eval_feeds(config.eval_batch_size)
   ]
-  every = jax.tree.map(lambda *xs: np.concatenate(xs)[: train.size], *found)
-  return sharding.put(every, sharding.replicated(parts.mesh))
+  joined = jax.tree.map(lambda *xs: np.concatenate(xs)[: train.size], *batches)
+  return sharding.put(joined, sharding.replicated(parts.mesh))
 
 
 def _check(config: ConfigDict, facts: dict[str, Any]) -> None:
@@ -307,13 +351,13 @@ def _check(config: ConfigDict, facts: dict[str, Any]) -> None:
 def cache_folder(
   config: ConfigDict, info: source.Info, kind: str
 ) -> run_dir.Folder:
-  """Where a network that many runs share is trained and kept.
+  """Returns the folder in which a network that many runs share is trained.
 
   Args:
-    config: the configuration that trains it.
-    info: of the data as it is there. Both, with the version of kd_jax,
-      determine the folder.
-    kind: how it is used, for a person's eye: 'teacher' or 'alone'.
+    config: The configuration that trains it. Together with `info` and the
+      version of kd_jax, it determines the folder.
+    info: The facts of the data set on this machine.
+    kind: Its use, as a label in the folder's name: 'teacher' or 'alone'.
   """
   name = (
     '-'.join(
