@@ -58,7 +58,9 @@ def run(folder, name='kd'):
   mesh = sharding.make_mesh(1)
   test = resident.Resident(digits.read('test'), digits.INFO, mesh)
   counts = evaluation.make(exp, test, mesh)
-  found = evaluation.evaluate(counts, test, 192, params, others, frozen)
+  found = evaluation.evaluate(
+    exp.method.task, counts, test, 192, params, others, frozen
+  )
   result = {
     'method': name,
     'kept': list(kept.groups),

@@ -18,7 +18,7 @@ FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings
 # The rooms and modules that may read a configuration; others get arguments.
 READERS = (
-  'config', 'distill.build', 'training.run', 'training.teacher',
+  'config', 'distill.build', 'training.api', 'training.run', 'training.teacher',
   'training.restore', 'training.report', 'benchmark.case',
   'benchmark.pairing', 'benchmark.planned', 'cli.train',
 )  # fmt: skip

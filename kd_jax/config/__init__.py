@@ -32,4 +32,5 @@ from kd_jax.config.schema import network as network
 from kd_jax.config.schema import step_schedule as step_schedule
 from kd_jax.config.schema import warmed_up as warmed_up
 from kd_jax.config.validate import check_batch as check_batch
+from kd_jax.config.validate import check_data as check_data
 from kd_jax.config.validate import check_values as check_values

@@ -86,3 +86,47 @@ def check_batch(config: ConfigDict, devices: int) -> None:
       f'config.optimizer.clip_norm={config.optimizer.clip_norm} must not be '
       'negative; 0 is off'
     )
+
+
+def check_data(
+  config: ConfigDict,
+  *,
+  num_train: int,
+  num_val: int,
+  image_size: int,
+  is_resident: bool,
+) -> None:
+  """Checks the values that depend on the data set.
+
+  Args:
+    config: The configuration.
+    num_train: Training images.
+    num_val: Validation images.
+    image_size: Height and width in pixels.
+    is_resident: Whether the training images live on the devices.
+
+  Raises:
+    UsageError: A value does not fit the data set.
+  """
+  name = config.data.name
+  if config.teacher.expected_on == 'val' and not num_val:
+    raise errors.UsageError(
+      f"config.teacher.expected_on='val': {name} has no split 'val'; set "
+      "config.data.val_fraction, or give 'test' or 'train'"
+    )
+  if config.teacher.cache_logits and not is_resident:
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: the training images would be streamed '
+      '(config.data.device_mb), and the logits are kept beside images on the '
+      'device'
+    )
+  if num_train < config.batch_size:
+    raise errors.UsageError(
+      f'config.batch_size={config.batch_size} is more than the '
+      f'{num_train} training images; take at most so many'
+    )
+  if not 0 <= config.data.crop_padding < image_size:
+    raise errors.UsageError(
+      f'config.data.crop_padding={config.data.crop_padding}: the images have '
+      f'{image_size} pixels; give less'
+    )

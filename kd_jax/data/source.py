@@ -36,6 +36,7 @@ class Info(NamedTuple):
   std: tuple[float, ...]
   num_val: int = 0
   fingerprint: str = ''
+  task: str = 'classification'
 
   def identity(self) -> dict[str, Any]:
     """Returns all fields by name, by which runs and caches compare data sets.
@@ -46,6 +47,8 @@ class Info(NamedTuple):
     facts = self._asdict()
     if not self.fingerprint:
       del facts['fingerprint']
+    if self.task == 'classification':
+      del facts['task']
     return facts
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from kd_jax import config as config_lib
-from kd_jax import data, errors, models
+from kd_jax import data, errors, models, tasks
 from kd_jax.data import source
 from kd_jax.distill import inspect, optim, step
 from kd_jax.features import NetFeatures
@@ -68,6 +68,11 @@ class Parts(NamedTuple):
     return self.phases[-1].exp
 
   @property
+  def task(self) -> tasks.Task:
+    """What the data set is for."""
+    return self.exp.method.task
+
+  @property
   def total_steps(self) -> int:
     """Steps of the whole run."""
     return self.phases[-1].last
@@ -98,30 +103,17 @@ def build(config: ConfigDict) -> Parts:
     check(config, *known)
   opened = open_source(config)
   info = opened.info
-  if config.teacher.expected_on == 'val' and not info.num_val:
-    raise errors.UsageError(
-      f"config.teacher.expected_on='val': {info.name} has no split 'val'; set "
-      "config.data.val_fraction, or give 'test' or 'train'"
-    )
-  if config.teacher.cache_logits and not resident(config, info, 'train'):
-    raise errors.UsageError(
-      'config.teacher.cache_logits=True: the training images would be streamed '
-      '(config.data.device_mb), and the logits are kept beside images on the '
-      'device'
-    )
+  config_lib.check_data(
+    config,
+    num_train=info.num_train,
+    num_val=info.num_val,
+    image_size=info.image_size,
+    is_resident=resident(config, info, 'train'),
+  )
   steps_per_epoch = info.num_train // config.batch_size
-  if not steps_per_epoch:
-    raise errors.UsageError(
-      f'config.batch_size={config.batch_size} is more than the '
-      f'{info.num_train} training images; take at most so many'
-    )
-  if not 0 <= config.data.crop_padding < info.image_size:
-    raise errors.UsageError(
-      f'config.data.crop_padding={config.data.crop_padding}: the images have '
-      f'{info.image_size} pixels; give less'
-    )
   facts: dict[str, Any] = {
     'num_classes': len(info.class_names),
+    'task': tasks.find(info.task),
     'mean': info.mean,
     'std': info.std,
   }
@@ -157,7 +149,7 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
     UsageError: A part does not exist or does not fit the others.
   """
   labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
-  facts = {'num_classes': classes, 'train_labels': labels}
+  facts = {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
   for phase in phases_of(config, facts, 1):
     inspect.shapes(
       phase.exp,
@@ -328,10 +320,10 @@ def _teachers(
       f'method {config.method} has no teacher, but config.teacher.name is '
       f'{config.teacher.name!r}: set it to the empty string'
     )
-  if len(reads) > 1:
+  if len(names) > 1:
     raise errors.UsageError(
-      f'method {config.method} reads {len(reads)} teachers '
-      f'({", ".join(reads)}), and config.teacher is one: several teachers are '
+      f'method {config.method} reads {len(names)} teachers '
+      f'({", ".join(names)}), and config.teacher is one: several teachers are '
       'not there yet'
     )
   dtype = config.teacher.dtype or config.dtype

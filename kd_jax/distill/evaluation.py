@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
+from kd_jax import tasks
 from kd_jax.data import dataset
 from kd_jax.distill import step
 from kd_jax.methods import base
 from kd_jax.runtime import sharding
-from kd_jax.tasks import classification
 
 Counts = dict[str, dict[str, jax.Array]]
 
@@ -46,12 +46,12 @@ def make(
 def counted(exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh) -> Any:
   """Returns the jitted function of `make`, which takes global batches."""
 
+  task = exp.method.task
+
   def counts(params, model_state, frozen, arrays, feed):
     batch = split.eval_batch(arrays, feed)
     logits = step.predict_step(exp, params, model_state, frozen, batch)
-    return {
-      name: classification.count(value, batch) for name, value in logits.items()
-    }
+    return {name: task.count(value, batch) for name, value in logits.items()}
 
   whole = sharding.replicated(mesh)
   return jax.jit(
@@ -62,6 +62,7 @@ def counted(exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh) -> Any:
 
 
 def evaluate(
+  task: tasks.Task,
   counts: Callable[..., Counts],
   split: dataset.EvalSet,
   batch_size: int,
@@ -72,6 +73,7 @@ def evaluate(
   """Returns the accuracy of every network that the method predicts.
 
   Args:
+    task: The task whose figures they are.
     counts: The function that `make` returns.
     split: The split to evaluate.
     batch_size: Images of a batch, over all devices.
@@ -80,8 +82,8 @@ def evaluate(
     frozen: See `step.predict_step`.
 
   Returns:
-    By name: 'top1' and 'top5' in percent, 'loss' (mean cross-entropy), and
-    'images' (how many there are).
+    By name what `task.figures` returns; in classification 'top1' and 'top5' in
+    percent, 'loss' (mean cross-entropy), and 'images' (how many there are).
   """
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
     batch_counts = [
@@ -91,7 +93,7 @@ def evaluate(
     lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])),
     *batch_counts,
   )
-  return {name: classification.measures(sums) for name, sums in total.items()}
+  return {name: task.figures(sums) for name, sums in total.items()}
 
 
 def alone(network: nn.Module) -> step.Experiment:

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, losses
+from kd_jax import errors, losses, tasks
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import projectors
+from kd_jax.tasks import classification
 
 
 class Method(nn.Module):
@@ -36,6 +37,8 @@ class Method(nn.Module):
   students: ClassVar[tuple[str, ...]] = ('student',)
   teachers: ClassVar[tuple[str, ...]] = ('teacher',)
   reconstructed: ClassVar[str] = ''
+
+  task: tasks.Task = classification.Classification()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the unweighted value of every term.
@@ -89,11 +92,10 @@ class WithTeacher(Method):
 
   def standard(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce' and 'kd' of the student's own classifier."""
-    student = feats['student']['logits']
-    teacher = feats['teacher']['logits']
+    student, teacher = feats['student'], feats['teacher']
     return {
-      'ce': losses.cross_entropy(student, batch['label']),
-      'kd': losses.kl(student, teacher, self.temperature),
+      'ce': self.task.supervised(student, batch),
+      'kd': self.task.distilled(student, teacher, self.temperature),
     }
 
 

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
@@ -15,6 +14,4 @@ class Method(base.Method):
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the term 'ce'."""
-    return {
-      'ce': losses.cross_entropy(feats['student']['logits'], batch['label'])
-    }
+    return {'ce': self.task.supervised(feats['student'], batch)}

@@ -232,7 +232,7 @@ class Method(base.WithTaps):
         for part, axis in ((smooth, -1), (gated, (1, 2)))
       ]
     return {
-      'ce': losses.cross_entropy(student['logits'], batch['label']),
+      'ce': self.task.supervised(student, batch),
       'kd': losses.guided_kl(
         student['logits'], teacher['logits'], guide, self.temperature
       ),

@@ -30,12 +30,16 @@ class Method(base.Method):
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce' and 'kd'."""
-    student = feats['student']['logits']
-    teacher = feats['teacher']['logits']
-    ce = losses.cross_entropy(student, batch['label'])
+    student, teacher = feats['student'], feats['teacher']
     if self.standardize:
-      student, teacher = map(losses.standardized, (student, teacher))
-    return {'ce': ce, 'kd': losses.kl(student, teacher, self.temperature)}
+      kd = losses.kl(
+        losses.standardized(student['logits']),
+        losses.standardized(teacher['logits']),
+        self.temperature,
+      )
+    else:
+      kd = self.task.distilled(student, teacher, self.temperature)
+    return {'ce': self.task.supervised(student, batch), 'kd': kd}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
     """Returns the pair of logits."""

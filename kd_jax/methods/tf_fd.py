@@ -58,7 +58,7 @@ class Method(base.WithTeacher):
     if self.with_kd:
       standard = self.standard(feats, batch)
     else:
-      standard = {'ce': losses.cross_entropy(student['logits'], batch['label'])}
+      standard = {'ce': self.task.supervised(student, batch)}
     return {
       **standard,
       'inter': losses.inter_layers(maps),

@@ -40,6 +40,6 @@ class Method(base.Method):
     """Returns 'ce' and 'inter', the mean over pairs."""
     student = feats['student']
     return {
-      'ce': losses.cross_entropy(student['logits'], batch['label']),
+      'ce': self.task.supervised(student, batch),
       'inter': losses.inter_layers([student[name] for name in self.taps]),
     }

@@ -137,21 +137,23 @@ def losses_text(values: Mapping[str, float]) -> str:
   return f'total {values["total"]:.4g} = {" + ".join(terms)}'
 
 
-def accuracy_text(records: Sequence[Mapping[str, Any]]) -> str:
+def accuracy_text(
+  records: Sequence[Mapping[str, Any]], name: str, text: str
+) -> str:
   """Returns ' | test top-1 71.20%, best 71.90%', for each evaluated split.
 
   Args:
     records: The records of the evaluations, oldest first.
+    name: The metric's name in them, such as 'top1'.
+    text: Its name for a person, such as 'top-1'.
   """
-  text = ''
+  said = ''
   for split in ('val', 'test'):
-    name = f'{split}/top1'
-    accuracies = [record[name] for record in records if name in record]
-    if accuracies:
-      text += (
-        f' | {split} top-1 {accuracies[-1]:.2f}%, best {max(accuracies):.2f}%'
-      )
-  return text
+    key = f'{split}/{name}'
+    values = [record[key] for record in records if key in record]
+    if values:
+      said += f' | {split} {text} {values[-1]:.2f}%, best {max(values):.2f}%'
+  return said
 
 
 class Reporter:

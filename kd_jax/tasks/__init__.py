@@ -1,1 +1,19 @@
-"""Tasks that a data set is used for: how predictions are measured."""
+"""Tasks: what a data set is for, by name."""
+
+from kd_jax import errors
+from kd_jax.tasks.base import Metric as Metric
+from kd_jax.tasks.base import Task as Task
+from kd_jax.tasks.classification import Classification
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+
+
+def find(name: str) -> Task:
+  """Returns the task of a name.
+
+  Raises:
+    UsageError: The name is unknown.
+  """
+  if name not in TASKS:
+    raise errors.unknown('task', name, TASKS)
+  return TASKS[name]

@@ -1,6 +1,7 @@
 """What a task is: targets, supervised losses, predictions and their metric."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 
@@ -32,8 +33,8 @@ class Task(Protocol):
     headline: The metric that results and reports show first, in percent.
   """
 
-  name: str
-  headline: Metric
+  name: ClassVar[str]
+  headline: ClassVar[Metric]
 
   def supervised(self, feats: Features, batch: Batch) -> jax.Array:
     """Returns the loss [] f32 of a network's features against the targets."""
@@ -49,7 +50,7 @@ class Task(Protocol):
     """Returns sums over the images of one batch whose 'mask' is 1."""
     ...
 
-  def figures(self, sums: dict[str, float]) -> dict[str, float]:
+  def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
     """Returns the figures of a whole split from the sums of `count`.
 
     `headline.name` is among them, in percent, and 'images', a count.

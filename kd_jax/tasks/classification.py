@@ -1,12 +1,41 @@
-"""Classification metrics: exact counts of correct predictions."""
+"""Classification: one label an image, logits, and exact counts."""
 
 from collections.abc import Mapping
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from kd_jax import losses
-from kd_jax.features import Batch
+from kd_jax.features import Batch, Features
+from kd_jax.tasks import base
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """The task of labelling whole images; see `base.Task`."""
+
+  name: ClassVar[str] = 'classification'
+  headline: ClassVar[base.Metric] = base.Metric('top1', 'top-1')
+
+  def supervised(self, feats: Features, batch: Batch) -> jax.Array:
+    """Returns the cross-entropy of the network's logits [N,K]."""
+    return losses.cross_entropy(feats['logits'], batch['label'])
+
+  def distilled(
+    self, student: Features, teacher: Features, temperature: float
+  ) -> jax.Array:
+    """Returns KD's divergence of the softened logits [N,K]."""
+    return losses.kl(student['logits'], teacher['logits'], temperature)
+
+  def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
+    """Returns `count` of the logits [N,K]."""
+    return count(outputs, batch)
+
+  def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns `measures` of the sums."""
+    return measures(sums)
 
 
 def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:

@@ -286,7 +286,7 @@ class Loop:
         f'step {self.step}/{self._parts.total_steps} | '
         f'{self._speed.text(self._images_left())} | '
         f'{logging.losses_text({k: v[-1] for k, v in values.items()})}'
-        f'{logging.accuracy_text(self.records)}'
+        f'{logging.accuracy_text(self.records, *self._parts.task.headline)}'
       )
     self._unread = []
 
@@ -328,6 +328,7 @@ class Loop:
       if split == 'test' and 'val' in self._tests and not last:
         continue
       values = evaluation.evaluate(
+        self._parts.task,
         self._counts[split],
         test,
         self._options.eval_batch_size,
@@ -360,7 +361,7 @@ class Loop:
     self._reporter.line(
       f'epoch {epoch:.4g}/{self._parts.epochs} | '
       f'{self._speed.text(self._images_left())} | {logging.losses_text(means)}'
-      f'{logging.accuracy_text(self.records)}',
+      f'{logging.accuracy_text(self.records, *self._parts.task.headline)}',
       important=self.step == self._parts.total_steps,
     )
 

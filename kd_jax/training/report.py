@@ -10,7 +10,7 @@ from etils import epath
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from kd_jax import models
+from kd_jax import models, tasks
 from kd_jax.distill import build
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
@@ -255,12 +255,15 @@ def _spread_cells(found: Mapping[str, float]) -> tuple[str, str, str]:
   return f'{found["mean"]:.2f}%', f'{found["std"]:.2f}', str(found['n'])
 
 
-def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
+def curves(
+  records: Sequence[Mapping[str, Any]], path: epath.Path, metric: tasks.Metric
+) -> None:
   """Draws losses and accuracies over epochs into a PNG file.
 
   Args:
     records: The records of metrics.jsonl.
     path: The PNG file.
+    metric: What is drawn beside the losses, in percent.
   """
   from matplotlib import figure
 
@@ -275,10 +278,11 @@ def curves(records: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
   left.set(xlabel='epoch', ylabel='loss', yscale='log')
   left.legend()
   for split in ('val', 'test'):
-    measured = [record for record in records if f'{split}/top1' in record]
-    top1 = [record[f'{split}/top1'] for record in measured]
-    right.plot([row['epoch'] for row in measured], top1, '.-', label=split)
-  right.set(xlabel='epoch', ylabel='top-1 (%)')
+    key = f'{split}/{metric.name}'
+    measured = [record for record in records if key in record]
+    values = [record[key] for record in measured]
+    right.plot([row['epoch'] for row in measured], values, '.-', label=split)
+  right.set(xlabel='epoch', ylabel=f'{metric.text} (%)')
   right.legend()
   right.grid(visible=True)
   image = io.BytesIO()

@@ -226,10 +226,12 @@ def _written(
   Only process 0 calls this.
   """
   deployed = parts.deployed
-  report.curves(run.records, folder.path / 'curves.png')
+  metric = parts.task.headline
+  report.curves(run.records, folder.path / 'curves.png', metric)
   split_name = 'val' if parts.source.info.num_val else 'test'
-  measured = [r for r in run.records if f'{split_name}/top1' in r]
-  best = max(measured, key=lambda r: r[f'{split_name}/top1'])
+  headline = f'{split_name}/{metric.name}'
+  measured = [record for record in run.records if headline in record]
+  best = max(measured, key=lambda record: record[headline])
   last = run.records[-1]
   costs = report.costs(parts)
   result = {
@@ -243,9 +245,13 @@ def _written(
     'network': config.student.name,
     'kept': list(deployed.groups),
     **costs[deployed.name],
-    'top1': last['test/top1'],
-    'top5': last['test/top5'],
-    f'best_on_{split_name}': best[f'{split_name}/top1'],
+    'headline': metric.name,
+    **{
+      name.removeprefix('test/'): value
+      for name, value in last.items()
+      if name in ('test/top1', 'test/top5', f'test/{metric.name}')
+    },
+    f'best_on_{split_name}': best[headline],
     f'best_on_{split_name}_epoch': best['epoch'],
     'protocol': 'last epoch',
     'wall_s': last['wall_s'],

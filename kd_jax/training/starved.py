@@ -9,7 +9,6 @@ import jax
 
 MOST = 0.1  # the share of waiting from which a run warns
 STRETCH_S = 20.0  # seconds of steps over which the share is measured
-_LARGER = 1.3  # the ratio to the needed size from which scaling pays
 
 
 class Device:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
-from kd_jax import errors, models
+from kd_jax import errors, models, tasks
 from kd_jax.data import dataset, resident, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.models.pretrained import convert
@@ -72,6 +72,7 @@ def obtain(
   if not parts.exp.teachers:
     return {}, None
   ((name, network),) = parts.exp.teachers.items()
+  metric = parts.task.headline
   facts = folder.read('teacher.json')
   if facts is None:
     variables, origin = _found(config, parts, network, train)
@@ -84,22 +85,23 @@ def obtain(
       facts |= (
         measures
         if split_name == 'test'
-        else {f'top1_{split_name}': measures['top1']}
+        else {f'{metric.name}_{split_name}': measures[metric.name]}
       )
-    _check(config, facts)
+    _check(config, facts, metric)
     if jax.tree.leaves(variables):
       folder.guard()  # the lock may be lost after a long training
       checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:
-    _check(config, facts)
+    _check(config, facts, metric)
     variables = dict(
       inspect.variables_of(network, parts.source.info.image_size)
     )
     if jax.tree.leaves(variables):
       place = folder.path / 'teacher'
       variables = restore.restore(place, variables, parts.mesh)
-  say(f'teacher {config.teacher.name}: top-1 {facts["top1"]:.2f}% on test')
+  value = facts[metric.name]
+  say(f'teacher {config.teacher.name}: {metric.text} {value:.2f}% on test')
   return {name: variables}, facts
 
 
@@ -288,6 +290,7 @@ def measure(
     if collection != 'params'
   }
   measures = evaluation.evaluate(
+    exp.method.task,
     evaluation.make(exp, test, mesh),
     test,
     batch_size,
@@ -337,14 +340,17 @@ def logits(
   return sharding.put(joined, sharding.replicated(parts.mesh))
 
 
-def _check(config: ConfigDict, facts: dict[str, Any]) -> None:
+def _check(
+  config: ConfigDict, facts: dict[str, Any], metric: tasks.Metric
+) -> None:
   expected, split = config.teacher.expected_top1, config.teacher.expected_on
-  top1 = facts['top1' if split == 'test' else f'top1_{split}']
-  if top1 < expected and not config.teacher.allow_below_expected:
+  name, text = metric
+  value = facts[name if split == 'test' else f'{name}_{split}']
+  if value < expected and not config.teacher.allow_below_expected:
     raise errors.RunError(
-      f'the teacher from {facts["from"]} has top-1 {top1:.2f}% on {split}, '
-      f'less than config.teacher.expected_top1={expected}; mend it, or set '
-      'config.teacher.allow_below_expected=True'
+      f'the teacher from {facts["from"]} has {text} {value:.2f}% on {split}, '
+      f'less than config.teacher.expected_top1={expected}; train it longer, or '
+      'set config.teacher.allow_below_expected=True'
     )
 
 

@@ -29,6 +29,7 @@ def test_a_ragged_last_batch_counts_every_image_once(batch_size, devices):
   variables = tiny.variables(network)
   exp = evaluation.alone(network)
   found = evaluation.evaluate(
+    exp.method.task,
     evaluation.make(exp, dataset, mesh),
     dataset,
     batch_size,
