@@ -90,7 +90,7 @@ def unit(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
   `normalize` divides such a vector by 1e-12, so that its gradient explodes.
 
   Args:
-    x: An array of any shape, f32.
+    x: [...] f32.
     axis: The axis or axes over which the length is taken.
 
   Returns:
@@ -103,7 +103,14 @@ def unit(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
 
 
 def flat(x: jax.Array) -> jax.Array:
-  """Returns `x` [N,...] with every axis but the first flattened, [N,n] f32."""
+  """Flattens every axis but the first.
+
+  Args:
+    x: [N,...] f32.
+
+  Returns:
+    [N,n] f32.
+  """
   return x.reshape(x.shape[0], -1).astype(jnp.float32)
 
 

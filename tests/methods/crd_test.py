@@ -172,7 +172,7 @@ def test_more_negatives_than_there_are_are_refused():
 
 
 def test_negatives_are_not_refused_before_the_data_are_there():
-  method = method_of(np.arange(10), negatives=300)
+  method = method_of(np.arange(10), negatives=300, stand_in=True)
   feats, batch = feats_of(*vectors_of(2, 4, 6)), batch_of(range(4))
   made = jax.eval_shape(method.init, jax.random.key(0), feats, batch)
   assert made['memory']['student'].shape == (10, 128)
