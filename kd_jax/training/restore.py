@@ -234,7 +234,7 @@ def _forward(
   def forward(weights, images):
     def weight(path, like):
       unread = jnp.zeros(like.shape, like.dtype)
-      return convert.get(pytrees.path_name(path), unread)
+      return weights.get(pytrees.path_name(path), unread)
 
     variables = {'method': {}, **jax.tree.map_with_path(weight, shapes)}
     frozen = {n: variables.pop(n) for n in exp.teachers}
