@@ -67,7 +67,7 @@ def test_the_cpu_time_of_a_peer_grows_with_its_work():
 
 def test_a_peer_does_not_outlive_a_command_that_is_told_to_end():
   holds = (
-    'import contextlib, sys, time\nfrom kd_jax import peer\n'
+    'import contextlib, sys, time\nfrom kd_jax.benchmark import peer\n'
     'with contextlib.closing(peer.Peer("idle", [sys.executable, "-c", '
     "'import os; print(os.getpid(), flush=True); input()'])) as one:\n"
     '  print(one.about, flush=True)\n'

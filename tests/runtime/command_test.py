@@ -45,7 +45,7 @@ def test_a_wrong_option_is_one_line(capsys):
   error = capsys.readouterr().err
   assert error.count('\n') == 1
   assert 'file' in error
-  assert 'python -m kd_jax.x --help' in error
+  assert 'kd_jax.x --help' in error
   assert main(['f']) == 0
 
 

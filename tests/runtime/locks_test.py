@@ -31,7 +31,8 @@ def expiry():
 HOLDER = f"""
 import sys, time
 from etils import epath
-from kd_jax import errors, locks
+from kd_jax import errors
+from kd_jax.runtime import locks
 try:
   with locks.hold(
     epath.Path('{PATH}'),

@@ -130,7 +130,7 @@ def test_where_the_last_save_fails_every_time_the_run_ends_with_an_error(
 # By a clock of its own: a busy machine does not keep time.
 HANG = """
 import time, types
-from kd_jax import watchdog
+from kd_jax.runtime import watchdog
 now = 0.0
 watchdog.time = types.SimpleNamespace(monotonic=lambda: now)
 with watchdog.Watchdog(1.0) as dog:
