@@ -31,14 +31,16 @@ class Inception(nn.Module):
 
     def conv(x: jax.Array, width: int, kernel: int, name: str) -> jax.Array:
       fan_in = kernel * kernel * x.shape[-1]
-      after = layers.Conv(
+      convolution = layers.Conv(
         width,
         kernel,
         dtype=self.dtype,
         bias_init=layers.torch_bias_init(fan_in),
         name=f'conv{name}',
       )
-      return self.norm(name=f'bn{name}')(x, train=train, after=after)
+      return layers.conv_bn(
+        x, convolution, self.norm(name=f'bn{name}'), train=train
+      )
 
     width_1x1, inner_3x3, width_3x3, inner_5x5, width_5x5, width_pool = self.row
     branch_3x3 = nn.relu(conv(x, inner_3x3, 1, '2a'))
@@ -87,7 +89,7 @@ class GoogLeNet(layers.Network):
       bias_init=layers.torch_bias_init(27),
       name='conv1',
     )
-    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = layers.conv_bn(images, conv1, self.norm(name='bn1'), train=train)
     x = tap(self, 'stem', nn.relu(x))
     for i, rows in enumerate(self.stages, 1):
       if i > 1:

@@ -34,10 +34,12 @@ class Separable(nn.Module):
       layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
     channels = x.shape[-1]
-    after = conv(channels, 3, self.stride, groups=channels, name='conv1')
-    x = nn.relu(self.norm(name='bn1')(x, train=train, after=after))
-    after = conv(self.width, 1, name='conv2')
-    return self.norm(name='bn2')(x, train=train, after=after)
+    convolution = conv(channels, 3, self.stride, groups=channels, name='conv1')
+    x = nn.relu(
+      layers.conv_bn(x, convolution, self.norm(name='bn1'), train=train)
+    )
+    convolution = conv(self.width, 1, name='conv2')
+    return layers.conv_bn(x, convolution, self.norm(name='bn2'), train=train)
 
 
 class MobileNetV1(layers.Network):
@@ -76,7 +78,7 @@ class MobileNetV1(layers.Network):
       kernel_init=layers.torch_init,
       name='conv1',
     )
-    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = layers.conv_bn(images, conv1, self.norm(name='bn1'), train=train)
     x = tap(self, 'stem', nn.relu(x))
     for i, blocks in enumerate(self.stages, 1):
       for j, (width, stride) in enumerate(blocks, 1):
@@ -113,12 +115,16 @@ class Inverted(nn.Module):
     conv = functools.partial(layers.Conv, dtype=self.dtype)
     y, inner = x, self.expansion * x.shape[-1]
     if self.expand:
-      after = conv(inner, 1, name='conv1')
-      y = self.act(self.norm(name='bn1')(y, train=train, after=after))
-    after = conv(inner, 3, self.stride, groups=inner, name='conv2')
-    y = self.act(self.norm(name='bn2')(y, train=train, after=after))
-    after = conv(self.width, 1, name='conv3')
-    y = self.norm(name='bn3')(y, train=train, after=after)
+      convolution = conv(inner, 1, name='conv1')
+      y = self.act(
+        layers.conv_bn(y, convolution, self.norm(name='bn1'), train=train)
+      )
+    convolution = conv(inner, 3, self.stride, groups=inner, name='conv2')
+    y = self.act(
+      layers.conv_bn(y, convolution, self.norm(name='bn2'), train=train)
+    )
+    convolution = conv(self.width, 1, name='conv3')
+    y = layers.conv_bn(y, convolution, self.norm(name='bn3'), train=train)
     return x + y if x.shape == y.shape and self.stride == 1 else y
 
 
@@ -161,7 +167,7 @@ class MobileNetV2(layers.Network):
     act = nn.relu if cifar else nn.relu6
     conv = functools.partial(layers.Conv, dtype=self.dtype)
     conv1 = conv(self.channels(32), 3, 2, name='conv1')
-    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = layers.conv_bn(images, conv1, self.norm(name='bn1'), train=train)
     x = tap(self, 'stem', act(x))
     for i, rows in enumerate(self.stages, 1):
       number = 0
@@ -184,7 +190,7 @@ class MobileNetV2(layers.Network):
       tap(self, f'stage{i}', x)
     last_width = self.channels(1280) if self.width > 1 else 1280
     conv2 = conv(last_width, 1, name='conv2')
-    x = act(self.norm(name='bn2')(x, train=train, after=conv2))
+    x = act(layers.conv_bn(x, conv2, self.norm(name='bn2'), train=train))
     tap(self, f'stage{len(self.stages)}_post', x)
     return self.classify(x, layers.small_init, nn.initializers.zeros)
 

@@ -58,10 +58,12 @@ class Block(nn.Module):
     for i, (features, kernel, stride) in enumerate(plan, 1):
       if i > 1:
         y = nn.relu(y)
-      after = layers.Conv(
+      convolution = layers.Conv(
         features, kernel, stride, dtype=self.dtype, name=f'conv{i}'
       )
-      y = self.norm(name=f'bn{i + 1}')(y, train=train, after=after)
+      y = layers.conv_bn(
+        y, convolution, self.norm(name=f'bn{i + 1}'), train=train
+      )
       if self.bottleneck and i == 1:
         pre = y
     if self.stride == 2:
@@ -105,7 +107,7 @@ class PyramidNet(layers.Network):
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     conv1 = layers.Conv(16, 3, dtype=self.dtype, name='conv1')
-    x = self.norm(name='bn1')(images, train=train, after=conv1)
+    x = layers.conv_bn(images, conv1, self.norm(name='bn1'), train=train)
     x = tap(self, 'stem', x)
     blocks = (self.depth - 2) // (9 if self.bottleneck else 6)
     width = 16.0

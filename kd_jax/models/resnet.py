@@ -52,13 +52,15 @@ class Block(nn.Module):
       plan = ((self.width, 3, self.stride), (out, 3, 1))
     y = x
     for i, (features, kernel, stride) in enumerate(plan, 1):
-      after = conv(features, kernel, stride, name=f'conv{i}')
-      y = self.norm(name=f'bn{i}')(y, train=train, after=after)
+      convolution = conv(features, kernel, stride, name=f'conv{i}')
+      y = layers.conv_bn(y, convolution, self.norm(name=f'bn{i}'), train=train)
       if i < len(plan):
         y = nn.relu(y)
     if self.stride != 1 or x.shape[-1] != out:
-      after = conv(out, 1, self.stride, name='shortcut_conv')
-      x = self.norm(name='shortcut_bn')(x, train=train, after=after)
+      convolution = conv(out, 1, self.stride, name='shortcut_conv')
+      x = layers.conv_bn(
+        x, convolution, self.norm(name='shortcut_bn'), train=train
+      )
     return x + y
 
 
@@ -97,7 +99,7 @@ class ResNet(layers.Network):
     conv1 = layers.Conv(
       self.widths[0], kernel, stride, dtype=self.dtype, name='conv1'
     )
-    x = norm(name='bn1')(images, train=train, after=conv1)
+    x = layers.conv_bn(images, conv1, norm(name='bn1'), train=train)
     x = tap(self, 'stem', nn.relu(x))
     if self.stem == 'imagenet':
       # After a ReLU, padding with zeros is equivalent to padding with -inf,

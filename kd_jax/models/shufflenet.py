@@ -44,13 +44,17 @@ class Unit(nn.Module):
       layers.Conv, dtype=self.dtype, kernel_init=layers.torch_init
     )
     inner = self.width // 4
-    after = conv(inner, 1, groups=self.first_groups, name='conv1')
-    y = nn.relu(self.norm(name='bn1')(x, train=train, after=after))
+    convolution = conv(inner, 1, groups=self.first_groups, name='conv1')
+    y = nn.relu(
+      layers.conv_bn(x, convolution, self.norm(name='bn1'), train=train)
+    )
     y = shuffled(y, self.first_groups)
-    after = conv(inner, 3, self.stride, groups=inner, name='conv2')
-    y = nn.relu(self.norm(name='bn2')(y, train=train, after=after))
-    after = conv(self.width, 1, groups=self.groups, name='conv3')
-    y = self.norm(name='bn3')(y, train=train, after=after)
+    convolution = conv(inner, 3, self.stride, groups=inner, name='conv2')
+    y = nn.relu(
+      layers.conv_bn(y, convolution, self.norm(name='bn2'), train=train)
+    )
+    convolution = conv(self.width, 1, groups=self.groups, name='conv3')
+    y = layers.conv_bn(y, convolution, self.norm(name='bn3'), train=train)
     if self.stride == 1:
       return x + y
     x = nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
@@ -118,12 +122,14 @@ class Split(nn.Module):
     )
     half = x.shape[-1] // 2
     kept, y = x[..., :half], x[..., half:]
-    after = conv(half, 1, name='conv1')
-    y = nn.relu(self.norm(name='bn1')(y, train=train, after=after))
-    after = conv(half, 3, groups=half, name='conv2')
-    y = self.norm(name='bn2')(y, train=train, after=after)
-    after = conv(half, 1, name='conv3')
-    y = self.norm(name='bn3')(y, train=train, after=after)
+    convolution = conv(half, 1, name='conv1')
+    y = nn.relu(
+      layers.conv_bn(y, convolution, self.norm(name='bn1'), train=train)
+    )
+    convolution = conv(half, 3, groups=half, name='conv2')
+    y = layers.conv_bn(y, convolution, self.norm(name='bn2'), train=train)
+    convolution = conv(half, 1, name='conv3')
+    y = layers.conv_bn(y, convolution, self.norm(name='bn3'), train=train)
     both = jnp.concatenate([kept, nn.relu(y)], axis=-1)
     return shuffled(both, 2), jnp.concatenate([kept, y], axis=-1)
 
@@ -144,7 +150,7 @@ class Down(nn.Module):
     """Returns [N,H/2,W/2,width] for x [N,H,W,C]."""
 
     def conv(x, width, number, *, depthwise=False):
-      after = layers.Conv(
+      convolution = layers.Conv(
         width,
         3 if depthwise else 1,
         2 if depthwise else 1,
@@ -153,7 +159,9 @@ class Down(nn.Module):
         kernel_init=layers.torch_init,
         name=f'conv{number}',
       )
-      return self.norm(name=f'bn{number}')(x, train=train, after=after)
+      return layers.conv_bn(
+        x, convolution, self.norm(name=f'bn{number}'), train=train
+      )
 
     half = self.width // 2
     left = conv(x, x.shape[-1], 1, depthwise=True)
@@ -207,7 +215,7 @@ class ShuffleNetV2(layers.Network):
       kernel_init=layers.torch_init,
       name='conv2',
     )
-    x = nn.relu(self.norm(name='bn2')(x, train=train, after=conv2))
+    x = nn.relu(layers.conv_bn(x, conv2, self.norm(name='bn2'), train=train))
     return self.classify(tap(self, f'stage{len(self.stage_sizes)}_post', x))
 
 
@@ -219,7 +227,7 @@ def _stem(network: layers.Network, images: jax.Array, train: bool) -> jax.Array:
   conv1 = layers.Conv(
     24, 1, dtype=network.dtype, kernel_init=layers.torch_init, name='conv1'
   )
-  x = network.norm(name='bn1')(images, train=train, after=conv1)
+  x = layers.conv_bn(images, conv1, network.norm(name='bn1'), train=train)
   return tap(network, 'stem', nn.relu(x))
 
 

@@ -28,14 +28,14 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Returns [N,H,W,width] for x [N,H,W,C]."""
-    after = layers.Conv(
+    convolution = layers.Conv(
       self.width,
       3,
       dtype=self.dtype,
       bias_init=nn.initializers.zeros,
       name='conv1',
     )
-    return self.norm(name='bn1')(x, train=train, after=after)
+    return layers.conv_bn(x, convolution, self.norm(name='bn1'), train=train)
 
 
 class VGG(layers.Network):

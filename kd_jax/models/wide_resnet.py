@@ -63,8 +63,8 @@ class Block(nn.Module):
     pre = self.norm(name='bn1')(x, train=train)
     active = nn.relu(pre)
     stride1, stride2 = (1, self.stride) if self.ffsd else (self.stride, 1)
-    after = conv(x.shape[-1], 3, stride1, 'conv1')
-    y = self.norm(name='bn2')(active, train=train, after=after)
+    convolution = conv(x.shape[-1], 3, stride1, 'conv1')
+    y = layers.conv_bn(active, convolution, self.norm(name='bn2'), train=train)
     y = conv(self.width, 3, stride2, 'conv2')(nn.relu(y))
     if self.stride != 1 or x.shape[-1] != self.width:
       shortcut = conv(x.shape[-1], 1, self.stride, 'shortcut_conv')
