@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch_networks import ResNet, Taps
 
 # 'label' [N] i64. For CRD also 'index' [N] i64, the position of each image in
-# the split, and optionally 'contrast_index' [N,K+1] i64, that position and those
-# of the K negatives.
+# the split, and optionally 'contrast_index' [N,K+1] i64, that position and the
+# positions of the K negatives.
 Batch = Mapping[str, torch.Tensor]
 
 
