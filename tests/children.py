@@ -125,8 +125,8 @@ class Child(subprocess.Popen):
     while not self._over.wait(LOOK_S):
       numbers = self._numbers()
       used = _cpu_s(numbers)
-      # Looks are counted instead of seconds, as the machine may sleep, or be too
-      # busy for a look.
+      # Looks are counted instead of seconds, as the machine may sleep, or be
+      # too busy for a look.
       looks += not _runnable(numbers)
       if abs(used - last_used) > LEAST * self._idle_s or not numbers:
         last_used, looks = used, 0
@@ -171,7 +171,7 @@ class Child(subprocess.Popen):
 
 
 def _runnable(numbers):
-  """Returns whether a thread of the processes runs, or waits for CPU or disk."""
+  """Returns whether a thread of the processes runs or waits for CPU or disk."""
   for number in numbers:
     for path in (_PROC / f'{number}/task').glob('*/stat'):
       with contextlib.suppress(OSError):  # the process has just ended

@@ -9,8 +9,8 @@ import jaxlib.version
 _FOLDER = 'KD_JAX_TEST_COMPILED'
 
 # XLA:CPU compiles the loops of small programs 3 times as fast by its LLVM
-# emitter as by MLIR. Since jaxlib 0.11.1 it has only MLIR, and the flag ends the
-# process.
+# emitter as by MLIR. Since jaxlib 0.11.1 it has only MLIR, and the flag ends
+# the process.
 _CHOICE = jaxlib.version.__version_info__[:3] < (0, 11, 1)
 _QUICK = '--xla_cpu_use_fusion_emitters=false' if _CHOICE else ''
 

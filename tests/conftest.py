@@ -4,8 +4,8 @@ import os
 
 from tests import compiled
 
-# Set before JAX starts, so that it uses the session's cache of compiled programs
-# and not the user's.
+# Set before JAX starts, so that it uses the session's cache of compiled
+# programs and not the user's.
 os.environ.update(compiled.environment(), XLA_FLAGS=compiled.quick())
 
 import jax

@@ -34,7 +34,7 @@ class Block(nn.Module):
 
 
 class Plain(nn.Module):
-  """A ResNet with a fifth of the layers, and its usual taps and parameter names.
+  """A ResNet with a fifth of the layers, but all taps and parameter names.
 
   The contract of every method is checked on it, as it compiles fast.
   """
