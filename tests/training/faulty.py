@@ -39,7 +39,7 @@ role = ['run']
 
 
 def moment(name):
-  """Records that the process is at a moment, and injects the faults due there."""
+  """Records that the process is at a moment, and injects its due faults."""
   name = f'{role[-1]}/{name}'
   counts[name] += 1
   with (FOLDER / f'trace-{PROCESS}').open('a') as file:
