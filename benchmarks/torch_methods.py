@@ -540,9 +540,9 @@ class CRD(Method):
     """Draws positions [N,K] of distinct images of classes other than `labels`.
 
     A step has one random permutation. The negatives of an image are K
-    neighbouring places of it, from a random start, which is a draw without
-    replacement. Where classes differ in size, a place out of an image's range
-    is permuted again.
+    neighbouring places in that permutation, from a random start, which is a
+    draw without replacement. Where classes differ in size, a place out of an
+    image's range is permuted again.
 
     Args:
       labels: The classes of the batch, [N] i64.

@@ -332,7 +332,7 @@ def native_bfloat16() -> bool:
 
 def main() -> None:
   """Answers requests until standard input ends."""
-  given = json.loads(sys.argv[1])
+  arguments = json.loads(sys.argv[1])
   # Only answers go to the original standard output; prints go to stderr.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
@@ -340,14 +340,14 @@ def main() -> None:
   def answer(value: dict[str, Any]) -> None:
     print(json.dumps(value), file=answers, flush=True)
 
-  if given['variant'] == 'bfloat16' and not native_bfloat16():
+  if arguments['variant'] == 'bfloat16' and not native_bfloat16():
     answer({'left_out': 'this device has no bfloat16 of its own'})
     return
-  for network in (given['student'], given['teacher']):
+  for network in (arguments['student'], arguments['teacher']):
     if network and network['name'] not in torch_networks.SHAPES:
       answer({'left_out': f'it has no network {network["name"]!r}'})
       return
-  peer = Peer(given)
+  peer = Peer(arguments)
   first_ms = peer.turn(1)
   peer.turn(_WARM_UP)
   answer(peer.about(first_ms / 1e3))

@@ -251,7 +251,11 @@ def left():
       commands[number] = b' '.join(command).decode()
   # The standard library never ends these once they are in use.
   helpers = ('multiprocessing.resource_tracker', 'multiprocessing.forkserver')
-  return {n: c for n, c in commands.items() if not any(o in c for o in helpers)}
+  return {
+    n: c
+    for n, c in commands.items()
+    if not any(helper in c for helper in helpers)
+  }
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +271,9 @@ def no_process_is_left():
   for number in new_commands:
     os.kill(number, signal.SIGKILL)
   processes = [
-    o for o in gc.get_objects() if issubclass(type(o), subprocess.Popen)
+    candidate
+    for candidate in gc.get_objects()
+    if issubclass(type(candidate), subprocess.Popen)
   ]
   for process in processes:
     if process.pid in new_commands and process.returncode is None:

@@ -56,8 +56,8 @@ def run(
 ) -> Ended:
   """Runs a command until it ends, its time is up, or `stop` says so.
 
-  The command gets SIGTERM first. After `grace_s` seconds, SIGKILL ends what is
-  left of it and of the processes that it started.
+  The command gets SIGTERM first. After `grace_s` seconds, SIGKILL ends the
+  command and all processes that it started, as far as they still run.
 
   Args:
     command: The program and its arguments.

@@ -45,14 +45,14 @@ def made(given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def main() -> None:
   """Answers requests until standard input ends."""
-  given = json.loads(sys.argv[1])
+  arguments = json.loads(sys.argv[1])
   # Only answers go to the original standard output; prints go to stderr.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
-  if given.get('deterministic'):
+  if arguments.get('deterministic'):
     flags = (os.environ.get('XLA_FLAGS', ''), *main_lib.DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags)
-  row, about = made(given)
+  row, about = made(arguments)
   print(json.dumps(about), file=answers, flush=True)
   for line in sys.stdin:
     turn = row.turn(int(line))

@@ -63,8 +63,8 @@ class Product(peer.Peer):
 
   def __init__(self, label: str, dtype: str):
     """Starts the process and waits until it has compiled."""
-    given = json.dumps({'product': dtype})
-    super().__init__(label, [sys.executable, str(HERE / 'lane.py'), given])
+    argument = json.dumps({'product': dtype})
+    super().__init__(label, [sys.executable, str(HERE / 'lane.py'), argument])
     self.flops, self.dtype = self.about['flops'], dtype
 
   def turn(self, steps: int) -> cost.Turn:

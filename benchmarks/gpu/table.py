@@ -142,10 +142,14 @@ class Table:
       id(member): self.times[n][:rounds] for n, member in participants.items()
     }
     products: dict[str, Any] = {
-      o.dtype: o for o in participants.values() if isinstance(o, rows.Product)
+      participant.dtype: participant
+      for participant in participants.values()
+      if isinstance(participant, rows.Product)
     }
     own_rows: dict[str, Any] = {
-      n: o for n, o in participants.items() if isinstance(o, rows.Ours)
+      n: participant
+      for n, participant in participants.items()
+      if isinstance(participant, rows.Ours)
     }
     if not own_rows:
       return []

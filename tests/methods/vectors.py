@@ -46,7 +46,7 @@ def nhwc(x):
 
 
 def kernel(x):
-  """Returns torch's kernel of a convolution OIHW as HWIO, of a dense layer OI as IO."""
+  """Returns torch's kernel OIHW of a convolution as HWIO, or OI as IO."""
   return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
 
 

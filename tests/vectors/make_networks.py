@@ -119,8 +119,8 @@ def record(network, taps, image):
     def hook(_, inputs, output):
       seen['in:' + name] = inputs[0]
       outputs = output if isinstance(output, tuple) else (output,)
-      for i, value in enumerate(outputs):
-        seen[f'{name}:{i}'] = value.clone()
+      for i, part in enumerate(outputs):
+        seen[f'{name}:{i}'] = part.clone()
       seen[name] = seen['relu:' + name] = seen[f'{name}:0']
 
     return hook
@@ -145,18 +145,18 @@ def record(network, taps, image):
 
   def at(place):
     if isinstance(place, list):
-      return torch.cat([at(value) for value in place], 1)
+      return torch.cat([at(part) for part in place], 1)
     if place.startswith('in:'):
       return seen['before:' + place[3:]]
-    found = seen[place]
-    return found.relu() if place.startswith('relu:') else found
+    tapped = seen[place]
+    return tapped.relu() if place.startswith('relu:') else tapped
 
   linear_names = [
     n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear)
   ]
-  found = {name: at(place) for name, place in taps.items()}
+  tapped = {name: at(place) for name, place in taps.items()}
   pooled = at('in:' + linear_names[-1]).flatten(1)
-  return {**found, 'pooled': pooled, 'logits': logits}
+  return {**tapped, 'pooled': pooled, 'logits': logits}
 
 
 def vectors(case, load):
