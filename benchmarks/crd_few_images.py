@@ -1,4 +1,4 @@
-"""CRD, ResNet34 to ResNet18, with 1,024 negatives: for a set of few images."""
+"""CRD, ResNet34 to ResNet18, with 1,024 negatives, for small training sets."""
 
 from ml_collections import ConfigDict
 
@@ -6,10 +6,17 @@ from kd_jax import config
 
 
 def get_config(recipe: str | None = None) -> ConfigDict:
-  """As configs/crd.py:imagenet_r34_r18, whose 16,384 negatives need more."""
+  """Returns the recipe crd:imagenet_r34_r18 with 1,024 negatives.
+
+  The recipe's own 16,384 negatives need a larger training set, as CRD draws
+  them from the images of other classes.
+
+  Args:
+    recipe: Ignored.
+  """
   del recipe
-  made = config.imagenet()
-  made.method = 'crd'
-  made.method_args = ConfigDict({'negatives': 1024})
-  made.weights = ConfigDict({'ce': 1.0, 'kd': 0.0, 'crd': 0.8})
-  return made
+  config_dict = config.imagenet()
+  config_dict.method = 'crd'
+  config_dict.method_args = ConfigDict({'negatives': 1024})
+  config_dict.weights = ConfigDict({'ce': 1.0, 'kd': 0.0, 'crd': 0.8})
+  return config_dict

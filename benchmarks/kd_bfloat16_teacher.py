@@ -1,4 +1,4 @@
-"""KD, resnet32x4 to resnet8x4 in float32, whose teacher is in bfloat16."""
+"""KD, resnet32x4 to resnet8x4 in float32, with the teacher in bfloat16."""
 
 from ml_collections import ConfigDict
 
@@ -6,10 +6,14 @@ from kd_jax import config
 
 
 def get_config(recipe: str | None = None) -> ConfigDict:
-  """`kd:cifar100_r32x4_r8x4` with `config.teacher.dtype='bfloat16'`."""
+  """Returns `kd:cifar100_r32x4_r8x4` with `config.teacher.dtype='bfloat16'`.
+
+  Args:
+    recipe: Ignored.
+  """
   del recipe
-  made = config.pair('resnet32x4', 'resnet8x4')
-  made.method = 'kd'
-  made.weights = ConfigDict({'ce': 0.1, 'kd': 0.9})
-  made.teacher.dtype = 'bfloat16'
-  return made
+  config_dict = config.pair('resnet32x4', 'resnet8x4')
+  config_dict.method = 'kd'
+  config_dict.weights = ConfigDict({'ce': 0.1, 'kd': 0.9})
+  config_dict.teacher.dtype = 'bfloat16'
+  return config_dict

@@ -1,4 +1,4 @@
-"""KD, resnet32x4 to resnet8x4, whose teacher is asked once for each image."""
+"""KD, resnet32x4 to resnet8x4, with the teacher's logits cached."""
 
 from ml_collections import ConfigDict
 
@@ -6,11 +6,17 @@ from kd_jax import config
 
 
 def get_config(recipe: str | None = None) -> ConfigDict:
-  """Images are mirrored, not cropped: the teacher sees two views of each."""
+  """Returns the configuration, in which the teacher evaluates each view once.
+
+  Images are mirrored and not cropped, so that there are two views of each.
+
+  Args:
+    recipe: Ignored.
+  """
   del recipe
-  made = config.pair('resnet32x4', 'resnet8x4')
-  made.method = 'kd'
-  made.weights = ConfigDict({'ce': 0.1, 'kd': 0.9})
-  made.data.crop_padding = 0
-  made.teacher.cache_logits = True
-  return made
+  config_dict = config.pair('resnet32x4', 'resnet8x4')
+  config_dict.method = 'kd'
+  config_dict.weights = ConfigDict({'ce': 0.1, 'kd': 0.9})
+  config_dict.data.crop_padding = 0
+  config_dict.teacher.cache_logits = True
+  return config_dict

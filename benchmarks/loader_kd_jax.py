@@ -1,8 +1,8 @@
-"""Training batches as kd_jax streams them; see `turns.py`. Variants:
+"""Measures kd_jax's training batches; see `turns.py`. Variants:
 
 stream   `kd_jax.data.stream`: random resized crops, uint8; the device flips
          and normalises them
-pillow   a loop over the files: Pillow decodes and resizes each whole; the
+pillow   a loop over the files, which Pillow decodes and resizes as a whole; the
          plainest loader, for scale
 """
 
@@ -22,12 +22,16 @@ from kd_jax.runtime import sharding
 
 
 def streamed(given: dict[str, Any]) -> Iterator[Any]:
-  """Random resized crops, from the first step on."""
-  opened = data.open_source(given['name'], image_size=given['size'])
-  images = opened.split('train')
-  every = stream.Streamed(
+  """Returns batches of random resized crops, from the first step on.
+
+  Args:
+    given: See `turns.main`.
+  """
+  data_set = data.open_source(given['name'], image_size=given['size'])
+  images = data_set.split('train')
+  training = stream.Streamed(
     images,
-    opened.info,
+    data_set.info,
     sharding.make_mesh(1),
     workers=given['workers'],
     batch_size=min(given['batch'], len(images)),
@@ -35,17 +39,17 @@ def streamed(given: dict[str, Any]) -> Iterator[Any]:
     crop_flip=augment.CropFlip(0, 'zero', True),
     area=(0.08, 1.0),
   )
-  return every.feeds(0)
+  return training.feeds(0)
 
 
 def plain(given: dict[str, Any]) -> Iterator[Any]:
-  """Whole images, squeezed."""
+  """Yields batches [N,size,size,3] u8 of whole images, resized to squares."""
   files = sorted(pathlib.Path(given['folder']).glob('*/*'))
-  size, every = given['size'], itertools.cycle(files)
+  size, paths = given['size'], itertools.cycle(files)
   while True:
     images = []
-    for file in itertools.islice(every, given['batch']):
-      with Image.open(file) as image:
+    for path in itertools.islice(paths, given['batch']):
+      with Image.open(path) as image:
         small = image.convert('RGB').resize(
           (size, size), Image.Resampling.BILINEAR
         )
@@ -54,11 +58,11 @@ def plain(given: dict[str, Any]) -> Iterator[Any]:
 
 
 def make(given: dict[str, Any]) -> tuple[Iterator[Any], str]:
-  """Batches, and what makes them."""
+  """Returns a variant's batches, and the name and version of the loader."""
   if given['variant'] == 'pillow':
     return plain(given), f'Pillow {Image.__version__}'
   return streamed(given), f'kd_jax {kd_jax.__version__}'
 
 
-if __name__ == '__main__':  # the workers import it too
+if __name__ == '__main__':  # the stream's workers import this module too
   turns.main(make)

@@ -1,8 +1,9 @@
-"""ImageNet's training batches by tf.data.
+"""Measures ImageNet's training batches made by tf.data; see `turns.py`.
 
-A process of its own, never imported by kd_jax; see `turns.py`. The crop is
-decoded alone, resized without antialiasing as TensorFlow's recipes do, and
-flipped; batches are uint8. As many threads as the others have workers.
+It runs in its own process, and kd_jax never imports it. Only the crop is
+decoded; it is resized without antialiasing, as TensorFlow's recipes do, and
+flipped. Batches are uint8. It uses as many threads as the other loaders use
+workers.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ _AREA, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def make(given: dict[str, Any]) -> tuple[Iterator[Any], str]:
-  """Batches, shuffled anew each epoch."""
+  """Returns the batches, reshuffled each epoch, and TensorFlow's version."""
   import tensorflow as tf
 
   threads, size = max(1, given['workers']), given['size']

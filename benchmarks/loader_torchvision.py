@@ -1,11 +1,13 @@
-"""ImageNet's training batches by torchvision's transforms in a DataLoader.
+"""Measures ImageNet's batches by torchvision's transforms in a DataLoader.
 
-A process of its own, never imported by kd_jax; see `turns.py`. Variants:
+It runs in its own process, and kd_jax never imports it; see `turns.py`.
+Variants:
 
-  pillow   ImageFolder, RandomResizedCrop, flip, ToTensor, Normalize: as in
+  pillow   ImageFolder, RandomResizedCrop, flip, ToTensor, Normalize, as in
            PyTorch's own ImageNet example; batches are f32
-  tensor   the same crops and flips by transforms.v2, of what decode_jpeg gives
-           (libjpeg-turbo); batches are uint8, for the device to normalise
+  tensor   the same crops and flips by transforms.v2, on what decode_jpeg
+           (libjpeg-turbo) returns; batches are uint8, for the device to
+           normalise
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ import turns
 
 
 def _pillow(size: int) -> dict[str, Any]:
-  """Arguments of ImageFolder."""
+  """Returns ImageFolder's arguments for crops [3,size,size] f32."""
   from torchvision import transforms
 
   steps = [
@@ -29,7 +31,11 @@ def _pillow(size: int) -> dict[str, Any]:
 
 
 def _tensor(size: int) -> dict[str, Any]:
-  """Arguments of ImageFolder."""
+  """Returns ImageFolder's arguments for crops [3,size,size] u8.
+
+  Raises:
+    ImportError: torchvision's image extension does not load.
+  """
   import torch
   from torchvision import io
   from torchvision.transforms import v2
@@ -50,14 +56,14 @@ def _tensor(size: int) -> dict[str, Any]:
 
 
 def make(given: dict[str, Any]) -> tuple[Iterator[Any], str]:
-  """Batches, shuffled anew each epoch."""
+  """Returns the batches, reshuffled each epoch, and the versions used."""
   import torch
   import torchvision
 
-  torch.set_num_threads(1)  # as each worker does
-  ways = {'pillow': _pillow, 'tensor': _tensor}
+  torch.set_num_threads(1)  # as DataLoader sets it in each worker
+  arguments = {'pillow': _pillow, 'tensor': _tensor}
   images = torchvision.datasets.ImageFolder(
-    given['folder'], **ways[given['variant']](given['size'])
+    given['folder'], **arguments[given['variant']](given['size'])
   )
   workers = given['workers']
   loader = torch.utils.data.DataLoader(
@@ -68,8 +74,8 @@ def make(given: dict[str, Any]) -> tuple[Iterator[Any], str]:
     num_workers=workers,
     persistent_workers=workers > 0,
   )
-  what = f'torch {torch.__version__}, torchvision {torchvision.__version__}'
-  return itertools.chain.from_iterable(itertools.repeat(loader)), what
+  versions = f'torch {torch.__version__}, torchvision {torchvision.__version__}'
+  return itertools.chain.from_iterable(itertools.repeat(loader)), versions
 
 
 if __name__ == '__main__':

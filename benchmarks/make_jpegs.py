@@ -2,10 +2,10 @@
 
 python benchmarks/make_jpegs.py FOLDER [FILES]
 
-FOLDER, a new one, gets train/<class>/*.jpg, 8 classes of FILES (800) in all,
-and as many classes of 2 files in test/. A file has about 500x375 pixels and
-110 kB, as those of ImageNet: random fields whose amplitude falls with
-frequency, as that of photographs does, in three colours that go together.
+FOLDER must be new or empty. train/<class>/*.jpg gets FILES (800) images, in 8
+classes, and test/ 2 images of each class. A file has about 500x375 pixels and
+110 kB, as ImageNet's do. The images are random fields in three correlated
+colours, whose amplitude falls with frequency as in photographs.
 """
 
 import pathlib
@@ -15,15 +15,15 @@ import numpy as np
 from PIL import Image
 
 _CLASSES = 8
-_SLOPE = 1.2  # of the amplitude over frequency
-_CONTRAST = 55.0  # standard deviation of grey values
-_COLOUR = 0.3  # of the contrast
-_NOISE = 4.0  # grey values, of every pixel for itself
+_SLOPE = 1.2  # the amplitude is frequency**-_SLOPE
+_CONTRAST = 55.0  # the standard deviation of grey values
+_COLOUR = 0.3  # a colour's share of the contrast
+_NOISE = 4.0  # grey values, independent for every pixel
 _QUALITY = 92
 
 
 def field(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-  """A smooth random field [h,w] of standard deviation 1."""
+  """Returns a smooth random field [height,width] with standard deviation 1."""
   y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
   frequency = np.maximum(np.hypot(y, x), 1 / max(height, width))
   spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
@@ -32,7 +32,7 @@ def field(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def picture(rng: np.random.Generator) -> Image.Image:
-  """One image; three of four lie, one stands."""
+  """Returns a random image; three in four are landscape, one is portrait."""
   width, height = rng.integers(460, 541), rng.integers(345, 406)
   if rng.random() < 0.25:
     width, height = height, width
@@ -44,21 +44,23 @@ def picture(rng: np.random.Generator) -> Image.Image:
 
 
 def main() -> None:
-  """Writes the files; the same ones every time."""
+  """Writes the files, which are identical on every run."""
   folder = pathlib.Path(sys.argv[1])
   count = int(sys.argv[2]) if len(sys.argv) > 2 else 800
   if folder.exists() and any(folder.iterdir()):
     sys.exit(f'{folder} is not empty: give a new folder')
-  total = 0
+  total_bytes = 0
   for split, number in (('train', count), ('test', 2 * _CLASSES)):
     for i in range(number):
       rng = np.random.default_rng([i, split == 'test'])
       path = folder / split / f'class{i % _CLASSES}' / f'{i:05d}.jpg'
       path.parent.mkdir(parents=True, exist_ok=True)
       picture(rng).save(path, quality=_QUALITY)
-      total += path.stat().st_size
+      total_bytes += path.stat().st_size
   files = count + 2 * _CLASSES
-  print(f'{files} files, {total / files / 1e3:.0f} kB on average, in {folder}')
+  print(
+    f'{files} files, {total_bytes / files / 1e3:.0f} kB on average, in {folder}'
+  )
 
 
 if __name__ == '__main__':

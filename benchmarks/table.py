@@ -1,11 +1,11 @@
-"""The table of six methods beside PyTorch, made by `kd_jax.benchmark`.
+"""Makes the table of six methods beside PyTorch, by `kd_jax.benchmark`.
 
   python benchmarks/table.py figures
   python benchmarks/table.py figures --only=r32x4_r8x4_64
 
-Each row is one run of `kd-jax benchmark --compare`, in which ours and
-all peers of one configuration take turns. Its figures are kept in the folder as
-JSON; rows that are there are not run again. The table is printed as Markdown.
+Each row is one run of `kd-jax benchmark --compare`, in which kd_jax and all
+peers of one configuration take turns. The folder keeps the figures as JSON, and
+a row whose file exists is not run again. The table is printed as Markdown.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from typing import Any
 PEERS = ('dataloader', 'eager', 'compiled', 'bfloat16')
 METHODS = ('kd', 'fpd', 'ofd', 'ffsd', 'pics', 'crd')
 CIFAR = ('--student=resnet8x4', '--teacher=resnet32x4')
-# Title, recipe and arguments by name. ResNets at 224 pixels are trained on few
-# images, which live on the device as those of a CIFAR run do.
+# Title, recipe and arguments by name. The ResNets at 224 pixels train on few
+# images, so that these fit on the device, as those of a CIFAR run do.
 TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
   'r32x4_r8x4_64': (
     'resnet32x4 to resnet8x4, 32 pixels, batch 64',
@@ -38,7 +38,7 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ('--batch_size=512', *CIFAR),
   ),
 }
-# Configurations that are called otherwise.
+# Configurations whose label is not '<method>:<recipe>'.
 OTHER = {
   'ffsd:cifar100_r32x4_r8x4': 'ffsd:cifar100_r8',
   'ffsd:imagenet_r34_r18': 'ffsd:imagenet_r18',
@@ -47,7 +47,7 @@ OTHER = {
 
 
 def main() -> None:
-  """Runs what is missing and prints the tables."""
+  """Runs the rows without a file, and prints the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('folder', type=pathlib.Path)
   parser.add_argument('--only', choices=TABLES, help='one of the tables')
@@ -57,21 +57,23 @@ def main() -> None:
   args = parser.parse_args()
   args.folder.mkdir(parents=True, exist_ok=True)
   for name in [args.only] if args.only else TABLES:
-    title, recipe, given = TABLES[name]
-    found = []
+    title, recipe, arguments = TABLES[name]
+    reports = []
     for method in args.methods.split(','):
       path = args.folder / f'{name}_{method}.json'
       label = f'{method}:{recipe}'
       label = OTHER.get(label, label)
       if not path.exists():
-        chosen = (f'--peers={args.peers}', f'--repeats={args.repeats}')
-        _run(label, [*given, *chosen], path)
-      found.append((method, json.loads(path.read_text(encoding='utf-8'))))
-    print(f'\n**{title}**\n\n{_table(found)}\n\n{_about(found)}', flush=True)
+        options = (f'--peers={args.peers}', f'--repeats={args.repeats}')
+        _run(label, [*arguments, *options], path)
+      reports.append((method, json.loads(path.read_text(encoding='utf-8'))))
+    print(
+      f'\n**{title}**\n\n{_table(reports)}\n\n{_about(reports)}', flush=True
+    )
 
 
 def _run(label: str, given: Sequence[str], path: pathlib.Path) -> None:
-  """One run of the benchmark, into `path`."""
+  """Runs the benchmark of a configuration and writes its JSON to `path`."""
   command = [sys.executable, '-m', 'kd_jax', 'benchmark', label, '--compare']
   part = path.with_suffix('.part')
   subprocess.run([*command, *given, f'--json={part}'], check=True, stdout=2)
@@ -81,18 +83,20 @@ def _run(label: str, given: Sequence[str], path: pathlib.Path) -> None:
 def _table(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
   head = ('', 'images/s', *PEERS, 'of the peak', 'memory', 'asked FLOPs')
   lines = [head, ('---', *('---:',) * (len(head) - 1))]
-  for method, each in found:
-    ours, *others = each['rows']
-    rows = {row['config'].split()[1].rstrip(','): row for row in others}
-    speed, share = ours['images_per_s'], ours['share']
+  for method, report in found:
+    own_row, *peer_rows = report['rows']
+    rows = {row['config'].split()[1].rstrip(','): row for row in peer_rows}
+    speed, peak_share = own_row['images_per_s'], own_row['share']
     lines.append(
       (
         method.upper(),
         _number(speed['median'], speed['least'], speed['most'], '.3g'),
         *(_ratio(rows.get(name)) for name in PEERS),
-        f'{100 * share["median"]:.0f}%',
-        f'{ours["memory_bytes"] / 1e6:.0f} MB' if ours['memory_bytes'] else '',
-        f'{ours["flops"] / 1e9:.0f} G',
+        f'{100 * peak_share["median"]:.0f}%',
+        f'{own_row["memory_bytes"] / 1e6:.0f} MB'
+        if own_row['memory_bytes']
+        else '',
+        f'{own_row["flops"] / 1e9:.0f} G',
       )
     )
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
@@ -109,17 +113,20 @@ def _number(median: float, least: float, most: float, form: str) -> str:
 
 
 def _about(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
-  """On what, with what, and what the peak was."""
+  """Returns a line on the hardware, the versions and the measured peak.
+
+  It ends the command if two rows differ in hardware, host or versions.
+  """
   first = found[0][1]
-  for name, each in found:
+  for name, report in found:
     for key in ('hardware', 'host', 'versions'):
-      if each[key] != first[key]:
-        sys.exit(f'{name} has another {key} than {found[0][0]}: {each[key]}')
+      if report[key] != first[key]:
+        sys.exit(f'{name} has another {key} than {found[0][0]}: {report[key]}')
   versions = ', '.join(f'{k} {v}' for k, v in first['versions'].items())
-  repeats = [each['arguments']['repeats'] for _, each in found]
+  repeats = [report['arguments']['repeats'] for _, report in found]
   peaks = [
-    1e-9 * each['rows'][0]['peak']['float32'][end]
-    for _, each in found
+    1e-9 * report['rows'][0]['peak']['float32'][end]
+    for _, report in found
     for end in ('least', 'most')
   ]
   return (

@@ -1,7 +1,7 @@
 """The methods that benchmarks/torch_peer.py trains, as PyTorch modules.
 
-A method owns its adapters and computes, of the taps of all networks and of a
-batch, the weighted sum of its terms; the modules are called as those of
+A method owns its adapters, and computes the weighted sum of its terms from the
+taps of all networks and a batch. The modules have the names of those in
 `kd_jax.methods`, so that parameters correspond by name. A term of weight 0 is
 not computed. Losses are float32, also under autocast.
 """
@@ -16,36 +16,37 @@ from torch import nn
 import torch.nn.functional as F
 from torch_networks import ResNet, Taps
 
-# 'label' [N] i64; for CRD 'index' [N] i64, the image's position in the split,
-# and perhaps 'contrast_index' [N,K+1] i64, that position and those of others.
+# 'label' [N] i64. For CRD also 'index' [N] i64, the position of each image in
+# the split, and optionally 'contrast_index' [N,K+1] i64, that position and the
+# positions of the K negatives.
 Batch = Mapping[str, torch.Tensor]
 
 
 def kl(
   student: torch.Tensor, teacher: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-  """T^2 * KL(teacher || student) of softened logits, mean over the batch."""
-  target = F.log_softmax(teacher.detach().float() / temperature, 1)
-  found = F.log_softmax(student.float() / temperature, 1)
+  """Returns T^2 * KL(teacher || student) of softened logits, a batch mean."""
+  teacher_log_probs = F.log_softmax(teacher.detach().float() / temperature, 1)
+  student_log_probs = F.log_softmax(student.float() / temperature, 1)
   return temperature**2 * F.kl_div(
-    found, target, reduction='batchmean', log_target=True
+    student_log_probs, teacher_log_probs, reduction='batchmean', log_target=True
   )
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-  """Mean cross-entropy of logits [N,K]."""
+  """Returns the mean cross-entropy of logits [N,K]."""
   return F.cross_entropy(logits.float(), labels)
 
 
 def mse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-  """Mean squared difference over every element."""
+  """Returns the mean squared difference over all elements."""
   return F.mse_loss(a.float(), b.float())
 
 
 def aligned(
   a: torch.Tensor, b: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-  """Two maps at one size: the larger is averaged to the smaller."""
+  """Returns two maps at the same size; the larger is average-pooled."""
   if a.shape[2:] == b.shape[2:]:
     return a, b
   size = [min(sides) for sides in zip(a.shape[2:], b.shape[2:], strict=True)]
@@ -53,21 +54,21 @@ def aligned(
 
 
 def attention(x: torch.Tensor) -> torch.Tensor:
-  """The mean of squares over the channels of a map: [N,H*W] f32."""
+  """Returns the mean of squares over the channels of a map, [N,H*W] f32."""
   return x.float().square().mean(1).flatten(1)
 
 
 def attention_transfer(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-  """MSE of two maps' attention at length 1."""
+  """Returns the MSE of two maps' attention, each scaled to unit length."""
   return F.mse_loss(F.normalize(attention(a)), F.normalize(attention(b)))
 
 
 class Method(nn.Module):
-  """What methods share: `forward(feats, batch)` is the weighted loss [] f32.
+  """The base of the methods; `forward` returns the weighted loss [] f32.
 
   Attributes:
-    weights: of each term.
-    temperature: of logits.
+    weights: The weight of each term, by its name.
+    temperature: The temperature of the logits.
   """
 
   def __init__(self, weights: Mapping[str, float], temperature: float):
@@ -75,16 +76,23 @@ class Method(nn.Module):
     self.weights, self.temperature = dict(weights), temperature
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """The weighted sum of all terms; `feats` by the networks' names."""
+    """Returns the weighted sum of all terms.
+
+    Args:
+      feats: The taps of each network, by the network's name.
+      batch: See `Batch`.
+    """
     raise NotImplementedError
 
   def after(self) -> None:
-    """What follows the backward pass."""
+    """Updates the method's state after the backward pass."""
 
   def total(self, **terms: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The weighted sum; what weighs 0 is not called."""
-    found = [w * terms[name]() for name, w in self.weights.items() if w]
-    return functools.reduce(torch.add, found)
+    """Returns the weighted sum; a term of weight 0 is not called."""
+    weighted = [
+      weight * terms[name]() for name, weight in self.weights.items() if weight
+    ]
+    return functools.reduce(torch.add, weighted)
 
   def standard(
     self,
@@ -93,7 +101,7 @@ class Method(nn.Module):
     batch: Batch,
     **own: Callable[[], torch.Tensor],
   ) -> torch.Tensor:
-    """The weighted sum of 'ce', 'kd' and the method's own terms."""
+    """Returns the weighted sum of 'ce', 'kd' and the method's own terms."""
     return self.total(
       ce=lambda: cross_entropy(student, batch['label']),
       kd=lambda: kl(student, teacher, self.temperature),
@@ -105,13 +113,13 @@ class KD(Method):
   """Cross-entropy and the KL divergence of softened logits."""
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """See `Method`."""
+    """Returns the weighted loss; see `Method`."""
     student, teacher = feats['student'], feats['teacher']
     return self.standard(student['logits'], teacher['logits'], batch)
 
 
 class FPD(Method):
-  """Both networks' maps through one pyramid (the method's version A)."""
+  """Compares both networks' maps after one pyramid (the method's version A)."""
 
   def __init__(
     self,
@@ -138,26 +146,26 @@ class FPD(Method):
     if channels['teacher'] != channels['student']:
       self.teacher_laterals = laterals(channels['teacher'])
     self.smooth = nn.Conv2d(width, width, 3, padding=1)
-    inner = width // se_reduction
+    gate_width = width // se_reduction
     self.gate = nn.ModuleDict(
       {
-        'fc1': nn.Linear(width, inner, bias=False),
-        'fc2': nn.Linear(inner, width, bias=False),
+        'fc1': nn.Linear(width, gate_width, bias=False),
+        'fc2': nn.Linear(gate_width, width, bias=False),
       }
     )
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """See `Method`."""
+    """Returns the weighted loss; see `Method`."""
     student, teacher = feats['student'], feats['teacher']
 
     def pyramids() -> torch.Tensor:
-      met = [aligned(student[tap], teacher[tap]) for tap in self.taps]
-      ours = self._pyramid(self.laterals, [s for s, _ in met])
-      other = getattr(self, 'teacher_laterals', self.laterals)
-      theirs = self._pyramid(other, [t for _, t in met])
+      pairs = [aligned(student[tap], teacher[tap]) for tap in self.taps]
+      student_pyramid = self._pyramid(self.laterals, [s for s, _ in pairs])
+      teacher_laterals = getattr(self, 'teacher_laterals', self.laterals)
+      teacher_pyramid = self._pyramid(teacher_laterals, [t for _, t in pairs])
       parts = [
         _softmax_weighted([mse(s, t) for s, t in zip(a, b, strict=True)])
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(student_pyramid, teacher_pyramid, strict=True)
       ]
       return _softmax_weighted(parts)
 
@@ -168,7 +176,7 @@ class FPD(Method):
   def _pyramid(
     self, laterals: Any, maps: Sequence[torch.Tensor]
   ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Smoothed and gated levels, the smallest first."""
+    """Returns the smoothed and the gated levels, the smallest first."""
     smooth: list[torch.Tensor] = []
     gated: list[torch.Tensor] = []
     level = None
@@ -188,13 +196,16 @@ class FPD(Method):
 
 
 def _softmax_weighted(values: Sequence[torch.Tensor]) -> torch.Tensor:
-  """Scalars weighted by their own softmax, a constant."""
+  """Returns the sum of scalars, weighted by their detached softmax."""
   stacked = torch.stack(list(values))
   return (stacked.detach().softmax(0) * stacked).sum()
 
 
 class OFD(Method):
-  """Maps before the ReLU, by a partial L2 distance to the margin ReLU's."""
+  """Compares maps before the ReLU by a partial L2 distance.
+
+  The teacher's maps pass a margin ReLU first.
+  """
 
   def __init__(
     self, networks: Mapping[str, Any], stages: Sequence[int], **common: Any
@@ -204,29 +215,29 @@ class OFD(Method):
     student, teacher = networks['student'], networks['teacher']
     for i in self.stages:
       tap = f'stage{i}_pre'
-      inputs, width = student.channels[tap], teacher.channels[tap]
+      channels, width = student.channels[tap], teacher.channels[tap]
       connector = {
-        'conv': nn.Conv2d(inputs, width, 1, bias=False),
+        'conv': nn.Conv2d(channels, width, 1, bias=False),
         'bn': nn.BatchNorm2d(width),
       }
       nn.init.kaiming_normal_(connector['conv'].weight, mode='fan_out')
       self.add_module(f'connector{i}', nn.ModuleDict(connector))
-      # The teacher is frozen, and so is where its ReLU's margin lies.
+      # The teacher is frozen, so its margins are constants.
       self.register_buffer(f'margin{i}', _margin(teacher.last_bn(i)))
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """See `Method`."""
+    """Returns the weighted loss; see `Method`."""
     student, teacher = feats['student'], feats['teacher']
 
     def distances() -> torch.Tensor:
-      found = []
+      weighted = []
       for place, i in enumerate(self.stages):
         tap, connector = f'stage{i}_pre', getattr(self, f'connector{i}')
         s, t = aligned(student[tap], teacher[tap])
         s = connector['bn'](connector['conv'](s))
         distance = _partial_l2(s, t, getattr(self, f'margin{i}'))
-        found.append(distance / 2 ** (len(self.stages) - 1 - place))
-      return functools.reduce(torch.add, found)
+        weighted.append(distance / 2 ** (len(self.stages) - 1 - place))
+      return functools.reduce(torch.add, weighted)
 
     return self.standard(
       student['logits'], teacher['logits'], batch, ofd=distances
@@ -234,31 +245,34 @@ class OFD(Method):
 
 
 def _margin(bn: nn.BatchNorm2d) -> torch.Tensor:
-  """The mean of the negative part of N(beta, gamma^2): [1,C,1,1]."""
+  """Returns the mean of the negative part of N(beta, gamma^2), [1,C,1,1]."""
   gamma, beta = bn.weight.detach().abs(), bn.bias.detach()
-  dead = gamma == 0
-  safe = torch.where(dead, 1.0, gamma)
+  is_zero = gamma == 0
+  safe = torch.where(is_zero, 1.0, gamma)
   ratio = beta / safe
   negative = torch.special.ndtr(-ratio)
   density = torch.exp(-ratio.square() / 2) / (2 * np.pi) ** 0.5
-  some = negative > 0.001
-  mean = beta - safe * density / torch.where(some, negative, 1.0)
-  found = torch.where(some, mean, -3 * gamma)
-  found = torch.where(dead, beta.clamp(max=0), found)
-  return found[None, :, None, None]
+  is_reliable = negative > 0.001
+  mean = beta - safe * density / torch.where(is_reliable, negative, 1.0)
+  margin = torch.where(is_reliable, mean, -3 * gamma)
+  margin = torch.where(is_zero, beta.clamp(max=0), margin)
+  return margin[None, :, None, None]
 
 
 def _partial_l2(
   s: torch.Tensor, t: torch.Tensor, margin: torch.Tensor
 ) -> torch.Tensor:
-  """Squared differences, but where both are negative and s the lower."""
+  """Returns the squared distance of s to the margin ReLU of t, a batch mean.
+
+  Elements where both are negative and s is the lower do not count.
+  """
   s, target = s.float(), torch.maximum(t.float(), margin)
   counts = (s > target) | (target > 0)
   return ((s - target).square() * counts).sum() / len(s)
 
 
 class Separable(nn.Module):
-  """Depthwise 3x3 and 1x1 convolution, each with BatchNorm and ReLU."""
+  """A depthwise 3x3 and a 1x1 convolution, each with BatchNorm and ReLU."""
 
   def __init__(self, channels: int, width: int):
     super().__init__()
@@ -279,7 +293,7 @@ class Separable(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Doubles a map's sides, block by block."""
+  """Doubles a map's sides in each of its blocks."""
 
   def __init__(self, channels: int, widths: Sequence[int]):
     super().__init__()
@@ -293,8 +307,8 @@ class Decoder(nn.Module):
       channels = width
 
   def forward(self, x: torch.Tensor, train: bool) -> list[torch.Tensor]:
-    """One map for each block; running statistics where not `train`."""
-    found = []
+    """Returns one map per block; running statistics unless `train`."""
+    maps = []
     for i in range(self.blocks):
       bn = getattr(self, f'bn{i}')
       x = F.batch_norm(
@@ -308,12 +322,12 @@ class Decoder(nn.Module):
         eps=bn.eps,
       )
       x = F.relu(x)
-      found.append(x)
-    return found
+      maps.append(x)
+    return maps
 
 
 class FFSD(Method):
-  """Common students and a leader that learn together, without a teacher."""
+  """Common students and a leader, which learn together without a teacher."""
 
   def __init__(
     self,
@@ -327,52 +341,62 @@ class FFSD(Method):
     self.taps = tuple(taps)
     self.common = [f'student_{i}' for i in range(common_students)]
     widths = [networks['leader'].channels[tap] for tap in self.taps]
-    joined = widths[-1] * common_students
+    joined_width = widths[-1] * common_students
     self.fusion = nn.ModuleDict(
       {
-        'fuse': Separable(joined, widths[-1]),
+        'fuse': Separable(joined_width, widths[-1]),
         'fc': nn.Linear(widths[-1], classes),
       }
     )
-    self.leader_trans = Separable(widths[-1], joined)
+    self.leader_trans = Separable(widths[-1], joined_width)
     self.decoders = ['leader', *self.common[1:]]
     for name in self.decoders:
       decoder = Decoder(widths[-1], widths[-2::-1])
       self.add_module(f'decoder_{name}', decoder)
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """See `Method`."""
-    label, heat, leader = batch['label'], self.temperature, feats['leader']
+    """Returns the weighted loss; see `Method`."""
+    label, temperature, leader = (
+      batch['label'],
+      self.temperature,
+      feats['leader'],
+    )
     maps = {n: [f[tap] for tap in self.taps] for n, f in feats.items()}
     logits = [feats[name]['logits'] for name in self.common]
     joined = torch.cat([maps[n][-1] for n in self.common], 1).detach()
     fused = self.fusion['fuse'](joined)
     fused_logits = self.fusion['fc'](fused.mean((2, 3)))
     mean = torch.stack([z.float() for z in logits]).mean(0)
-    before = dict(zip(self.common[1:], self.common, strict=False))
-    shifts = {n: _shifted(maps[b][-1].detach()) for n, b in before.items()}
-    # They judge with running statistics before training moves these.
+    previous = dict(zip(self.common[1:], self.common, strict=False))
+    shifted_maps = {
+      n: _shifted(maps[b][-1].detach()) for n, b in previous.items()
+    }
+    # Targets use running statistics, before the decoder term updates these.
     with torch.no_grad():
-      targets = {n: self._decoder(n)(s[1], False) for n, s in shifts.items()}
+      targets = {
+        n: self._decoder(n)(s[1], False) for n, s in shifted_maps.items()
+      }
       targets['leader'] = self._decoder('leader')(fused.detach(), False)
     return self.total(
       ce=lambda: _sum(
         cross_entropy(z, label) for z in (*logits, leader['logits'])
       ),
       mutual=lambda: (
-        _sum(kl(a, b, heat) for a in logits for b in logits if a is not b)
+        _sum(
+          kl(a, b, temperature) for a in logits for b in logits if a is not b
+        )
         / (len(logits) - 1)
       ),
       diversity=lambda: _sum(
         F.mse_loss(F.normalize(attention(maps[n][-1])), shifted)
-        for n, (shifted, _) in shifts.items()
+        for n, (shifted, _) in shifted_maps.items()
       ),
       common_sd=lambda: _sum(
         _attend(maps[n], targets[n]) for n in self.common[1:]
       ),
       fusion_ce=lambda: cross_entropy(fused_logits, label),
-      fusion_kd=lambda: kl(fused_logits, mean, heat),
-      leader_kd=lambda: kl(leader['logits'], fused_logits, heat),
+      fusion_kd=lambda: kl(fused_logits, mean, temperature),
+      leader_kd=lambda: kl(leader['logits'], fused_logits, temperature),
       fusion=lambda: attention_transfer(maps['leader'][-1], fused.detach()),
       trans_fusion=lambda: attention_transfer(
         self.leader_trans(maps['leader'][-1]), joined
@@ -385,22 +409,22 @@ class FFSD(Method):
     return getattr(self, f'decoder_{name}')
 
   def _decoding(self, name: str, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """How far the decoder of a network is from its shallow maps."""
-    found = self._decoder(name)(maps[-1].detach(), True)
-    wanted = [x.detach() for x in maps[-2::-1]]
+    """Returns the decoder's distance from a network's shallow maps."""
+    decoded = self._decoder(name)(maps[-1].detach(), True)
+    targets = [x.detach() for x in maps[-2::-1]]
     return _sum(
       F.mse_loss(
         F.normalize(a.float().flatten(1)), F.normalize(b.float().flatten(1))
       )
       + attention_transfer(a, b)
-      for a, b in zip(found, wanted, strict=True)
+      for a, b in zip(decoded, targets, strict=True)
     )
 
 
 def _shifted(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-  """A map's shifted attention [N,H*W], and the map that has it."""
-  q = attention(x)
-  length, unit = q.norm(dim=1, keepdim=True), F.normalize(q)
+  """Returns a map's shifted attention [N,H*W], and the map that has it."""
+  raw = attention(x)
+  length, unit = raw.norm(dim=1, keepdim=True), F.normalize(raw)
   threshold = unit.kthvalue(unit.shape[1] // 3, 1, keepdim=True).values
   half = length / 2
   shifted = (half - unit) * torch.sign(unit - threshold) + half
@@ -411,9 +435,9 @@ def _shifted(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _attend(
   maps: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-  """Shallow maps' attention against a decoder's."""
-  both = zip(maps[-2::-1], targets, strict=True)
-  return _sum(attention_transfer(x, target) for x, target in both)
+  """Returns the attention distance of shallow maps from a decoder's maps."""
+  pairs = zip(maps[-2::-1], targets, strict=True)
+  return _sum(attention_transfer(x, target) for x, target in pairs)
 
 
 def _sum(values: Any) -> torch.Tensor:
@@ -425,12 +449,12 @@ class Projector(nn.Module):
 
   def __init__(self, channels: int, width: int, factor: int):
     super().__init__()
-    inner = width // factor
-    self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
-    self.bn1 = nn.BatchNorm2d(inner)
-    self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
-    self.bn2 = nn.BatchNorm2d(inner)
-    self.conv3 = nn.Conv2d(inner, width, 1, bias=False)
+    inner_width = width // factor
+    self.conv1 = nn.Conv2d(channels, inner_width, 1, bias=False)
+    self.bn1 = nn.BatchNorm2d(inner_width)
+    self.conv2 = nn.Conv2d(inner_width, inner_width, 3, padding=1, bias=False)
+    self.bn2 = nn.BatchNorm2d(inner_width)
+    self.conv3 = nn.Conv2d(inner_width, width, 1, bias=False)
     self.bn3 = nn.BatchNorm2d(width)
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -441,7 +465,7 @@ class Projector(nn.Module):
 
 
 class PICS(Method):
-  """Projectors' mean before the teacher's classifier."""
+  """The mean of several projectors before the teacher's classifier."""
 
   def __init__(
     self,
@@ -454,10 +478,10 @@ class PICS(Method):
     super().__init__(**common)
     (self.tap,) = taps
     student, teacher = networks['student'], networks['teacher']
-    inputs, width = student.channels[self.tap], teacher.channels[self.tap]
+    channels, width = student.channels[self.tap], teacher.channels[self.tap]
     self.reused = nn.ModuleDict(
       {
-        f'projector{i}': Projector(inputs, width, factor)
+        f'projector{i}': Projector(channels, width, factor)
         for i in range(projectors)
       }
     )
@@ -465,11 +489,13 @@ class PICS(Method):
     self.register_buffer('bias', teacher.fc.bias.detach())
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """See `Method`."""
+    """Returns the weighted loss; see `Method`."""
     student, teacher = feats['student'], feats['teacher']
     x, target = aligned(student[self.tap], teacher[self.tap])
-    each = [projector(x) for projector in self.reused.values()]
-    projected = functools.reduce(torch.add, each).float() / len(each)
+    projections = [projector(x) for projector in self.reused.values()]
+    projected = functools.reduce(torch.add, projections).float() / len(
+      projections
+    )
     logits = F.linear(projected.mean((2, 3)), self.weight, self.bias)
     return self.standard(
       logits, teacher['logits'], batch, pics=lambda: mse(projected, target)
@@ -477,10 +503,10 @@ class PICS(Method):
 
 
 class CRD(Method):
-  """Embeddings against two memories of all training images.
+  """Contrasts embeddings with two memory banks of all training images.
 
-  The memories lie on the device and their rows are written in place, after
-  the backward pass, which reads them.
+  The banks are on the device. Their rows are written in place after the
+  backward pass, which reads them.
   """
 
   def __init__(
@@ -511,11 +537,15 @@ class CRD(Method):
       self.register_buffer(name, values)
 
   def drawn(self, labels: torch.Tensor) -> torch.Tensor:
-    """Positions [N,K] of different images of other classes than `labels`.
+    """Draws positions [N,K] of distinct images of classes other than `labels`.
 
-    As many neighbouring places, from a random one on, of one permutation that
-    a step's images share: each image's are a draw without replacement. What
-    is out of range, where classes differ in size, goes through again.
+    A step has one random permutation. The negatives of an image are K
+    neighbouring places in that permutation, from a random start, which is a
+    draw without replacement. Where classes differ in size, a place out of an
+    image's range is permuted again.
+
+    Args:
+      labels: The classes of the batch, [N] i64.
     """
     below = self.below[labels][:, None]
     start = torch.rand(below.shape, device=below.device) * below
@@ -529,7 +559,7 @@ class CRD(Method):
     return self.order[(behind + places) % len(self.order)]
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
-    """See `Method`."""
+    """Returns the weighted loss; see `Method`."""
     student, teacher = feats['student'], feats['teacher']
     return self.standard(
       student['logits'],
@@ -541,17 +571,21 @@ class CRD(Method):
   def _contrast(
     self, student: torch.Tensor, teacher: torch.Tensor, batch: Batch
   ) -> torch.Tensor:
-    own = batch['index']
+    positions = batch['index']
     index = batch.get('contrast_index')
     if index is None:
-      index = torch.cat([own[:, None], self.drawn(batch['label'])], 1)
+      index = torch.cat([positions[:, None], self.drawn(batch['label'])], 1)
     s = F.normalize(self.student_embedding(student).float())
     t = F.normalize(self.teacher_embedding(teacher).float())
-    ours, student_z = self._scores(s, self.teacher, index, self.student_z)
-    theirs, teacher_z = self._scores(t, self.student, index, self.teacher_z)
-    self.seen = (own, s.detach(), t.detach(), student_z, teacher_z)
-    return _told_apart(ours, len(self.order)) + _told_apart(
-      theirs, len(self.order)
+    student_scores, student_z = self._scores(
+      s, self.teacher, index, self.student_z
+    )
+    teacher_scores, teacher_z = self._scores(
+      t, self.student, index, self.teacher_z
+    )
+    self.seen = (positions, s.detach(), t.detach(), student_z, teacher_z)
+    return _told_apart(student_scores, len(self.order)) + _told_apart(
+      teacher_scores, len(self.order)
     )
 
   def _scores(
@@ -561,8 +595,15 @@ class CRD(Method):
     index: torch.Tensor,
     fixed: torch.Tensor,
   ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores [N,K+1], and the normaliser that the first step fixes."""
-    # All products and a gather move less than K+1 rows for each image.
+    """Returns scores [N,K+1], and the normaliser, which the first step fixes.
+
+    Args:
+      embedding: The embeddings of the batch, [N,width] f32.
+      bank: The other network's memory bank, [M,width] f32.
+      index: The positions of each image and its negatives, [N,K+1] i64.
+      fixed: The normaliser so far, [] f32; 0 in the first step.
+    """
+    # All products and one gather move less memory than K+1 rows per image.
     with torch.autocast(embedding.device.type, enabled=False):
       products = embedding @ bank.T
     similar = torch.exp(products.gather(1, index) / self.tau)
@@ -571,31 +612,36 @@ class CRD(Method):
 
   @torch.no_grad()
   def after(self) -> None:
-    """Moves the rows of the step's images."""
+    """Updates the banks' rows of the step's images."""
     if not self.seen:
       return
-    own, s, t, student_z, teacher_z = self.seen
+    positions, s, t, student_z, teacher_z = self.seen
     for bank, embedding in ((self.student, s), (self.teacher, t)):
-      moved = self.momentum * bank[own] + (1 - self.momentum) * embedding
-      bank.index_copy_(0, own, F.normalize(moved))
+      updated = (
+        self.momentum * bank[positions] + (1 - self.momentum) * embedding
+      )
+      bank.index_copy_(0, positions, F.normalize(updated))
     self.student_z.copy_(student_z)
     self.teacher_z.copy_(teacher_z)
     self.seen = ()
 
 
 class Others:
-  """Where the images of all other classes lie: one stretch, behind the own.
+  """The images of other classes, as one cyclic range for each class.
+
+  In the order by class, the images of all other classes follow the end of a
+  class, cyclically.
 
   Attributes:
-    order: [M], the images sorted by class.
-    behind: [K], where in it the class ends.
-    below: [K], how many images are of other classes.
-    least: of `below`.
-    most: of `below`.
+    order: The positions of the images sorted by class, [M].
+    behind: Where each class ends in `order`, [K].
+    below: How many images belong to other classes, [K].
+    least: The minimum of `below` over classes that have images.
+    most: The maximum of `below`.
   """
 
   def __init__(self, labels: np.ndarray):
-    """Sorts labels [M] of the training images."""
+    """Sorts the labels [M] of the training images."""
     sizes = np.bincount(labels)
     self.order = np.argsort(labels, kind='stable')
     self.behind = np.cumsum(sizes)
@@ -607,23 +653,29 @@ class Others:
 def _told_apart(
   scores: torch.Tensor, images: int, epsilon: float = 1e-7
 ) -> torch.Tensor:
-  """How badly scores tell the first from the K others, mean over the batch."""
+  """Returns the loss of telling the first score from K others, a batch mean.
+
+  Args:
+    scores: The score of each image itself and of its negatives, [N,K+1] f32.
+    images: The number of training images.
+    epsilon: Avoids the logarithm of 0.
+  """
   noise = (scores.shape[1] - 1) / images
-  own, drawn = scores[:, 0], scores[:, 1:]
-  hit = torch.log(own / (own + noise + epsilon))
-  passed = torch.log(noise / (drawn + noise + epsilon))
-  return -(hit + passed.sum(1)).mean()
+  positive, negatives = scores[:, 0], scores[:, 1:]
+  accepted = torch.log(positive / (positive + noise + epsilon))
+  rejected = torch.log(noise / (negatives + noise + epsilon))
+  return -(accepted + rejected.sum(1)).mean()
 
 
 def make(
   given: Mapping[str, Any], networks: Mapping[str, ResNet], labels: np.ndarray
 ) -> Method:
-  """The method of a peer's arguments.
+  """Returns the method that a peer's arguments describe.
 
   Args:
-    given: 'method' (its name), 'method_args', 'weights', 'classes'.
-    networks: all, by name; the teacher has its weights.
-    labels: [M] of the training images.
+    given: 'method' (its name), 'method_args', 'weights' and 'classes'.
+    networks: All networks by name; the teacher must hold its weights.
+    labels: The labels of the training images, [M].
   """
   args = {'weights': given['weights'], **given['method_args']}
   name = given['method']
@@ -633,9 +685,9 @@ def make(
     return FFSD(networks, classes=given['classes'], **args)
   if name == 'crd':
     return CRD(networks, labels, **args)
-  plain: dict[str, Callable[..., Method]] = {
+  constructors: dict[str, Callable[..., Method]] = {
     'fpd': FPD,
     'ofd': OFD,
     'pics': PICS,
   }
-  return plain[name](networks, **args)
+  return constructors[name](networks, **args)

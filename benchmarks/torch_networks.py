@@ -1,6 +1,6 @@
 """ResNets in PyTorch that return their taps, for benchmarks/torch_peer.py.
 
-Their layers are called as torchvision's and RepDistiller's, so that
+Their layers have the names of torchvision's and RepDistiller's, so that
 `kd_jax.models.pretrained.convert` reads their weights.
 """
 
@@ -17,7 +17,7 @@ _ONCE, _TWICE, _FOUR_TIMES = (
   (16, 32, 64, 128),
   (32, 64, 128, 256),
 )
-# Blocks a stage, and the widths of the stem and the stages.
+# Blocks per stage, and the widths of the stem and the stages, by name.
 SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
   **{f'resnet{d}': ((n,) * 3, _ONCE) for d, n in _CIFAR.items()},
   **{
@@ -28,13 +28,13 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
   'resnet34': ((3, 4, 6, 3), (64, 64, 128, 256, 512)),
 }
 
-# One network's taps by name: 'stem', 'stage1'.. and 'stage1_pre'.. (before
+# The taps of a network by name: 'stem', 'stage1'.. and 'stage1_pre'.. (before
 # the stage's last ReLU) [N,C,H,W], 'pooled' [N,C], 'logits' [N,K].
 Taps = dict[str, torch.Tensor]
 
 
 class Block(nn.Module):
-  """Two 3x3 convolutions; a 1x1 shortcut where stride or width changes."""
+  """Two 3x3 convolutions, with a 1x1 shortcut if stride or width changes."""
 
   def __init__(self, channels: int, width: int, stride: int):
     super().__init__()
@@ -50,17 +50,17 @@ class Block(nn.Module):
       )
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
-    """Maps [N,C,H,W] to the sum before the last ReLU [N,width,h,w]."""
+    """Maps [N,C,H,W] to the sum before the last ReLU, [N,width,h,w]."""
     y = F.relu(self.bn1(self.conv1(x)))
     return self.bn2(self.conv2(y)) + self.downsample(x)
 
 
 class ResNet(nn.Module):
-  """He et al., CVPR 2016: for CIFAR with three stages, else with four.
+  """A ResNet of He et al., CVPR 2016: for CIFAR with three stages, else four.
 
   Attributes:
-    channels: of each tap but 'logits', by name.
-    stages: the blocks of each.
+    channels: The channels of each tap except 'logits', by name.
+    stages: The number of stages.
   """
 
   def __init__(
@@ -71,28 +71,33 @@ class ResNet(nn.Module):
     stem: str = '',
     batch_norm: str = 'auto',
   ):
-    """Makes it with random weights.
+    """Initialises the network with random weights.
 
     Args:
-      name: of `SHAPES`.
-      classes: K.
-      widths: of the stem and the stages; () is the name's.
-      stem: 'cifar' or 'imagenet'; '' is the name's.
-      batch_norm: 'auto', or 'batch' of a teacher: see `frozen`.
+      name: A key of `SHAPES`.
+      classes: The number of classes, K.
+      widths: The widths of the stem and the stages; () means those of the name.
+      stem: 'cifar' or 'imagenet'; '' means that of the name.
+      batch_norm: 'auto', or 'batch' for a teacher that uses batch statistics;
+        see `frozen`.
     """
     super().__init__()
-    sizes, own = SHAPES[name]
-    widths = tuple(widths) or own
-    large = (stem or ('imagenet' if len(sizes) == 4 else 'cifar')) != 'cifar'
-    kernel, stride = (7, 2) if large else (3, 1)
+    block_counts, default_widths = SHAPES[name]
+    widths = tuple(widths) or default_widths
+    large_stem = (
+      stem or ('imagenet' if len(block_counts) == 4 else 'cifar')
+    ) != 'cifar'
+    kernel, stride = (7, 2) if large_stem else (3, 1)
     channels = widths[0]
     self.batch_norm = batch_norm
     self.conv1 = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
     self.bn1 = nn.BatchNorm2d(channels)
-    self.pool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+    self.pool = nn.MaxPool2d(3, 2, 1) if large_stem else nn.Identity()
     self.channels = {'stem': channels}
-    self.stages = len(sizes)
-    for i, (count, width) in enumerate(zip(sizes, widths[1:], strict=True), 1):
+    self.stages = len(block_counts)
+    for i, (count, width) in enumerate(
+      zip(block_counts, widths[1:], strict=True), 1
+    ):
       blocks = []
       for j in range(count):
         stride = 2 if i > 1 and not j else 1
@@ -107,11 +112,11 @@ class ResNet(nn.Module):
         nn.init.kaiming_normal_(module.weight, mode='fan_out')
 
   def last_bn(self, stage: int) -> nn.BatchNorm2d:
-    """The BatchNorm behind the tap 'stage{stage}_pre'."""
+    """Returns the BatchNorm whose output adds to 'stage{stage}_pre'."""
     return getattr(self, f'layer{stage}')[-1].bn2
 
   def forward(self, x: torch.Tensor) -> Taps:
-    """All taps of images [N,3,H,W]."""
+    """Returns all taps of images [N,3,H,W]."""
     taps = {'stem': F.relu(self.bn1(self.conv1(x)))}
     x = self.pool(taps['stem'])
     for i in range(1, self.stages + 1):
@@ -125,9 +130,9 @@ class ResNet(nn.Module):
 
 
 def frozen(network: ResNet) -> ResNet:
-  """The network as a teacher: no gradients, and no statistics that move.
+  """Makes the network a teacher: no gradients and no updates of its statistics.
 
-  Its BatchNorms take running statistics, or those of the batch where its
+  Its BatchNorms use running statistics, or those of the batch if its
   `batch_norm` is 'batch'.
   """
   network.eval().requires_grad_(False)

@@ -1,24 +1,26 @@
-"""Methods in plain PyTorch: what `kd_jax.benchmark --compare` runs beside.
+"""Trains in plain PyTorch what `kd_jax.benchmark --compare` compares with.
 
-A process of its own, never imported by kd_jax. It trains the same networks and
-adapters on the same number of random images, with the same batch, losses and
-optimizers, as the field's repositories do (`dataloader`), and as well as
-PyTorch can:
+It runs in its own process, and kd_jax never imports it. It trains the same
+networks and adapters on the same number of random images, with the same batch
+size, losses and optimizers: as the field's repositories do (`dataloader`), and
+as well as PyTorch can. Variants:
 
-  dataloader   DataLoader workers, PIL crop and flip, CRD's negatives drawn
-               there too, the loss read every step: RepDistiller's loop
-  eager        images on the device as uint8, crop and flip there, in one gather
-  compiled     as eager; augmentation, all networks and the method under
-               torch.compile, channels-last, fused SGD; its mode is
-               'compile_mode', without it max-autotune
+  dataloader   DataLoader workers crop and flip by PIL, and draw CRD's
+               negatives; the loss is read every step. This is RepDistiller's
+               loop.
+  eager        the images are on the device as uint8; crop and flip are one
+               gather there
+  compiled     as eager, with augmentation, all networks and the method under
+               torch.compile, channels-last, and fused SGD; the mode is
+               'compile_mode', by default max-autotune
   bfloat16     as compiled, under autocast to bfloat16
 
 The networks are in torch_networks.py, the methods in torch_methods.py.
 
-It is started with its arguments as JSON. It says what it is on one line of
-JSON; then, for each line with a number of steps, how long they took:
+Its argument is a JSON object. It prints one line of JSON that describes it;
+then, for each input line with a number of steps, how long they took:
 
-  {"ms": milliseconds a step}
+  {"ms": milliseconds per step}
 """
 
 from collections.abc import Iterator
@@ -38,11 +40,11 @@ from torch import nn
 import torch_methods
 import torch_networks
 
-_WARM_UP = 1  # step, and the round that does not count
+_WARM_UP = 1  # steps after the first, before any turn that is timed
 
 
 class Pictures(torch.utils.data.Dataset):
-  """Images [M,H,W,3] u8, cropped, flipped and normalised by PIL and PyTorch."""
+  """Images [M,H,W,3] u8, which PIL crops and flips and PyTorch normalises."""
 
   def __init__(self, images: np.ndarray, labels: np.ndarray, given: Any):
     self.images, self.labels = images, labels
@@ -54,14 +56,18 @@ class Pictures(torch.utils.data.Dataset):
     if self.contrast:
       self.negatives = given['method_args']['negatives']
       self.others = torch_methods.Others(labels)
-      self.rng: np.random.Generator | None = None  # a worker makes its own
+      self.rng: np.random.Generator | None = None  # made in each worker
 
   def __len__(self) -> int:
-    """How many."""
+    """Returns the number of images."""
     return len(self.labels)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """One 'image' [3,H,W] and its 'label'; for CRD what it is told from."""
+    """Returns an 'image' [3,H,W] f32 and its 'label'; for CRD also its indices.
+
+    For CRD these are 'index' and 'contrast_index' [K+1], the image's position
+    followed by those of its negatives.
+    """
     image = Image.fromarray(self.images[index])
     if self.padding:
       width, height = image.size
@@ -72,14 +78,14 @@ class Pictures(torch.utils.data.Dataset):
       image = ImageOps.mirror(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     scaled = pixels.contiguous().float().div_(255)
-    found = {
+    example = {
       'image': scaled.sub_(self.mean).div_(self.std),
       'label': int(self.labels[index]),
     }
     if self.contrast:
-      drawn = self._drawn(found['label'])
-      found |= {'index': index, 'contrast_index': np.append(index, drawn)}
-    return found
+      negatives = self._drawn(example['label'])
+      example |= {'index': index, 'contrast_index': np.append(index, negatives)}
+    return example
 
   def _wide(self, image: Any) -> Any:
     if self.mode == 'zero':
@@ -88,28 +94,28 @@ class Pictures(torch.utils.data.Dataset):
     return Image.fromarray(np.pad(image, (edge, edge, (0, 0)), self.mode))
 
   def _drawn(self, label: int) -> np.ndarray:
-    """Positions [K] of different images of other classes."""
+    """Returns positions [K] of distinct images of other classes."""
     if self.rng is None:
       self.rng = np.random.default_rng(torch.initial_seed())
     places = self.rng.choice(
       self.others.below[label], self.negatives, replace=False, shuffle=False
     )
-    around = (self.others.behind[label] + places) % len(self)
-    return self.others.order[around]
+    sorted_places = (self.others.behind[label] + places) % len(self)
+    return self.others.order[sorted_places]
 
 
 class Objective(nn.Module):
   """All networks, and the method over their taps.
 
   Attributes:
-    students: what is trained, by name.
-    teacher: what is not; None where the method has none.
-    method: with its adapters.
-    dtype: what networks and adapters compute in.
+    students: The networks that are trained, by name.
+    teacher: The frozen network; None if the method has none.
+    method: The method with its adapters.
+    dtype: The dtype in which networks and adapters compute.
   """
 
   def __init__(self, given: dict[str, Any], labels: np.ndarray):
-    """Makes all with random weights, for labels [M] of the training images."""
+    """Initialises random weights, for labels [M] of the training images."""
     super().__init__()
     classes = given['classes']
     self.students = nn.ModuleDict(
@@ -128,7 +134,11 @@ class Objective(nn.Module):
     self.dtype = torch.bfloat16 if half else torch.float32
 
   def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss [] f32 of 'image' [N,3,H,W], 'label' [N] and CRD's indices."""
+    """Returns the loss [] f32 of a batch.
+
+    Args:
+      batch: 'image' [N,3,H,W] f32, and what `torch_methods.Batch` has.
+    """
     images = batch['image']
     half = self.dtype == torch.bfloat16
     with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
@@ -140,7 +150,7 @@ class Objective(nn.Module):
       return self.method(feats, batch)
 
   def trained(self) -> dict[str, nn.Parameter]:
-    """Its parameters by path, as kd_jax calls networks and adapters."""
+    """Returns the trained parameters by path, with the names of kd_jax."""
     modules = {**self.students, 'method': self.method}
     return {
       f'{name}/{path.replace(".", "/")}': parameter
@@ -155,29 +165,31 @@ def optimizers(
   rules: list[tuple[str, dict[str, Any]]],
   fused: bool | None,
 ) -> list[torch.optim.Optimizer]:
-  """One SGD and one Adam, where a rule needs it.
+  """Returns one SGD and one Adam, each if a parameter uses it.
 
   Args:
-    parameters: by path.
-    rules: (regular expression, fields of an optimizer): a parameter takes the
-      first whose expression is found in its path.
-    fused: see torch.optim.SGD.
+    parameters: The parameters by path.
+    rules: Pairs of a regular expression and the fields of an optimizer. A
+      parameter takes the first rule whose expression is found in its path.
+    fused: See torch.optim.SGD.
   """
-  taken: list[list[nn.Parameter]] = [[] for _ in rules]
+  matched: list[list[nn.Parameter]] = [[] for _ in rules]
   for path, parameter in parameters.items():
-    number = next(i for i, (r, _) in enumerate(rules) if re.search(r, path))
-    taken[number].append(parameter)
+    index = next(i for i, (r, _) in enumerate(rules) if re.search(r, path))
+    matched[index].append(parameter)
   groups: dict[str, list[dict[str, Any]]] = {'sgd': [], 'adam': []}
-  for (_, fields), params in zip(rules, taken, strict=True):
-    own = dict(fields)
-    name = own.pop('name')
+  for (_, fields), params in zip(rules, matched, strict=True):
+    options = dict(fields)
+    name = options.pop('name')
     if name == 'adam':
-      own = {key: own[key] for key in ('lr', 'weight_decay')}
+      options = {key: options[key] for key in ('lr', 'weight_decay')}
     if params:
-      groups[name].append({'params': params, **own})
+      groups[name].append({'params': params, **options})
   classes = {'sgd': torch.optim.SGD, 'adam': torch.optim.Adam}
   return [
-    classes[name](found, fused=fused) for name, found in groups.items() if found
+    classes[name](param_groups, fused=fused)
+    for name, param_groups in groups.items()
+    if param_groups
   ]
 
 
@@ -212,14 +224,15 @@ class Peer:
       self.batches = self._loaded(images, labels)
     else:
       self.batches = self._indices(len(labels))
-      edge = (given['padding'],) * 2  # once for all
+      # All images are padded once, so that a crop is a gather.
+      edge = (given['padding'],) * 2
       mode = {'zero': 'constant'}.get(given['padding_mode'], 'reflect')
       wide = np.pad(images, ((0, 0), edge, edge, (0, 0)), mode)
       self.images = torch.from_numpy(wide).to(self.device)
       self.labels = torch.from_numpy(labels).to(self.device)
 
   def _loaded(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
-    """Batches that worker processes make."""
+    """Returns batches that worker processes make."""
     loader = torch.utils.data.DataLoader(
       Pictures(images, labels, self.given),
       batch_size=self.given['batch_size'],
@@ -232,7 +245,7 @@ class Peer:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
   def _indices(self, count: int) -> Iterator[Any]:
-    """Indices on the device, of a new permutation each epoch."""
+    """Yields indices on the device, of a new permutation each epoch."""
     size = self.given['batch_size']
     while True:
       order = torch.randperm(count, device=self.device)
@@ -240,7 +253,7 @@ class Peer:
         yield order[start : start + size]
 
   def _augmented(self, index: torch.Tensor) -> torch.Tensor:
-    """Crops, flips and normalises in one gather: [N,3,H,W] f32."""
+    """Returns images [N,3,H,W] f32, cropped and flipped by one gather."""
     size, most = self.given['image_size'], 2 * self.given['padding']
     count, device = len(index), self.device
     inside = torch.arange(size, device=device)[None, :]
@@ -259,7 +272,7 @@ class Peer:
     return self.objective({'image': image, 'label': label, 'index': index})
 
   def step(self) -> None:
-    """One update."""
+    """Trains one step."""
     batch = next(self.batches)
     if self.variant == 'dataloader':
       loss = self.objective(
@@ -276,10 +289,10 @@ class Peer:
       optimizer.step()
     self.objective.method.after()
     if self.variant == 'dataloader':
-      loss.item()  # as the peers' meters do
+      loss.item()  # as RepDistiller's meters do
 
   def turn(self, steps: int) -> float:
-    """Milliseconds a step."""
+    """Trains `steps` steps and returns the milliseconds per step."""
     began = time.perf_counter()
     for _ in range(steps):
       self.step()
@@ -288,7 +301,11 @@ class Peer:
     return 1e3 * (time.perf_counter() - began) / steps
 
   def about(self, compile_s: float) -> dict[str, Any]:
-    """What the reader of its figures must know."""
+    """Returns the facts that its figures are reported with.
+
+    Args:
+      compile_s: The seconds of the first step, with compilation.
+    """
     name, memory = f'{torch.get_num_threads()} CPU threads', None
     if self.device == 'cuda':
       name = torch.cuda.get_device_name()
@@ -306,34 +323,34 @@ class Peer:
 
 
 def native_bfloat16() -> bool:
-  """Whether the device multiplies bfloat16 itself."""
+  """Returns whether the device multiplies bfloat16 in hardware."""
   if torch.cuda.is_available():
     return torch.cuda.get_device_capability() >= (8, 0)
-  known = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
-  return known is not None and known()
+  is_supported = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
+  return is_supported is not None and is_supported()
 
 
 def main() -> None:
-  """Answers until its input ends."""
-  given = json.loads(sys.argv[1])
-  # The answers have the first standard output to themselves.
+  """Answers requests until standard input ends."""
+  arguments = json.loads(sys.argv[1])
+  # Only answers go to the original standard output; prints go to stderr.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
 
   def answer(value: dict[str, Any]) -> None:
     print(json.dumps(value), file=answers, flush=True)
 
-  if given['variant'] == 'bfloat16' and not native_bfloat16():
+  if arguments['variant'] == 'bfloat16' and not native_bfloat16():
     answer({'left_out': 'this device has no bfloat16 of its own'})
     return
-  for network in (given['student'], given['teacher']):
+  for network in (arguments['student'], arguments['teacher']):
     if network and network['name'] not in torch_networks.SHAPES:
       answer({'left_out': f'it has no network {network["name"]!r}'})
       return
-  peer = Peer(given)
-  first = peer.turn(1)
+  peer = Peer(arguments)
+  first_ms = peer.turn(1)
   peer.turn(_WARM_UP)
-  answer(peer.about(first / 1e3))
+  answer(peer.about(first_ms / 1e3))
   for line in sys.stdin:
     answer({'ms': peer.turn(int(line))})
 

@@ -1,7 +1,8 @@
-"""How a loader of `benchmarks/` answers `kd_jax.benchmark.throughput`.
+"""The protocol of the loaders that `kd_jax.benchmark.throughput` measures.
 
-It says what it is on one line of JSON; then, for each line with a number of
-batches, how long they took: {"seconds": of them all}.
+A loader first prints one line of JSON, {"what": name and version} or
+{"left_out": reason}. Then, for each input line with a number of batches, it
+prints the seconds that they took: {"seconds": total of these batches}.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,14 +14,16 @@ from typing import Any
 
 
 def main(make: Callable[[dict[str, Any]], tuple[Iterator[Any], str]]) -> None:
-  """Answers until its input ends.
+  """Answers requests until standard input ends.
 
   Args:
-    make: gives batches and what makes them; raises ImportError where that is
-      not installed. Its arguments are 'folder' (of the training images),
-      'size' (pixels), 'batch' (images), 'workers', 'variant'.
+    make: Returns the batches and the name and version of their loader; raises
+      ImportError if the loader is not installed. Its argument is the JSON
+      object of the command line: 'name' (of the data set), 'folder' (of the
+      training images), 'size' (pixels), 'batch' (images), 'workers' and
+      'variant'.
   """
-  # The answers have the first standard output to themselves.
+  # Only answers go to the original standard output; prints go to stderr.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
 

@@ -1,15 +1,15 @@
-"""Processes that tests start: bounded by their CPU time, ended with their test.
+"""Processes that tests start, bounded by CPU time, which end with their test.
 
-A bound in wall-clock seconds fails on a busy machine, and what it interrupts
-goes on running. A `Child` is bounded by the CPU seconds that it uses together
-with everything that it starts, so a busy machine only makes it slower. It may
-use next to no CPU for `IDLE_S`. Where it passes a bound, its Python processes
-print the stacks of their threads, all its processes are killed, and its `with`
-block fails.
+A bound in wall-clock seconds fails on a busy machine, and the process that it
+interrupts goes on running. A `Child` is bounded by the CPU seconds that it uses
+together with all processes that it starts, so a busy machine only makes it
+slower. It may be idle, using almost no CPU, for `IDLE_S`. If it exceeds a
+bound, its Python processes print the stacks of their threads, all its processes
+are killed, and its `with` block fails.
 
-The processes of a child are known by a variable of their environment, which
-stays through new sessions and the death of a parent. The bounds need /proc:
-without it there are none.
+A variable of the environment marks the processes of a child; it persists
+through new sessions and the death of a parent. The bounds need /proc, and do
+not apply where there is none.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ import uuid
 
 import pytest
 
-CPU_S = 600.0  # what a child may use with all its processes
-IDLE_S = 120.0  # how long it may use next to none, and not wait for any
-LEAST = 0.01  # of that time: a hung process of JAX uses 0.003
-LOOK_S = 2.0  # from one look at its processes to the next
-STACKS_S = 20.0  # for printing the stacks
+CPU_S = 600.0  # CPU seconds that a child may use with all its processes
+IDLE_S = 120.0  # seconds that it may use almost no CPU, nor wait for one
+LEAST = 0.01  # the share of them that counts as idle; hung JAX uses 0.003
+LOOK_S = 2.0  # seconds between two looks at its processes
+STACKS_S = 20.0  # seconds for printing the stacks
 
 _MARK = 'KD_JAX_TEST_CHILD'
 _PROC = pathlib.Path('/proc')
 
 # Kills the processes whose environment has the line $1, once the test process
-# closes this one's standard input: its own death does so too.
+# closes the guard's standard input, or dies, which closes it too.
 _GUARD = """
 read -r _
 while found=$(grep -lsz "^$1\\$" /proc/[0-9]*/environ); [ "$found" ]; do
@@ -49,16 +49,16 @@ done
 
 
 class Child(subprocess.Popen):
-  """A process in a session of its own, which ends with its `with` block.
+  """A process in its own session, which ends with its `with` block.
 
   The methods of `subprocess.Popen` need no time-out: they return when the
-  process is ended for passing a bound.
+  process is killed for exceeding a bound.
 
   Attributes:
-    cut: why it was ended for passing a bound; '' where it was not.
+    cut: Why it was killed for exceeding a bound; '' if it was not.
   """
 
-  started = 0  # how many there were in this process
+  started = 0  # the number of children of this process so far
 
   def __init__(
     self, command, *, cpu_s=CPU_S, idle_s=IDLE_S, env=None, **options
@@ -96,39 +96,40 @@ class Child(subprocess.Popen):
     self._over.set()
     if self._watcher.is_alive():
       self._watcher.join()
-    if self.poll() is None:  # else the group's number may be another's
+    if self.poll() is None:  # else another group may have its number
       os.killpg(self.pid, signal.SIGKILL)
     self._kill_all()
     self.wait()
-    rest = self._rest()
-    if error is not None and (self.cut or rest):
-      error.add_note(f'{self.args}: {self.cut}\n{rest}')
+    output = self._rest()
+    if error is not None and (self.cut or output):
+      error.add_note(f'{self.args}: {self.cut}\n{output}')
     elif self.cut:
-      pytest.fail(f'{self.args}: {self.cut}\n{rest}')
+      pytest.fail(f'{self.args}: {self.cut}\n{output}')
 
   def cpu_s(self):
-    """CPU seconds of its processes, and of those that they have waited for."""
+    """Returns the CPU seconds of its processes and of those they waited for."""
     return _cpu_s(self._numbers())
 
   def _numbers(self):
-    """The process numbers of it and of all that it started."""
-    mark, found = self._mark.encode(), []
+    """Returns the process ids of the child and of all that it started."""
+    mark, numbers = self._mark.encode(), []
     for path in _PROC.glob('[0-9]*'):
-      with contextlib.suppress(OSError):  # it has just ended, or is another's
+      with contextlib.suppress(OSError):  # ended, or of another user
         if mark in (path / 'environ').read_bytes().split(b'\0'):
-          found.append(int(path.name))
-    return found
+          numbers.append(int(path.name))
+    return numbers
 
   def _watch(self):
-    """Ends all its processes where they pass a bound."""
-    known, looks = 0.0, 0
+    """Kills all processes of the child when it exceeds a bound."""
+    last_used, looks = 0.0, 0
     while not self._over.wait(LOOK_S):
       numbers = self._numbers()
       used = _cpu_s(numbers)
-      # Looks are counted, for the machine may be too busy to look, or asleep.
+      # Looks are counted instead of seconds, as the machine may sleep, or be
+      # too busy for a look.
       looks += not _runnable(numbers)
-      if abs(used - known) > LEAST * self._idle_s or not numbers:
-        known, looks = used, 0
+      if abs(used - last_used) > LEAST * self._idle_s or not numbers:
+        last_used, looks = used, 0
       if used > self._cpu_s:
         self.cut = f'ended after {used:.1f} of {self._cpu_s:g} CPU seconds'
       elif looks * LOOK_S > self._idle_s:
@@ -142,7 +143,7 @@ class Child(subprocess.Popen):
         return
 
   def _print_stacks(self):
-    """Ends its processes by the signal on which Python prints its stacks."""
+    """Sends the processes the signal on which Python prints its stacks."""
     for number in self._numbers():
       with contextlib.suppress(ProcessLookupError):
         resource.prlimit(number, resource.RLIMIT_CORE, (0, 0))
@@ -157,45 +158,49 @@ class Child(subprocess.Popen):
     self._guard.wait()
 
   def _rest(self):
-    """What it said and nobody has read; closes its pipes."""
-    said = ''
+    """Returns the output that nobody has read, and closes the pipes."""
+    output = ''
     if any(p and not p.closed for p in (self.stdout, self.stderr)):
-      with contextlib.suppress(ValueError):  # one of two was closed before
-        said = '\n'.join(str(text) for text in self.communicate() if text)
+      with contextlib.suppress(ValueError):  # one pipe of two is closed
+        output = '\n'.join(str(text) for text in self.communicate() if text)
     for pipe in (self.stdin, self.stdout, self.stderr):
       with contextlib.suppress(BrokenPipeError):
         if pipe:
           pipe.close()
-    return said
+    return output
 
 
 def _runnable(numbers):
-  """Whether a thread of these processes runs, or waits for a CPU or a disk."""
+  """Returns whether a thread of the processes runs or waits for CPU or disk."""
   for number in numbers:
     for path in (_PROC / f'{number}/task').glob('*/stat'):
-      with contextlib.suppress(OSError):  # it has just ended
+      with contextlib.suppress(OSError):  # the process has just ended
         if path.read_text().rpartition(')')[2].split()[0] in 'RD':
           return True
   return False
 
 
 def _cpu_s(numbers):
+  """Returns the CPU seconds of processes and of those they have waited for."""
   ticks = 0
   for number in numbers:
-    with contextlib.suppress(OSError):  # it has just ended
+    with contextlib.suppress(OSError):  # the process has just ended
       text = (_PROC / f'{number}/stat').read_text()
       ticks += sum(map(int, text.rpartition(')')[2].split()[11:15]))
   return ticks / os.sysconf('SC_CLK_TCK')
 
 
 def run(command, *, text_in=None, check=False, **options):
-  """As `subprocess.run` with captured output: a `CompletedProcess`.
+  """Runs a command like `subprocess.run`, and captures its output.
 
   Args:
-    command: what is started.
-    text_in: its standard input.
-    check: whether it fails the test by ending with another code than 0.
-    **options: of `Child`.
+    command: The program and its arguments.
+    text_in: The standard input.
+    check: Whether the test fails if the exit code is not 0.
+    **options: Further arguments of `Child`.
+
+  Returns:
+    A `CompletedProcess`.
   """
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
   if text_in is not None:
@@ -207,7 +212,15 @@ def run(command, *, text_in=None, check=False, **options):
 
 
 def until(happens, *children):
-  """Waits until `happens()` is true; fails where a child ends before it is."""
+  """Waits until `happens()` is true.
+
+  Args:
+    happens: Returns whether it has happened.
+    *children: The processes that must not end before.
+
+  Raises:
+    AssertionError: A child ended before.
+  """
   while not happens():
     ended = [child for child in children if child.poll() is not None]
     if ended and not happens():
@@ -218,7 +231,7 @@ def until(happens, *children):
 
 @functools.cache
 def slowness():
-  """Wall-clock seconds that this process waits for a CPU second; at least 1."""
+  """Returns the wall-clock seconds that a CPU second takes, at least 1."""
   began, used = time.monotonic(), time.process_time()
   while time.process_time() < used + 0.1:
     pass
@@ -226,48 +239,59 @@ def slowness():
 
 
 def left():
-  """This process's child processes: number to command line."""
+  """Returns the command lines of this process's children, by process id."""
   try:
     os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
   except ChildProcessError:
-    return {}  # as nearly always, and in no time
-  found = {}
+    return {}  # the usual case, without a look at /proc
+  commands = {}
   for path in _PROC.glob('self/task/*/children'):
     for number in map(int, path.read_text().split()):
       command = (_PROC / f'{number}/cmdline').read_bytes().split(b'\0')
-      found[number] = b' '.join(command).decode()
-  # The standard library keeps these from their first use on.
-  own = ('multiprocessing.resource_tracker', 'multiprocessing.forkserver')
-  return {n: c for n, c in found.items() if not any(o in c for o in own)}
+      commands[number] = b' '.join(command).decode()
+  # The standard library never ends these once they are in use.
+  helpers = ('multiprocessing.resource_tracker', 'multiprocessing.forkserver')
+  return {
+    n: c
+    for n, c in commands.items()
+    if not any(helper in c for helper in helpers)
+  }
 
 
 @pytest.fixture(autouse=True)
 def no_process_is_left():
-  """Fails the test that leaves a process behind, and ends that process."""
+  """Fails a test that leaves a process running, and kills that process."""
   before = left()
   yield
-  new = {n: command for n, command in left().items() if n not in before}
-  if not new:
+  new_commands = {
+    n: command for n, command in left().items() if n not in before
+  }
+  if not new_commands:
     return
-  for number in new:
+  for number in new_commands:
     os.kill(number, signal.SIGKILL)
-  objects = [
-    o for o in gc.get_objects() if issubclass(type(o), subprocess.Popen)
+  processes = [
+    candidate
+    for candidate in gc.get_objects()
+    if issubclass(type(candidate), subprocess.Popen)
   ]
-  for one in objects:
-    if one.pid in new and one.returncode is None:
-      one.wait()  # else it would warn in another test
-      for pipe in filter(None, (one.stdin, one.stdout, one.stderr)):
+  for process in processes:
+    if process.pid in new_commands and process.returncode is None:
+      process.wait()  # else it would warn in a later test
+      for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
         pipe.close()
-  for number in new:
-    with contextlib.suppress(ChildProcessError):  # it was waited for above
+  for number in new_commands:
+    with contextlib.suppress(ChildProcessError):  # waited for above
       os.waitpid(number, 0)
-  pytest.fail(f'the test left processes behind: {new}')
+  pytest.fail(f'the test left processes behind: {new_commands}')
 
 
 @pytest.fixture(autouse=True, scope='module')
 def nothing_is_left_open():
-  """Warnings of what a file's processes left open come with that file."""
+  """Collects garbage after a test file that started children.
+
+  Warnings of what they left open are then reported with that file.
+  """
   before = Child.started
   yield
   if Child.started != before:

@@ -1,4 +1,4 @@
-"""Where the processes of a test session keep what they compiled, and how."""
+"""Where the processes of a test session cache compiled programs, and how."""
 
 import atexit
 import os
@@ -8,21 +8,21 @@ import jaxlib.version
 
 _FOLDER = 'KD_JAX_TEST_COMPILED'
 
-# XLA:CPU compiles the loops of small programs 3 times as fast by its emitter of
-# LLVM as by way of MLIR. From jaxlib 0.11.1 on it has no other way than MLIR,
-# and ends where it meets the flag.
+# XLA:CPU compiles the loops of small programs 3 times as fast by its LLVM
+# emitter as by MLIR. Since jaxlib 0.11.1 it has only MLIR, and the flag ends
+# the process.
 _CHOICE = jaxlib.version.__version_info__[:3] < (0, 11, 1)
 _QUICK = '--xla_cpu_use_fusion_emitters=false' if _CHOICE else ''
 
-# Options of jax.jit for a program that must agree with another to the bit.
+# Options of jax.jit for a program that must agree bit for bit with another.
 AS_USERS = {'xla_cpu_use_fusion_emitters': True} if _CHOICE else {}
 
 
 def environment():
-  """Variables for JAX: many tests compile the same programs.
+  """Returns variables for JAX, which let processes share compiled programs.
 
-  A whole run in a process of its own is compiled as a user's: its claims to the
-  bit hold of loops as XLA emits them unless told otherwise.
+  A complete run in its own process is compiled as a user's run is, since its
+  bitwise guarantees hold for the loops that XLA emits by default.
   """
   if _FOLDER not in os.environ:
     folder = tempfile.TemporaryDirectory(prefix='kd_jax_compiled_')
@@ -36,11 +36,11 @@ def environment():
 
 
 def quick():
-  """XLA_FLAGS of the process that runs tests."""
+  """Returns XLA_FLAGS for the process that runs the tests."""
   return ' '.join(filter(None, (_QUICK, *_given())))
 
 
 def _given():
-  """The user's own flags."""
+  """Returns the user's flags, without `_QUICK`."""
   flags = os.environ.get('XLA_FLAGS', '').split()
   return [flag for flag in flags if flag != _QUICK]

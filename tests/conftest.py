@@ -1,10 +1,11 @@
-"""A strict session: four devices, no silent broadcasting, little compiling."""
+"""A strict session: four devices, no silent broadcasting, cheap compilation."""
 
 import os
 
 from tests import compiled
 
-# Before JAX starts: tests need several devices and no cache of the user's.
+# Set before JAX starts, so that it uses the session's cache of compiled
+# programs and not the user's.
 os.environ.update(compiled.environment(), XLA_FLAGS=compiled.quick())
 
 import jax
@@ -23,15 +24,15 @@ from tests.children import (  # noqa: E402, F401  (fixtures of every test)
 )
 from tests.losses import shapes  # noqa: E402
 
-# Whoever calls a loss in a test gives the shapes that its docstring writes.
+# Every call of a loss in a test must have the shapes of its docstring.
 shapes.guard(losses)
 
-# Minutes long: first, so that no process is left alone with one at the end.
+# These take minutes. They run first, so that none runs alone at the end.
 LONGEST = ('processes_test', 'contract_test', 'end_to_end_test', 'drill_test')
 
 
 def pytest_collection_modifyitems(items):
-  """Files of tests in the order in which processes take them."""
+  """Sorts the test files into the order in which processes take them."""
   items.sort(
     key=lambda item: item.module.__name__.split('.')[-1] not in LONGEST
   )
@@ -39,6 +40,6 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-  """Networks that tests train are kept with the test session, not at home."""
+  """Keeps the networks that tests train with the session, not at home."""
   root = tmp_path_factory.getbasetemp() / 'cache'
   monkeypatch.setenv('KD_JAX_CACHE', os.fspath(root))

@@ -1,4 +1,4 @@
-"""The folder of a finished run, as the trainer leaves it, without training."""
+"""Writes the folder of a finished run as the trainer does, without training."""
 
 import atexit
 import functools
@@ -23,43 +23,51 @@ CLASSES = len(digits.INFO.class_names)
 
 
 def config(name):
-  """The digits recipe with small networks."""
-  made = train_test.configuration(name).get_config('digits')
-  made.student.args.widths = (4, 4, 8, 16)
-  made.teacher.name = 'resnet8'
-  made.teacher.args.widths = (8, 8, 16, 32)
-  made.mesh.data = 1
-  return made
+  """Returns the digits recipe of a method, with small networks."""
+  config_dict = train_test.configuration(name).get_config('digits')
+  config_dict.student.args.widths = (4, 4, 8, 16)
+  config_dict.teacher.name = 'resnet8'
+  config_dict.teacher.args.widths = (8, 8, 16, 32)
+  config_dict.mesh.data = 1
+  return config_dict
 
 
 def run(folder, name='kd'):
-  """Writes the folder of 'kd' or 'pics', its accuracy that of the loop."""
-  made = config(name)
-  place = run_dir.Folder(folder)
-  place.claim(config_lib.plain(made), digits.INFO.identity())
+  """Writes the folder of a run, with the accuracy that the trainer measures.
+
+  Args:
+    folder: The folder to write.
+    name: The method, 'kd' or 'pics'.
+  """
+  config_dict = config(name)
+  run_folder = run_dir.Folder(folder)
+  run_folder.claim(config_lib.plain(config_dict), digits.INFO.identity())
   facts = {'num_classes': CLASSES, 'train_labels': np.zeros(20, np.int32)}
-  exp = build.experiment(made, facts, 1)
-  frozen = {n: tiny.variables(net, 1) for n, net in exp.teachers.items()}
+  exp = build.experiment(config_dict, facts, 1)
+  frozen = {key: tiny.variables(net, 1) for key, net in exp.teachers.items()}
   init = jax.jit(functools.partial(step.init, exp))
   state = init(np.int32(0), frozen, tiny.batch())
   student = tiny.variables(exp.students['student'], 2)
   params = {**state.params, 'student': student['params']}
-  others = {
+  model_state = {
     **state.model_state,
     'student': {'batch_stats': student['batch_stats']},
   }
   kept = inspect.deployed(exp, digits.INFO.image_size)
   if kept.groups == ('student',):
-    checkpoint.save_only(place.path / 'student', 3, student)
+    checkpoint.save_only(run_folder.path / 'student', 3, student)
   else:
-    own = {n: {'params': params[n], **others[n]} for n in ('student', 'method')}
-    checkpoint.save_only(place.path / 'deployed', 3, own)
-    checkpoint.save_only(place.path / 'teacher', 0, frozen['teacher'])
+    deployed = {
+      key: {'params': params[key], **model_state[key]}
+      for key in ('student', 'method')
+    }
+    checkpoint.save_only(run_folder.path / 'deployed', 3, deployed)
+    checkpoint.save_only(run_folder.path / 'teacher', 0, frozen['teacher'])
   mesh = sharding.make_mesh(1)
   test = resident.Resident(digits.read('test'), digits.INFO, mesh)
   counts = evaluation.make(exp, test, mesh)
-  found = evaluation.evaluate(
-    exp.method.task, counts, test, 192, params, others, frozen
+  accuracy = evaluation.evaluate(
+    exp.method.task, counts, test, 192, params, model_state, frozen
   )
   result = {
     'method': name,
@@ -67,35 +75,37 @@ def run(folder, name='kd'):
     'params': kept.params,
     'flops': kept.flops,
     'test_images': 360,
-    'top1': found['student']['top1'],
-    'top5': found['student']['top5'],
+    'top1': accuracy['student']['top1'],
+    'top5': accuracy['student']['top5'],
     'seed': 0,
     'wall_s': 1.0,
     'teacher': {'network': 'resnet8'},
   }
-  place.write('result.json', result)
+  run_folder.write('result.json', result)
 
 
 @functools.cache
 def places():
-  """A folder with runs 'kd' and 'pics', and exports 'kd_out' and 'pics_out'.
+  """Returns a folder with the runs and exports of 'kd' and 'pics'.
 
-  Tests of a process share it, and change nothing in it.
+  The runs are the folders 'kd' and 'pics', the exports 'kd_out' and 'pics_out'.
+  The tests of a process share them and must not change them.
   """
   holder = tempfile.TemporaryDirectory(prefix='kd_jax_finished_')
   atexit.register(holder.cleanup)
   folder = pathlib.Path(holder.name)
   for name in ('kd', 'pics'):
     run(folder / name, name)
-    with artifact.beside(folder / f'{name}_out') as part:
-      artifact.write(restore.load(folder / name), part, digits.read('test'))
+    with artifact.beside(folder / f'{name}_out') as target:
+      artifact.write(restore.load(folder / name), target, digits.read('test'))
   return folder
 
 
 def result(name):
-  """What the run's result.json says."""
+  """Returns the content of the result.json of a run."""
   return json.loads((places() / name / 'result.json').read_text())
 
 
 def correct(result):
+  """Returns the number of test images that a run classifies correctly."""
   return round(result['top1'] * result['test_images'] / 100)

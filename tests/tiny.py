@@ -16,11 +16,12 @@ CLASSES, SIZE = 10, 8
 
 
 def network(name='resnet8', widths=(4, 4, 8, 16), **kwargs):
+  """Returns a small network, by name."""
   return models.make(name, CLASSES, widths=widths, **kwargs)
 
 
 class Block(nn.Module):
-  """One convolution and BatchNorm; named as a residual block's last pair."""
+  """A convolution and a BatchNorm, named as the last pair of a ResNet block."""
 
   width: int
   stride: int
@@ -33,9 +34,9 @@ class Block(nn.Module):
 
 
 class Plain(nn.Module):
-  """A ResNet's taps and parameter names with a fifth of its layers.
+  """A ResNet with a fifth of the layers, but all taps and parameter names.
 
-  What every method's contract is checked on, as it compiles fast.
+  The contract of every method is checked on it, as it compiles fast.
   """
 
   widths: tuple[int, ...] = (4, 4, 8, 16)
@@ -53,6 +54,7 @@ class Plain(nn.Module):
 
 
 def batch(size=8, seed=0):
+  """Returns a random batch of `size` images."""
   rng = np.random.default_rng(seed)
   return {
     'image': rng.normal(size=(size, SIZE, SIZE, 3)).astype(np.float32),
@@ -62,24 +64,32 @@ def batch(size=8, seed=0):
 
 
 def variables(net, seed=0):
-  """A network's variables; its running statistics are those of a batch."""
+  """Returns a network's variables, whose running statistics are a batch's."""
 
   def init(key, image):
-    made = dict(net.init(key, image, train=True))
-    made.pop('intermediates', None)
-    _, moved = net.apply(made, image, train=True, mutable=['batch_stats'])
+    initial = dict(net.init(key, image, train=True))
+    initial.pop('intermediates', None)
+    _, updated = net.apply(initial, image, train=True, mutable=['batch_stats'])
     stats = jax.tree.map(
       lambda new, old: (new - 0.9 * old) / 0.1,  # undo the running average
-      moved['batch_stats'],
-      made['batch_stats'],
+      updated['batch_stats'],
+      initial['batch_stats'],
     )
-    return {**made, 'batch_stats': stats}
+    return {**initial, 'batch_stats': stats}
 
   return jax.jit(init)(jax.random.key(seed), batch(8, seed)['image'])
 
 
 def experiment(method, tx=None, weights=None, student=None, teacher=None):
-  """A method over tiny networks, every weight a constant 1."""
+  """Returns an experiment of a method on tiny networks.
+
+  Args:
+    method: The method.
+    tx: The optimizer.
+    weights: The schedules of the terms' weights; by default the constant 1.
+    student: The network of every student.
+    teacher: The network of every teacher.
+  """
   ones = {name: (lambda _: jax.numpy.ones(())) for name in method.terms}
   return step.Experiment(
     students={name: student or network() for name in method.students},
@@ -91,9 +101,9 @@ def experiment(method, tx=None, weights=None, student=None, teacher=None):
 
 
 def method(name, **kwargs):
-  """A method by name, its data facts filled in."""
+  """Returns a method by name, with the facts of the data that it needs."""
   facts = {'num_classes': CLASSES, 'train_labels': batch()['label']}
-  own = registry.fields(registry.method_class(name))
+  fields = registry.fields(registry.method_class(name))
   return registry.make(
-    name, **{k: facts[k] for k in facts if k in own}, **kwargs
+    name, **{k: facts[k] for k in facts if k in fields}, **kwargs
   )

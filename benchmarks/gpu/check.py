@@ -1,9 +1,9 @@
 """Checks kd_jax on this device; run.py starts it.
 
-The main job is run, evaluated, exported, and its export predicts. Then runs
-with `config.deterministic` are compared with one another, array by array: two
-that nothing disturbs, one that SIGTERM stops and the same command goes on with,
-and one with another number of steps a dispatch.
+The main job is trained, evaluated and exported, and its export predicts. Then
+the arrays of runs with `config.deterministic` are compared: two that nothing
+disturbs, one that SIGTERM stops and that the same command resumes, and one with
+another number of steps per dispatch.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,9 @@ import lab as lab_lib
 
 from kd_jax import errors
 
-REFERENCE = 'reference'  # the deterministic run to compare with
-_STEPS = 9  # of a dispatch: the embedded recipe's epoch
-# What rounding may change in an array in that epoch; a CPU's changes 2.4e-7.
+REFERENCE = 'reference'  # the deterministic run that others are compared with
+_STEPS = 9  # per dispatch: an epoch of the embedded recipe
+# How much rounding may change an array in that epoch; on a CPU it is 2.4e-7.
 _ROUNDING = 1e-3
 
 
@@ -57,25 +57,25 @@ def prediction(lab: lab_lib.Lab) -> str:
     ],
   )  # fmt: skip
   platform = lab.options['platform']
-  said = lab.command(
+  output = lab.command(
     'predict',
     [str(exported / 'predict.py'), str(exported / 'test.npz')],
     environment={'JAX_PLATFORMS': {'gpu': 'cuda'}.get(platform, platform)},
   )
-  found = re.search(r'(\d+) of \d+ correct', said)
-  if not found:
-    raise lab_lib.Failed(f'predict.py did not count: {said[-200:]}')
-  return _counted(lab, int(found[1]))
+  match = re.search(r'(\d+) of \d+ correct', output)
+  if not match:
+    raise lab_lib.Failed(f'predict.py did not count: {output[-200:]}')
+  return _counted(lab, int(match[1]))
 
 
 def _counted(lab: lab_lib.Lab, correct: int) -> str:
   text = (lab.work / 'run' / 'result.json').read_text('utf-8')
   result = json.loads(text)
   images = result['test_images']
-  own = round(result['top1'] * images / 100)
-  if correct != own:
+  counted = round(result['top1'] * images / 100)
+  if correct != counted:
     raise lab_lib.Failed(
-      f'{correct} of {images} correct, and the run counted {own}'
+      f'{correct} of {images} correct, and the run counted {counted}'
     )
   return f'{correct} of {images} correct, as the run counted'
 
@@ -97,10 +97,10 @@ def interrupted(lab: lab_lib.Lab) -> str:
   )
   _deterministic(lab, 'stopped', log='resumed')
   text = (lab.work / 'resumed.log').read_text('utf-8')
-  step = re.search(r'resuming at step (\d+)', text)
-  if not step:
+  match = re.search(r'resuming at step (\d+)', text)
+  if not match:
     raise lab_lib.Failed('the second start did not go on from the first')
-  return f'stopped at step {step[1]}: {_as_undisturbed(lab, "stopped")}'
+  return f'stopped at step {match[1]}: {_as_undisturbed(lab, "stopped")}'
 
 
 def dispatches(lab: lab_lib.Lab) -> str:
@@ -108,8 +108,8 @@ def dispatches(lab: lab_lib.Lab) -> str:
   epoch = '--config.epochs=1'  # rounding grows with every further step
   _deterministic(lab, 'many', epoch)
   _deterministic(lab, 'single', epoch, '--config.steps_per_dispatch=1')
-  said = lab_lib.compared(lab, 'single', 'many', most=_ROUNDING)
-  return f'1 and {_STEPS} steps: {said}'
+  comparison = lab_lib.compared(lab, 'single', 'many', most=_ROUNDING)
+  return f'1 and {_STEPS} steps: {comparison}'
 
 
 def _deterministic(
@@ -120,12 +120,12 @@ def _deterministic(
 
 
 def _as_undisturbed(lab: lab_lib.Lab, name: str) -> str:
-  lab.reference.result()  # raises what it failed of
+  lab.reference.result()  # raises if the reference run failed
   return lab_lib.compared(lab, name, REFERENCE)
 
 
-# The checks that begin at once after the main job, which trains the teacher
-# of all runs. The ones of a lane follow one another.
+# The checks after the main job, which trains the teacher of all runs. Lanes run
+# side by side, and the checks of a lane one after the other.
 LANES = (
   (evaluation, prediction),
   (deterministic,),
@@ -136,7 +136,7 @@ COUNT = 1 + sum(map(len, LANES))
 
 
 def checked(lab: lab_lib.Lab, check: Callable[[lab_lib.Lab], str]) -> bool:
-  """Runs a check and reports it; returns whether it passed."""
+  """Runs a check, reports it, and returns whether it passed."""
   began = time.monotonic()
   try:
     said, ok = check(lab), True
@@ -150,9 +150,16 @@ def checked(lab: lab_lib.Lab, check: Callable[[lab_lib.Lab], str]) -> bool:
 
 
 def main(path: str) -> int:
-  """Runs all checks; `path` is of the options that run.py wrote."""
+  """Runs all checks.
+
+  Args:
+    path: The file of options that run.py wrote.
+
+  Returns:
+    The exit code: 0 if all checks passed, else 1.
+  """
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
-  # Only to compare arrays; in the processes JAX takes the device.
+  # This process only compares arrays; the runs it starts use the device.
   jax.config.update('jax_platforms', 'cpu')
   lab = lab_lib.Lab(options, COUNT)
   if checked(lab, main_job):
@@ -165,7 +172,7 @@ def main(path: str) -> int:
 
       for lane_done in [pool.submit(lane, checks) for checks in LANES]:
         lane_done.result()
-  passed = sum(each['ok'] for each in lab.done)
+  passed = sum(entry['ok'] for entry in lab.done)
   print(f'{passed} of {COUNT} checks passed')
   return int(passed < COUNT)
 

@@ -1,4 +1,4 @@
-"""Commands with a deadline, ended with every process that they started."""
+"""Runs commands with a deadline, and ends all processes that they started."""
 
 from collections.abc import Callable, Mapping, Sequence
 import os
@@ -9,14 +9,14 @@ import time
 from typing import NamedTuple
 import uuid
 
-_POLL_S = 0.02  # seconds between two looks at a command
+_POLL_S = 0.02  # seconds between two polls of a command
 
 
 class Ended(NamedTuple):
-  """How a command ended.
+  """The end of a command.
 
   Attributes:
-    code: The exit code; negative where a signal ended it.
+    code: The exit code; negative if a signal ended it.
     seconds: How long it ran.
     stopped: Whether it was told to stop, by its deadline or by `stop`.
   """
@@ -27,10 +27,10 @@ class Ended(NamedTuple):
 
 
 class Stop:
-  """Whether this process was told to stop, by SIGTERM or SIGINT."""
+  """Records whether SIGTERM or SIGINT told this process to stop."""
 
   def __init__(self) -> None:
-    """Begins to listen; only the main thread may."""
+    """Installs the signal handlers; only the main thread may."""
     self._asked = False
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._hear)
@@ -54,19 +54,22 @@ def run(
   grace_s: float = 10.0,
   stop: Callable[[], bool] = lambda: False,
 ) -> Ended:
-  """Runs a command until it ends, its time is up, or it shall stop.
+  """Runs a command until it ends, its time is up, or `stop` says so.
 
-  The command gets SIGTERM first. What is left of it after `grace_s` seconds,
-  and of the processes that it started, gets SIGKILL.
+  The command gets SIGTERM first. After `grace_s` seconds, SIGKILL ends the
+  command and all processes that it started, as far as they still run.
 
   Args:
     command: The program and its arguments.
-    seconds: The time that it has.
-    log: Takes its output, after what the file holds already.
-    environment: What its environment has beside ours.
-    folder: What it runs in; None is ours.
+    seconds: The time limit.
+    log: The file to which its output is appended.
+    environment: Variables to add to this process's environment.
+    folder: The working directory; None is that of this process.
     grace_s: Seconds from SIGTERM to SIGKILL.
-    stop: Asked 50 times a second; whether to stop the command.
+    stop: Returns whether to stop the command; called 50 times a second.
+
+  Returns:
+    How it ended.
   """
   began = time.monotonic()
   mark = f'KD_JAX_CHILD_{uuid.uuid4().hex}'
@@ -103,21 +106,24 @@ def _end(process: subprocess.Popen[bytes], mark: str, grace_s: float) -> None:
     try:
       os.kill(number, signal.SIGKILL)
     except ProcessLookupError:
-      continue  # it has ended by itself
+      continue  # the process has ended by itself
 
 
 def marked(mark: str) -> list[int]:
   """Returns the ids of the processes that have a variable in their environment.
 
-  What a process starts inherits it, also what leaves its session or outlives
-  it.
+  A process passes it on to those that it starts, also to those that leave its
+  session or outlive it.
+
+  Args:
+    mark: The name of the variable, whose value is 1.
   """
-  found = []
+  numbers = []
   for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
     try:
       variables = path.read_bytes().split(b'\0')
     except OSError:
-      continue  # it has just ended, or it is another user's
+      continue  # the process has just ended, or belongs to another user
     if f'{mark}=1'.encode() in variables:
-      found.append(int(path.parent.name))
-  return found
+      numbers.append(int(path.parent.name))
+  return numbers

@@ -1,8 +1,8 @@
 """Files in chunks of a limited size, with a list of their SHA-256.
 
-The list is a file SHA256SUMS, as `sha256sum --check` reads it. It is replaced
-in one step once the files it names are complete, so that a folder which is
-copied at any moment holds a whole older state or a whole newer one.
+The list is a file SHA256SUMS, in the format of `sha256sum --check`. It is
+replaced atomically once the files that it names are complete. A folder that is
+copied at any moment therefore holds a complete older or a complete newer state.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,14 +19,14 @@ MB = 10**6  # bytes
 
 
 def replace(path: pathlib.Path, text: str) -> None:
-  """Writes a text file in one step: a reader sees the old or the new one."""
+  """Writes a text file atomically: a reader sees the old or the new text."""
   part = path.with_name(f'{path.name}.part')
   part.write_text(text, encoding='utf-8')
   os.replace(part, path)
 
 
 def write_sums(folder: pathlib.Path, names: Iterable[str]) -> None:
-  """Lists the SHA-256 of files of a folder in its SHA256SUMS."""
+  """Writes the SHA-256 of a folder's files `names` to its SHA256SUMS."""
   lines = [f'{_digest(folder / name)}  {name}\n' for name in sorted(names)]
   replace(folder / SUMS, ''.join(lines))
 
@@ -41,7 +41,7 @@ def verified(folder: pathlib.Path) -> list[pathlib.Path]:
     raise errors.UsageError(
       f'{folder} has no {SUMS}: give the folder that this command wrote'
     )
-  found = []
+  paths = []
   for line in (folder / SUMS).read_text(encoding='utf-8').splitlines():
     wanted, _, name = line.partition('  ')
     path = folder / name
@@ -51,8 +51,8 @@ def verified(folder: pathlib.Path) -> list[pathlib.Path]:
       raise errors.UsageError(
         f'{path} does not have the SHA-256 of {SUMS}: copy it there again'
       )
-    found.append(path)
-  return found
+    paths.append(path)
+  return paths
 
 
 def write_tar(
@@ -63,14 +63,14 @@ def write_tar(
 ) -> list[str]:
   """Writes files and folders as chunks of one tar.
 
-  Chunks that an earlier call wrote are deleted once the new list is there.
+  It deletes the chunks of an earlier call once the new list is written.
 
   Args:
-    folder: Takes the chunks `<stem>.tar.00000`, ... and the list. Another stem
-      than the last one's leaves the older state whole meanwhile.
-    stem: The first part of the chunks' names.
-    members: What to write, by its path in the tar.
-    most: The size of a chunk, in bytes, at most.
+    folder: The folder for the chunks `<stem>.tar.00000`, ... and the list.
+    stem: The first part of the chunks' names. If it differs from that of the
+      last call, the older state stays complete meanwhile.
+    members: The files and folders to write, by their paths in the tar.
+    most: The maximum size of a chunk, in bytes.
 
   Returns:
     The names of the chunks.

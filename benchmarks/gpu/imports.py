@@ -1,4 +1,4 @@
-"""Imports all that a run needs, and says on what it runs, as one line of JSON.
+"""Imports all modules of a run and prints one line of JSON about the machine.
 
 {"missing": {module: why}} or {"platform": ..., "hardware": ..., ...}
 """
@@ -16,23 +16,23 @@ MODULES = (
   'optax', 'orbax.checkpoint', 'PIL.Image', 'safetensors.numpy', 'sklearn',
   'simplejpeg', 'tensorboardX', 'tensorflow_datasets.core', 'kd_jax.main',
 )  # fmt: skip
-# What a figure is told with, where it is installed.
+# Versions that figures are reported with, of packages that are installed.
 _VERSIONS = ('torch', 'jax-cuda12-plugin', 'jax-cuda13-plugin')
 
 
 def missing() -> dict[str, str]:
   """Returns the modules that cannot be imported, each with the reason."""
-  found = {}
+  reasons = {}
   for name in MODULES:
     try:
       importlib.import_module(name)
     except Exception as error:  # a package's own code may raise anything
-      found[name] = f'{type(error).__name__}: {error}'.splitlines()[0]
-  return found
+      reasons[name] = f'{type(error).__name__}: {error}'.splitlines()[0]
+  return reasons
 
 
 def about() -> dict[str, object]:
-  """Returns devices, versions and commit."""
+  """Returns the devices, the versions and the commit."""
   import jax
 
   from kd_jax.training import run
@@ -43,7 +43,7 @@ def about() -> dict[str, object]:
       facts['versions'][name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
-  commit = pathlib.Path(__file__).parents[2] / 'COMMIT'  # pack.py wrote it
+  commit = pathlib.Path(__file__).parents[2] / 'COMMIT'  # from pack.py
   if commit.exists():
     facts['commit'] = commit.read_text('utf-8').strip()
   return {
@@ -54,7 +54,7 @@ def about() -> dict[str, object]:
 
 
 def main() -> None:
-  """Prints the line, whatever else is printed meanwhile."""
+  """Prints the line alone on standard output; other prints go to stderr."""
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   absent = missing()

@@ -1,4 +1,4 @@
-"""What the checks share: commands with a deadline, and comparing runs."""
+"""Commands with a deadline and the comparison of runs, which checks share."""
 
 from collections.abc import Callable, Sequence
 import concurrent.futures
@@ -16,28 +16,28 @@ import numpy as np
 from kd_jax.training import restore
 
 
-class Failed(Exception):  # noqa: N818  (it is a check's answer)
-  """What a check found wrong."""
+class Failed(Exception):  # noqa: N818  (the answer of a check)
+  """A check failed; the message says why."""
 
 
 class Lab:
-  """What the checks share.
+  """The options, deadline and folder that the checks share.
 
   Attributes:
-    options: See run.py.
-    work: Holds the runs.
-    done: The checks that have ended.
+    options: The options of run.py.
+    work: The folder of the runs.
+    done: The entries of the checks that have ended, as in check.json.
     reference: The deterministic run that others are compared with.
   """
 
   reference: 'concurrent.futures.Future[Any]'
 
   def __init__(self, options: dict[str, Any], checks: int):
-    """Begins the time of the checks.
+    """Starts the time of the checks.
 
     Args:
-      options: See run.py.
-      checks: How many there are.
+      options: The options of run.py.
+      checks: The number of checks.
     """
     self.options, self._checks = options, checks
     self.work = pathlib.Path(options['work']) / 'check'
@@ -58,14 +58,14 @@ class Lab:
     """Runs a Python command and returns what it printed.
 
     Args:
-      name: Of its log, which must be new.
-      arguments: Of Python.
+      name: The name of its log, which must be new.
+      arguments: The arguments of Python.
       code: The exit code that it must have.
-      environment: What its environment has beside ours.
-      stop: Whether to send SIGTERM now.
+      environment: Variables to add to this process's environment.
+      stop: Returns whether to send SIGTERM now.
 
     Raises:
-      Failed: It ends otherwise, or the time is up.
+      Failed: It ends with another exit code, or the time is up.
     """
     log = self.work / f'{name}.log'
     left = self._last - time.monotonic()
@@ -86,7 +86,17 @@ class Lab:
     return text
 
   def train(self, name: str, *more: str, log: str = '', **kwargs: Any) -> Any:
-    """Runs the main job in the folder `name`; returns result.json's content."""
+    """Runs the main job.
+
+    Args:
+      name: The name of the run's folder.
+      *more: Further arguments of `kd_jax.main`.
+      log: The name of its log; '' means `name`.
+      **kwargs: Further arguments of `command`.
+
+    Returns:
+      The content of result.json; None if the run did not write it.
+    """
     arguments = [
       '-m',
       'kd_jax.main',
@@ -107,14 +117,21 @@ class Lab:
     return json.loads(path.read_text('utf-8')) if path.exists() else None
 
   def report(self, name: str, said: str, ok: bool, seconds: float) -> None:
-    """Adds a check's answer to check.json."""
+    """Adds the answer of a check to check.json.
+
+    Args:
+      name: The name of the check.
+      said: What it observed, or why it failed.
+      ok: Whether it passed.
+      seconds: How long it took.
+    """
     entry = {'check': name, 'ok': ok, 'said': said, 'seconds': seconds}
     with self._lock:
       self.done.append(entry)
       text = '\n'.join(
-        f'{"ok    " if each["ok"] else "FAILED"} {each["check"]} '
-        f'({each["seconds"]:.0f} s): {each["said"]}'
-        for each in self.done
+        f'{"ok    " if check["ok"] else "FAILED"} {check["check"]} '
+        f'({check["seconds"]:.0f} s): {check["said"]}'
+        for check in self.done
       )
       missing = self._checks - len(self.done)
       text += f'\n({missing} more had no time)' * bool(missing)
@@ -130,24 +147,29 @@ def compared(
   """Compares all arrays that two runs deploy.
 
   Args:
-    lab: Holds their folders.
+    lab: The lab with their folders.
     one: The name of a run.
-    other: The name of another one.
-    most: The largest difference of two finite numbers that is no fault; None
-      demands the same bits.
+    other: The name of another run.
+    most: The largest allowed difference of two finite numbers; None demands
+      equal bits.
+
+  Returns:
+    What was compared, and by how much it differs.
 
   Raises:
     Failed: They differ by more, or `most` is set and a number is not finite.
   """
-  ours, theirs = (
-    restore.load(lab.work / each).weights for each in (one, other)
+  weights, other_weights = (
+    restore.load(lab.work / side).weights for side in (one, other)
   )
-  if ours.keys() != theirs.keys():
+  if weights.keys() != other_weights.keys():
     raise Failed(f'{one} and {other} have other arrays')
-  pairs = {k: (np.asarray(ours[k]), np.asarray(theirs[k])) for k in ours}
+  pairs = {
+    k: (np.asarray(weights[k]), np.asarray(other_weights[k])) for k in weights
+  }
   if most is not None:
     for name, pair in pairs.items():
-      if not all(np.isfinite(each).all() for each in pair):
+      if not all(np.isfinite(side).all() for side in pair):
         raise Failed(f'{name} holds numbers that are not finite')
   unequal = {
     k: float(np.abs(a - b).max())
@@ -156,13 +178,13 @@ def compared(
   }
   if not unequal:
     return f'{len(pairs)} arrays are equal bit for bit'
-  where = max(unequal, key=unequal.__getitem__)
+  worst = max(unequal, key=unequal.__getitem__)
   text = (
     f'{len(unequal)} of {len(pairs)} arrays differ, by up to '
-    f'{unequal[where]:.3g} ({where})'
+    f'{unequal[worst]:.3g} ({worst})'
   )
   if most is None:
     raise Failed(text)
-  if unequal[where] > most:
+  if unequal[worst] > most:
     raise Failed(f'{text}; {most:g} is allowed')
   return text

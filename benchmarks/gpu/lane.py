@@ -1,10 +1,11 @@
-"""One row of the table in a process of its own; table.py starts it.
+"""Runs one row of the table in its own process; table.py starts it.
 
-It is started with its arguments as JSON: those of `case.Wanted`, 'label',
-'config' and 'deterministic'; or 'product' with a dtype. It says what it is on
-one line of JSON; then, for each line with a number of steps, what they took:
+Its argument is a JSON object with the fields of `case.Wanted`, 'label',
+'config' and 'deterministic'; or with 'product', a dtype. It prints one line of
+JSON that describes the row; then, for each input line with a number of steps,
+how long they took:
 
-  {"ms": milliseconds a step, "host_ms": of them, waiting for the host}
+  {"ms": milliseconds per step, "host_ms": of these, waiting for the host}
 """
 
 import json
@@ -17,41 +18,45 @@ from kd_jax.cli import train as main_lib
 
 
 def made(given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-  """Returns what takes turns, warmed up, and what is said of it."""
+  """Returns the row or matrix product, warmed up, and its description.
+
+  Args:
+    given: The JSON object of the command line.
+  """
   if dtype := given.get('product'):
     product = cost.Product(dtype)
     product.turn(1)
     return product, {'flops': product.flops}
-  own = {key: given[key] for key in case.Wanted._fields}
-  one = case.make(given['config'], given['label'], case.Wanted(**own))
-  one.turn(1)
-  return one, {
-    'ms': one.turn(1).ms,
-    'count': one.count,
-    'compile_s': one.compile_s,
-    'costs': one.costs._asdict(),
-    'chips': one.chips,
-    'params': one.student_params,
-    'extra_params': one.extra_params,
-    'kept_params': one.kept_params,
+  wanted = {key: given[key] for key in case.Wanted._fields}
+  row = case.make(given['config'], given['label'], case.Wanted(**wanted))
+  row.turn(1)
+  return row, {
+    'ms': row.turn(1).ms,
+    'count': row.count,
+    'compile_s': row.compile_s,
+    'costs': row.costs._asdict(),
+    'chips': row.chips,
+    'params': row.student_params,
+    'extra_params': row.extra_params,
+    'kept_params': row.kept_params,
     'peak_bytes': cost.device_peak(),
   }
 
 
 def main() -> None:
-  """Answers until its input ends."""
-  given = json.loads(sys.argv[1])
-  # The answers have the first standard output to themselves.
+  """Answers requests until standard input ends."""
+  arguments = json.loads(sys.argv[1])
+  # Only answers go to the original standard output; prints go to stderr.
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
-  if given.get('deterministic'):
+  if arguments.get('deterministic'):
     flags = (os.environ.get('XLA_FLAGS', ''), *main_lib.DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags)
-  one, about = made(given)
+  row, about = made(arguments)
   print(json.dumps(about), file=answers, flush=True)
   for line in sys.stdin:
-    took = one.turn(int(line))
-    print(json.dumps(took._asdict()), file=answers, flush=True)
+    turn = row.turn(int(line))
+    print(json.dumps(turn._asdict()), file=answers, flush=True)
 
 
 if __name__ == '__main__':

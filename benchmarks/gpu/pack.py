@@ -1,8 +1,8 @@
 """Packs what a GPU machine without a network lacks: python pack.py OUT
 
 Writes folders OUT/parcel1, OUT/parcel2, ... of a limited size, each with its
-SHA256SUMS: the checkout as it is committed, the Python packages that the
-machine lacks, and with --data=FILE.npz the arrays of that file in blocks.
+SHA256SUMS. They hold the checkout as it is committed, the Python packages that
+the machine lacks, and with --data=FILE.npz the arrays of that file in blocks.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from kd_jax.runtime import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIB = 2**20
-_SUMS = 64 * 1024  # bytes that a parcel keeps free for its SHA256SUMS
+_SUMS = 64 * 1024  # bytes that a parcel reserves for its SHA256SUMS
 
-# Packages that a machine with JAX and PyTorch for GPUs has. Whatever else
-# kd_jax needs is packed, also where the machine may have another version.
+# Packages that a machine with JAX and PyTorch for GPUs has. All others that
+# kd_jax needs are packed, even if the machine may have another version.
 HAS = (
   'aiohappyeyeballs', 'aiohttp', 'aiosignal', 'attrs', 'certifi',
   'charset-normalizer', 'contourpy', 'cycler', 'einops', 'flatbuffers',
@@ -44,7 +44,7 @@ HAS = (
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Writes the parcels."""
+  """Writes the parcels and returns the exit code."""
   args = _parser().parse_args(argv)
   if args.max_mb < 1:
     raise errors.UsageError(
@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
     )
   if args.out.exists() and any(args.out.iterdir()):
     raise errors.UsageError(f'{args.out} holds files: give a new folder')
-  with tempfile.TemporaryDirectory() as made:
-    folder = pathlib.Path(made)
+  with tempfile.TemporaryDirectory() as scratch:
+    folder = pathlib.Path(scratch)
     python = _python(args.python)
     data = coded.write(args.data, folder) if args.data else []
     files = [_checkout(folder), _site(folder, args, python), *data]
@@ -91,7 +91,10 @@ def distribute(
 
   Args:
     files: The files, in the order in which they are needed.
-    most: The size of a parcel, in bytes, at most.
+    most: The maximum size of a parcel, in bytes.
+
+  Returns:
+    The files of each parcel.
 
   Raises:
     UsageError: A file is larger than a parcel.
@@ -117,7 +120,7 @@ def distribute(
 
 
 def _checkout(folder: pathlib.Path) -> pathlib.Path:
-  """Writes what is committed as checkout.tar, with the commit in COMMIT."""
+  """Writes the committed files as checkout.tar, with the commit in COMMIT."""
   path, commit = folder / 'checkout.tar', folder / 'COMMIT'
   git = ['git', '-C', str(ROOT)]
   commit.write_text(_called([*git, 'rev-parse', 'HEAD']), encoding='utf-8')
@@ -128,7 +131,7 @@ def _checkout(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _python(version: str) -> str:
-  """Returns the path of a Python, given its version or a path."""
+  """Returns the path of a Python, for its version or its path."""
   python = shutil.which(f'python{version}') or shutil.which(version)
   if not python:
     raise errors.UsageError(
@@ -141,7 +144,7 @@ def _python(version: str) -> str:
 def _site(
   folder: pathlib.Path, args: argparse.Namespace, python: str
 ) -> pathlib.Path:
-  """Writes the packages as site.tar.xz, for the processor of this machine."""
+  """Writes the packages as site.tar.xz, for this machine's processor."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text('utf-8'))
   needs = [f'jax=={args.jax}', *project['project']['dependencies']]
   venv = folder / 'venv'
@@ -157,20 +160,22 @@ def _site(
 
 
 def _called(arguments: Sequence[str]) -> str:
-  """Runs a command of the packing and returns what it prints.
+  """Runs a command and returns what it prints.
 
   Raises:
-    UsageError: The command fails; with the last line that it wrote.
+    UsageError: The command fails; the message has the last line that it wrote.
   """
   done = subprocess.run(arguments, capture_output=True, text=True, check=False)
   if done.returncode:
-    said = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
-    raise errors.UsageError(f'{" ".join(arguments[:4])} ... failed: {said}')
+    last_line = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
+    raise errors.UsageError(
+      f'{" ".join(arguments[:4])} ... failed: {last_line}'
+    )
   return done.stdout
 
 
 def plain(name: str) -> str:
-  """Returns a package's name as registries compare them."""
+  """Returns a package's name in the form in which registries compare names."""
   return re.sub(r'[-_.]+', '-', name).lower()
 
 
@@ -180,27 +185,31 @@ def write_site(
   """Packs installed packages.
 
   Args:
-    site: The folder that they are installed in.
+    site: The folder in which they are installed.
     path: The .tar.xz file to write.
-    has: Packages to leave out, as `plain` names them.
+    has: The packages to leave out, as `plain` names them.
 
   Returns:
-    The packages, each with its version.
+    The names of the packed packages, each with its version.
   """
   packed = []
   with tarfile.open(path, 'w:xz', preset=6) as tar:
-    seen: set[str] = set()
-    for facts in sorted(site.glob('*.dist-info')):
-      name, _, version = facts.name.removesuffix('.dist-info').rpartition('-')
+    added: set[str] = set()
+    for dist_info in sorted(site.glob('*.dist-info')):
+      name, _, version = dist_info.name.removesuffix('.dist-info').rpartition(
+        '-'
+      )
       if plain(name) in has:
         continue
       packed.append(f'{plain(name)}-{version}')
-      record = (facts / 'RECORD').read_text(encoding='utf-8').splitlines()
+      record = (dist_info / 'RECORD').read_text(encoding='utf-8').splitlines()
       paths = [line.rsplit(',', 2)[0] for line in record]
-      tops = {each.split('/')[0] for each in paths if each[0] not in './'}
-      for top in sorted(tops - seen - {'__pycache__'}):
-        seen.add(top)
-        tar.add(site / top, top, filter=_needed)
+      entries = {
+        recorded.split('/')[0] for recorded in paths if recorded[0] not in './'
+      }
+      for entry in sorted(entries - added - {'__pycache__'}):
+        added.add(entry)
+        tar.add(site / entry, entry, filter=_needed)
   return packed
 
 

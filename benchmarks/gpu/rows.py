@@ -1,4 +1,4 @@
-"""What takes turns in the table: our configurations and PyTorch's loops."""
+"""The participants of the table: kd_jax's configurations, PyTorch's loops."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -14,11 +14,11 @@ from kd_jax.benchmark import case, cost, pairing, peer
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-_BF16_TEACHER = HERE.parent / 'kd_bfloat16_teacher.py'  # the student's is f32
+_BF16_TEACHER = HERE.parent / 'kd_bfloat16_teacher.py'  # the student is f32
 _KD = {'config': 'kd:cifar100_r32x4_r8x4', 'batch_size': 64}
 _CE = {'config': 'ce', 'student': 'resnet32x4', 'batch_size': 64}
-# The rows, the ones that matter most first. 'of' names the row that a loop of
-# PyTorch is compared with; 'variant' is of benchmarks/torch_peer.py.
+# The rows, the most important first. 'of' names the row that a loop of PyTorch
+# is compared with; 'variant' is a variant of benchmarks/torch_peer.py.
 ROWS: dict[str, dict[str, Any]] = {
   'KD': _KD,
   'KD PyTorch compiled': {'of': 'KD', 'variant': 'compiled'},
@@ -30,17 +30,17 @@ ROWS: dict[str, dict[str, Any]] = {
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
   'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
   'KD bf16 batch 512': {**_KD, 'dtype': 'bfloat16', 'batch_size': 512},
-  # Perhaps slow: in short dispatches, so that a turn need not be long.
+  # Perhaps slow: its dispatches are short, so that its turns can be short.
   'KD deterministic': {**_KD, 'deterministic': True, 'steps_per_dispatch': 8},
   'CE resnet32x4': _CE,
 }
 
 
 class Ours(peer.Peer):
-  """One of our configurations, with what `turns.row` reads of a `case.Case`."""
+  """A configuration of kd_jax, with what `turns.row` reads of a `case.Case`."""
 
   def __init__(self, label: str, given: dict[str, Any]):
-    """Starts it and waits until it is compiled."""
+    """Starts the process and waits until it has compiled."""
     program = [sys.executable, str(HERE / 'lane.py')]
     given = {**given, 'label': label}
     super().__init__(label, [*program, json.dumps(given)])
@@ -54,17 +54,17 @@ class Ours(peer.Peer):
     self.kept_params = about['kept_params']
 
   def turn(self, steps: int) -> cost.Turn:
-    """Takes at least `steps` steps, until the device is done."""
+    """Takes at least `steps` steps, and waits for the device."""
     return cost.Turn(**self.ask(steps))
 
 
 class Product(peer.Peer):
-  """A large matrix product."""
+  """A large matrix product, which measures the device's peak."""
 
   def __init__(self, label: str, dtype: str):
-    """Starts it and waits until it is compiled."""
-    given = json.dumps({'product': dtype})
-    super().__init__(label, [sys.executable, str(HERE / 'lane.py'), given])
+    """Starts the process and waits until it has compiled."""
+    argument = json.dumps({'product': dtype})
+    super().__init__(label, [sys.executable, str(HERE / 'lane.py'), argument])
     self.flops, self.dtype = self.about['flops'], dtype
 
   def turn(self, steps: int) -> cost.Turn:
@@ -73,22 +73,22 @@ class Product(peer.Peer):
 
 
 class Torch(peer.Peer):
-  """One loop of PyTorch.
+  """A training loop of PyTorch.
 
   Attributes:
-    ours: The row that it is compared with, once the turns are over.
+    ours: The row that it is compared with; set after the turns.
   """
 
   ours: Ours
 
   def __init__(self, label: str, given: dict[str, Any]):
-    """Starts it and waits until it has warmed up.
+    """Starts the process and waits until it has warmed up.
 
     Raises:
       UsageError: It cannot run on this device.
     """
     script = str(HERE.parent / 'torch_peer.py')
-    # Threads that wait actively slow each other down where others work beside.
+    # Threads that wait actively slow down the processes beside them.
     waiting = {'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}
     super().__init__(
       label, [sys.executable, script, json.dumps(given)], waiting
@@ -99,12 +99,17 @@ class Torch(peer.Peer):
     self.sizes = self.about['params'], self.about['extra_params']
 
   def turn(self, steps: int) -> cost.Turn:
-    """Takes `steps` steps, until its device is done."""
+    """Takes `steps` steps, and waits for the device."""
     return cost.Turn(self.ask(steps)['ms'])
 
 
 def chosen(options: Mapping[str, Any]) -> list[str]:
-  """Returns the names of the rows that are asked for, in the table's order.
+  """Returns the names of the requested rows, in the order of the table.
+
+  A row of PyTorch brings the row that it is compared with.
+
+  Args:
+    options: The options of run.py.
 
   Raises:
     UsageError: A name is unknown.
@@ -118,7 +123,12 @@ def chosen(options: Mapping[str, Any]) -> list[str]:
 
 
 def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a row of ours is made from."""
+  """Returns the arguments of lane.py for a row of kd_jax.
+
+  Args:
+    name: A key of `ROWS`.
+    options: The options of run.py.
+  """
   row = ROWS[name]
   batch = options['batch_size'] or row['batch_size']
   return {
@@ -137,18 +147,22 @@ def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def torch_given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a row of PyTorch is made from.
+  """Returns the arguments of torch_peer.py for a row of PyTorch.
+
+  Args:
+    name: A key of `ROWS`.
+    options: The options of run.py.
 
   Raises:
-    UsageError: The loops of PyTorch do not know the configuration.
+    UsageError: The loops of PyTorch do not support the configuration.
   """
-  ours = ROWS[name]['of']
-  own = given(ours, options)
-  wanted = case.Wanted(**{key: own[key] for key in case.Wanted._fields})
-  config = case.configured(own['config'], wanted)
+  row = ROWS[name]['of']
+  arguments = given(row, options)
+  wanted = case.Wanted(**{key: arguments[key] for key in case.Wanted._fields})
+  config = case.configured(arguments['config'], wanted)
   exp = case.experiment(config, wanted)
   return {
-    **pairing.arguments(config, exp, wanted, ours),
+    **pairing.arguments(config, exp, wanted, row),
     'variant': ROWS[name]['variant'],
     'compile_mode': options['compile_mode'],
   }
@@ -159,19 +173,29 @@ def _torch(name: str, options: Mapping[str, Any]) -> Torch:
 
 
 def makers(options: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-  """Returns what makes each that takes turns, in the order of starting."""
+  """Returns the constructors of all that take turns, in the order of starting.
+
+  Args:
+    options: The options of run.py.
+  """
   names = chosen(options)
   with_torch = importlib.util.find_spec('torch') is not None
   if not with_torch:
     print('PyTorch is not installed here: only our own steps are timed')
-  ours = {n: given(n, options) for n in names if 'of' not in ROWS[n]}
-  found: dict[str, Callable[[], Any]] = {}
-  for dtype in sorted({row['dtype'] for row in ours.values()}, reverse=True):
+  own_rows = {
+    row_name: given(row_name, options)
+    for row_name in names
+    if 'of' not in ROWS[row_name]
+  }
+  constructors: dict[str, Callable[[], Any]] = {}
+  for dtype in sorted(
+    {row['dtype'] for row in own_rows.values()}, reverse=True
+  ):
     label = f'matrix product {dtype}'
-    found[label] = functools.partial(Product, label, dtype)
+    constructors[label] = functools.partial(Product, label, dtype)
   for name in names:
-    if name in ours:
-      found[name] = functools.partial(Ours, name, ours[name])
+    if name in own_rows:
+      constructors[name] = functools.partial(Ours, name, own_rows[name])
     elif with_torch:
-      found[name] = functools.partial(_torch, name, options)
-  return found
+      constructors[name] = functools.partial(_torch, name, options)
+  return constructors

@@ -1,14 +1,16 @@
 """Uses a limited time on a GPU: python run.py OUT --seconds=720
 
-Three parts, one after the other, each a process with its own deadline:
+Three parts follow one another, each a process with its own deadline:
 
-  check   the main job, its export on this device, and runs compared bit for bit
-  table   training steps, ours and PyTorch's, timed in turns
-  train   one run of a recipe's full length, as far as it comes
+  check   trains the main job, runs its export on this device, and compares runs
+          bit for bit
+  table   times training steps of kd_jax and of PyTorch, in turns
+  train   trains one run of a recipe's full length, as far as the time goes
 
-OUT/results holds what to keep, and is written after every part and within it;
-OUT/work is scratch. A part that fails or takes too long is ended and reported,
-and the next one begins. SIGTERM ends the part at work; a training run saves.
+OUT/results holds what to keep; it is written during and after every part.
+OUT/work is scratch space. A part that fails or takes too long is ended and
+reported, and the next one begins. SIGTERM ends the running part; a training run
+saves first.
 
 Exit codes: 0 all parts are done, 1 a part failed or had no time, 2 wrong usage
 or a machine that lacks something, 75 stopped by SIGTERM.
@@ -32,25 +34,25 @@ from kd_jax.runtime import command
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# What is measured is the checkout that this file belongs to.
+# The parts import kd_jax from the checkout that holds this file.
 _GIVEN = filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep))
 PATHS = {
   'PYTHONPATH': os.pathsep.join([str(ROOT), *map(os.path.abspath, _GIVEN)])
 }
 PARTS = ('check', 'table', 'train')
 _STOPPED = 75
-_END_S = 10.0  # seconds that are kept for ending a part and the last table
-_LEAST_S = 20.0  # a part is not begun with less
-_TRAIN_S = 40.0  # nor is `train` with less before it is told to stop
-_IMPORT_S = 120.0  # seconds that importing may take, at most
-# What options must be at least; 0 often stands for "as the recipe or row says".
+_END_S = 10.0  # seconds reserved for ending a part and the last table
+_LEAST_S = 20.0  # no part starts with fewer seconds
+_TRAIN_S = 40.0  # nor does `train` with fewer until it is told to stop
+_IMPORT_S = 120.0  # the most seconds that importing may take
+# The minimum of options; 0 often means the value of the recipe or the row.
 _MINIMA: dict[str, float] = {
   'check_s': 0, 'check_epochs': 0, 'table_s': 0, 'lanes': 1, 'repeats': 1,
   'steps': 1, 'images': 1, 'image_size': 1, 'batch_size': 0, 'keep_s': 1,
   'stop_s': 10, 'chunk_mb': 1,
 }  # fmt: skip
 
-# Small sizes, with which all parts take about five minutes on two CPU cores.
+# Small sizes, for which all parts take about five minutes on two CPU cores.
 TINY: dict[str, Any] = {
   'seconds': 900.0, 'check_s': 400.0, 'table_s': 300.0, 'check_config': 'kd',
   'check_epochs': 12,
@@ -63,7 +65,7 @@ TINY: dict[str, Any] = {
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Runs the parts and prints a short table."""
+  """Runs the parts, prints a short table and returns the exit code."""
   began, stop = time.monotonic(), child.Stop()
   args = parse(argv)
   about = _about(args, time.monotonic() - began)
@@ -75,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
   report['parts'] = states = {}
   for name in args.parts:
     left = args.seconds - _END_S - (time.monotonic() - began)
-    own = getattr(args, f'{name}_s') or left
-    states[name] = run_part(name, min(own, left), options, stop)
+    part_seconds = getattr(args, f'{name}_s') or left
+    states[name] = run_part(name, min(part_seconds, left), options, stop)
     print(_line(name, states[name]), flush=True)
     report['seconds'] = round(time.monotonic() - began, 1)
     text = json.dumps(report, indent=2, default=str)
@@ -88,16 +90,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Returns the options, `TINY`'s where --tiny is given.
+  """Returns the options; --tiny sets the defaults of `TINY`.
 
   Raises:
-    UsageError: An option has a value that cannot be.
+    UsageError: An option has an invalid value.
   """
   parser = _parser()
   if parser.parse_args(argv).tiny:
     parser.set_defaults(**TINY)
   args = parser.parse_args(argv)
-  args.out = args.out.resolve()  # the parts run elsewhere
+  args.out = args.out.resolve()  # `train` runs in another folder
   chosen = args.parts.split(',')
   for name in chosen:
     if name not in PARTS:
@@ -162,7 +164,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
-  """Imports everything in a process, and says what the machine is.
+  """Imports everything in a process, and describes the machine.
+
+  Args:
+    args: The options.
+    late_s: Seconds that have passed before this call.
+
+  Returns:
+    What imports.py prints.
 
   Raises:
     UsageError: A module is missing, or JAX runs on another platform.
@@ -182,8 +191,8 @@ def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
       f'importing took over {_IMPORT_S:g} s: JAX may wait for a device'
     ) from error
   if done.returncode:
-    said = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
-    raise errors.UsageError(f'JAX does not start here: {said}')
+    last_line = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
+    raise errors.UsageError(f'JAX does not start here: {last_line}')
   about = json.loads(done.stdout)
   if absent := about.get('missing'):
     lines = [f'{name} ({why})' for name, why in absent.items()]
@@ -197,41 +206,42 @@ def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
       f"JAX's plugin for it, or give --platform={about['platform']}"
     )
   versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
-  took = late_s + time.monotonic() - began
+  import_s = late_s + time.monotonic() - began
   print(
     f'{about["hardware"]}, {about["cores"]} cores; {versions}; commit ', end=''
   )
-  print(f'{about["commit"]}; all modules import ({took:.0f} s)', flush=True)
+  print(f'{about["commit"]}; all modules import ({import_s:.0f} s)', flush=True)
   return about
 
 
 def run_part(
   name: str, seconds: float, options: dict[str, Any], stop: child.Stop
 ) -> dict[str, Any]:
-  """Runs a part and says how it ended.
+  """Runs a part and returns how it ended.
 
   Args:
-    name: Of `PARTS`.
-    seconds: The time that it has.
-    options: What it reads.
-    stop: Whether this command was told to stop.
+    name: One of `PARTS`.
+    seconds: The time limit.
+    options: The options that the part reads.
+    stop: Returns whether this command was told to stop.
 
   Returns:
     'state' ('done', 'failed', 'ran over', 'no time' or 'stopped'), 'seconds',
-    'code' and 'log', the end of what it printed.
+    'code' (the exit code) and 'log' (the last lines of its output); without the
+    last two if the part did not start.
   """
   train = name == 'train'
   least = _train_least_s(options['stop_s']) if train else _LEAST_S
   if stop() or seconds < least:
     return {'state': 'stopped' if stop() else 'no time', 'seconds': 0.0}
   work = pathlib.Path(options['work'])
-  given = work / f'{name}_options.json'
+  options_path = work / f'{name}_options.json'
   text = json.dumps({**options, 'seconds': seconds}, default=str)
-  given.write_text(text, encoding='utf-8')
+  options_path.write_text(text, encoding='utf-8')
   log = work / f'{name}.log'
   ended = child.run(
-    [sys.executable, str(HERE / f'{name}.py'), str(given)],
-    seconds + 2.0,  # it ends by itself where it can
+    [sys.executable, str(HERE / f'{name}.py'), str(options_path)],
+    seconds + 2.0,  # time for the part to end by itself
     log=log,
     environment=environment(name, work),
     grace_s=options['stop_s'] if train else 5.0,
@@ -250,8 +260,13 @@ def run_part(
 
 
 def environment(name: str, work: pathlib.Path) -> dict[str, str]:
-  """Returns what a part's environment has beside ours."""
-  own = {
+  """Returns the variables that a part's environment adds to this process's.
+
+  Args:
+    name: One of `PARTS`.
+    work: The folder of the caches.
+  """
+  variables = {
     **PATHS,
     'JAX_COMPILATION_CACHE_DIR': str(work / 'compiled'),
     'TORCHINDUCTOR_CACHE_DIR': str(work / 'inductor'),
@@ -259,28 +274,33 @@ def environment(name: str, work: pathlib.Path) -> dict[str, str]:
     'PYTHONUNBUFFERED': '1',
     'TF_CPP_MIN_LOG_LEVEL': '3',
   }
-  if name != 'train':  # there several processes share the device
-    own['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
-  return own
+  if name != 'train':  # several processes of the part share the device
+    variables['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  return variables
 
 
 def _line(name: str, state: dict[str, Any]) -> str:
   text = f'{name:6} {state["state"]} after {state["seconds"]:.0f} s'
-  said = state.get('log') or ['']
-  return f'{text}: {said[-1]}'.rstrip(': ')
+  log = state.get('log') or ['']
+  return f'{text}: {log[-1]}'.rstrip(': ')
 
 
 def summary(results: pathlib.Path, states: dict[str, Any]) -> str:
-  """Returns the parts' own tables, the ends of failed logs, and a line each."""
-  found = []
+  """Returns the parts' tables, the ends of failed logs, and a line per part.
+
+  Args:
+    results: The folder OUT/results.
+    states: What `run_part` returned, by the name of the part.
+  """
+  sections = []
   for name, state in states.items():
     path = results / f'{name}.json'
     if path.exists():
-      found.append(json.loads(path.read_text('utf-8'))['text'])
+      sections.append(json.loads(path.read_text('utf-8'))['text'])
     if state['state'] in ('failed', 'ran over'):
-      found.append('\n'.join(f'  {name}| {line}' for line in state['log']))
-  found.append('\n'.join(_line(*each) for each in states.items()))
-  return '\n\n'.join(found)
+      sections.append('\n'.join(f'  {name}| {line}' for line in state['log']))
+  sections.append('\n'.join(_line(*item) for item in states.items()))
+  return '\n\n'.join(sections)
 
 
 if __name__ == '__main__':

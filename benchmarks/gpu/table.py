@@ -1,8 +1,8 @@
-"""Times training steps beside PyTorch's, in turns; run.py starts it.
+"""Times training steps of kd_jax and PyTorch in turns; run.py starts it.
 
-Every row is a process of its own. Several compile side by side; then one after
-the other takes a turn while the others stand still. What is not ready when it
-is time to begin the turns is left out, and so is what ends in between.
+Every row is a process of its own. Several compile side by side; then they take
+turns, and all but one stand still. A row that is not ready when the turns begin
+is left out, and so is one that ends in between.
 """
 
 import collections
@@ -22,26 +22,26 @@ import rows
 from kd_jax import errors
 from kd_jax.benchmark import cost, turns
 
-_COMPILING = 0.7  # of the time; the rest is for the turns
-_TURN_S = 5.0  # seconds that a turn of a slow row is cut down to
-_OVER_S = 5.0  # seconds over the time, after which a turn is cut off
+_COMPILING = 0.7  # share of the time; the rest is for the turns
+_TURN_S = 5.0  # seconds to which the turn of a slow row is shortened
+_OVER_S = 5.0  # seconds beyond the time limit, after which a turn is ended
 
 
 class Table:
-  """All that takes turns.
+  """The rows and matrix products that take turns, and their times.
 
   Attributes:
-    options: See run.py.
+    options: The options of run.py.
     began: When its time began, on `time.monotonic`.
-    ready: What takes turns, by its name.
+    ready: The participants that take turns, by name.
     left_out: Why others do not, by their names.
-    times: The turns that count, by the name of who took them.
+    times: The turns that count, by the participant's name.
     figures: The rows that table.json holds.
-    rounds: How many counted turns each of these rows took.
+    rounds: The number of counted turns of each of these rows.
   """
 
   def __init__(self, options: dict[str, Any]):
-    """Begins the time of the table."""
+    """Starts the time of the table."""
     self.options = options
     self.began = time.monotonic()
     self.ready: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class Table:
     self.times: dict[str, list[cost.Turn]] = {}
     self.figures: list[dict[str, Any]] = []
     self.rounds = 0
-    self._ms: dict[str, float] = {}  # of the newest turn of each
+    self._ms: dict[str, float] = {}  # per step, in the newest turn of each
     self._lock = threading.Lock()
     self._closed = False
 
@@ -58,21 +58,26 @@ class Table:
     return self.began + share * self.options['seconds'] - time.monotonic()
 
   def start(self, name: str, make: Callable[[], Any]) -> None:
-    """Makes what takes turns, unless there is no time for it; in a thread."""
+    """Starts a participant, unless there is no time for it; threads call this.
+
+    Args:
+      name: The name of the participant.
+      make: Starts it, and returns it once it is ready.
+    """
     if self.left(_COMPILING) < 0:
       self._out(name, 'no time was left to start it')
       return
     began = time.monotonic()
     try:
-      made = make()
+      participant = make()
     except (errors.UsageError, OSError, ValueError) as error:
       self._out(name, str(error))
       return
     with self._lock:
       if self._closed:
-        made.close()
+        participant.close()
         return
-      self.ready[name] = made
+      self.ready[name] = participant
     print(f'{name}: ready after {time.monotonic() - began:.0f} s', flush=True)
 
   def _out(self, name: str, why: str) -> None:
@@ -82,7 +87,7 @@ class Table:
     print(f'{name} is left out: {why}', flush=True)
 
   def begin_turns(self, names: Sequence[str]) -> None:
-    """Leaves out what is not ready by now."""
+    """Leaves out the participants among `names` that are not ready."""
     with self._lock:
       self._closed = True
       for name in names:
@@ -91,34 +96,34 @@ class Table:
           self.left_out.setdefault(name, late)
 
   def take_turns(self) -> None:
-    """Takes the rounds, the first of which does not count."""
+    """Takes the rounds, of which the first does not count."""
     for number in range(self.options['repeats'] + 1):
-      for name, one in list(self.ready.items()):
+      for name, participant in list(self.ready.items()):
         if self.left() < 0:
           print(f'the time is up in round {number}', flush=True)
           self.write(max(0, number - 1))
           return
         try:
-          took = one.turn(self.steps(name))
+          turn = participant.turn(self.steps(name))
         except errors.UsageError as error:
           self._out(name, str(error))
           del self.ready[name]
-          one.close()
+          participant.close()
           continue
-        self._ms[name] = took.ms
+        self._ms[name] = turn.ms
         if number:
-          self.times.setdefault(name, []).append(took)
+          self.times.setdefault(name, []).append(turn)
       self.write(number)
 
   def steps(self, name: str) -> int:
-    """Returns the steps of a row's next turn: fewer where it is slow."""
+    """Returns the steps of a row's next turn, which are fewer if it is slow."""
     about = getattr(self.ready[name], 'about', {})
     ms = self._ms.get(name, about.get('ms'))
     steps = self.options['steps']
     return steps if not ms else min(steps, max(1, int(1e3 * _TURN_S / ms)))
 
   def write(self, rounds: int) -> None:
-    """Writes table.json with what is known after some counted rounds."""
+    """Writes table.json with the figures of the first `rounds` rounds."""
     figures = self._figures(rounds) if rounds else []
     self.figures, self.rounds = figures, rounds
     text = turns.table(figures) if figures else 'no row of ours took its turns'
@@ -130,44 +135,62 @@ class Table:
 
   def _figures(self, rounds: int) -> list[dict[str, Any]]:
     """Returns a row of figures for each that took all rounds."""
-    kept = {n: one for n, one in self.ready.items() if n in self.times}
-    times = {id(one): self.times[n][:rounds] for n, one in kept.items()}
+    participants = {
+      n: member for n, member in self.ready.items() if n in self.times
+    }
+    times = {
+      id(member): self.times[n][:rounds] for n, member in participants.items()
+    }
     products: dict[str, Any] = {
-      o.dtype: o for o in kept.values() if isinstance(o, rows.Product)
+      participant.dtype: participant
+      for participant in participants.values()
+      if isinstance(participant, rows.Product)
     }
-    ours: dict[str, Any] = {
-      n: o for n, o in kept.items() if isinstance(o, rows.Ours)
+    own_rows: dict[str, Any] = {
+      n: participant
+      for n, participant in participants.items()
+      if isinstance(participant, rows.Ours)
     }
-    if not ours:
+    if not own_rows:
       return []
-    first = next(ours[name] for name in rows.ROWS if name in ours)
-    found: list[dict[str, Any]] = []
+    first_row = next(own_rows[name] for name in rows.ROWS if name in own_rows)
+    figures: list[dict[str, Any]] = []
     for name in rows.ROWS:
-      one = kept.get(name)
-      if isinstance(one, rows.Ours):
-        row = turns.row(ours[name], times, first, products.get(one.dtype))
-        if one.peak_bytes:
-          row['memory_bytes'] = one.peak_bytes
+      member = participants.get(name)
+      if isinstance(member, rows.Ours):
+        row = turns.row(
+          own_rows[name], times, first_row, products.get(member.dtype)
+        )
+        if member.peak_bytes:
+          row['memory_bytes'] = member.peak_bytes
           row['memory_by'] = "the device's peak"
-        found.append(row)
-      elif isinstance(one, rows.Torch) and rows.ROWS[name]['of'] in ours:
-        one.ours = ours[rows.ROWS[name]['of']]
-        if one.sizes != one.ours.sizes:
+        figures.append(row)
+      elif isinstance(member, rows.Torch) and rows.ROWS[name]['of'] in own_rows:
+        member.ours = own_rows[rows.ROWS[name]['of']]
+        if member.sizes != member.ours.sizes:
           self.left_out[name] = (
-            f'it trains {one.sizes} parameters in networks and beside them, '
-            f'and ours {one.ours.sizes}'
+            f'it trains {member.sizes} parameters in networks and beside them, '
+            f'and ours {member.ours.sizes}'
           )
           continue
-        found.append(turns.peer_row(one, times))
-    found[0]['peak'] = {
-      dtype: turns.rate(each.flops, times[id(each)])
-      for dtype, each in products.items()
+        figures.append(turns.peer_row(member, times))
+    figures[0]['peak'] = {
+      dtype: turns.rate(product.flops, times[id(product)])
+      for dtype, product in products.items()
     }
-    return found
+    return figures
 
 
 def start_all(table: Table, waiting: dict[str, Callable[[], Any]]) -> None:
-  """Starts all in lanes, and waits until they are ready or time is up."""
+  """Starts all participants in lanes, and waits until they are ready.
+
+  Participants that are not ready when their share of the time is up are left
+  out.
+
+  Args:
+    table: The table that they join.
+    waiting: The constructors by name, in the order of starting.
+  """
   names = list(waiting)
   queue = collections.deque(waiting.items())
 
@@ -179,26 +202,33 @@ def start_all(table: Table, waiting: dict[str, Callable[[], Any]]) -> None:
         return
       table.start(name, make)
 
-  lanes = [
+  threads = [
     threading.Thread(target=lane, daemon=True)
     for _ in range(table.options['lanes'])
   ]
-  for each in lanes:
-    each.start()
-  for each in lanes:
-    each.join(max(0.0, table.left(_COMPILING)))
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(max(0.0, table.left(_COMPILING)))
   table.begin_turns(names)
 
 
 def main(path: str) -> int:
-  """Makes the table; `path` is of the options that run.py wrote."""
+  """Makes the table.
+
+  Args:
+    path: The file of options that run.py wrote.
+
+  Returns:
+    The exit code: 0 if the table has a row, else 1.
+  """
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
-  # Peers start in threads, where they cannot set this themselves. The alarm is
-  # for a turn that does not end where run.py no longer lives to send SIGTERM.
+  # Peers start in threads, where they cannot install signal handlers. The alarm
+  # ends a turn that hangs if run.py is no longer there to send SIGTERM.
   for number in (signal.SIGTERM, signal.SIGALRM):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
   signal.setitimer(signal.ITIMER_REAL, options['seconds'] + _OVER_S)
-  # Only shapes are computed in this process; the others take the device.
+  # This process only computes shapes; the rows use the device.
   jax.config.update('jax_platforms', 'cpu')
   table = Table(options)
   waiting = rows.makers(options)
@@ -206,8 +236,8 @@ def main(path: str) -> int:
     start_all(table, waiting)
     table.take_turns()
   finally:
-    for one in table.ready.values():
-      one.close()
+    for participant in table.ready.values():
+      participant.close()
   print(
     f'{len(table.figures)} rows, n={table.rounds} turns'
     + f'; {len(table.left_out)} left out' * bool(table.left_out)

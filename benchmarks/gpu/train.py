@@ -1,9 +1,9 @@
 """Trains one run as far as its time goes; run.py starts it.
 
-The run is stopped by SIGTERM before the deadline, and saves. OUT/results/train
-then holds its metrics and log, result.json if it is finished, and its folder,
-with the newest checkpoint, as chunks of a tar: what --resume goes on from. They
-are also written in between, whenever there is a new checkpoint.
+SIGTERM stops the run before the deadline, and it saves. OUT/results/train then
+holds its metrics and log, result.json if it is finished, and its folder with
+the newest checkpoint as chunks of a tar, from which --resume goes on. They are
+also written during training, whenever there is a new checkpoint.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ import child
 import chunks
 
 _SAVED = 75  # the exit code of a run that was stopped and saved
-_KEEP_S = 5.0  # seconds that the last keeping may take
+_KEEP_S = 5.0  # seconds that the last `Keeper.keep` may take
 _COPIES = ('result.json', 'metrics.jsonl', 'log.txt')
 
 
 class Keeper:
-  """Brings what is worth keeping into the results."""
+  """Copies what a later run needs into the results."""
 
   def __init__(self, place: pathlib.Path, folder: pathlib.Path, most: int):
-    """Keeps nothing yet.
+    """Creates the folder, and keeps nothing yet.
 
     Args:
-      place: Holds 'run' and 'cache', where teachers are trained.
-      folder: Takes the copies and the chunks.
-      most: The size of a chunk, in bytes, at most.
+      place: The folder with 'run' and with 'cache', where teachers are trained.
+      folder: The folder for the copies and the chunks.
+      most: The maximum size of a chunk, in bytes.
     """
     self._place, self._folder, self._most = place, folder, most
     self._kept: set[str] = set()
@@ -41,16 +41,16 @@ class Keeper:
     folder.mkdir(parents=True, exist_ok=True)
 
   def keep_every(self, seconds: float) -> None:
-    """Calls `keep` when so long has passed since the last call of it."""
+    """Calls `keep` if its last call is more than `seconds` ago."""
     if time.monotonic() - self._last > seconds:
       self.keep()
 
   def keep(self) -> bool:
-    """Copies metrics and log; writes the chunks if a checkpoint is new.
+    """Copies metrics and log, and writes the chunks of a new checkpoint.
 
     Returns:
-      Whether that went well. Where the run has just deleted a file, or the disk
-      is full, a line says so, and the next call tries again.
+      Whether this succeeded. If the run has just deleted a file, or the disk is
+      full, it prints the error, and the next call tries again.
     """
     self._last = time.monotonic()
     try:
@@ -66,23 +66,27 @@ class Keeper:
         part = self._folder / f'{name}.part'
         shutil.copyfile(path, part)
         os.replace(part, self._folder / name)
-    found = members(self._place)
-    if set(found) == self._kept:
+    files = members(self._place)
+    if set(files) == self._kept:
       return
-    stem = f'checkpoint{self._count + 1}'  # again after a failure: no litter
-    chunks.write_tar(self._folder, stem, found, self._most)
+    # A retry after a failure overwrites the chunks of the failed call.
+    stem = f'checkpoint{self._count + 1}'
+    chunks.write_tar(self._folder, stem, files, self._most)
     self._count += 1
-    self._kept = set(found)
+    self._kept = set(files)
 
 
 def members(place: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Returns what a run goes on from: files and folders by relative path.
+  """Returns the files and folders that a run resumes from, by relative path.
 
-  Of every run's folder that is its files, what is finished in it, and the
-  newest whole checkpoint. TensorBoard's events are left out.
+  They are, for each run's folder, its files, its finished subfolders, and the
+  newest complete checkpoint, without TensorBoard's events.
+
+  Args:
+    place: The folder with 'run' and 'cache'.
   """
   runs = [place / 'run', *(place / 'cache').glob('networks-*/*')]
-  found = []
+  paths = []
   for run in runs:
     if not (run / 'config.json').exists():
       continue
@@ -91,18 +95,22 @@ def members(place: pathlib.Path) -> dict[str, pathlib.Path]:
       if path.name.startswith(('.', 'events')) or temporary:
         continue
       if path.name != 'checkpoints':
-        found.append(path)
+        paths.append(path)
     steps = [p for p in (run / 'checkpoints').glob('*') if p.name.isdecimal()]
     if steps:
-      found.append(max(steps, key=lambda path: int(path.name)))
-  return {str(path.relative_to(place)): path for path in sorted(found)}
+      paths.append(max(steps, key=lambda path: int(path.name)))
+  return {str(path.relative_to(place)): path for path in sorted(paths)}
 
 
 def data_name(data: str, place: pathlib.Path) -> str:
-  """Returns a data set's name, the same on every machine.
+  """Returns the name of a data set, which is the same on every machine.
 
-  An .npz file is linked into the folder that the run is started in, since a
-  run goes on only with the same name.
+  An .npz file is linked into the folder in which the run starts, as a run
+  resumes only with the same name.
+
+  Args:
+    data: The value of --data.
+    place: The folder in which the run starts.
   """
   kind, _, path = data.partition(':')
   if kind != 'npz':
@@ -114,13 +122,18 @@ def data_name(data: str, place: pathlib.Path) -> str:
 
 
 def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
-  """Returns the run's command line, which is run in `place`."""
+  """Returns the command line of the run.
+
+  Args:
+    options: The options of run.py.
+    place: The folder in which the run starts.
+  """
   file, colon, recipe = options['recipe'].partition(':')
   if pathlib.Path(file).is_file():  # else it is a name
     file = str(pathlib.Path(file).resolve())
-  own = []
+  data_arguments = []
   if options['data']:
-    own = [f'--config.data.name={data_name(options["data"], place)}']
+    data_arguments = [f'--config.data.name={data_name(options["data"], place)}']
   return [
     sys.executable,
     '-m',
@@ -129,15 +142,24 @@ def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
     f'--workdir={place / "run"}',
     f'--config.seed={options["seed"]}',
     f'--config.cache_dir={place / "cache"}',
-    # Every epoch took 17% of the time on an H200; a stopped run saves anyway.
+    # Checkpoints of every epoch took 17% of the time on an H200. A run that is
+    # stopped saves in any case.
     '--config.checkpoint_every=20.0',
-    *own,
+    *data_arguments,
     *options['train_arg'],
   ]
 
 
 def main(path: str) -> int:
-  """Trains; `path` is of the options that run.py wrote."""
+  """Trains the run.
+
+  Args:
+    path: The file of options that run.py wrote.
+
+  Returns:
+    The exit code: 0 if the run is finished or saved and its state is kept, else
+    1.
+  """
   began, asked = time.monotonic(), child.Stop()
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
   work = pathlib.Path(options['work'])

@@ -1,6 +1,7 @@
 """Joins the data set that parcels hold: python unpack.py FILE.npz PARCEL...
 
-All checksums are verified. `--data=npz:FILE.npz` of run.py then trains on it.
+It verifies all checksums. run.py then trains on the file by
+`--data=npz:FILE.npz`.
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,15 @@ from kd_jax.runtime import command
 
 @command.reporting()
 def main(argv: Sequence[str]) -> int:
-  """Writes the .npz file."""
+  """Writes the .npz file and returns the exit code."""
   parser = command.parser('unpack.py', __doc__)
   parser.add_argument('file', type=pathlib.Path, help='the .npz to write')
   parser.add_argument('parcels', type=pathlib.Path, nargs='+')
   args = parser.parse_args(argv)
   files = {
-    path.name: path for each in args.parcels for path in chunks.verified(each)
+    path.name: path
+    for parcel in args.parcels
+    for path in chunks.verified(parcel)
   }
   arrays = coded.read(files)
   part = args.file.with_name(f'{args.file.name}.part')

@@ -1,4 +1,4 @@
-"""XLA's compilers for chips, where they are installed."""
+"""Finds XLA's compilers for chips that are installed."""
 
 import importlib.util
 import os
@@ -13,13 +13,17 @@ _EXTRAS = {'h100': 'cuda13', 'v5e:2x2': 'tpu'}
 
 
 def param(place, *values):
-  """Returns a test's parameters; it is skipped without a compiler for `place`.
+  """Returns the parameters of a test that needs a chip's compiler.
 
-  `pytest -m chips` selects the tests of all places. With KD_JAX_CHIPS in the
-  environment none is skipped.
+  The test is skipped if the compiler is not installed, and KD_JAX_CHIPS is not
+  in the environment. `pytest -m chips` selects the tests of all chips.
+
+  Args:
+    place: The chip, a key of `_PLUGINS`.
+    *values: Further parameters of the test.
   """
-  found = any(map(importlib.util.find_spec, _PLUGINS[place]))
-  found = found or 'KD_JAX_CHIPS' in os.environ
+  enabled = any(map(importlib.util.find_spec, _PLUGINS[place]))
+  enabled = enabled or 'KD_JAX_CHIPS' in os.environ
   reason = f"needs XLA's compiler for {place}: kd_jax[{_EXTRAS[place]}]"
-  skip = pytest.mark.skipif(not found, reason=reason)
+  skip = pytest.mark.skipif(not enabled, reason=reason)
   return pytest.param(place, *values, marks=(skip, pytest.mark.chips))

@@ -1,10 +1,10 @@
-"""Stands in for a backend that tells nothing, and runs every command under it.
+"""Imitates a backend without cost figures, and runs every command under it.
 
-JAX's CUDA plugin answers None where the CPU tells what a program costs. Here
-each such question is answered as a plugin may answer it, by one of these:
+JAX's CUDA plugin answers None where the CPU backend tells what a program costs.
+Here each such question is answered in one of the ways that a plugin may choose:
 
   silent    None, or NotImplementedError
-  partial   dictionaries in which the wanted keys are missing
+  partial   dictionaries without the requested keys
 
 `python -m tests.cli.silent_backend KIND FOLDER` trains, evaluates, exports,
 predicts, compares, lists and times in one process, and prints a line of JSON
@@ -27,10 +27,10 @@ def _unimplemented(*_):
 
 
 def install(kind, patch=setattr):
-  """Replaces what JAX tells of programs and devices.
+  """Replaces what JAX reports about programs and devices.
 
   Args:
-    kind: of `KINDS`.
+    kind: One of `KINDS`.
     patch: `setattr`, or pytest's `monkeypatch.setattr`.
   """
   device = type(jax.devices()[0])
@@ -65,34 +65,39 @@ SMALL = (
 
 
 def commands(folder):
-  """Name and arguments of every command, in an order in which they can run."""
+  """Returns the name and arguments of every command, in a possible order."""
   runs, out, image = folder / 'runs', folder / 'out', folder / 'image.png'
   train = ('--config', 'pics', *SMALL, '--seeds=0,1', f'--workdir={runs}')
-  figures = runs / 'seeds-0-1.json'
-  timed = ('kd', '--image_size=8', '--classes=10', '--images=64')
+  seeds_json = runs / 'seeds-0-1.json'
+  benchmark_arguments = ('kd', '--image_size=8', '--classes=10', '--images=64')
   return (
     ('train', train),
     ('evaluate', (runs / 'seed0',)),
     ('export', (runs / 'seed0', out)),
     ('evaluate', (out,)),
     ('predict', (out, image)),
-    ('compare', (figures, '--reference=pics')),
+    ('compare', (seeds_json, '--reference=pics')),
     ('list', ('networks', 'resnet8', 'resnet20')),
     (
       'benchmark',
       (
-        *timed,
+        *benchmark_arguments,
         '--batch_size=8',
         '--repeats=1',
         f'--json={folder / "times.json"}',
       ),
     ),
-    ('benchmark', (*timed, '--batch_size=8,16', '--repeats=1')),
+    ('benchmark', (*benchmark_arguments, '--batch_size=8,16', '--repeats=1')),
   )
 
 
 def main(kind, name):
-  """Runs every command; see the module."""
+  """Runs every command; see the module.
+
+  Args:
+    kind: One of `KINDS`.
+    name: The folder of all files.
+  """
   folder = pathlib.Path(name)
   Image.new('RGB', (8, 8)).save(folder / 'image.png')
   jax.config.update('jax_platforms', 'cpu')

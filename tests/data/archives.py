@@ -1,4 +1,4 @@
-"""Small archives in the published formats, made from random pixels."""
+"""Small archives in the published formats, of random pixels."""
 
 import io
 import tarfile
@@ -11,40 +11,53 @@ from kd_jax.runtime import downloads
 
 
 def cifar(path, classes, per_class=3, seed=0):
-  """Writes cifar-10 or cifar-100 as its binary .tar.gz.
+  """Writes a CIFAR archive in the binary .tar.gz format.
+
+  Args:
+    path: The file to write.
+    classes: 10 or 100, for CIFAR-10 or CIFAR-100.
+    per_class: The images per class and file.
+    seed: The random seed.
 
   Returns:
-    Images [N,32,32,3] u8 and labels [N] of 'train' and of 'test'.
+    The images [N,32,32,3] u8 and labels [N] i64 of 'train' and of 'test'.
   """
   rng = np.random.default_rng(seed)
-  fine = classes == 100
-  parts = ('train',) if fine else tuple(f'data_batch_{i}' for i in range(1, 6))
-  found, files = {'train': [], 'test': []}, {}
-  for name in (*parts, 'test' if fine else 'test_batch'):
+  is_cifar100 = classes == 100
+  parts = (
+    ('train',) if is_cifar100 else tuple(f'data_batch_{i}' for i in range(1, 6))
+  )
+  batches, files = {'train': [], 'test': []}, {}
+  for name in (*parts, 'test' if is_cifar100 else 'test_batch'):
     label = rng.permutation(np.repeat(np.arange(classes), per_class))
     image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
     rows = [label.astype(np.uint8)[:, None]]
-    if fine:
+    if is_cifar100:
       rows.insert(0, (label // 5).astype(np.uint8)[:, None])
     rows.append(image.transpose(0, 3, 1, 2).reshape(len(label), -1))
     files[f'{name}.bin'] = np.concatenate(rows, axis=1).tobytes()
-    found['test' if 'test' in name else 'train'].append((image, label))
+    batches['test' if 'test' in name else 'train'].append((image, label))
   names = '\n'.join(f'class{i:03d}' for i in range(classes)) + '\n\n'
-  names_file = 'fine_label_names.txt' if fine else 'batches.meta.txt'
-  folder = 'cifar-100-binary' if fine else 'cifar-10-batches-bin'
+  names_file = 'fine_label_names.txt' if is_cifar100 else 'batches.meta.txt'
+  folder = 'cifar-100-binary' if is_cifar100 else 'cifar-10-batches-bin'
   with tarfile.open(path, 'w:gz') as tar:
     for name, content in {**files, names_file: names.encode()}.items():
       member = tarfile.TarInfo(f'{folder}/{name}')
       member.size = len(content)
       tar.addfile(member, io.BytesIO(content))
   return {
-    split: tuple(np.concatenate(arrays) for arrays in zip(*some, strict=True))
-    for split, some in found.items()
+    split: tuple(
+      np.concatenate(arrays) for arrays in zip(*split_batches, strict=True)
+    )
+    for split, split_batches in batches.items()
   }
 
 
 def jpeg(rng, size=64, grey=False):
-  """A random JPEG file; `grey` has one channel, as some of ImageNet's."""
+  """Returns a random JPEG file; with `grey` it has one channel.
+
+  Some files of ImageNet have one channel.
+  """
   shape = (size, size) if grey else (size, size, 3)
   file = io.BytesIO()
   pixels = rng.integers(0, 256, shape).astype(np.uint8)
@@ -53,7 +66,16 @@ def jpeg(rng, size=64, grey=False):
 
 
 def tiny_imagenet(path, per_class=2, seed=0):
-  """Writes tiny-imagenet-200.zip; returns the JPEG files by member name."""
+  """Writes tiny-imagenet-200.zip.
+
+  Args:
+    path: The file to write.
+    per_class: The training images per class.
+    seed: The random seed.
+
+  Returns:
+    The class ids in their order, and the JPEG files by member name.
+  """
   rng = np.random.default_rng(seed)
   wnids = [f'n{i:08d}' for i in rng.permutation(200)]
   root, files, lines = 'tiny-imagenet-200', {}, []
@@ -72,7 +94,7 @@ def tiny_imagenet(path, per_class=2, seed=0):
 
 
 def published(path, url='http://localhost:9/none.tar.gz'):
-  """The description of a local archive as if it were published at `url`."""
+  """Returns the description of a local archive as if published at `url`."""
   import hashlib
 
   content = path.read_bytes()

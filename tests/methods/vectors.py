@@ -1,6 +1,6 @@
-"""Stored losses and gradients of the original implementations.
+"""The stored losses and gradients of the original implementations.
 
-The folder can be another one with the same schema: set KD_JAX_VECTORS.
+KD_JAX_VECTORS may name another folder with the same schema.
 """
 
 import json
@@ -14,7 +14,7 @@ STORED = pathlib.Path(__file__).parent.parent / 'vectors'
 
 
 def load(name):
-  """The arrays of a case file by key, and its 'meta' description."""
+  """Returns the arrays of a case file by key, and its 'meta' description."""
   folder = pathlib.Path(os.environ.get('KD_JAX_VECTORS', STORED))
   with np.load(folder / f'{name}.npz', allow_pickle=False) as file:
     arrays = {key: file[key] for key in file.files}
@@ -22,11 +22,17 @@ def load(name):
 
 
 def assert_near(got, want, rtol=1e-5, least=0.0):
-  """|got - want| <= rtol * max(max|want|, least), shapes equal.
+  """Asserts equal shapes and |got - want| <= rtol * max(max|want|, least).
 
-  rtol is 1e-5 for float32 alone and 1e-4 through batch norm; a gradient's
+  rtol is 1e-5 for float32 alone and 1e-4 through batch norm. For a gradient,
   `least` is 1e-2 of the largest gradient of its case, as gradients that are
   zero in exact arithmetic are noise.
+
+  Args:
+    got: The computed array.
+    want: The stored array.
+    rtol: The tolerance, relative to the largest entry.
+    least: The smallest scale of the tolerance.
   """
   got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
   assert got.shape == want.shape
@@ -35,23 +41,23 @@ def assert_near(got, want, rtol=1e-5, least=0.0):
 
 
 def nhwc(x):
-  """[N,C,H,W] as [N,H,W,C]; [N,C] as it is."""
+  """Returns [N,C,H,W] as [N,H,W,C], and [N,C] unchanged."""
   return np.moveaxis(x, 1, -1)
 
 
 def kernel(x):
-  """torch's convolution OIHW as HWIO, its linear layer OI as IO."""
+  """Returns torch's kernel OIHW of a convolution as HWIO, or OI as IO."""
   return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
 
 
 def largest(case, prefix):
-  """1e-2 of the largest entry under the keys that begin with `prefix`."""
+  """Returns 1e-2 of the largest entry under the keys with a prefix."""
   keys = [key for key in case if key.startswith(prefix)]
   return 1e-2 * max(np.abs(case[key]).max() for key in keys)
 
 
 def statistics(case, name):
-  """A BatchNorm's running statistics."""
+  """Returns a BatchNorm's running statistics."""
   return {
     'mean': case[f'{name}.running_mean'],
     'var': case[f'{name}.running_var'],
@@ -59,5 +65,5 @@ def statistics(case, name):
 
 
 def assert_tree_near(got, want, rtol=1e-5, least=0.0):
-  """`assert_near` for every leaf of two trees of the same structure."""
+  """Applies `assert_near` to the leaves of two trees of the same structure."""
   jax.tree.map(lambda a, b: assert_near(a, b, rtol, least), dict(got), want)

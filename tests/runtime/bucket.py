@@ -1,11 +1,11 @@
-"""A Google Cloud Storage server for tests, honest about preconditions.
+"""A Google Cloud Storage server for tests, which enforces preconditions.
 
-It keeps objects in memory and speaks the part of the JSON API that gcsfs and
-TensorStore use. Every write makes a new generation; `ifGenerationMatch` and
-`ifGenerationNotMatch` are decided under one lock, so that of two writers under
-the same condition one fails with 412, as in a bucket.
+It keeps objects in memory and implements the part of the JSON API that gcsfs
+and TensorStore use. Every write makes a new generation. `ifGenerationMatch` and
+`ifGenerationNotMatch` are evaluated under one lock, so that of two writers with
+the same condition one fails with 412, as in a real bucket.
 
-  python -m tests.runtime.bucket 9023   # serves until it is ended
+  python -m tests.runtime.bucket 9023   # serves until it is killed
 """
 
 import base64
@@ -19,13 +19,13 @@ import urllib.parse
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Serves any bucket on a port of this machine.
+  """A server of all buckets on a port of this machine.
 
   Attributes:
-    objects: bucket and key to (generation, bytes).
-    requests: method and address of every request, in order.
-    broken: answers everything with 400.
-    deaf: the next conditional write is done, but answered with 503.
+    objects: (generation, bytes) by bucket and key.
+    requests: The method and address of every request, in order.
+    broken: Whether every request is answered with 400.
+    deaf: Whether the next conditional write is done but answered with 503.
   """
 
   daemon_threads = True
@@ -50,10 +50,20 @@ class Server(http.server.ThreadingHTTPServer):
     self.server_close()
 
   def change(self, place, data, query):
-    """Writes (or deletes, without data) under a condition; whether it did."""
+    """Writes or deletes an object if its generation fulfils the condition.
+
+    Args:
+      place: The bucket and the key.
+      data: The content; None deletes the object.
+      query: The parameters of the request, with 'ifGenerationMatch' if
+        conditional.
+
+    Returns:
+      Whether the condition was fulfilled.
+    """
     with self.mutex:
-      now = self.objects.get(place, (0, b''))[0]
-      if int(query.get('ifGenerationMatch', now)) != now:
+      generation = self.objects.get(place, (0, b''))[0]
+      if int(query.get('ifGenerationMatch', generation)) != generation:
         return False
       self.newest += 1
       if data is None:
@@ -63,6 +73,7 @@ class Server(http.server.ThreadingHTTPServer):
       return True
 
   def resource(self, place):
+    """Returns the JSON API's description of an object."""
     generation, data = self.objects[place]
     return {
       'kind': 'storage#object',
@@ -92,9 +103,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return self._answer(400, {'error': {'message': 'the server is broken'}})
     for pattern, method in _ROUTES:
       verb, _, path = pattern.partition(' ')
-      found = re.fullmatch(path, address.path)
-      if verb == self.command and found:
-        names = [urllib.parse.unquote(group) for group in found.groups()]
+      match = re.fullmatch(path, address.path)
+      if verb == self.command and match:
+        names = [urllib.parse.unquote(group) for group in match.groups()]
         return method(self, body, *names)
     return self._answer(404)
 
@@ -130,13 +141,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     items, prefixes = [], set()
     with self.server.mutex:
       for place in sorted(self.server.objects):
-        own, key = place
-        if own != bucket or not key.startswith(prefix) or key < low:
+        owner, key = place
+        if owner != bucket or not key.startswith(prefix) or key < low:
           continue
         if high and key >= high:
           continue
-        head, found, _ = key[len(prefix) :].partition(cut or '\0')
-        if found:
+        head, separator, _ = key[len(prefix) :].partition(cut or '\0')
+        if separator:
           prefixes.add(prefix + head + cut)
         else:
           items.append(self.server.resource(place))
@@ -155,12 +166,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if self.query.get('alt') != 'media':
       return self._answer(200, resource)
     headers = {'x_goog_generation': generation}
-    wanted = re.fullmatch(
+    byte_range = re.fullmatch(
       r'bytes=(\d*)-(\d*)', self.headers.get('Range', '').strip()
     )
-    if not wanted:
+    if not byte_range:
       return self._answer(200, data, **headers)
-    first, last = wanted.groups()
+    first, last = byte_range.groups()
     start = int(first) if first else max(0, len(data) - int(last))
     end = min(len(data), int(last) + 1) if first and last else len(data)
     if start >= len(data):

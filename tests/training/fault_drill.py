@@ -1,14 +1,14 @@
-"""Harms runs at moments of their own trace; what they end with must not change.
+"""Injects faults into runs and checks that their results do not change.
 
   python -m tests.training.fault_drill             # every row: half an hour
   python -m tests.training.fault_drill --quick     # the rows of the test suite
 
 Each row starts a run of seconds (teacher and student, every step saved) through
-launch/local_processes.sh, does one harm, and lets the launcher start it again.
-It fails where the moment was not met, where the run did not end well, or where
-any final array differs from those of a run that nothing disturbed. It prints a
-table: what was done and when, what noticed it and after how many seconds, the
-steps that were lost.
+launch/local_processes.sh, injects a fault at a moment of the run's trace, and
+lets the launcher restart it. A row fails if the moment was not reached, if the
+run did not end well, or if any final array differs from that of an undisturbed
+run. The command prints a table: the fault and its moment, what noticed it and
+after how many seconds, and the steps that were lost.
 """
 
 import argparse
@@ -36,20 +36,22 @@ from tests.training.end_to_end_test import SMALL, leaves
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCHER = ROOT / 'launch/local_processes.sh'
-STEPS = 30  # of SMALL
-CPU_S = 1200.0  # what a run may use with its restarts
+STEPS = 30  # of a run of SMALL
+CPU_S = 1200.0  # CPU seconds that a run may use with its restarts
 
 
 class Row(NamedTuple):
-  """One harm.
+  """A fault and where it is injected.
 
   Attributes:
-    processes: how many the run has.
-    moment: as tests/training/faulty.py names it.
-    which: of the moment's occurrences in the undisturbed trace, 0 to 1.
-    action: a signal, 'hang', 'fail' (a write raises), 'fill' (the disk).
-    victims: the processes that it is done to.
-    then: another (moment, action) that is done at its next occurrence.
+    processes: The number of processes of the run.
+    moment: The moment, as tests/training/faulty.py names it.
+    which: The occurrence of the moment, as a share of those in the undisturbed
+      trace, from 0 to 1.
+    action: A signal, 'hang', 'fail' (a write raises) or 'fill' (fills the
+      disk).
+    victims: The indices of the processes that it is injected into.
+    then: A second (moment, action), which is injected at its next occurrence.
   """
 
   processes: int
@@ -60,17 +62,17 @@ class Row(NamedTuple):
   then: tuple[str, str] | None = None
 
   def text(self) -> str:
-    """'2: SIGKILL of 1 at run/commit (50%)'."""
-    more = f', then {self.then[1]} at {self.then[0]}' if self.then else ''
-    who = ' and '.join(map(str, self.victims))
+    """Returns the first cells of the row in the table."""
+    second = f', then {self.then[1]} at {self.then[0]}' if self.then else ''
+    victims = ' and '.join(map(str, self.victims))
     return (
-      f'{self.processes} | {self.action}{more} | {who} | {self.moment} '
+      f'{self.processes} | {self.action}{second} | {victims} | {self.moment} '
       f'({100 * self.which:.0f}%)'
     )
 
 
 def rows() -> list[Row]:
-  """Every row."""
+  """Returns all rows of the drill."""
   kill = [
     ('teacher/dispatch', 0.5),
     ('teacher/array write', 0.5),
@@ -95,7 +97,7 @@ def rows() -> list[Row]:
     ('run/commit', 0.5),
     ('run/evaluate', 0.5),
   ]
-  one = [
+  one_process = [
     ('teacher/dispatch', 0.5),
     ('run/compile', 1.0),
     ('run/dispatch', 0.5),
@@ -104,8 +106,8 @@ def rows() -> list[Row]:
     ('run/final save', 0.5),
   ]
   return [
-    *(Row(1, *at, 'SIGKILL') for at in kill),
-    *(Row(1, *at, 'SIGTERM') for at in term),
+    *(Row(1, *place, 'SIGKILL') for place in kill),
+    *(Row(1, *place, 'SIGTERM') for place in term),
     Row(1, 'run/dispatch', 0.5, 'SIGSTOP'),  # and SIGCONT 3 s later
     Row(1, 'run/dispatch', 0.4, 'hang'),
     Row(1, 'run/evaluate', 0.6, 'hang'),
@@ -114,7 +116,7 @@ def rows() -> list[Row]:
     Row(1, 'run/array write', 1.0, 'fail'),  # of the last save
     Row(1, 'run/array write', 0.5, 'fail', then=('run/dispatch', 'SIGKILL')),
     Row(1, 'run/dispatch', 0.5, 'fill'),
-    *(Row(2, *at, 'SIGKILL', (1,)) for at in one),
+    *(Row(2, *place, 'SIGKILL', (1,)) for place in one_process),
     Row(2, 'run/dispatch', 0.5, 'SIGKILL'),  # the coordinator
     Row(2, 'run/commit', 0.5, 'SIGKILL'),
     Row(2, 'run/deletion', 0.5, 'SIGKILL'),
@@ -128,12 +130,19 @@ def rows() -> list[Row]:
   ]
 
 
-# Those of one process stand in end_to_end_test and recovery_test.
+# end_to_end_test and recovery_test cover the faults of a single process.
 QUICK = [Row(2, 'run/commit', 0.5, 'SIGKILL')]
 
 
 class Result(NamedTuple):
-  """What came of a row; `wrong` is '' where all is well."""
+  """The result of a row.
+
+  Attributes:
+    wrong: Why the row failed; '' if it passed.
+    noticed: The line of output that noticed the fault.
+    seconds: The seconds from the fault to this line.
+    lost: The steps that were repeated; None if no moment was reached.
+  """
 
   wrong: str
   noticed: str
@@ -142,17 +151,17 @@ class Result(NamedTuple):
 
 
 class Drill:
-  """The undisturbed runs, and rows against them."""
+  """Runs rows and compares their results with those of undisturbed runs."""
 
   def __init__(
     self, home: pathlib.Path, heartbeat_s: int = 10, watchdog_s: int = 30
   ):
-    """Keeps everything in `home`.
+    """Prepares the folder.
 
     Args:
-      home: a folder that is not there yet.
-      heartbeat_s: seconds after which a silent process is taken for dead.
-      watchdog_s: seconds after which a process that finishes nothing ends.
+      home: The folder of all runs, which must not exist.
+      heartbeat_s: Seconds after which a silent process counts as dead.
+      watchdog_s: Seconds without progress after which a process ends.
     """
     self.home = home
     self._bounds = (
@@ -172,12 +181,13 @@ class Drill:
     shim.chmod(0o755)
 
   def undisturbed(self, processes: int) -> None:
-    """Runs it once, for its trace and what it ends with."""
+    """Runs without faults, once, and keeps the trace and the final arrays."""
     if processes in self._wanted:
       return
     folder = self.home / f'undisturbed-{processes}'
     folder.mkdir()
-    # Rows harm a compilation of one process only: others leave theirs to rows.
+    # With one process nothing is cached, as rows interrupt compilations. With
+    # several, this run caches the compiled programs for its rows.
     cached = processes > 1
     out, code = self._launch(folder, processes, [], cached=cached)[:2]
     if code:
@@ -190,7 +200,7 @@ class Drill:
     self._trace[processes] = dict(counts)
 
   def run(self, number: int, row: Row) -> Result:
-    """Does one row."""
+    """Runs one row."""
     self.undisturbed(row.processes)
     folder = self.home / f'row-{number}'
     folder.mkdir()
@@ -239,7 +249,7 @@ class Drill:
   def _launch(
     self, folder: pathlib.Path, processes: int, faults: Any, *, cached: bool
   ) -> tuple[str, int, list[tuple[float, str]]]:
-    """Output, exit code, and when what was noticed."""
+    """Returns the output, the exit code, and the notices with their times."""
     compiled = self.home / f'compiled-{processes}'
     command = ['bash', LAUNCHER, str(processes), *SMALL, *self._bounds]
     process = children.Child(
@@ -278,7 +288,7 @@ class Drill:
 
 
 def wake(folder: pathlib.Path, launcher: children.Child) -> None:
-  """Lets a stopped process go on after three seconds."""
+  """Lets a stopped process continue after three seconds."""
   while launcher.poll() is None:
     if hits := list(folder.glob('hit-*')):
       time.sleep(3)
@@ -289,7 +299,7 @@ def wake(folder: pathlib.Path, launcher: children.Child) -> None:
 
 @contextlib.contextmanager
 def mounted(folder: pathlib.Path) -> Iterator[None]:
-  """Makes the folder a file system of 8 MB; needs the right to mount."""
+  """Mounts a file system of 8 MB on the folder; needs the right to mount."""
   size = ['-o', 'size=8m']
   command = ['mount', '-t', 'tmpfs', *size, 'tmpfs', str(folder)]
   children.run(command, check=True)
@@ -300,18 +310,18 @@ def mounted(folder: pathlib.Path) -> Iterator[None]:
 
 
 def ending(folder: pathlib.Path) -> dict[str, Any]:
-  """Every array that a run ends with, and its accuracy."""
-  found: dict[str, Any] = {}
+  """Returns every array that a run ends with, and its accuracy."""
+  facts: dict[str, Any] = {}
   for name in ('checkpoints', 'student', 'teacher'):
     step, arrays = leaves(folder / 'run' / name)
-    found |= {f'{name}/{key}': value for key, value in arrays.items()}
-    found[f'{name}/step'] = step
+    facts |= {f'{name}/{key}': value for key, value in arrays.items()}
+    facts[f'{name}/step'] = step
   result = json.loads((folder / 'run/result.json').read_text())
-  return {**found, 'top1': result['top1'], 'best': result['best_on_test']}
+  return {**facts, 'top1': result['top1'], 'best': result['best_on_test']}
 
 
 def difference(want: dict[str, Any], got: dict[str, Any]) -> str:
-  """'' where both are equal to the bit."""
+  """Returns how two endings differ; '' if they are equal bit for bit."""
   if want.keys() != got.keys():
     return f'other arrays: {want.keys() ^ got.keys()}'
   wrong = [n for n in want if not np.array_equal(want[n], got[n])]
@@ -319,7 +329,7 @@ def difference(want: dict[str, Any], got: dict[str, Any]) -> str:
 
 
 def steps_again(folder: pathlib.Path) -> int:
-  """Steps of the run itself that were done more than once."""
+  """Returns how many steps of the run itself were done more than once."""
   trace = [
     line.rpartition(' ')[0]
     for line in (folder / 'trace-0').read_text().splitlines()
@@ -329,7 +339,7 @@ def steps_again(folder: pathlib.Path) -> int:
 
 
 def main() -> int:
-  """Prints the table; the number of rows that failed is the exit code."""
+  """Prints the table and returns the number of failed rows."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--quick', action='store_true', help='a few rows')
   parser.add_argument('--only', help='rows whose text has this in it')

@@ -1,9 +1,10 @@
-"""Runs kd_jax.main and does harm to it at chosen moments, for the fault drill.
+"""Runs kd_jax.main and injects faults at chosen moments, for the fault drill.
 
-`python -m tests.training.faulty <options of kd_jax.main>` with, in the
-environment, FAULT_FOLDER, where it writes a trace of moments and which faults
-it did, and FAULTS, as JSON: a list of {moment, count, action, process}. A fault
-is done once, at the count-th time that the process passes its moment.
+`python -m tests.training.faulty <options of kd_jax.main>` reads two variables
+of the environment: FAULT_FOLDER, the folder where it writes the trace of
+moments and the faults that it injected, and FAULTS, a JSON list of {moment,
+count, action, process}. A fault is injected once, at the count-th time that the
+process passes its moment.
 """
 
 import collections
@@ -31,14 +32,14 @@ from kd_jax.training import loop, run
 FOLDER = pathlib.Path(os.environ['FAULT_FOLDER'])
 FAULTS = json.loads(os.environ.get('FAULTS', '[]'))
 PROCESS = int(os.environ.get('JAX_PROCESS_ID', '0'))
-BALLAST = 'ballast'  # what fills a disk
+BALLAST = 'ballast'  # the file that fills a disk
 
 counts: collections.Counter[str] = collections.Counter()
 role = ['run']
 
 
 def moment(name):
-  """Says that the process is at this moment, and does what is due there."""
+  """Records that the process is at a moment, and injects its due faults."""
   name = f'{role[-1]}/{name}'
   counts[name] += 1
   with (FOLDER / f'trace-{PROCESS}').open('a') as file:
@@ -52,6 +53,7 @@ def moment(name):
 
 
 def act(action):
+  """Performs a fault: 'hang', 'fail', 'fill' or a signal's name."""
   if action == 'hang':
     while True:
       time.sleep(1)
@@ -67,7 +69,7 @@ def act(action):
 
 
 def before(owner, attribute, name):
-  """Makes `name` the moment before every call of a function."""
+  """Makes every call of a function pass the moment `name` first."""
   original = getattr(owner, attribute)
 
   def told(*args, **kwargs):
@@ -78,6 +80,7 @@ def before(owner, attribute, name):
 
 
 def before_async(owner, attribute, name):
+  """Does what `before` does, for a coroutine function."""
   original = getattr(owner, attribute)
 
   async def told(*args, **kwargs):
@@ -88,7 +91,7 @@ def before_async(owner, attribute, name):
 
 
 def during(owner, attribute, name):
-  """Makes `name` the moment 0.1 s after a call began, if it still runs."""
+  """Makes a call pass the moment `name` after 0.1 s, if it still runs."""
   original = getattr(owner, attribute)
 
   def told(*args, **kwargs):
@@ -103,6 +106,7 @@ def during(owner, attribute, name):
 
 
 def install():
+  """Patches kd_jax, JAX and Orbax to pass the drill's moments."""
   train, make, result = run.train, evaluation.make, run_dir.Folder.write_alone
 
   def trained(config, folder, label='', **kwargs):
@@ -127,8 +131,8 @@ def install():
 
   def joined(*args, **kwargs):
     start(*args, **kwargs)
-    # Gloo waits 30 s for a process that comes late to the first exchange: here
-    # none has work that delays it.
+    # Gloo waits only 30 s for a late process in the first exchange. That is
+    # done here, where no process has work that delays it.
     if jax.distributed.is_initialized():
       multihost_utils.process_allgather(np.zeros(1))
 
@@ -144,7 +148,7 @@ def install():
   before(checkpoint, 'save_only', 'final save')
   before_async(serialization, 'async_serialize_from_host', 'array write')
   before_async(atomicity.AtomicRenameTemporaryPath, 'finalize', 'commit')
-  # The older Orbax has no PathDeleter.
+  # Older versions of Orbax have no PathDeleter.
   deletes = getattr(deleter, 'PathDeleter', deleter.StandardCheckpointDeleter)
   before(deletes, 'delete', 'deletion')
 

@@ -1,4 +1,4 @@
-"""One of several processes that train a few methods, for processes_test."""
+"""Trains a few methods as one of several processes, for processes_test."""
 
 import itertools
 import pathlib
@@ -23,7 +23,7 @@ METHODS = ('kd', 'ofd', 'ffsd', 'crd')
 
 
 class Small(layers.Network):
-  """A ResNet's taps with a BatchNorm a stage, as it compiles fast."""
+  """A ResNet's taps with one BatchNorm per stage; it compiles fast."""
 
   widths: tuple[int, ...]
 
@@ -39,10 +39,15 @@ class Small(layers.Network):
 
 
 def config_of(method, epochs):
-  """Epochs of five steps, saved at the end; networks of a few small layers.
+  """Returns a configuration with epochs of five steps and very small networks.
 
-  With a usual learning rate the last bits of a sum would grow to whole numbers
-  within 20 steps of such small batches, most of all in FFSD.
+  It saves at the end. The learning rate is small: with a usual one the last
+  bits of a sum would grow to whole numbers within 20 steps of such small
+  batches, most of all in FFSD.
+
+  Args:
+    method: The name of the method.
+    epochs: The number of epochs.
   """
   config = train_test.configuration(method).get_config('digits')
   config.data.train_size, config.batch_size = 40, 8
@@ -65,7 +70,7 @@ def config_of(method, epochs):
 
 
 def raised(what):
-  """The text of the UsageError."""
+  """Returns the message of the UsageError that `what()` raises."""
   try:
     what()
   except errors.UsageError as error:
@@ -74,59 +79,63 @@ def raised(what):
 
 
 def fail(text):
+  """Raises a UsageError with a message."""
   raise errors.UsageError(text)
 
 
 def check_agreement():
-  """One speaks for all, and what one meets all raise."""
-  own = distributed.index()
-  assert distributed.gather(own) == [0, 1]
-  # Gloo waits 30 s for a process that comes late to the first exchange between
-  # some devices, and no option says more: here none has work that delays it.
+  """Checks that processes share values, errors and decisions."""
+  index = distributed.index()
+  assert distributed.gather(index) == [0, 1]
+  # Gloo waits only 30 s for a late process in the first exchange between some
+  # devices, and no option raises this. That is done here, where no process has
+  # work that delays it.
   multihost_utils.process_allgather(np.zeros(1))
-  assert distributed.first(lambda: {'of': own}) == {'of': 0}
-  assert raised(lambda: distributed.first(lambda: fail(f'in {own}'))) == 'in 0'
+  assert distributed.first(lambda: {'of': index}) == {'of': 0}
+  assert (
+    raised(lambda: distributed.first(lambda: fail(f'in {index}'))) == 'in 0'
+  )
   both = lambda: fail('both')  # noqa: E731
   assert raised(lambda: distributed.together(both)) == 'both'
-  second = lambda: fail('here') if own else None  # noqa: E731
+  second = lambda: fail('here') if index else None  # noqa: E731
   text = raised(lambda: distributed.together(second))
   assert text == 'process 1: here'
-  assert distributed.together(lambda: own) == own
+  assert distributed.together(lambda: index) == index
   for flags in ((False, False), (True, False), (False, True)):
-    assert distributed.poll(flags[own])() is any(flags)
+    assert distributed.poll(flags[index])() is any(flags)
   assert 'give -1' in raised(lambda: sharding.make_mesh(2))
 
 
 def check_feeds():
-  """Each process reads its rows; together they are the global batch."""
+  """Checks that the rows of all processes together are the global batch."""
   mesh, batch = sharding.make_mesh(), 8
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (20, 4, 4, 3)).astype(np.uint8)
   arrays = source.Arrays(images, np.arange(20, dtype=np.int32) % 3)
   info = source.Info('x', ('a', 'b', 'c'), 4, 20, 0, (0.5,) * 3, (0.2,) * 3)
   crop = augment.CropFlip(1, 'zero', True)
-  given = {'batch_size': batch, 'seed': 3, 'crop_flip': crop}
+  arguments = {'batch_size': batch, 'seed': 3, 'crop_flip': crop}
   sets = (
-    resident.Training(arrays, info, mesh, **given),
-    stream.Streamed(arrays, info, mesh, workers=0, steps=5, **given),
+    resident.Training(arrays, info, mesh, **arguments),
+    stream.Streamed(arrays, info, mesh, workers=0, steps=5, **arguments),
   )
   for step in (0, 3):
-    found = []
-    for each in sets:
-      feed = next(iter(each.feeds(step)))
+    batches = []
+    for training in sets:
+      feed = next(iter(training.feeds(step)))
       assert feed['index'].shape == (batch // 2,)
       together = sharding.join(feed, mesh)
       whole = sharding.replicated(mesh)
-      assembled = jax.jit(each.batch, out_shardings=whole)(
-        each.arrays, together, jax.random.key(step)
+      assembled = jax.jit(training.batch, out_shardings=whole)(
+        training.arrays, together, jax.random.key(step)
       )
-      found.append({k: np.asarray(v) for k, v in assembled.items()})
-    want = dataset.Order(20, batch, 3).index(step)
-    np.testing.assert_array_equal(found[0]['index'], want)
+      batches.append({k: np.asarray(v) for k, v in assembled.items()})
+    expected = dataset.Order(20, batch, 3).index(step)
+    np.testing.assert_array_equal(batches[0]['index'], expected)
     for name in ('index', 'label', 'image'):
-      np.testing.assert_array_equal(found[0][name], found[1][name])
-  for each in sets:
-    feeds = list(each.eval_feeds(batch))
+      np.testing.assert_array_equal(batches[0][name], batches[1][name])
+  for training in sets:
+    feeds = list(training.eval_feeds(batch))
     seen = [distributed.gather(feed['index'].tolist()) for feed in feeds]
     assert sorted(np.ravel(seen[0])) == list(range(batch))
     count = sum(float(np.sum(feed['mask'])) for feed in feeds)
@@ -134,22 +143,26 @@ def check_feeds():
 
 
 def check_shared(folder):
-  """A folder that only one process sees is refused in all."""
-  late, run_dir._LATE_S = run_dir._LATE_S, 1
-  own = run_dir.Folder(folder / f'own{distributed.index()}')
+  """Checks that all processes refuse a folder that only one of them sees."""
+  late_s, run_dir._LATE_S = run_dir._LATE_S, 1
+  folder_of_process = run_dir.Folder(folder / f'own{distributed.index()}')
 
   def lock():
-    with own.lock(wait=False):
+    with folder_of_process.lock(wait=False):
       pass
 
   text = raised(lock)
   assert text.startswith('process 1: process 1 of 2 on ')
   assert 'storage that all share' in text
-  run_dir._LATE_S = late
+  run_dir._LATE_S = late_s
 
 
 def stop_in_between(config, folder):
-  """Where all stop, one of them having been asked to; saved there."""
+  """Trains until one process is asked to stop, which stops and saves all.
+
+  Returns:
+    The message, which says where they stopped.
+  """
   dispatches = itertools.count()
 
   def asked():
@@ -164,15 +177,15 @@ def stop_in_between(config, folder):
 
 def main(folder, *methods):
   """Trains each method for 5 steps in folder/first, and 20 more in a copy."""
-  distributed.start(heartbeat_timeout_seconds=100)  # a busy machine beats late
+  distributed.start(heartbeat_timeout_seconds=100)  # heartbeats may come late
   check_agreement()
   check_feeds()
   check_shared(pathlib.Path(folder))
   for method in methods:
     first, more = (pathlib.Path(folder) / n / method for n in ('first', 'more'))
     result = run.train(config_of(method, 1), run_dir.Folder(first))
-    told = distributed.gather(result)
-    assert told == [result] * distributed.count()
+    results = distributed.gather(result)
+    assert results == [result] * distributed.count()
     distributed.first(lambda a=first, b=more: str(shutil.copytree(a, b)))
     if method == 'kd':
       stopped = stop_in_between(config_of(method, 5), run_dir.Folder(more))

@@ -1,9 +1,9 @@
-"""Compares our networks with files that make_networks.py wrote.
+"""Compares kd_jax's networks with files that make_networks.py wrote.
 
   python -m tests.vectors.compare_networks FOLDER
 
-prints a line for each file: parameters there and here, and the largest
-difference of a tap relative to the tap's largest entry.
+prints a line for each file: the parameters of the original and of kd_jax, and
+the largest difference of a tap, relative to the tap's largest entry.
 """
 
 import json
@@ -19,14 +19,14 @@ from tests.vectors import make_networks
 
 
 def load(path):
-  """The arrays of a file, and its description."""
+  """Returns the arrays of a file, and its description."""
   with np.load(path, allow_pickle=False) as file:
     arrays = {key: file[key] for key in file.files}
   return arrays, json.loads(str(arrays.pop('meta')))
 
 
 def network(meta):
-  """Our network of a file's description."""
+  """Returns kd_jax's network for a file's description."""
   args = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in meta['args'].items()
@@ -35,7 +35,7 @@ def network(meta):
 
 
 def state(meta):
-  """The original's state dict."""
+  """Returns the state dict of the original network."""
   return {
     name: make_networks.generated(name, tuple(shape))
     if shape or not name.endswith('num_batches_tracked')
@@ -45,36 +45,41 @@ def state(meta):
 
 
 def parameters(variables):
-  """How many parameters there are."""
+  """Returns the number of parameters."""
   return sum(np.size(leaf) for leaf in jax.tree.leaves(variables['params']))
 
 
 def differences(arrays, meta, variables):
-  """The largest relative difference of each tap, over all batches.
+  """Returns the largest relative difference of each tap, over all batches.
+
+  Args:
+    arrays: The arrays of a file.
+    meta: Its description.
+    variables: The variables of kd_jax's network.
 
   Raises:
-    AssertionError: where the taps or their shapes are others.
+    AssertionError: The taps or their shapes differ.
   """
   apply = jax.jit(
     lambda variables, images: network(meta).apply(
       variables, images, train=False, mutable=['intermediates']
     )[1]['intermediates']
   )
-  found = {}
+  largest = {}
   for shape in meta['shapes']:
     size = 'x'.join(map(str, shape))
     taps = apply(variables, make_networks.images(tuple(shape)))
-    wanted = {key.split('/')[1] for key in arrays if key.startswith(size)}
-    assert set(taps) == wanted, set(taps) ^ wanted
+    expected = {key.split('/')[1] for key in arrays if key.startswith(size)}
+    assert set(taps) == expected, set(taps) ^ expected
     for tap, value in taps.items():
       key = f'{size}/{tap}'
       assert value.shape == tuple(arrays[key + '/shape']), (key, value.shape)
-      kept, norm = make_networks.sample(value)
-      most = np.abs(arrays[key]).max()
-      apart = np.abs(kept - arrays[key]).max() / most
+      entries, norm = make_networks.sample(value)
+      scale = np.abs(arrays[key]).max()
+      by_entry = np.abs(entries - arrays[key]).max() / scale
       by_norm = abs(norm / arrays[key + '/norm'] - 1)
-      found[tap] = max(found.get(tap, 0.0), float(apart), float(by_norm))
-  return found
+      largest[tap] = max(largest.get(tap, 0.0), float(by_entry), float(by_norm))
+  return largest
 
 
 def main(folder):
@@ -84,11 +89,11 @@ def main(folder):
   for path in sorted(pathlib.Path(folder).glob('*.npz')):
     arrays, meta = load(path)
     variables = convert.convert(network(meta), state(meta))
-    found = differences(arrays, meta, variables)
-    tap = max(found, key=found.get)
+    by_tap = differences(arrays, meta, variables)
+    tap = max(by_tap, key=by_tap.get)
     print(
       f'| {path.stem} | {meta["network"]} | {meta["params"]:,} '
-      f'| {parameters(variables):,} | {found[tap]:.1e} ({tap}) |',
+      f'| {parameters(variables):,} | {by_tap[tap]:.1e} ({tap}) |',
       flush=True,
     )
 

@@ -1,10 +1,11 @@
-"""Writes a small export with the installed JAX, which other versions then read.
+"""Writes a small export with the installed JAX, which later versions then read.
 
   python -m tests.vectors.make_export
 
-It goes to tests/vectors/exports/jax_<version>, with five images, their logits
-and what the network says of them. JAX promises to read exports for six months:
-an export that the newest JAX no longer reads is replaced by a younger one.
+The folder is tests/vectors/exports/jax_<version>. It also holds five images,
+their logits and the network's labels for them. JAX guarantees to read exports
+for six months: replace an export that the newest JAX no longer reads by a newer
+one.
 """
 
 import pathlib
@@ -20,17 +21,17 @@ from tests import finished
 
 def main():
   """Writes the folder."""
-  place = pathlib.Path(__file__).parent / 'exports' / f'jax_{jax.__version__}'
+  target = pathlib.Path(__file__).parent / 'exports' / f'jax_{jax.__version__}'
   shutil.copytree(
     finished.places() / 'kd_out',
-    place,
+    target,
     ignore=shutil.ignore_patterns('test.npz', 'predict.py'),
   )
-  found = restore.load(place)
+  restored = restore.load(target)
   images = digits.read('test').image[:5]
-  logits = np.asarray(jax.jit(found.forward)(found.weights, images))
+  logits = np.asarray(jax.jit(restored.forward)(restored.weights, images))
   np.savez_compressed(
-    place / 'expected.npz',
+    target / 'expected.npz',
     image=images,
     logits=logits,
     label=logits.argmax(axis=-1),

@@ -5,11 +5,12 @@ It needs torch, torchvision, timm and checkouts of the originals:
   python -m tests.vectors.make_networks --originals=FOLDER [--full] OUT
 
 FOLDER holds RepDistiller (b84f547), SimKD (2b389c3), FFSD (d5cfda9) and
-overhaul-distillation (76344a8). Of each network and each tap OUT/<case>.npz
-keeps a sample of entries and the norm; the weights are not kept, as `generated`
-makes them again from their names and shapes. Without --full it makes the cases
-that the tests read (tests/vectors/networks); with it every network in full
-size, for the table that tests/vectors/compare_networks.py prints.
+overhaul-distillation (76344a8). OUT/<case>.npz holds, for each tap of a
+network, a sample of the entries and the norm. The weights are not stored, as
+`generated` computes them from their names and shapes. By default it makes the
+cases that the tests read (tests/vectors/networks); with --full it makes every
+network in full size, for the table that tests/vectors/compare_networks.py
+prints.
 """
 
 import argparse
@@ -24,11 +25,11 @@ import numpy as np
 
 from tests.vectors import network_cases
 
-SAMPLE = 192  # entries kept of a tap
+SAMPLE = 192  # entries that are stored per tap
 
 
 def generated(name, shape):
-  """The weight of a state dict's entry: a function of its name and shape."""
+  """Returns the entry of a state dict, computed from its name and shape."""
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   if name.endswith('running_var'):
     value = rng.uniform(0.5, 1.5, shape)
@@ -42,16 +43,16 @@ def generated(name, shape):
 
 
 def images(shape):
-  """Images [N,H,W,3] f32 of a case."""
+  """Returns random images [N,H,W,3] f32."""
   return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def sample(value):
-  """The entries that are kept of a tap [N,...,C], and its norm."""
+  """Returns the stored entries of a tap [N,...,C], and its norm."""
   flat = np.asarray(value, np.float32).ravel()
   rng = np.random.default_rng(flat.size)
-  kept = rng.choice(flat.size, min(SAMPLE, flat.size), replace=False)
-  return flat[np.sort(kept)], np.linalg.norm(flat.astype(np.float64))
+  index = rng.choice(flat.size, min(SAMPLE, flat.size), replace=False)
+  return flat[np.sort(index)], np.linalg.norm(flat.astype(np.float64))
 
 
 class Originals:
@@ -76,9 +77,10 @@ class Originals:
 
 @contextlib.contextmanager
 def whole_map_pooled():
-  """Widens the fixed window before the classifier to maps of other sizes.
+  """Replaces the fixed pooling window before the classifier by the whole map.
 
-  Windows of 4 or more stand nowhere else in these networks.
+  The networks then accept images of other sizes. They have no other windows of
+  4 or more.
   """
   from torch.nn import functional
 
@@ -97,11 +99,17 @@ def whole_map_pooled():
 
 
 def record(network, taps, image):
-  """The taps and logits of one batch [N,C,H,W].
+  """Returns the taps and the logits of one batch.
 
-  A place is a module's name, whose output it is, ':0' or ':1' of its pair,
-  behind 'in:' its input, behind 'relu:' the ReLU of its output; a list is
-  joined along the channels. Of several calls the last counts.
+  A place is the name of a module, for its output. The suffixes ':0' and ':1'
+  select from a pair of outputs, the prefix 'in:' means the module's input, and
+  the prefix 'relu:' the ReLU of its output. A list of places is joined along
+  the channels. If a module is called several times, the last call counts.
+
+  Args:
+    network: The original network.
+    taps: The place of each tap, by the tap's name.
+    image: The batch, [N,C,H,W] f32.
   """
   import torch
 
@@ -111,14 +119,14 @@ def record(network, taps, image):
     def hook(_, inputs, output):
       seen['in:' + name] = inputs[0]
       outputs = output if isinstance(output, tuple) else (output,)
-      for i, each in enumerate(outputs):
-        seen[f'{name}:{i}'] = each.clone()
+      for i, part in enumerate(outputs):
+        seen[f'{name}:{i}'] = part.clone()
       seen[name] = seen['relu:' + name] = seen[f'{name}:0']
 
     return hook
 
   def keep_input(name):
-    # Apart, as what follows may overwrite it in place.
+    # Copied before the call, which may overwrite its input in place.
     def hook(_, inputs):
       seen['before:' + name] = inputs[0].clone()
 
@@ -137,22 +145,27 @@ def record(network, taps, image):
 
   def at(place):
     if isinstance(place, list):
-      return torch.cat([at(each) for each in place], 1)
+      return torch.cat([at(part) for part in place], 1)
     if place.startswith('in:'):
       return seen['before:' + place[3:]]
-    found = seen[place]
-    return found.relu() if place.startswith('relu:') else found
+    tapped = seen[place]
+    return tapped.relu() if place.startswith('relu:') else tapped
 
-  last = [
+  linear_names = [
     n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear)
   ]
-  found = {name: at(place) for name, place in taps.items()}
-  pooled = at('in:' + last[-1]).flatten(1)
-  return {**found, 'pooled': pooled, 'logits': logits}
+  tapped = {name: at(place) for name, place in taps.items()}
+  pooled = at('in:' + linear_names[-1]).flatten(1)
+  return {**tapped, 'pooled': pooled, 'logits': logits}
 
 
 def vectors(case, load):
-  """The arrays of a case's file."""
+  """Returns the arrays of the file of a case.
+
+  Args:
+    case: The `network_cases.Case`.
+    load: The `Originals`.
+  """
   import torch
 
   network = case.make(load).eval()

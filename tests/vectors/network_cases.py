@@ -1,7 +1,8 @@
 """The original networks whose outputs make_networks.py stores.
 
-Longer than other files, as it is a table: of each network how the original is
-made, where in it our taps are, and what makes ours the same.
+The file is longer than others because it is a table: for each network, how the
+original is made, where the taps are in it, and which arguments of kd_jax's
+network make it equal.
 """
 
 from collections.abc import Callable
@@ -13,15 +14,15 @@ Taps = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One original.
+  """An original network.
 
   Attributes:
-    network: our name of it.
-    make: the original, as a function of the loaded modules.
-    taps: where each of our taps is in it; see `record`.
-    args: our arguments that make the network it is.
-    shapes: of the batches [N,H,W,3] that it runs on.
-    num_classes: K.
+    network: The name of kd_jax's network.
+    make: Makes the original; its argument loads modules, see `Originals`.
+    taps: The place of each tap in the original; see `make_networks.record`.
+    args: The arguments of kd_jax's network.
+    shapes: The shapes of the batches [N,H,W,3] that it runs on.
+    num_classes: The number of classes, K.
   """
 
   network: str
@@ -36,7 +37,7 @@ LARGE = ((1, 64, 64, 3), (2, 75, 59, 3))
 
 
 def _stages(count, post=None, stem='in:layer1', **more):
-  """Taps of networks whose stages end in (map, map before the ReLU)."""
+  """Returns taps of stages that return (map, map before the ReLU)."""
   taps = {'stem': stem}
   for i in range(1, count + 1):
     taps |= {f'stage{i}': f'layer{i}:0', f'stage{i}_pre': f'layer{i}:1'}
@@ -44,7 +45,10 @@ def _stages(count, post=None, stem='in:layer1', **more):
 
 
 def _blocks(last, relu, stem):
-  """Taps of ResNets without pairs: the input of a stage's last ReLU."""
+  """Returns taps of ResNets whose stages do not return pairs.
+
+  'stage{i}_pre' is the input of the last ReLU of a stage.
+  """
   taps = {'stem': stem}
   for i, j in enumerate(last, 1):
     taps |= {
@@ -186,7 +190,7 @@ def _vgg_torchvision(name, variant, size):
 
     layers = vgg.make_layers(vgg.cfgs[variant], batch_norm=True)
     network = vgg.VGG(layers, num_classes=7, init_weights=False)
-    if size:  # the original has 4096, which takes a minute to make
+    if size:  # the original's 4096 take a minute to initialise
       import torch
 
       network.classifier[0] = torch.nn.Linear(512 * 7 * 7, size)
@@ -203,7 +207,7 @@ def _vgg_torchvision(name, variant, size):
     at += 1
   taps = {'stem': f'in:features.{pools[0]}'}
   for i, pool in enumerate(pools[1:], 1):
-    # A ReLU stands before a pool, its BatchNorm before it.
+    # A BatchNorm and a ReLU precede each pool.
     taps[f'stage{i}'] = f'in:features.{pool}'
     taps[f'stage{i}_pre'] = f'features.{pool - 2}'
   args = {'hidden': size} if size else {}
@@ -267,7 +271,7 @@ def _pyramid(name, layers, widening, bottleneck, **args):
   def make(load):
     import torch
 
-    # The original pads on a GPU.
+    # The original allocates its padding by torch.cuda.FloatTensor.
     torch.cuda.FloatTensor = torch.FloatTensor
     path = 'CIFAR-100/models/PyramidNet.py'
     cls = load('overhaul-distillation', path).PyramidNet
@@ -318,11 +322,14 @@ def _google(name):
 
 
 def _once(case):
-  """The case on its last, odd shape alone: another of its kind has all."""
+  """Returns the case with its last, odd shape only.
+
+  It is for cases of a kind that another case covers with all shapes.
+  """
   return dataclasses.replace(case, shapes=case.shapes[-1:])
 
 
-# What the tests read: every original, and every layout of names.
+# The cases that the tests read: every original, and every layout of names.
 STORED = {
   'resnet8x4': _resnet('resnet8x4', 8, [32, 64, 128, 256]),
   'resnet14x2': _once(_resnet('resnet14x2', 14, [16, 32, 64, 128], 'SimKD')),

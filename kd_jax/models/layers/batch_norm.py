@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from kd_jax import errors
 from kd_jax.models.layers import conv
 
-# A collection: what a BatchNorm and the convolution before it make of their
-# variables alone. It is made where it is mutable, and read where it is given.
+# The collection of folded kernels and offsets: a convolution and the BatchNorm
+# after it with running statistics are one convolution, whose kernel depends on
+# their variables alone. It is written where it is mutable, and read where the
+# variables hold it.
 FOLDED = 'folded'
 
 
@@ -19,7 +21,7 @@ BatchNormMode = Literal['auto', 'batch', 'running']
 
 
 def check_mode(mode: str) -> None:
-  """Raises UsageError where `mode` is no `BatchNormMode`."""
+  """Raises UsageError if `mode` is not a `BatchNormMode`."""
   if mode not in get_args(BatchNormMode):
     raise errors.unknown('batch_norm mode', mode, get_args(BatchNormMode))
 
@@ -27,20 +29,22 @@ def check_mode(mode: str) -> None:
 class BatchNorm(nn.Module):
   """Batch normalisation over all axes but the last, with torch's buffers.
 
-  It normalises with the biased variance of the batch and keeps the unbiased
-  one, N/(N-1) times as large, for evaluation; flax.linen's keeps the biased
-  one. Under jit with a sharded batch the statistics are those of the global
-  batch. Statistics and scaling are float32 (what is folded has the dtype of
-  its convolution); the result has the dtype of what is normalised.
+  It normalises by the biased variance of the batch, and stores the unbiased
+  variance, N/(N-1) times as large, for evaluation; flax.linen's BatchNorm
+  stores the biased one. Under jit with a sharded batch the statistics are those
+  of the global batch. Statistics and scaling are float32, folded kernels and
+  offsets have the convolution's dtype, and the result has the input's dtype.
 
   Attributes:
-    mode: 'auto' takes batch statistics in training and running ones
-      otherwise; 'batch' and 'running' always take theirs. Running statistics
-      move where batch statistics are used and 'batch_stats' is mutable.
-    group_size: images that share statistics, 0 for the whole batch; running
-      statistics are averaged over the groups. Fewer images are one group.
-    momentum: what the running statistics keep each step (1 minus torch's).
-    epsilon: added to the variance.
+    mode: 'auto' uses batch statistics in training and running statistics
+      otherwise; 'batch' and 'running' always use those. Running statistics are
+      updated where batch statistics are used and 'batch_stats' is mutable.
+    group_size: The images that share statistics; 0 is the whole batch. Running
+      statistics are averaged over the groups. A batch of fewer images is one
+      group.
+    momentum: The share of the running statistics that a step keeps (1 minus
+      torch's momentum).
+    epsilon: Added to the variance.
   """
 
   mode: BatchNormMode = 'auto'
@@ -55,13 +59,17 @@ class BatchNorm(nn.Module):
     """Normalises x [N,..,C].
 
     Args:
-      x: what is normalised.
-      train: see `mode`.
-      after: a convolution of x [N,H,W,I] whose result is normalised instead.
-        By running statistics the two can be folded into one: see `FOLDED`.
+      x: The array to normalise, [N,..,C].
+      train: Whether the network trains; see `mode`.
+      after: A convolution of x [N,H,W,I], whose result is normalised instead of
+        x. With running statistics the two can be folded into one convolution;
+        see `FOLDED`.
+
+    Returns:
+      [N,..,C], in the dtype of what is normalised.
 
     Raises:
-      UsageError: where group_size does not divide N.
+      UsageError: group_size does not divide N.
     """
     channels = x.shape[-1] if after is None else after.features
     scale = self.param('scale', nn.initializers.ones, (channels,))
@@ -84,14 +92,14 @@ class BatchNorm(nn.Module):
 
     size = min(self.group_size or x.shape[0], x.shape[0])
     if self.is_initializing():
-      size = x.shape[0]  # any batch will do
+      size = x.shape[0]  # a batch of any size initialises
     if x.shape[0] % size:
       raise errors.UsageError(
         f'bn_group_size={size} does not divide the batch of {x.shape[0]}'
       )
     rows = x.astype(jnp.float32).reshape(-1, channels)
     count = size * x[0, ..., 0].size
-    one = functools.partial(
+    normalise_group = functools.partial(
       normalise,
       scale=scale,
       bias=bias,
@@ -99,25 +107,27 @@ class BatchNorm(nn.Module):
       epsilon=self.epsilon,
     )
     if count == len(rows):
-      y, new_mean, new_var = one(rows)
+      y, new_mean, new_var = normalise_group(rows)
     else:
-      y, means, variances = jax.vmap(one)(rows.reshape(-1, count, channels))
+      y, means, variances = jax.vmap(normalise_group)(
+        rows.reshape(-1, count, channels)
+      )
       new_mean, new_var = means.mean(axis=0), variances.mean(axis=0)
     if self.is_mutable_collection('batch_stats') and not self.is_initializing():
       unbiased = new_var * (count / max(count - 1, 1))
-      keep = self.momentum
-      mean.value = keep * mean.value + (1 - keep) * new_mean
-      var.value = keep * var.value + (1 - keep) * unbiased
+      momentum = self.momentum
+      mean.value = momentum * mean.value + (1 - momentum) * new_mean
+      var.value = momentum * var.value + (1 - momentum) * unbiased
     return y.reshape(x.shape).astype(x.dtype)
 
   def _folds(self) -> bool:
-    made = self.is_mutable_collection(FOLDED) and not self.is_initializing()
-    return made or self.has_variable(FOLDED, 'kernel')
+    writes = self.is_mutable_collection(FOLDED) and not self.is_initializing()
+    return writes or self.has_variable(FOLDED, 'kernel')
 
   def _folded(
     self, x: jax.Array, after: conv.Conv, factor: jax.Array, offset: jax.Array
   ) -> jax.Array:
-    """The convolution by a scaled kernel, and what is added to it."""
+    """Returns the convolution by the scaled kernel, plus the offset."""
     if self.has_variable(FOLDED, 'kernel'):
       kernel: jax.Array = self.get_variable(FOLDED, 'kernel')
       offset = self.get_variable(FOLDED, 'offset')
@@ -127,7 +137,8 @@ class BatchNorm(nn.Module):
       kernel = scaled.astype(after.dtype)
       if after.bias_init is not None:
         offset = offset + after.get_variable('params', 'bias') * factor
-      # In bfloat16 too: cuDNN adds nothing of another dtype as it convolves.
+      # cuDNN fuses the addition only where the offset has the convolution's
+      # dtype, also in bfloat16.
       offset = offset.astype(after.dtype)
       self.put_variable(FOLDED, 'kernel', kernel)
       self.put_variable(FOLDED, 'offset', offset)
@@ -139,12 +150,12 @@ def conv_bn(
 ) -> jax.Array:
   """Returns the normalised convolution of x.
 
-  By running statistics the two can be folded into one: see `FOLDED`.
+  With running statistics the two can be folded into one; see `FOLDED`.
 
   Args:
-    x: The images or maps, [N,H,W,I].
+    x: The images or feature maps, [N,H,W,I].
     convolution: The `Conv`.
-    norm: The `BatchNorm` of what it returns.
+    norm: The `BatchNorm` of the convolution's result.
     train: Whether the network trains; see `BatchNorm.mode`.
 
   Returns:
@@ -160,21 +171,22 @@ def normalise(
   shift: jax.Array,
   epsilon: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Batch normalisation by the batch's own statistics.
+  """Normalises a batch by its own statistics.
 
-  Its gradient is written out: it keeps x alone and reads it once, where what
-  JAX derives took XLA:CPU 10 times as long.
+  The gradient is written out: it stores x alone and reads it once. The gradient
+  that JAX derives took XLA:CPU 10 times as long.
 
   Args:
-    x: [M,C] f32.
+    x: The values, [M,C] f32.
     scale: [C] f32.
     bias: [C] f32.
-    shift: [C] f32, near the mean: a large mean beside a small variance does
-      not cancel then. It changes nothing else.
-    epsilon: added to the variance.
+    shift: A value near the mean, [C] f32. It avoids cancellation where a large
+      mean meets a small variance, and does not change the result otherwise.
+    epsilon: Added to the variance.
 
   Returns:
-    [M,C], and the mean and the biased variance [C], not differentiated.
+    The normalised values [M,C] f32, and the mean and the biased variance [C]
+    f32, through which no gradient flows.
   """
   y, mean, var = _normalise(
     x, scale, bias, jax.lax.stop_gradient(shift), epsilon
@@ -188,7 +200,7 @@ def _normalise(x, scale, bias, shift, epsilon):
 
 
 def _normalised(x, scale, bias, shift, epsilon):
-  # One pass over x.
+  # Both means are taken in one pass over x.
   centred = x - shift[None, :]
   mean, square = centred.mean(axis=0), jnp.square(centred).mean(axis=0)
   var = jnp.maximum(square - jnp.square(mean), 0.0)
@@ -200,12 +212,12 @@ def _normalised(x, scale, bias, shift, epsilon):
 def _normalise_gradients(epsilon, given, gradients):
   del epsilon
   x, scale, mean, inverse = given
-  of_y, _, _ = gradients
-  standard = (x - mean[None, :]) * inverse[None, :]
-  of_bias, of_scale = of_y.sum(axis=0), (of_y * standard).sum(axis=0)
-  common = of_bias[None, :] + standard * of_scale[None, :]
-  of_x = (scale * inverse)[None, :] * (of_y - common / len(x))
-  return of_x, of_scale, of_bias, jnp.zeros_like(mean)
+  y_grad, _, _ = gradients
+  normalised = (x - mean[None, :]) * inverse[None, :]
+  bias_grad, scale_grad = y_grad.sum(axis=0), (y_grad * normalised).sum(axis=0)
+  projected = bias_grad[None, :] + normalised * scale_grad[None, :]
+  x_grad = (scale * inverse)[None, :] * (y_grad - projected / len(x))
+  return x_grad, scale_grad, bias_grad, jnp.zeros_like(mean)
 
 
 _normalise.defvjp(_normalised, _normalise_gradients)

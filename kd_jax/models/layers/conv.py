@@ -10,20 +10,20 @@ import jax.numpy as jnp
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 
 
-# N(0, 2 / (k*k*C_out)): torch's `kaiming_normal_(mode='fan_out')`.
+# N(0, 2 / (k*k*C_out)), torch's `kaiming_normal_(mode='fan_out')`.
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
-# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch's Conv2d and Linear.
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of torch's Conv2d and Linear.
 torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-# N(0, 0.01^2): the classifiers of VGG and MobileNetV2.
+# N(0, 0.01^2), for the classifiers of VGG and MobileNetV2.
 small_init = nn.initializers.normal(0.01)
 
 
 def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
-  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for the bias beside `torch_init`."""
+  """Returns the initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
 
   def init(key, shape, dtype=jnp.float32):
     bound = fan_in**-0.5
@@ -33,18 +33,18 @@ def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-  """A square convolution that pads k//2 on every side, as torch's.
+  """A square convolution that pads k//2 pixels on every side, as torch's does.
 
   Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1).
 
   Attributes:
-    features: output channels.
-    kernel_size: of both sides.
-    stride: of both sides.
-    groups: of channels that see each other.
-    dtype: what it computes in.
-    kernel_init: of the kernel [k,k,I/groups,O].
-    bias_init: of the bias [O]; without it there is none.
+    features: The number of output channels, O.
+    kernel_size: The side k of the kernel, in pixels.
+    stride: The stride along both axes, in pixels.
+    groups: The number of channel groups.
+    dtype: The dtype of the computation.
+    kernel_init: Initialises the kernel [k,k,I/groups,O].
+    bias_init: Initialises the bias [O]; None leaves the bias out.
   """
 
   features: int
@@ -67,7 +67,7 @@ class Conv(nn.Module):
     return y + bias.astype(y.dtype)[None, None, None, :]
 
   def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """What `__call__` does, by this kernel and without a bias."""
+    """Returns the convolution of x by `kernel`, without a bias."""
     side = self.kernel_size
     return jax.lax.conv_general_dilated(
       x.astype(self.dtype),
@@ -82,13 +82,13 @@ class Conv(nn.Module):
 def torch_conv(
   features: int, kernel_size: int, fan_in: int, **fields: Any
 ) -> Conv:
-  """A convolution with bias and torch's default initialisation.
+  """Returns a convolution with a bias and torch's default initialisation.
 
   Args:
-    features: output channels.
-    kernel_size: of both sides.
-    fan_in: kernel*kernel*input channels, which scales the bias's range.
-    **fields: others of `Conv`.
+    features: The number of output channels.
+    kernel_size: The side of the kernel, in pixels.
+    fan_in: kernel*kernel*input channels, which sets the range of the bias.
+    **fields: Further fields of `Conv`.
   """
   bias_init = torch_bias_init(fan_in)
   return Conv(
@@ -97,16 +97,16 @@ def torch_conv(
 
 
 class ConvTranspose(nn.Module):
-  """A transposed convolution that doubles the sides: torch's, of stride 2.
+  """A transposed convolution that doubles the sides: torch's, with stride 2.
 
   Attributes:
-    features: output channels.
-    kernel_size: of both sides.
-    padding: torch's.
-    output_padding: torch's.
-    use_bias: whether it adds one.
-    kernel_init: of the kernel [k,k,I,O].
-    bias_init: of the bias [O].
+    features: The number of output channels, O.
+    kernel_size: The side k of the kernel, in pixels.
+    padding: The padding p, as torch defines it.
+    output_padding: The output padding, as torch defines it.
+    use_bias: Whether to add a bias.
+    kernel_init: Initialises the kernel [k,k,I,O].
+    bias_init: Initialises the bias [O].
   """
 
   features: int
@@ -119,7 +119,7 @@ class ConvTranspose(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N,h,w,I] to [N,H,W,O], H = 2 h + k - 2 - 2 p + output padding."""
+    """Maps [N,h,w,I] to [N,H,W,O]: H = 2 h + k - 2 - 2 p + output_padding."""
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
     x, kernel = nn.dtypes.promote_dtype(x, kernel)
@@ -134,11 +134,20 @@ class ConvTranspose(nn.Module):
 def enlarge(
   x: jax.Array, kernel: jax.Array, padding: int, output_padding: int
 ) -> jax.Array:
-  """The transposed convolution of `ConvTranspose`, without bias.
+  """Returns the transposed convolution of `ConvTranspose`, without the bias.
 
-  Its gradients are those of the strided convolution that it is the transpose
-  of: what JAX derives, a convolution by a kernel as large as the map, takes
-  XLA:CPU 15 to 30 times as long.
+  The gradients are written out as those of the strided convolution that this is
+  the transpose of. The gradient that JAX derives, a convolution by a kernel as
+  large as the map, takes XLA:CPU 15 to 30 times as long.
+
+  Args:
+    x: The maps, [N,h,w,I].
+    kernel: [k,k,I,O].
+    padding: The padding, as torch defines it.
+    output_padding: The output padding, as torch defines it.
+
+  Returns:
+    [N,H,W,O].
   """
   edge = kernel.shape[0] - 1 - padding
   return jax.lax.conv_transpose(
@@ -169,22 +178,22 @@ def _enlarge_gradients(padding, output_padding, given, gradient):
   def mirrored(kernel):
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
-  of_x, pull = jax.vjp(reduced, mirrored(kernel))
-  (of_kernel,) = pull(x)
-  return of_x, mirrored(of_kernel)
+  x_grad, pullback = jax.vjp(reduced, mirrored(kernel))
+  (kernel_grad,) = pullback(x)
+  return x_grad, mirrored(kernel_grad)
 
 
 enlarge.defvjp(_enlarged, _enlarge_gradients)
 
 
 class Linear(nn.Module):
-  """A dense layer: [N,C] to [N,K].
+  """A dense layer, which maps [N,C] to [N,K].
 
   Attributes:
-    features: K.
-    dtype: what it computes in.
-    kernel_init: of its kernel; torch's default.
-    bias_init: of its bias; None is torch's default.
+    features: The number of outputs, K.
+    dtype: The dtype of the computation.
+    kernel_init: Initialises the kernel [C,K]; torch's default.
+    bias_init: Initialises the bias [K]; None is torch's default.
   """
 
   features: int

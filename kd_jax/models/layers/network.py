@@ -1,4 +1,4 @@
-"""What all networks share: fields, taps and the classifier."""
+"""The fields, taps and classifier that all networks share."""
 
 from collections.abc import Callable
 import functools
@@ -14,17 +14,18 @@ from kd_jax.models.layers import conv
 
 
 class Network(nn.Module, kw_only=True):
-  """What the image classifiers share: images [N,H,W,3] to logits [N,K] f32.
+  """The base of the image classifiers: images [N,H,W,3] to logits [N,K] f32.
 
-  Taps of every network: 'stem', 'stage{i}' and 'stage{i}_pre' for each stage,
-  'pooled', 'logits'; and 'stage{i}_post' of the last stage where another map
-  than 'stage{i}' is pooled.
+  Every network has the taps 'stem', 'stage{i}' and 'stage{i}_pre' for each
+  stage, 'pooled' and 'logits'; and 'stage{i}_post' of the last stage if the
+  pooled map is not 'stage{i}'.
 
   Attributes:
-    num_classes: K.
-    dtype: what it computes in; parameters, statistics and taps are float32.
-    batch_norm: see `BatchNorm.mode`.
-    bn_group_size: see `BatchNorm.group_size`.
+    num_classes: The number of classes, K.
+    dtype: The dtype of the computation; parameters, statistics and taps are
+      float32.
+    batch_norm: See `BatchNorm.mode`.
+    bn_group_size: See `BatchNorm.group_size`.
   """
 
   num_classes: int
@@ -33,13 +34,13 @@ class Network(nn.Module, kw_only=True):
   bn_group_size: int = 0
 
   def __post_init__(self):
-    """Raises UsageError for an unknown mode."""
+    """Raises UsageError if the BatchNorm mode is unknown."""
     batch_norm_lib.check_mode(self.batch_norm)
     super().__post_init__()
 
   @property
   def norm(self) -> Callable[..., batch_norm_lib.BatchNorm]:
-    """Makes a BatchNorm in the network's mode."""
+    """Returns the constructor of a BatchNorm in the network's mode."""
     return functools.partial(
       batch_norm_lib.BatchNorm,
       mode=self.batch_norm,
@@ -52,7 +53,17 @@ class Network(nn.Module, kw_only=True):
     kernel_init: nn.initializers.Initializer = conv.torch_init,
     bias_init: nn.initializers.Initializer | None = None,
   ) -> jax.Array:
-    """The mean of [N,h,w,c] over space, or [N,c], and 'fc', both tapped."""
+    """Pools and classifies a map, and taps 'pooled' and 'logits'.
+
+    Args:
+      x: The last map [N,h,w,C], which is averaged over space, or the pooled
+        features [N,C].
+      kernel_init: Initialises the kernel of the layer 'fc'.
+      bias_init: Initialises its bias; None is torch's default.
+
+    Returns:
+      Logits [N,K] f32.
+    """
     x = x.astype(jnp.float32)
     pooled = tap(self, 'pooled', x.mean(axis=(1, 2)) if x.ndim == 4 else x)
     logits = conv.Linear(
@@ -62,6 +73,12 @@ class Network(nn.Module, kw_only=True):
 
 
 def check_choice(kind: str, value: str, choices: tuple[str, ...]) -> None:
-  """Raises UsageError where a network's field is none of its choices."""
+  """Raises UsageError if a field's value is not among its choices.
+
+  Args:
+    kind: The name of the field, for the message.
+    value: The value to check.
+    choices: The known values.
+  """
   if value not in choices:
     raise errors.unknown(kind, value, choices)

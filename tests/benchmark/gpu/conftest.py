@@ -1,4 +1,4 @@
-"""The folder of the scripts on the path, as where they run."""
+"""Makes the scripts of benchmarks/gpu importable, as in their folder."""
 
 import signal
 
@@ -9,10 +9,10 @@ from tests.benchmark.gpu import scripts
 
 @pytest.fixture(autouse=True)
 def _scripts(monkeypatch):
-  """Puts their folder on the path, and restores the signals that they set."""
+  """Puts the scripts' folder on the path, and restores the signal handlers."""
   monkeypatch.syspath_prepend(str(scripts.ROOT / 'benchmarks' / 'gpu'))
   numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-  kept = {number: signal.getsignal(number) for number in numbers}
+  handlers = {number: signal.getsignal(number) for number in numbers}
   yield
-  for number, handler in kept.items():
+  for number, handler in handlers.items():
     signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/gpu as modules, in tests that need no GPU."""
+"""Imports the scripts of benchmarks/gpu for tests that need no GPU."""
 
 import importlib
 import pathlib
