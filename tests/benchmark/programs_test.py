@@ -24,15 +24,14 @@ ROOT = pathlib.Path(kd_jax.__file__).parent
 # Where `jax.jit` stands, and why the command needs no program of it but those
 # that it has.
 JITTED = {
-  'jitted.py',
-  'accuracy.py',
-  'checkpoint.py',
-  'processes.py',
-  'exports.py',
-  'step.py',  # inlined
-  'standalone.py',  # what 'export' compiles
-  'export.py',  # likewise, and what 'predict' compiles
-  'onnx_file.py',  # on a CPU, beside onnxruntime
+  'distill/jitted.py',
+  'distill/evaluation.py',
+  'distill/step.py',  # inlined
+  'runtime/checkpoint.py',
+  'runtime/distributed.py',
+  'export/artifact.py',  # also what 'predict' compiles
+  'export/predict_template.py',  # what 'export' compiles
+  'export/onnx.py',  # on a CPU, beside onnxruntime
 }
 
 

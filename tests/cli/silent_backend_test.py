@@ -10,7 +10,7 @@ import pytest
 
 from kd_jax.benchmark import cost
 from kd_jax.distill import build
-from kd_jax.training import starved
+from kd_jax.runtime import jaxprs
 from tests import children
 from tests.cli import silent_backend, train_test
 
@@ -73,4 +73,4 @@ def test_what_a_backend_does_not_tell_of_a_step_is_none(kind, monkeypatch):
     exchanged=None,
   )
   assert cost.device_peak() is None
-  assert starved._free_bytes(jax.devices()[0]) == 0
+  assert jaxprs.memory(jax.devices()[0]) == {}

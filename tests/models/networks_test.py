@@ -242,9 +242,9 @@ def test_the_table_of_networks_has_counts_and_taps(capsys):
   assert 'stage3_pre 8x8x64, stage3 8x8x64, pooled 64, logits 100' in rows
 
 
-def test_the_table_of_networks_refuses_a_name_with_the_nearest(capsys):
-  assert command.main(['wrn_162']) == 2
-  assert "did you mean 'wrn_16_2'" in capsys.readouterr().err
+def test_the_table_of_networks_refuses_a_name_with_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'wrn_16_2'"):
+    command.main(['wrn_162'])
 
 
 def test_an_unknown_network_names_the_nearest():

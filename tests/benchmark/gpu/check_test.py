@@ -57,7 +57,7 @@ def compared(lab, monkeypatch, one, other, **kwargs):
   """What the check says of two runs with these arrays."""
   check, arrays = script('lab'), {'one': one, 'other': other}
   monkeypatch.setattr(
-    check.trained,
+    check.restore,
     'load',
     lambda path: types.SimpleNamespace(
       weights={k: np.float32(v) for k, v in arrays[path.name].items()}
