@@ -89,7 +89,7 @@ def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
     source=source.Source(info, lambda split: source.Arrays(image, labels)),
     mesh=sharding.make_mesh(1),
     phases=phases,
-    features=inspect.shapes(exp, size, config.batch_size),
+    features=build.shapes(exp, size, config.batch_size),
     deployed=inspect.deployed(exp, size),
     steps_per_epoch=steps,
   )

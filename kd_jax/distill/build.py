@@ -1,6 +1,6 @@
 """From a configuration to all static parts, checked before data is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import re
 from typing import Any, NamedTuple
 
@@ -94,7 +94,8 @@ def build(config: ConfigDict) -> Parts:
     UsageError: A part does not exist or does not fit the others.
   """
   config_lib.check_values(config)
-  mesh = sharding.make_mesh(config.mesh.data)
+  with errors.keys('config.mesh.'):
+    mesh = sharding.make_mesh(config.mesh.data)
   for key in ('batch_size', 'eval_batch_size'):
     sharding.check_batch(mesh, config[key], f'config.{key}')
   config_lib.check_batch(config, mesh.shape['data'])
@@ -122,9 +123,7 @@ def build(config: ConfigDict) -> Parts:
   phases = phases_of(config, facts, steps_per_epoch)
   size = info.image_size
   features = [
-    inspect.shapes(
-      p.exp, size, config.batch_size, p.rules, config.teacher.cache_logits
-    )
+    shapes(p.exp, size, config.batch_size, p.rules, config.teacher.cache_logits)
     for p in phases
   ]
   return Parts(
@@ -151,13 +150,37 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
   facts = {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
   for phase in phases_of(config, facts, 1):
-    inspect.shapes(
+    shapes(
       phase.exp,
       image_size,
       config.batch_size,
       phase.rules,
       config.teacher.cache_logits,
     )
+
+
+def shapes(
+  exp: step.Experiment,
+  image_size: int,
+  batch_size: int,
+  rules: Sequence[str] = (),
+  cached: bool = False,
+) -> NetFeatures:
+  """Returns the output of `inspect.shapes`; its errors name keys.
+
+  Args:
+    exp: The experiment of a configuration.
+    image_size: See `inspect.shapes`, as for the other arguments.
+    batch_size: Images of a batch.
+    rules: Regular expressions that must match parameters.
+    cached: Whether the teachers' logits are in the batch.
+
+  Raises:
+    UsageError: A tap is unknown or does not fit the method, or a rule matches
+      no parameter.
+  """
+  with errors.keys('config.method_args.'):
+    return inspect.shapes(exp, image_size, batch_size, rules, cached)
 
 
 def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
@@ -173,17 +196,18 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
 def open_source(config: ConfigDict) -> source.Source:
   """Opens the data set of `config.data`."""
   options = config.data
-  return data.open_source(
-    options.name,
-    train_size=options.train_size,
-    val_fraction=options.val_fraction,
-    image_size=options.image_size,
-    mean=tuple(options.mean),
-    std=tuple(options.std),
-    data_dir=options.data_dir,
-    archive=options.archive,
-    any_checksum=options.any_checksum,
-  )
+  with errors.keys('config.data.'):
+    return data.open_source(
+      options.name,
+      train_size=options.train_size,
+      val_fraction=options.val_fraction,
+      image_size=options.image_size,
+      mean=tuple(options.mean),
+      std=tuple(options.std),
+      data_dir=options.data_dir,
+      archive=options.archive,
+      any_checksum=options.any_checksum,
+    )
 
 
 def phases_of(
@@ -293,9 +317,24 @@ def _inputs(
 
 
 def make_network(
-  network: ConfigDict, classes: int, dtype: str, bn_group_size: int = 0
+  network: ConfigDict,
+  classes: int,
+  dtype: str,
+  bn_group_size: int = 0,
+  key: str = 'config.student',
 ) -> nn.Module:
-  """Returns the network of `config.student` or `config.teacher`."""
+  """Returns the network of `config.student` or `config.teacher`.
+
+  Args:
+    network: That part of the configuration.
+    classes: The number of classes, K.
+    dtype: What the network computes in, a key of `DTYPES`.
+    bn_group_size: See `layers.BatchNorm.group_size`.
+    key: What the part is called in errors.
+
+  Raises:
+    UsageError: The network or a field is unknown, or a value does not fit.
+  """
   args = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in network.args.to_dict().items()
@@ -304,7 +343,8 @@ def make_network(
     args.setdefault('dtype', DTYPES[dtype])
   if bn_group_size:
     args.setdefault('bn_group_size', bn_group_size)
-  return models.make(network.name, classes, **args)
+  with errors.keys(f'{key}.args.'):
+    return models.make(network.name, classes, **args)
 
 
 def _teachers(
@@ -327,8 +367,15 @@ def _teachers(
       'not there yet'
     )
   dtype = config.teacher.dtype or config.dtype
+  if names and dtype != 'float32' and models.is_function(config.teacher.name):
+    raise errors.UsageError(
+      f'{config.teacher.name} is a function of images and has no argument '
+      "dtype; config.teacher.dtype='float32' leaves the choice to it"
+    )
   return {
-    name: make_network(config.teacher, classes, dtype, config.bn_group_size)
+    name: make_network(
+      config.teacher, classes, dtype, config.bn_group_size, 'config.teacher'
+    )
     for name in names
   }
 
@@ -343,7 +390,8 @@ def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   args = {key: known[key] for key in known.keys() & registry.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
-  return registry.make(config.method, **args)
+  with errors.keys('config.method_args.'):
+    return registry.make(config.method, **args)
 
 
 def _weights(

@@ -248,7 +248,7 @@ REFUSED = {
   ),
   'one value': (
     {'train_images': np.full((12, 12, 12), 7, np.uint8)},
-    r'one value only, .*config\.data\.mean and config\.data\.std',
+    'one value only, .*give mean and std',
   ),
 }
 

@@ -334,7 +334,7 @@ def _moments(
   if not std.all():
     raise errors.UsageError(
       f'{path}: a channel of train_images has one value only, so that it has '
-      'no standard deviation; give config.data.mean and config.data.std'
+      'no standard deviation; give mean and std'
     )
   repeats = 3 // channels
   return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats
