@@ -215,7 +215,8 @@ def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
     )
   facts = {'num_classes': wanted.classes, 'train_labels': _labels(wanted)}
   exp = build.phases_of(config, facts, epoch)[0].exp
-  build.shapes(exp, wanted.image_size, wanted.batch_size)
+  with errors.keys('config.method_args.'):
+    inspect.shapes(exp, wanted.image_size, wanted.batch_size)
   return exp
 
 

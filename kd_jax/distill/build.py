@@ -1,6 +1,6 @@
 """From a configuration to all static parts, checked before data is read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import re
 from typing import Any, NamedTuple
 
@@ -122,10 +122,7 @@ def build(config: ConfigDict) -> Parts:
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)
   size = info.image_size
-  features = [
-    shapes(p.exp, size, config.batch_size, p.rules, config.teacher.cache_logits)
-    for p in phases
-  ]
+  features = [shapes(config, phase, size) for phase in phases]
   return Parts(
     source=opened,
     mesh=mesh,
@@ -150,37 +147,21 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
   facts = {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
   for phase in phases_of(config, facts, 1):
-    shapes(
-      phase.exp,
-      image_size,
-      config.batch_size,
-      phase.rules,
-      config.teacher.cache_logits,
-    )
+    shapes(config, phase, image_size)
 
 
-def shapes(
-  exp: step.Experiment,
-  image_size: int,
-  batch_size: int,
-  rules: Sequence[str] = (),
-  cached: bool = False,
-) -> NetFeatures:
-  """Returns the output of `inspect.shapes`; its errors name keys.
-
-  Args:
-    exp: The experiment of a configuration.
-    image_size: See `inspect.shapes`, as for the other arguments.
-    batch_size: Images of a batch.
-    rules: Regular expressions that must match parameters.
-    cached: Whether the teachers' logits are in the batch.
+def shapes(config: ConfigDict, phase: Phase, image_size: int) -> NetFeatures:
+  """Returns shapes and dtypes of a phase's features; see `inspect.shapes`.
 
   Raises:
     UsageError: A tap is unknown or does not fit the method, or a rule matches
       no parameter.
   """
+  batch_size, cached = config.batch_size, config.teacher.cache_logits
   with errors.keys('config.method_args.'):
-    return inspect.shapes(exp, image_size, batch_size, rules, cached)
+    return inspect.shapes(
+      phase.exp, image_size, batch_size, phase.rules, cached
+    )
 
 
 def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
@@ -274,13 +255,11 @@ def experiment(
   classes = facts['num_classes']
   method = _method(config, facts)
   tx, trained = _optimizer(config, steps_per_epoch)
+  of_student = (config.student, classes, config.dtype, config.bn_group_size)
+  with errors.keys('config.student.args.'):
+    students = {name: make_network(*of_student) for name in method.students}
   return step.Experiment(
-    students={
-      name: make_network(
-        config.student, classes, config.dtype, config.bn_group_size
-      )
-      for name in method.students
-    },
+    students=students,
     teachers=_teachers(config, classes, method),
     method=method,
     weights=_weights(config, method, steps_per_epoch, first),
@@ -317,24 +296,9 @@ def _inputs(
 
 
 def make_network(
-  network: ConfigDict,
-  classes: int,
-  dtype: str,
-  bn_group_size: int = 0,
-  key: str = 'config.student',
+  network: ConfigDict, classes: int, dtype: str, bn_group_size: int = 0
 ) -> nn.Module:
-  """Returns the network of `config.student` or `config.teacher`.
-
-  Args:
-    network: That part of the configuration.
-    classes: The number of classes, K.
-    dtype: What the network computes in, a key of `DTYPES`.
-    bn_group_size: See `layers.BatchNorm.group_size`.
-    key: What the part is called in errors.
-
-  Raises:
-    UsageError: The network or a field is unknown, or a value does not fit.
-  """
+  """Returns the network of `config.student` or `config.teacher`."""
   args = {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in network.args.to_dict().items()
@@ -343,8 +307,7 @@ def make_network(
     args.setdefault('dtype', DTYPES[dtype])
   if bn_group_size:
     args.setdefault('bn_group_size', bn_group_size)
-  with errors.keys(f'{key}.args.'):
-    return models.make(network.name, classes, **args)
+  return models.make(network.name, classes, **args)
 
 
 def _teachers(
@@ -372,12 +335,11 @@ def _teachers(
       f'{config.teacher.name} is a function of images and has no argument '
       "dtype; config.teacher.dtype='float32' leaves the choice to it"
     )
-  return {
-    name: make_network(
-      config.teacher, classes, dtype, config.bn_group_size, 'config.teacher'
-    )
-    for name in names
-  }
+  with errors.keys('config.teacher.args.'):
+    return {
+      name: make_network(config.teacher, classes, dtype, config.bn_group_size)
+      for name in names
+    }
 
 
 def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
