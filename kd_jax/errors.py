@@ -1,6 +1,7 @@
 """The errors that are reported to the user in one line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+import contextlib
 import difflib
 import importlib
 from typing import Any
@@ -14,11 +15,41 @@ class UsageError(ValueError):
   """
 
 
+class ArgumentError(UsageError):
+  """A UsageError about an argument; its message begins 'argument=value'.
+
+  Where the value comes from a configuration or a command line, `keys` puts the
+  name that its user knows in place of the argument's.
+  """
+
+
 class RunError(RuntimeError):
   """An error that stops a run.
 
   The message is one line that gives the reason; the exit code is 1.
   """
+
+
+@contextlib.contextmanager
+def keys(prefix: str = '', **names: str) -> Iterator[None]:
+  """Renames the argument in the message of an ArgumentError.
+
+  `with keys('config.data.')` raises 'image_size=9: ...' again as the UsageError
+  'config.data.image_size=9: ...'.
+
+  Args:
+    prefix: What is put before the argument, such as 'config.data.'.
+    **names: Whole names, without the prefix, by argument.
+
+  Raises:
+    UsageError: An ArgumentError was raised in the context; it is the cause.
+  """
+  try:
+    yield
+  except ArgumentError as error:
+    argument, equals, rest = str(error).partition('=')
+    key = names.get(argument, prefix + argument)
+    raise UsageError(f'{key}{equals}{rest}') from error
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:

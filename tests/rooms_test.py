@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -21,6 +22,10 @@ READERS = (
   'config', 'distill.build', 'training.api', 'training.run', 'training.teacher',
   'training.restore', 'training.report', 'benchmark.case',
   'benchmark.pairing', 'benchmark.planned', 'cli.train',
+)  # fmt: skip
+# The rooms and modules whose texts name arguments, not keys.
+NAMING_ARGUMENTS = (
+  'losses', 'methods', 'models', 'data', 'runtime.sharding', 'runtime.watchdog',
 )  # fmt: skip
 # What methods share with one another.
 SHARED = ('base', 'adapters', 'projectors', 'registry')
@@ -106,6 +111,15 @@ def test_few_rooms_read_a_configuration(name):
     if (isinstance(node, ast.Name) and node.id == 'ConfigDict')
     or (isinstance(node, ast.ImportFrom) and node.module == 'ml_collections')
   ], f'{name} reads a configuration: give it arguments'
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_text_for_users_of_the_library_names_no_key(name):
+  if not any(f'{name}.'.startswith(f'{room}.') for room in NAMING_ARGUMENTS):
+    return
+  for node in ast.walk(ast.parse(FILES[name].read_text())):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      assert not re.search(r'\bconfig\.[a-z]', node.value), node.value
 
 
 def code_lines(path):

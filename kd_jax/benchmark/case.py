@@ -157,7 +157,8 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     UsageError: A part of the configuration does not exist or does not fit.
   """
   config = configured(name, wanted)
-  mesh = sharding.make_mesh(wanted.devices)
+  with errors.keys(data='--devices'):
+    mesh = sharding.make_mesh(wanted.devices)
   sharding.check_batch(mesh, wanted.batch_size, '--batch_size')
   exp = experiment(config, wanted)
   train = _train_set(config, wanted, mesh)
@@ -214,7 +215,8 @@ def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
     )
   facts = {'num_classes': wanted.classes, 'train_labels': _labels(wanted)}
   exp = build.phases_of(config, facts, epoch)[0].exp
-  inspect.shapes(exp, wanted.image_size, wanted.batch_size)
+  with errors.keys('config.method_args.'):
+    inspect.shapes(exp, wanted.image_size, wanted.batch_size)
   return exp
 
 

@@ -85,11 +85,13 @@ def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
   facts |= {'mean': info.mean, 'std': info.std}
   phases = build.phases_of(config, facts, steps)
   exp = phases[-1].exp
+  with errors.keys('config.method_args.'):
+    shapes = inspect.shapes(exp, size, config.batch_size)
   return build.Parts(
     source=source.Source(info, lambda split: source.Arrays(image, labels)),
     mesh=sharding.make_mesh(1),
     phases=phases,
-    features=inspect.shapes(exp, size, config.batch_size),
+    features=shapes,
     deployed=inspect.deployed(exp, size),
     steps_per_epoch=steps,
   )

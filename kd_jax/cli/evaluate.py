@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--network', help='whose weights they are')
   parser.add_argument('--image_size', type=int, default=0, help='of weights')
   parser.add_argument('--mean', type=float, nargs=3, help='of weights; 0 to 1')
-  parser.add_argument('--std', type=float, nargs=3, help='likewise')
+  parser.add_argument('--std', type=float, nargs=3, help='of weights')
   parser.add_argument('--data', default='', help='as config.data.name')
   parser.add_argument('--split', default='test', help='train, val or test')
   parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
@@ -49,13 +49,15 @@ def main(argv: Sequence[str]) -> int:
       f'{args.workers} not negative'
     )
   if args.network:
-    opened = restore.open_named(args.data, args.image_size, args.data_dir)
+    with errors.keys('--'):
+      opened = restore.open_named(args.data, args.image_size, args.data_dir)
     trained = restore.of_weights(
       args.path, args.network, opened.info, args.mean, args.std
     )
   else:
     trained = restore.load(args.path)
-    opened = restore.open_data(trained, args.data, args.data_dir)
+    with errors.keys(data_dir='--data_dir'):
+      opened = restore.open_data(trained, args.data, args.data_dir)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)

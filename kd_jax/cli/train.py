@@ -192,13 +192,14 @@ def _usage() -> str:
   return (
     'usage: kd-jax train --config FILE[:recipe] [--config.a.b=value ...] '
     '[--workdir DIR] [--seeds 0,1,2]\n\n'
-    '  --config   a file of configs/ by its name or path, and a recipe of it; '
+    '  --config   a file of configs/ by its name or path, and a recipe in it; '
     '`kd-jax list recipes`\n'
     '  --config.a.b=value   changes a value; `kd-jax list keys`\n'
     f'  --workdir  {_WORKDIR_HELP}\n'
     f'  --seeds    {_SEEDS_HELP}\n\n'
     'Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 '
-    'ended by the watchdog;\nafter the last two, start the same command again.'
+    'ended by the watchdog,\n134 ended by the runtime because another process '
+    'had ended; after the last three, start\nthe same command again.'
   )
 
 
@@ -224,8 +225,8 @@ def _said_plainly(argv: Sequence[str]) -> int:
     if error.errno not in _STORAGE:
       raise
     raise errors.RunError(
-      f'cannot write: {error}; mend it, and start the same command again: it '
-      'goes on from the last checkpoint'
+      f'cannot write: {error}; free or unlock the storage, and start the same '
+      'command again: it goes on from the last checkpoint'
     ) from error
 
 

@@ -184,8 +184,8 @@ KEYS = (
   Key(
     'teacher.cache_logits', False,
     'Computes its logits of the training images once, before the first step: '
-    'for methods that read no more of it, on images that are not cropped at '
-    'random.',
+    'for methods that read nothing else of the teacher, on images that are '
+    'not cropped at random.',
   ),
   Key(
     'teacher.recipe',

@@ -36,7 +36,7 @@ def decode(content: bytes, where: str) -> np.ndarray:
     unidentified = isinstance(error, UnidentifiedImageError)
     reason = 'no image format that is known' if unidentified else error
     raise errors.UsageError(
-      f'unreadable image {where}: {reason}; mend or remove it'
+      f'unreadable image {where}: {reason}; repair or remove it'
     ) from error
 
 

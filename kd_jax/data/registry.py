@@ -31,7 +31,7 @@ def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
 
   Args:
     name: The name of the data set.
-    image_size: The configured image size in pixels; 0 takes the data set's own.
+    image_size: The wanted image size in pixels; 0 takes the data set's own.
 
   Returns:
     The number of classes and the image size in pixels; None where they are
@@ -85,15 +85,14 @@ def open_source(
       range.
   """
   if image_size < 0:
-    raise errors.UsageError(
-      f"config.data.image_size={image_size}: give pixels, or 0 for the images' "
-      'own size'
+    raise errors.ArgumentError(
+      f"image_size={image_size}: give pixels, or 0 for the images' own size"
     )
   if name == 'digits':
     whole = digits.open_source()
     if image_size not in (0, whole.info.image_size):
-      raise errors.UsageError(
-        f'config.data.image_size={image_size}: digits has 8 pixels; give 0'
+      raise errors.ArgumentError(
+        f'image_size={image_size}: digits has 8 pixels; give 0'
       )
   elif name.startswith('folder:'):
     whole = folder.open_folder(name, image_size)
@@ -113,7 +112,7 @@ def open_source(
   info = whole.info
   for key, value in (('mean', mean), ('std', std)):
     if len(value) not in (0, 3):
-      raise errors.UsageError(f'config.data.{key}={value}: give 3 numbers')
+      raise errors.ArgumentError(f'{key}={value}: give 3 numbers')
   info = info._replace(mean=mean or info.mean, std=std or info.std)
   return _part(source.Source(info, whole.split), train_size, val_fraction)
 
@@ -136,9 +135,9 @@ def _imported(name: str, image_size: int) -> source.Source:
       f'{name} returns {type(opened).__name__}, not kd_jax.data.source.Source'
     )
   if image_size and opened.info.image_size != image_size:
-    raise errors.UsageError(
-      f'{name} has images of {opened.info.image_size} pixels for '
-      f'config.data.image_size={image_size}'
+    raise errors.ArgumentError(
+      f'image_size={image_size}: {name} returns images of '
+      f'{opened.info.image_size} pixels; give that, or 0'
     )
   return opened
 
@@ -151,7 +150,7 @@ def _check_name(name: str, data_dir: str) -> None:
   matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
   hint = f'; did you mean {matches[0]!r}?' if matches else ''
   raise errors.UsageError(
-    f'unknown data set {name!r}{hint} There are {", ".join(names)}, '
+    f'unknown data set {name!r}{hint}; there are {", ".join(names)}, '
     "'folder:/path', 'npz:/path/file.npz', and what tfds has prepared in "
     f'{prepared.root(data_dir)}'
   )
@@ -173,17 +172,17 @@ def _part(
   info = whole.info
   least, most = len(info.class_names), info.num_train
   if train_size and not least <= train_size <= most:
-    raise errors.UsageError(
-      f'config.data.train_size={train_size}: {info.name} has {most} training '
+    raise errors.ArgumentError(
+      f'train_size={train_size}: {info.name} has {most} training '
       f'images of {least} classes; give {least} to {most}, or 0 for all'
     )
   if not 0 <= val_fraction < 1:
-    raise errors.UsageError(
-      f'config.data.val_fraction={val_fraction}: give 0 to less than 1'
+    raise errors.ArgumentError(
+      f'val_fraction={val_fraction}: give 0 to less than 1'
     )
   if val_fraction and info.num_val:
-    raise errors.UsageError(
-      f'config.data.val_fraction={val_fraction}: {info.name} has its own '
+    raise errors.ArgumentError(
+      f'val_fraction={val_fraction}: {info.name} has its own '
       f"split 'val' of {info.num_val} images; give 0"
     )
   if not train_size and not val_fraction:
@@ -191,8 +190,8 @@ def _part(
   num_kept = train_size or most
   num_val = round(val_fraction * num_kept)
   if val_fraction and not least <= num_val <= num_kept - least:
-    raise errors.UsageError(
-      f'config.data.val_fraction={val_fraction} holds out {num_val} of '
+    raise errors.ArgumentError(
+      f'val_fraction={val_fraction} holds out {num_val} of '
       f'{num_kept} images; each part needs {least} or more, one of each class'
     )
 

@@ -14,7 +14,7 @@ class Info(NamedTuple):
   """The facts of a data set that are known before its images are read.
 
   Attributes:
-    name: The name, as in `config.data.name`.
+    name: The name, as `data.open_source` takes it.
     class_names: The names of the K classes.
     image_size: The height and width of the network's input, in pixels.
     num_train: The number of training images.

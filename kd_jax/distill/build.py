@@ -94,7 +94,8 @@ def build(config: ConfigDict) -> Parts:
     UsageError: A part does not exist or does not fit the others.
   """
   config_lib.check_values(config)
-  mesh = sharding.make_mesh(config.mesh.data)
+  with errors.keys('config.mesh.'):
+    mesh = sharding.make_mesh(config.mesh.data)
   for key in ('batch_size', 'eval_batch_size'):
     sharding.check_batch(mesh, config[key], f'config.{key}')
   config_lib.check_batch(config, mesh.shape['data'])
@@ -121,12 +122,7 @@ def build(config: ConfigDict) -> Parts:
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)
   size = info.image_size
-  features = [
-    inspect.shapes(
-      p.exp, size, config.batch_size, p.rules, config.teacher.cache_logits
-    )
-    for p in phases
-  ]
+  features = [shapes(config, phase, size) for phase in phases]
   return Parts(
     source=opened,
     mesh=mesh,
@@ -151,12 +147,20 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
   labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
   facts = {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
   for phase in phases_of(config, facts, 1):
-    inspect.shapes(
-      phase.exp,
-      image_size,
-      config.batch_size,
-      phase.rules,
-      config.teacher.cache_logits,
+    shapes(config, phase, image_size)
+
+
+def shapes(config: ConfigDict, phase: Phase, image_size: int) -> NetFeatures:
+  """Returns shapes and dtypes of a phase's features; see `inspect.shapes`.
+
+  Raises:
+    UsageError: A tap is unknown or does not fit the method, or a rule matches
+      no parameter.
+  """
+  batch_size, cached = config.batch_size, config.teacher.cache_logits
+  with errors.keys('config.method_args.'):
+    return inspect.shapes(
+      phase.exp, image_size, batch_size, phase.rules, cached
     )
 
 
@@ -173,17 +177,18 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
 def open_source(config: ConfigDict) -> source.Source:
   """Opens the data set of `config.data`."""
   options = config.data
-  return data.open_source(
-    options.name,
-    train_size=options.train_size,
-    val_fraction=options.val_fraction,
-    image_size=options.image_size,
-    mean=tuple(options.mean),
-    std=tuple(options.std),
-    data_dir=options.data_dir,
-    archive=options.archive,
-    any_checksum=options.any_checksum,
-  )
+  with errors.keys('config.data.'):
+    return data.open_source(
+      options.name,
+      train_size=options.train_size,
+      val_fraction=options.val_fraction,
+      image_size=options.image_size,
+      mean=tuple(options.mean),
+      std=tuple(options.std),
+      data_dir=options.data_dir,
+      archive=options.archive,
+      any_checksum=options.any_checksum,
+    )
 
 
 def phases_of(
@@ -250,13 +255,11 @@ def experiment(
   classes = facts['num_classes']
   method = _method(config, facts)
   tx, trained = _optimizer(config, steps_per_epoch)
+  of_student = (config.student, classes, config.dtype, config.bn_group_size)
+  with errors.keys('config.student.args.'):
+    students = {name: make_network(*of_student) for name in method.students}
   return step.Experiment(
-    students={
-      name: make_network(
-        config.student, classes, config.dtype, config.bn_group_size
-      )
-      for name in method.students
-    },
+    students=students,
     teachers=_teachers(config, classes, method),
     method=method,
     weights=_weights(config, method, steps_per_epoch, first),
@@ -327,10 +330,16 @@ def _teachers(
       'not there yet'
     )
   dtype = config.teacher.dtype or config.dtype
-  return {
-    name: make_network(config.teacher, classes, dtype, config.bn_group_size)
-    for name in names
-  }
+  if names and dtype != 'float32' and models.is_function(config.teacher.name):
+    raise errors.UsageError(
+      f'{config.teacher.name} is a function of images and has no argument '
+      "dtype; config.teacher.dtype='float32' leaves the choice to it"
+    )
+  with errors.keys('config.teacher.args.'):
+    return {
+      name: make_network(config.teacher, classes, dtype, config.bn_group_size)
+      for name in names
+    }
 
 
 def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
@@ -343,7 +352,8 @@ def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   args = {key: known[key] for key in known.keys() & registry.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
-  return registry.make(config.method, **args)
+  with errors.keys('config.method_args.'):
+    return registry.make(config.method, **args)
 
 
 def _weights(

@@ -98,7 +98,7 @@ def shapes(
       raise
     raise errors.UsageError(
       f'{where}: {_first_line(error)}; the method does not fit these '
-      'networks: choose other taps (config.method_args) or another pair'
+      'networks: choose other taps or another pair'
     ) from error
 
 

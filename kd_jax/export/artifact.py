@@ -217,7 +217,7 @@ def read(folder: epath.PathLike) -> Trained:
   for name, value in content.items():
     if hashlib.sha256(value).hexdigest() != facts['sha256'][name]:
       raise errors.UsageError(
-        f'{path / name} is damaged: it is not what was exported; export anew'
+        f'{path / name} is damaged: it is not what was exported; export again'
       )
   try:
     weights = safetensors_numpy.load(content[WEIGHTS])

@@ -1,4 +1,4 @@
-"""Distances between arrays: float32 scalars without parameters or config.
+"""Distances between arrays: float32 scalars without parameters.
 
 Every loss is a pure function, so that a notebook can call it as
 `losses.kl(student, teacher, 4.0)`.

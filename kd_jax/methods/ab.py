@@ -3,8 +3,7 @@
 Source: Heo et al., "Knowledge Transfer via Distillation of Activation
 Boundaries Formed by Hidden Neurons", AAAI 2019; `ABLoss` of RepDistiller
 b84f547, which we follow. The method is an initialisation: a first phase trains
-all but the classifier with 'ab' alone, a second phase trains with 'ce' alone
-(`config.phases`).
+all but the classifier with 'ab' alone, a second phase trains with 'ce' alone.
 """
 
 from typing import ClassVar

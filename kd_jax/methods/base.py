@@ -213,7 +213,7 @@ def paired(
   Args:
     ours: The student's taps, shallow first.
     theirs: The teacher's taps; empty stands for the student's.
-    what: The name of the argument in `config.method_args`.
+    what: The name of the argument that gives the student's.
 
   Returns:
     The pairs (student tap, teacher tap).
@@ -221,10 +221,10 @@ def paired(
   Raises:
     UsageError: There are no taps, or the two numbers of taps differ.
   """
-  at_least(tuple(ours), 1, f'config.method_args.{what}')
+  at_least(tuple(ours), 1, what)
   if len(theirs) not in (0, len(ours)):
-    raise errors.UsageError(
-      f'config.method_args.{what}={tuple(ours)} and teacher_{what}='
+    raise errors.ArgumentError(
+      f'{what}={tuple(ours)} and teacher_{what}='
       f'{tuple(theirs)} must have as many values, a pair each; () takes the '
       "student's"
     )
@@ -276,8 +276,7 @@ def mismatch(
   s, t = feats['student'][student].shape, feats['teacher'][teacher].shape
   return errors.UsageError(
     f"the teacher's {teacher} {t[1:]} and the student's {student} {s[1:]} "
-    f'{what}; choose other taps (config.method_args) or another pair of '
-    'networks'
+    f'{what}; choose other taps or another pair of networks'
   )
 
 
@@ -287,10 +286,10 @@ def at_least(names: tuple[Any, ...], count: int, what: str) -> None:
   Args:
     names: The names.
     count: The least number of names.
-    what: What the names are called in the error.
+    what: The name of the argument that gives them.
 
   Raises:
     UsageError: There are fewer than `count` names.
   """
   if len(names) < count:
-    raise errors.UsageError(f'{what}={names}: give {count} or more')
+    raise errors.ArgumentError(f'{what}={names}: give {count} or more')

@@ -121,9 +121,7 @@ class Method(base.WithTeacher):
   def __post_init__(self):
     """Raises UsageError where `negatives` is less than 1."""
     if self.negatives < 1:
-      raise errors.UsageError(
-        f'crd: negatives={self.negatives}: give 1 or more'
-      )
+      raise errors.ArgumentError(f'negatives={self.negatives}: give 1 or more')
     super().__post_init__()
 
   @nn.compact
@@ -202,9 +200,9 @@ class Method(base.WithTeacher):
     if self.stand_in:
       count = min(count, fewest)
     if count > fewest:
-      raise errors.UsageError(
-        f'crd: negatives={count} is more than the {fewest} training images '
-        'of other classes; give less (config.method_args.negatives)'
+      raise errors.ArgumentError(
+        f'negatives={count} is more than the {fewest} training images of '
+        'other classes; give less'
       )
     classes = jnp.asarray(labels)[own]
     offsets = distinct(

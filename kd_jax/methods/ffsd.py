@@ -143,11 +143,10 @@ class Method(base.Method):
 
   def __post_init__(self):
     """Raises UsageError for fewer than two common students or two taps."""
-    base.at_least(self.taps, 2, 'config.method_args.taps')
+    base.at_least(self.taps, 2, 'taps')
     if self.common_students < 2:
-      raise errors.UsageError(
-        f'config.method_args.common_students={self.common_students}: give 2 or '
-        'more'
+      raise errors.ArgumentError(
+        f'common_students={self.common_students}: give 2 or more'
       )
     super().__post_init__()
 
@@ -276,9 +275,9 @@ class Method(base.Method):
         2 * small[i] == large[i] for i in (1, 2)
       )
       if not fits:
-        raise errors.UsageError(
-          f'ffsd: {b} {large[1:]} must be a map with twice the height and '
-          f'width of {a} {small[1:]}; choose other config.method_args.taps'
+        raise errors.ArgumentError(
+          f'taps={self.taps}: {b} {large[1:]} must be a map with twice the '
+          f'height and width of {a} {small[1:]}; choose other taps'
         )
 
 

@@ -193,13 +193,12 @@ class Method(base.WithTaps):
     if self.version not in ('A', 'B'):
       raise errors.unknown('version of fpd:', self.version, 'AB')
     if self.width % self.se_reduction:
-      raise errors.UsageError(
-        f'fpd: se_reduction={self.se_reduction} does not divide '
-        f'width={self.width}'
+      raise errors.ArgumentError(
+        f'se_reduction={self.se_reduction} does not divide width={self.width}'
       )
     if self.version == 'B' and len(self.widened) != len(self.taps):
-      raise errors.UsageError(
-        f'fpd: widened={self.widened} needs one width for each of the '
+      raise errors.ArgumentError(
+        f'widened={self.widened} needs one width for each of the '
         f'{len(self.taps)} taps'
       )
     super().__post_init__()

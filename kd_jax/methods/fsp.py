@@ -3,7 +3,7 @@
 Source: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017; `FSP` of
 RepDistiller b84f547, which we follow. The method is an initialisation: a first
 phase trains all but the classifier with 'fsp' alone, a second phase trains with
-'ce' alone (`config.phases`).
+'ce' alone.
 """
 
 import itertools
@@ -35,7 +35,7 @@ class Method(base.WithTaps):
 
   def __post_init__(self):
     """Raises UsageError where there are fewer than two taps."""
-    base.at_least(self.taps, 2, 'config.method_args.taps')
+    base.at_least(self.taps, 2, 'taps')
     super().__post_init__()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:

@@ -94,7 +94,7 @@ class Method(base.WithTaps):
   """The method FT, which compares factors of the teacher and the student.
 
   A first phase trains the paraphraser with 'reconstruction' alone; in the
-  second phase the paraphraser is frozen (`config.phases`).
+  second phase the paraphraser is frozen.
 
   Attributes:
     taps: The student's last map, a single tap.

@@ -26,7 +26,7 @@ class Method(base.WithTeacher):
 
   The weight of 'ofd' multiplies the distance's sum over an image: 1e-3 on
   CIFAR, 1e-4 on ImageNet. In the paper the teacher runs on batch statistics:
-  set `config.teacher.args.batch_norm='batch'`. Of two maps of different sizes
+  make it with `batch_norm='batch'`. Of two maps of different sizes
   the larger is averaged to the smaller. mdistiller's port does so where the
   teacher's map is larger; the paper's maps have equal sizes.
 

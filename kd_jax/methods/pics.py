@@ -37,8 +37,8 @@ class Method(base.WithTeachersClassifier):
   def __post_init__(self):
     """Raises UsageError where `projectors` is less than 1."""
     if self.projectors < 1:
-      raise errors.UsageError(
-        f'config.method_args.projectors={self.projectors}: give 1 or more'
+      raise errors.ArgumentError(
+        f'projectors={self.projectors}: give 1 or more'
       )
     super().__post_init__()
 

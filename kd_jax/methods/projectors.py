@@ -45,9 +45,9 @@ class Projector(nn.Module):
       UsageError: `factor` does not divide `features`.
     """
     if features % self.factor:
-      raise errors.UsageError(
-        f'config.method_args.factor={self.factor} does not divide the '
-        f"{features} channels of the teacher's map"
+      raise errors.ArgumentError(
+        f'factor={self.factor} does not divide the {features} channels of the '
+        "teacher's map"
       )
     inner = features // self.factor
     convolutions = ((inner, 1), (inner, 3), (features, 1))

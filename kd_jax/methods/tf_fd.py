@@ -28,7 +28,7 @@ class Method(base.WithTeacher):
 
   def __post_init__(self):
     """Raises UsageError where there are fewer than two taps."""
-    base.at_least(self.taps, 2, 'tf_fd: taps')
+    base.at_least(self.taps, 2, 'taps')
     super().__post_init__()
 
   @property
@@ -48,9 +48,9 @@ class Method(base.WithTeacher):
     maps = [student[name] for name in self.taps]
     for name, x in zip(self.taps, maps, strict=True):
       if x.shape[-1] % 2:
-        raise errors.UsageError(
-          f'tf_fd: {name} has {x.shape[-1]} channels, an odd number, which has '
-          'no two halves; choose other taps (config.method_args.taps)'
+        raise errors.ArgumentError(
+          f'taps={self.taps}: {name} has {x.shape[-1]} channels, an odd '
+          'number, which has no two halves; choose other taps'
         )
     intra = [
       losses.intra_layer(x, detach_salient=self.detach_salient) for x in maps

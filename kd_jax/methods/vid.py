@@ -58,8 +58,8 @@ class Method(base.WithTaps):
   def __post_init__(self):
     """Raises UsageError unless 0 < `least_variance` < `variance`."""
     if not 0 < self.least_variance < self.variance:
-      raise errors.UsageError(
-        f'vid: variance={self.variance} must be greater than least_variance='
+      raise errors.ArgumentError(
+        f'variance={self.variance} must be greater than least_variance='
         f'{self.least_variance}, which must be positive'
       )
     super().__post_init__()

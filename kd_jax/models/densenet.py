@@ -47,7 +47,7 @@ class DenseNet(layers.Network):
   def __post_init__(self):
     """Raises UsageError if there is no such depth."""
     if self.depth < 7 or self.depth % 3 != 1:
-      raise errors.UsageError(
+      raise errors.ArgumentError(
         f'depth={self.depth}: a DenseNet has 3n+4, such as 40'
       )
     super().__post_init__()

@@ -97,7 +97,7 @@ class PyramidNet(layers.Network):
     """Raises UsageError if there is no such depth."""
     multiple = 9 if self.bottleneck else 6
     if self.depth <= multiple or self.depth % multiple != 2:
-      raise errors.UsageError(
+      raise errors.ArgumentError(
         f'depth={self.depth}: a PyramidNet has {multiple}n+2'
         + (' with bottlenecks' if self.bottleneck else '')
       )

@@ -34,7 +34,7 @@ def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
     raise errors.UsageError(
       f'the teacher has no blocks of stage {stage} whose BatchNorm gives a '
       'margin; take a ResNet, WideResNet, PyramidNet, VGG or MobileNet, or '
-      'fewer stages (config.method_args.stages)'
+      'fewer stages'
     )
   if 'bn_last' not in params:
     norm = _norms(blocks[-1])[-1]
@@ -78,6 +78,6 @@ def head(params: dict[str, Any], pooled: jax.Array) -> jax.Array:
     raise errors.UsageError(
       f"the teacher's classifier reads {kernel.shape[0]} channels, its tap has "
       f'{pooled.shape[-1]}: name the map that is pooled '
-      "(config.method_args.taps; 'stage3_post' and the like)"
+      "(taps; 'stage3_post' and the like)"
     )
   return pooled.astype(jnp.float32) @ kernel + bias[None, :]

@@ -79,13 +79,7 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
   Raises:
     UsageError: The name or a field is unknown.
   """
-  factory: Any
-  if ':' in name:
-    factory = errors.imported(*name.split(':', 1))
-  elif name in NETWORKS:
-    factory = NETWORKS[name]
-  else:
-    raise errors.unknown('network', name, NETWORKS)
+  factory = _factory(name)
   network_class: Any = getattr(factory, 'func', factory)
   if not dataclasses.is_dataclass(network_class):
     if isinstance(factory, type) or not callable(factory):
@@ -95,8 +89,7 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     if kwargs:
       raise errors.UsageError(
         f'{name} is a function of images and has no argument '
-        f"{', '.join(kwargs)}; of a dtype, config.teacher.dtype='float32' "
-        'leaves the choice to it'
+        f'{", ".join(kwargs)}; leave it out'
       )
     return Function(num_classes, factory)
   fields = {f.name for f in dataclasses.fields(network_class)}
@@ -105,6 +98,30 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)
   return factory(num_classes=num_classes, **kwargs)
+
+
+def is_function(name: str) -> bool:
+  """Returns whether a name stands for a function of images, without fields.
+
+  Raises:
+    UsageError: The name is unknown.
+  """
+  factory = _factory(name)
+  network_class = getattr(factory, 'func', factory)
+  return not isinstance(network_class, type) and callable(network_class)
+
+
+def _factory(name: str) -> Any:
+  """Returns what makes a network, or a function of images.
+
+  Raises:
+    UsageError: The name is unknown.
+  """
+  if ':' in name:
+    return errors.imported(*name.split(':', 1))
+  if name in NETWORKS:
+    return NETWORKS[name]
+  raise errors.unknown('network', name, NETWORKS)
 
 
 def image_size(network: nn.Module) -> int:

@@ -84,7 +84,7 @@ class ResNet(layers.Network):
   def __post_init__(self):
     """Raises UsageError if the fields contradict each other."""
     if len(self.widths) != len(self.stage_sizes) + 1:
-      raise errors.UsageError(
+      raise errors.ArgumentError(
         f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
         f"needs {len(self.stage_sizes) + 1}, the stem's first"
       )

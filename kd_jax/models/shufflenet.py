@@ -233,7 +233,7 @@ def _stem(network: layers.Network, images: jax.Array, train: bool) -> jax.Array:
 
 def _check(sizes: tuple[int, ...], widths: tuple[int, ...], name: str) -> None:
   if len(sizes) != len(widths) or min(sizes) < 2:
-    raise errors.UsageError(
+    raise errors.ArgumentError(
       f'stage_sizes={sizes}, widths={widths}: a {name} has as many stages as '
       "widths (and V2 the last map's beside them), each of 2 units or more"
     )

@@ -60,7 +60,7 @@ class VGG(layers.Network):
   def __post_init__(self):
     """Raises UsageError if a stage is missing or empty."""
     if len(self.widths) != 5 or not all(self.widths):
-      raise errors.UsageError(
+      raise errors.ArgumentError(
         f'widths={self.widths}: a VGG needs those of the stem and of 4 stages'
       )
     layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))

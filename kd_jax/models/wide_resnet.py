@@ -92,7 +92,7 @@ class WideResNet(layers.Network):
   def __post_init__(self):
     """Raises UsageError if there is no such depth or variant."""
     if self.depth < 10 or self.depth % 6 != 4:
-      raise errors.UsageError(
+      raise errors.ArgumentError(
         f'depth={self.depth}: a WideResNet has 6n+4, such as 16, 28 or 40'
       )
     layers.check_choice('variant', self.variant, ('repdistiller', 'ffsd'))

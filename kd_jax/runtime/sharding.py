@@ -22,13 +22,13 @@ def make_mesh(data: int = -1) -> Mesh:
   devices = jax.devices()
   count = len(devices) if data == -1 else data
   if count != len(devices) and jax.process_count() > 1:
-    raise errors.UsageError(
-      f'config.mesh.data={data}: {jax.process_count()} processes use all of '
+    raise errors.ArgumentError(
+      f'data={data}: {jax.process_count()} processes use all of '
       f'their {len(devices)} devices; give -1, or start fewer processes'
     )
   if not 1 <= count <= len(devices):
-    raise errors.UsageError(
-      f'config.mesh.data={data}: there are {len(devices)} devices; give 1 to '
+    raise errors.ArgumentError(
+      f'data={data}: there are {len(devices)} devices; give 1 to '
       f'{len(devices)}, or -1 for all'
     )
   return jax.make_mesh(
@@ -42,7 +42,7 @@ def check_batch(mesh: Mesh, batch_size: int, key: str) -> None:
   Args:
     mesh: The mesh.
     batch_size: The number of images in the global batch.
-    key: The configuration key of the batch size, for the error message.
+    key: What the batch size is called in the error.
 
   Raises:
     UsageError: The batch does not divide evenly.
@@ -53,7 +53,7 @@ def check_batch(mesh: Mesh, batch_size: int, key: str) -> None:
     valid_sizes = [str(n) for n in (lower, lower + count) if n > 0]
     raise errors.UsageError(
       f'{key}={batch_size} does not divide over {count} devices; take '
-      f'{" or ".join(valid_sizes)}, or fewer devices (config.mesh.data)'
+      f'{" or ".join(valid_sizes)}, or a mesh of fewer devices'
     )
 
 

@@ -16,14 +16,15 @@ class Watchdog:
   with code 76. The same command resumes from the last checkpoint.
   """
 
-  def __init__(self, seconds: float):
+  def __init__(self, seconds: float, key: str = 'seconds'):
     """Stores the limit; `__enter__` starts the watch.
 
     Args:
       seconds: The most seconds between two calls of `beat`, which include
         compiling, evaluating and saving; 0 disables the watchdog.
+      key: What the limit is called in the message.
     """
-    self._seconds = seconds
+    self._seconds, self._key = seconds, key
     self._last, self._what = time.monotonic(), 'it started'
     self._ended = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -52,7 +53,7 @@ class Watchdog:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         print(
           f'kd_jax: nothing was finished for {idle:.0f} s after {self._what} '
-          f'(config.watchdog_seconds={self._seconds:g}); ended. The same '
+          f'({self._key}={self._seconds:g}); ended. The same '
           'command goes on from the last checkpoint',
           file=sys.stderr,
           flush=True,

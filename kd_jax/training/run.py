@@ -98,7 +98,8 @@ def _train(
     if config.teacher.cache_logits:
       assert isinstance(data, resident.Training)  # `build.build` checks
       data.arrays |= teacher_lib.logits(config, parts, frozen, data)
-    with watchdog.Watchdog(config.watchdog_seconds) as watch:
+    seconds = config.watchdog_seconds
+    with watchdog.Watchdog(seconds, 'config.watchdog_seconds') as watch:
       run = loop.Loop(
         loop_options(config),
         parts,

@@ -67,7 +67,7 @@ class Saver:
     if state is None and damaged:
       raise errors.RunError(
         f'{next(iter(damaged.values()))}; there is no other to go on from: '
-        'give another --workdir to begin anew'
+        'give another --workdir to begin from the start'
       )
     for step, reason in damaged.items():
       new_path = self._checkpoints.set_aside(step)

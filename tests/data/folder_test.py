@@ -49,7 +49,7 @@ def test_a_folder_is_a_data_set(root):
 
 def test_images_of_several_sizes_need_a_size(root):
   Image.new('RGB', (30, 24)).save(root / 'train/ant/wide.png')
-  with pytest.raises(errors.UsageError, match=r'config\.data\.image_size'):
+  with pytest.raises(errors.UsageError, match=r'^image_size=0: the images of'):
     opened(root)
   source = opened(root, image_size=16)
   assert source.arrays('train').image.shape == (11, 16, 16, 3)

@@ -122,18 +122,22 @@ def test_a_truncated_archive_is_refused_and_leaves_nothing(tmp_path, keep):
 def test_an_archive_with_another_checksum_needs_the_users_word(tmp_path):
   file = tmp_path / 'cifar.tar.gz'
   archives.cifar(file, 10)
-  with pytest.raises(errors.UsageError, match=r'any_checksum=True'):
+  with pytest.raises(
+    errors.UsageError, match=r'archive=\.\.\. with any_checksum=True'
+  ):
     opened('cifar10', tmp_path, file, any_checksum=False)
 
 
 def test_an_archive_that_is_not_there_is_named(tmp_path):
-  with pytest.raises(errors.UsageError, match=r'nowhere.*cifar-10-binary'):
+  with pytest.raises(errors.UsageError, match=r'^archive=.*nowhere.*cifar-10'):
     opened('cifar10', tmp_path, tmp_path / 'nowhere')
 
 
 def test_an_unknown_data_set_names_the_nearest(tmp_path):
   with pytest.raises(errors.UsageError, match="did you mean 'cifar100'"):
     data.open_source('cifar-100', data_dir=str(tmp_path))
+  with pytest.raises(errors.UsageError, match="set 'xyz'; there are digits, "):
+    data.open_source('xyz', data_dir=str(tmp_path))
 
 
 def test_classes_and_size_are_known_before_the_data_is_there():

@@ -133,7 +133,7 @@ import time, types
 from kd_jax.runtime import watchdog
 now = 0.0
 watchdog.time = types.SimpleNamespace(monotonic=lambda: now)
-with watchdog.Watchdog(1.0) as dog:
+with watchdog.Watchdog(1.0, 'config.limit') as dog:
   for i in range(3):
     now += 0.75
     time.sleep(0.5)  # it looks four times a second
@@ -147,4 +147,4 @@ def test_the_watchdog_ends_a_process_that_hangs_and_shows_where():
   ended = children.run([sys.executable, '-c', HANG])
   assert ended.returncode == 76
   assert 'line 12 in <module>' in ended.stderr
-  assert 'after step 2' in ended.stderr
+  assert 'after step 2 (config.limit=1); ended' in ended.stderr

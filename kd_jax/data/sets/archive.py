@@ -7,10 +7,7 @@ from etils import epath
 from kd_jax import errors
 from kd_jax.runtime import downloads
 
-_CURE = (
-  'Fetch it again, or give it by config.data.archive with '
-  'config.data.any_checksum=True'
-)
+_CURE = 'Fetch it again, or give it by archive=... with any_checksum=True'
 
 
 def obtain(
@@ -37,13 +34,13 @@ def obtain(
   if path:
     location = epath.Path(path).expanduser()
     if not location.is_file():
-      raise errors.UsageError(
-        f'config.data.archive={path!r} is no file; it should be {archive}'
+      raise errors.ArgumentError(
+        f'archive={path!r} is no file; it should be {archive}'
       )
   else:
     location = folder / archive.url.rsplit('/', 1)[1]
     if not location.exists():
-      cure = f'Put the file at {location}, or name it by config.data.archive'
+      cure = f'Put the file at {location}, or give its path by archive=...'
       downloads.fetch(archive, location, cure, say)
       return location
   if not any_checksum:

@@ -10,7 +10,7 @@ from kd_jax.data import decode, source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.ppm')
 # The most images, evenly spaced, from which the image size, unless it is
-# configured, and the normalisation are determined.
+# given, and the normalisation are determined.
 _SAMPLE = 500
 
 
@@ -114,9 +114,9 @@ def _common_size(root: epath.Path, images: Files, sample: range) -> int:
   shapes = {images.read(i)[0].shape[:2] for i in sample}
   if len(shapes) == 1 and len(set(*shapes)) == 1:
     return shapes.pop()[0]
-  raise errors.UsageError(
-    f'the images of {root} differ in size or are not square; say what networks '
-    'shall see by config.data.image_size, such as 224'
+  raise errors.ArgumentError(
+    f'image_size=0: the images of {root} differ in size or are not square; '
+    'give the size that networks shall see, such as 224'
   )
 
 

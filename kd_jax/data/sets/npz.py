@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from typing import IO, Any, NamedTuple
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import source
+from kd_jax.runtime import gcs
 
 _SPLITS = ('train', 'val', 'test')
 # The dtype that an error message recommends for each array.
@@ -106,6 +108,8 @@ def open_npz(
       data set.
   """
   path = epath.Path(name.removeprefix('npz:')).expanduser()
+  if os.fspath(path).startswith('gs://'):
+    gcs.prepare(path)  # first of all, for the run's folder may be there too
   headers, fingerprint = _contents(path)
   splits = [split for split in _SPLITS if f'{split}_images' in headers]
   _check_images(path, splits, headers)
@@ -334,7 +338,7 @@ def _moments(
   if not std.all():
     raise errors.UsageError(
       f'{path}: a channel of train_images has one value only, so that it has '
-      'no standard deviation; give config.data.mean and config.data.std'
+      'no standard deviation; give mean and std'
     )
   repeats = 3 // channels
   return tuple(mean.tolist()) * repeats, tuple(std.tolist()) * repeats

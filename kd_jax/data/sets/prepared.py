@@ -119,10 +119,10 @@ def open_prepared(
     folder = _prepare(name, home, archive_path, any_checksum)
   builder = tfds.builder_from_directory(str(folder))
   if builder.info.file_format.value != 'array_record':
-    raise errors.UsageError(
-      f'{folder} is prepared as {builder.info.file_format.value}, which only '
-      'TensorFlow reads; prepare it with file_format=array_record, or give '
-      'another config.data.data_dir'
+    raise errors.ArgumentError(
+      f'data_dir={data_dir!r}: {folder} is prepared as '
+      f'{builder.info.file_format.value}, which only TensorFlow reads; prepare '
+      'it with file_format=array_record, or give another folder'
     )
   splits = builder.info.splits
   test_split = TEST_SPLITS.get(
@@ -135,9 +135,9 @@ def open_prepared(
   if not image_size and shape[0] != shape[1]:
     size = 0
   if not size:
-    raise errors.UsageError(
-      f'the images of {name} have no common square size; say what networks '
-      'shall see by config.data.image_size, such as 224'
+    raise errors.ArgumentError(
+      f'image_size=0: the images of {name} have no common square size; give '
+      'the size that networks shall see, such as 224'
     )
   mean, std = NORMALISATION.get(name, IMAGENET)
   records = {

@@ -1,0 +1,127 @@
+"""Mistakes are named by what their reader wrote: an argument, or a key."""
+
+import optax
+import pytest
+
+from kd_jax import data, errors, models
+from kd_jax.cli import evaluate
+from kd_jax.distill import build, inspect
+from kd_jax.methods import registry
+from kd_jax.runtime import sharding
+from tests import tiny
+from tests.cli import train_test
+
+
+def test_the_key_takes_the_place_of_the_argument_and_the_chain_is_kept():
+  with pytest.raises(errors.UsageError) as raised, errors.keys('config.data.'):
+    raise errors.ArgumentError('size=9: a=1 is less')
+  assert str(raised.value) == 'config.data.size=9: a=1 is less'
+  assert type(raised.value) is errors.UsageError
+  assert isinstance(raised.value.__cause__, errors.ArgumentError)
+
+
+def test_an_argument_may_have_a_name_of_its_own():
+  with (
+    pytest.raises(errors.UsageError) as raised,
+    errors.keys('-', n='--count'),
+  ):
+    raise errors.ArgumentError('n=9: give less')
+  assert str(raised.value) == '--count=9: give less'
+
+
+def test_only_the_inner_key_is_put():
+  with (
+    pytest.raises(errors.UsageError) as raised,
+    errors.keys('outer.'),
+    errors.keys('inner.'),
+  ):
+    raise errors.ArgumentError('n=9: give less')
+  assert str(raised.value) == 'inner.n=9: give less'
+
+
+@pytest.mark.parametrize('kind', [errors.UsageError, errors.RunError, KeyError])
+def test_other_errors_are_left_as_they_are(kind):
+  error = kind('size=9')
+  with pytest.raises(kind) as raised, errors.keys('config.data.'):
+    raise error
+  assert raised.value is error
+
+
+def traced(name, **args):
+  """Traces a training step of a method over tiny networks."""
+  exp = tiny.experiment(tiny.method(name, **args), tx=optax.sgd(0.1))
+  return inspect.shapes(exp, tiny.SIZE, 8)
+
+
+def changed(name, values):
+  """The recipe on digits of a method, with some values."""
+  config = train_test.configuration(name).get_config('digits')
+  with config.ignore_type(), config.unlocked():
+    config.update_from_flattened_dict(values)
+  return config
+
+
+# What a caller of the library does, the same in a configuration, the prefix of
+# its key, and the message.
+SAID = {
+  'data': (
+    lambda: data.open_source('digits', image_size=9),
+    ('kd', {'data.image_size': 9}),
+    'config.data.',
+    'image_size=9: digits has 8 pixels; give 0',
+  ),
+  'part': (
+    lambda: data.open_source('digits', val_fraction=1.0),
+    ('kd', {'data.val_fraction': 1.0}),
+    'config.data.',
+    'val_fraction=1.0: give 0 to less than 1',
+  ),
+  'mesh': (
+    lambda: sharding.make_mesh(99),
+    ('kd', {'mesh.data': 99}),
+    'config.mesh.',
+    'data=99: there are ',
+  ),
+  'made': (
+    lambda: registry.make('fitnet', taps=()),
+    ('fitnet', {'method_args.taps': ()}),
+    'config.method_args.',
+    'taps=(): give 1 or more',
+  ),
+  'traced': (
+    lambda: traced('simkd', factor=7),
+    ('simkd', {'method_args.factor': 7}),
+    'config.method_args.',
+    'factor=7 does not divide the ',
+  ),
+  'student': (
+    lambda: models.make('resnet8', 10, widths=(4, 4)),
+    ('kd', {'student.args.widths': (4, 4)}),
+    'config.student.args.',
+    'widths=(4, 4): a ResNet of 3 stages needs 4',
+  ),
+  'teacher': (
+    lambda: models.make('resnet8', 10, widths=(4, 4)),
+    ('kd', {'teacher.name': 'resnet8', 'teacher.args.widths': (4, 4)}),
+    'config.teacher.args.',
+    'widths=(4, 4): a ResNet of 3 stages needs 4',
+  ),
+}
+
+
+@pytest.mark.parametrize('case', SAID)
+def test_a_library_names_the_argument_and_a_run_the_key(case):
+  call, (method, values), prefix, message = SAID[case]
+  with pytest.raises(errors.ArgumentError) as raised:
+    call()
+  assert str(raised.value).startswith(message)
+  with pytest.raises(errors.UsageError) as raised:
+    build.build(changed(method, values))
+  assert str(raised.value).startswith(prefix + message)
+  assert isinstance(raised.value.__cause__, errors.ArgumentError)
+
+
+def test_a_command_names_its_option(capsys):
+  weights = ['x.pt', '--network=resnet8', '--data=npz:x', '--image_size=-8']
+  assert evaluate.main(weights) == 2
+  assert '--image_size=-8: give pixels' in capsys.readouterr().err
