@@ -73,4 +73,5 @@ def test_what_a_backend_does_not_tell_of_a_step_is_none(kind, monkeypatch):
     exchanged=None,
   )
   assert cost.device_peak() is None
-  assert jaxprs.memory(jax.devices()[0]) == {}
+  told = jaxprs.memory(jax.devices()[0]).keys()
+  assert not told & {'bytes_limit', 'peak_bytes_in_use'}
