@@ -39,8 +39,8 @@ def cifar100_r56() -> base.ConfigDict:
 
 
 def cifar100_r8() -> base.ConfigDict:
-  """resnet8 on CIFAR-100 with RepDistiller's schedule: a small network."""
-  return ffsd(base.teacher_free(base.small_pair()))
+  """resnet8 on CIFAR-100, the released recipe: a small network."""
+  return cifar100('resnet8')
 
 
 def imagenet_r18() -> base.ConfigDict:
@@ -81,8 +81,8 @@ def ffsd(config: base.ConfigDict) -> base.ConfigDict:
   """Adds the method to `config`, with the released weights and optimizers.
 
   There are three optimizers: for the students, the decoders and the fusion
-  module. All have the schedule of `config.optimizer`, which starts from 1e-3
-  for the decoders.
+  module. All have the schedule of `config.optimizer`, which for the decoders is
+  scaled so that it starts from 1e-3 in the recipe.
   """
   config.method = 'ffsd'
   config.method_args = base.ConfigDict(
@@ -106,15 +106,13 @@ def ffsd(config: base.ConfigDict) -> base.ConfigDict:
       for name in names
     }
   )
+  factor = 1e-3 / config.optimizer.learning_rate.value
   config.optimizer.rules = (
     (
       '^method/decoder',
       {
         'name': 'adam',
-        'learning_rate': {
-          **config.optimizer.learning_rate.to_dict(),
-          'value': 1e-3,
-        },
+        'learning_rate': {'kind': 'scaled', 'factor': factor},
         'weight_decay': 1e-4,
       },
     ),
