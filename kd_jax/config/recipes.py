@@ -145,15 +145,15 @@ def pairs(
   """
 
   def of(name: str) -> Callable[[], ConfigDict]:
-    def made() -> ConfigDict:
+    def of_pair() -> ConfigDict:
       return recipe(name)
 
     teacher, student = PAIRS[name]
-    made.__doc__ = (
+    of_pair.__doc__ = (
       f'{teacher} to {student} on CIFAR-100; published: '
       f'{published[name]:.2f}% top-1.'
     )
-    return made
+    return of_pair
 
   return {f'{prefix}{name}{suffix}': of(name) for name in published}
 
