@@ -10,7 +10,8 @@ from tests.config import build_all
 METHODS = sorted(p.stem for p in (train_test.ROOT / 'configs').glob('*.py'))
 # A table of pairs has more recipes than a test has time for; the command
 # `python -m tests.config.build_all` builds all of them.
-OF_A_TABLE = 2
+OF_A_TABLE = 1
+SLOW = ('pyramidnet200',)  # 200 blocks to trace; the command has them too
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -26,6 +27,8 @@ def test_every_recipe_of_every_configuration_builds(name):
     config = module.get_config(recipe)
     assert config.recipe == recipe
     if recipe in listed and recipe not in taken:
+      continue
+    if config.teacher.name in SLOW:
       continue
     # Tracing takes seconds: once for networks and a method's arguments.
     parts = ('data', 'student', 'teacher', 'method_args', 'phases')
