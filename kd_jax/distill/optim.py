@@ -103,7 +103,7 @@ def of_rule(
   fields = {**common, **changes}
   rate = changes.get('learning_rate')
   if isinstance(rate, Mapping) and rate.get('kind') == 'scaled':
-    factor = rate.get('factor')
+    factor: Any = rate.get('factor')
     if len(rate) != 2 or not _is_number(factor):
       raise errors.UsageError(
         f'a scaled learning rate {dict(rate)} of an optimizer rule: give a '
