@@ -16,8 +16,8 @@ _HEAD = """\
 `kd-jax reproduce report` makes this page and its pictures from the files in
 `results/` and from the table of published numbers; nothing in it is written by
 hand. All numbers are top-1 (%) on the whole test split. **last** is the last
-epoch, **best** the epoch that is best on test, which is what many papers
-publish. ± is the standard deviation over seeds.
+epoch, **best** the best on test of the epochs that were measured, which is what
+many papers publish. ± is the standard deviation over seeds.
 """
 
 _DIFFERENCE = """\

@@ -65,7 +65,7 @@ def _published(rows: Sequence[compared.Row]) -> Any:
         label='' if at else 'published, at the height of its protocol',
       )
   axes.set_yticks(range(len(names)), names)
-  axes.set_ylim(len(rows) - 0.5, -0.5)
+  axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
   axes.set(
     xlabel='top-1 on test (%)',
     title='Published and ours; bars are 95% intervals over seeds',
