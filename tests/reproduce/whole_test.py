@@ -6,6 +6,7 @@ import tempfile
 
 import pytest
 
+from kd_jax.cli import app
 from tests.cli import train_test
 
 # 30 steps of a student, of a teacher with 10, on 100 of the embedded images.
@@ -38,16 +39,15 @@ cells = [{recipe = "mine.py:tiny"}]
 TIMES = ('wall_s', 'time_s', 'images_per_s')
 
 
-def reproduce(folder, action, *more, code=0, faults=(), **environment):
+def reproduce(folder, *arguments, code=0, faults=(), **environment):
   """Runs the command in a folder; returns what it said."""
   folder.mkdir(exist_ok=True)
   (folder / 'mine.py').write_text(CONFIG)
   (folder / 'cells.toml').write_text(CELLS)
   started = train_test.start(
     'reproduce',
-    action,
+    *arguments,
     '--cells=cells.toml',
-    *more,
     module='tests.reproduce.disturbed',
     cwd=folder,
     KD_JAX_CACHE=str(folder / 'cache'),
@@ -97,15 +97,19 @@ def undisturbed(tmp_path_factory):
   return folder
 
 
-def test_stopped_and_killed_it_ends_with_the_same_files(undisturbed, tmp_path):
+def test_stopped_and_killed_it_ends_with_the_same_files(
+  undisturbed, tmp_path, monkeypatch, capsys
+):
   folder = tmp_path / 'disturbed'
   # 0.4 minutes are 24 dispatches, less the 4 that are kept for saving.
   said = reproduce(folder, *RUN, '--minutes=0.4', code=75, DISPATCHES='1')
   assert '0 done, 2 unfinished, 0 failed' in said
   assert 'saved at step 2' in said
   assert not held(folder)
-  said = reproduce(folder, 'list', '--seeds=0,1')
-  assert 'seed 0 unfinished at epoch 4' in said
+  monkeypatch.chdir(folder)
+  listing = ['reproduce', 'list', '--cells=cells.toml', '--seeds=0,1']
+  assert app.main(listing) == 0
+  assert 'seed 0 unfinished at epoch 4.' in capsys.readouterr().out
   faults = [('run/dispatch', 5)]
   reproduce(folder, *RUN, code=-signal.SIGKILL, faults=faults)
   assert not held(folder)
@@ -122,5 +126,7 @@ def test_stopped_and_killed_it_ends_with_the_same_files(undisturbed, tmp_path):
     assert file['seed'] == seed
     assert [row['epoch'] for row in file['metrics']] == [1, 2, 3, 4, 5, 6]
     assert str(undisturbed) not in json.dumps(file)
-  assert 'nothing is missing' in reproduce(folder, *RUN)
-  assert '2 of 2 seeds' in reproduce(folder, 'list', '--seeds=0,1')
+  assert app.main(listing) == 0
+  assert '2 of 2 seeds' in capsys.readouterr().out
+  assert app.main(['reproduce', *RUN, '--cells=cells.toml']) == 0
+  assert 'nothing is missing' in capsys.readouterr().out
