@@ -77,12 +77,14 @@ def load(path: str = '') -> list[Cell]:
     else:
       here = importlib.resources.files('kd_jax.reproduce')
       text = (here / 'cells.toml').read_text(encoding='utf-8')
-    groups = tomllib.loads(text)['group']
+    tables = tomllib.loads(text)
     cells = [
-      _cell({k: v for k, v in group.items() if k != 'cells'} | row)
-      for group in groups
+      _cell(_shared(group, 'cells') | row)
+      for group in tables['group']
       for row in group['cells']
     ]
+    for grid in tables.get('grid', ()):
+      cells += _of_grid(grid)
   except (OSError, ValueError, KeyError, TypeError) as error:
     if isinstance(error, errors.UsageError):
       raise errors.UsageError(f'{path or "cells.toml"}: {error}') from error
@@ -110,6 +112,26 @@ def choose(cells: list[Cell], recipes: list[str]) -> list[Cell]:
     if recipe not in known:
       raise errors.unknown('cell', recipe, known)
   return [known[recipe] for recipe in dict.fromkeys(recipes)]
+
+
+def _of_grid(grid: dict[str, Any]) -> list[Cell]:
+  """Returns the cells of a table of methods and pairs, as papers print it."""
+  shared = _shared(grid, 'pairs', 'numbers', 'papers')
+  cells = []
+  for method, numbers in grid['numbers'].items():
+    row = shared | {'paper': grid['papers'][method]}
+    for pair, number in zip(grid['pairs'], numbers, strict=True):
+      recipe = f'{method}:{pair["recipe"]}'
+      if number != '-':
+        cells.append(
+          _cell(row | pair | {'recipe': recipe, 'published': number})
+        )
+  return cells
+
+
+def _shared(group: dict[str, Any], *others: str) -> dict[str, Any]:
+  """Returns a group without the keys that are not of its cells."""
+  return {key: value for key, value in group.items() if key not in others}
 
 
 def _cell(values: dict[str, Any]) -> Cell:

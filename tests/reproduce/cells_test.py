@@ -45,6 +45,39 @@ def test_the_student_alone_is_a_cell_of_the_same_recipe():
       assert config[key] == other[key], f'{cell.recipe}: {key}'
 
 
+GRID = """
+group = []
+[[grid]]
+table = "t"
+data = "cifar100"
+certainty = "code"
+pairs = [
+  {recipe = "a_b", teacher = "a", student = "b"},
+  {recipe = "c_d", teacher = "c", student = "d"},
+]
+[grid.papers]
+kd = "KD"
+at = "AT"
+[grid.numbers]
+kd = [1.5, 2.5]
+at = ["-", 3.5]
+"""
+
+
+def test_a_grid_has_a_cell_for_each_number(tmp_path):
+  path = tmp_path / 'cells.toml'
+  path.write_text(GRID)
+  found = cells.load(str(path))
+  assert [(c.recipe, c.paper, c.teacher, c.published) for c in found] == [
+    ('kd:a_b', 'KD', 'a', 1.5),
+    ('kd:c_d', 'KD', 'c', 2.5),
+    ('at:c_d', 'AT', 'c', 3.5),
+  ]
+  path.write_text(GRID.replace('[1.5, 2.5]', '[1.5]'))
+  with pytest.raises(errors.UsageError, match='is no table of cells'):
+    cells.load(str(path))
+
+
 WRONG = {
   'certainty = "sure"': "unknown certainty of kd:digits 'sure'",
   'certainty = "none", published = 1.0': 'or the certainty "none"',

@@ -120,6 +120,27 @@ def test_it_begins_nothing_that_would_only_compile(
   assert [*steps] == [0]
 
 
+def test_a_student_is_not_begun_that_would_only_compile(
+  monkeypatch, tmp_path, clock
+):
+  def train(config, folder, label, *, should_stop, observe):
+    for place in (tmp_path / 'teacher', folder.path):
+      for step in range(STEPS):
+        observe(run_lib.Progress(place, step, STEPS))
+        clock.now += 1.0 if step else 20.0
+
+  monkeypatch.setattr(run_lib, 'train', train)
+  places = runner.Places(tmp_path / 'results', tmp_path / 'work')
+  said = []
+  # The teacher takes 119 s of 122: the student's first step alone takes 20.
+  budget = pace.Budget(122 / 60 / 0.85, clock)
+  made = runner.Runner(places, budget, lambda: False, said.append)
+  task = runner.Task(CELL, 0)
+  assert made.run([task]).unfinished == [task]
+  assert clock.now == 119
+  assert 'no time is left to start at step 0' in said[-1]
+
+
 def test_a_failure_does_not_end_the_others(monkeypatch, tmp_path, clock):
   step_s = {0: None, 1: 1.0}
   done, unfinished, failed, _, said = run(
