@@ -13,7 +13,7 @@ ROOT = pathlib.Path(kd_jax.__file__).parent
 ROOMS = (
   'version', 'errors', 'pytrees', 'features', 'losses', 'config', 'runtime',
   'models', 'data', 'tasks', 'methods', 'distill', 'export', 'training',
-  'benchmark', 'cli',
+  'benchmark', 'reproduce', 'cli',
 )  # fmt: skip
 FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings
@@ -21,7 +21,7 @@ MOST_LINES = 300  # of code: without blank lines, comments and docstrings
 READERS = (
   'config', 'distill.build', 'training.api', 'training.run', 'training.teacher',
   'training.restore', 'training.report', 'benchmark.case',
-  'benchmark.pairing', 'benchmark.planned', 'cli.train',
+  'benchmark.pairing', 'benchmark.planned', 'reproduce.runner', 'cli.train',
 )  # fmt: skip
 # The rooms and modules whose texts name arguments, not keys.
 NAMING_ARGUMENTS = (

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from kd_jax.benchmark import case, cost
-from kd_jax.cli import train as main_lib
+from kd_jax.cli import starting
 
 
 def made(given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -50,7 +50,7 @@ def main() -> None:
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   if arguments.get('deterministic'):
-    flags = (os.environ.get('XLA_FLAGS', ''), *main_lib.DETERMINISTIC)
+    flags = (os.environ.get('XLA_FLAGS', ''), *starting.DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags)
   row, about = made(arguments)
   print(json.dumps(about), file=answers, flush=True)

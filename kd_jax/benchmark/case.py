@@ -230,7 +230,7 @@ def configured(name: str, wanted: Wanted) -> ConfigDict:
   Raises:
     UsageError: The configuration or the dtype is unknown.
   """
-  config = load(name)
+  config = config_lib.load(name)
   config.batch_size = wanted.batch_size
   if wanted.dtype:
     if wanted.dtype not in build.DTYPES:
@@ -244,19 +244,6 @@ def configured(name: str, wanted: Wanted) -> ConfigDict:
     config.teacher.update(config_lib.network(wanted.teacher))
     config.teacher.args = ConfigDict(args)
   return config
-
-
-def load(name: str) -> ConfigDict:
-  """Returns the configuration of 'fpd', 'fpd:digits' or a file."""
-  import importlib.util
-
-  path, _, recipe = name.partition(':')
-  spec = importlib.util.spec_from_file_location('_', config_lib.find(path))
-  assert spec is not None
-  assert spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(recipe or None)
 
 
 def start(

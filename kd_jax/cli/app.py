@@ -35,6 +35,9 @@ VERBS = {
   'compare': Verb(
     'kd_jax.cli.compare', 'compares methods over seeds, with paired differences'
   ),
+  'reproduce': Verb(
+    'kd_jax.cli.reproduce', 'repeats published numbers, and reports them'
+  ),
   'list': Verb(
     'kd_jax.cli.listing', 'shows methods, networks, recipes, data or keys'
   ),

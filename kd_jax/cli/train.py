@@ -7,19 +7,17 @@ the last three, start the same command again.
 
 from collections.abc import Callable, Sequence
 import errno
-import os
 import re
-import signal
 import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
-import jax
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
 from kd_jax import errors
+from kd_jax.cli import starting
 from kd_jax.distill import build
 from kd_jax.runtime import command, distributed, run_dir
 from kd_jax.training import report, teacher
@@ -32,13 +30,6 @@ _WORKDIR_HELP = 'Run folder; by default runs/<config>-<recipe>-<hash>.'
 _SEEDS_HELP = 'Seeds to run one after the other, such as 0,1,2.'
 _WORKDIR = flags.DEFINE_string('workdir', None, _WORKDIR_HELP)
 _SEEDS = flags.DEFINE_list('seeds', None, _SEEDS_HELP)
-
-# XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
-# XLA accepts them on every backend, and reads them when a GPU backend starts.
-DETERMINISTIC = (
-  '--xla_gpu_deterministic_ops=true',
-  '--xla_gpu_autotune_level=0',
-)
 
 # The errors of a storage that is full, over its quota or read-only.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -58,8 +49,6 @@ def _train(argv: Sequence[str]) -> int:
   Raises:
     UsageError: An argument is wrong or --config is missing.
   """
-  # Orbax logs every save, and a traceback of each error that it also raises.
-  logging.set_verbosity(logging.FATAL)
   if len(argv) > 1:
     raise errors.UsageError(
       f'unexpected argument {argv[1]!r}: options begin with --, and a value '
@@ -69,7 +58,7 @@ def _train(argv: Sequence[str]) -> int:
     raise errors.UsageError('--config is missing: try --config fpd')
   seeds = _seeds() or [_CONFIG.value.seed]
   _before_jax_starts(_CONFIG.value)
-  stop = _stop_on_sigterm()
+  stop = starting.stop_on_sigterm()
   results, baselines = [], []
   for seed in seeds:
     config = _CONFIG.value.copy_and_resolve_references()
@@ -96,13 +85,9 @@ def _train(argv: Sequence[str]) -> int:
 
 def _before_jax_starts(config: ConfigDict) -> None:
   """Applies the settings that JAX needs before the first use of a device."""
-  if config.deterministic:
-    flags = (os.environ.get('XLA_FLAGS', ''), *DETERMINISTIC)
-    os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
-  # A persistent cache, so that later starts need not compile.
-  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-    compiled = run_dir.cache_root(config.cache_dir) / 'compiled'
-    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+  starting.before_jax_starts(
+    deterministic=config.deterministic, cache_dir=config.cache_dir
+  )
   distributed.start(config.heartbeat_timeout_seconds)
 
 
@@ -147,19 +132,6 @@ def _alone(
     return folder.read('result.json')
   label = f'{label} alone'.strip()
   return run_lib.train(baseline, folder, label, should_stop=stop, shared=True)
-
-
-def _stop_on_sigterm() -> Callable[[], bool]:
-  """Handles SIGTERM and returns a function that says whether one arrived.
-
-  The run then saves and ends with exit code 75. With several processes it is
-  enough that one gets the signal. (JAX has a service for this, which is not
-  used: Orbax queries it from a thread of process 0 alone, with a past step, and
-  the processes then do not all learn of the signal at the same step.)
-  """
-  received: list[int] = []
-  signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-  return lambda: bool(received)
 
 
 def _parse(argv: list[str]) -> list[str]:

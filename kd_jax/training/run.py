@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 import jax
@@ -20,6 +20,21 @@ from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
 
+class Progress(NamedTuple):
+  """Where a run is when it is about to dispatch steps.
+
+  Attributes:
+    folder: The folder of the network that trains: the run's, or that of its
+      teacher in the cache.
+    step: Steps done.
+    total: The number of its last step.
+  """
+
+  folder: epath.Path
+  step: int
+  total: int
+
+
 class Interrupted(Exception):  # noqa: N818  (this is no error)
   """A request to stop, after which the run is saved and can be resumed."""
 
@@ -30,6 +45,7 @@ def train(
   label: str = '',
   *,
   should_stop: Callable[[], bool] = lambda: False,
+  observe: Callable[[Progress], None] = lambda progress: None,
   shared: bool = False,
 ) -> dict[str, Any]:
   """Trains a run to its end, from whatever its folder already has.
@@ -40,6 +56,8 @@ def train(
     label: A label that begins every line on the screen.
     should_stop: Returns whether to save and stop. It is called before every
       dispatch; if it is true in any process, all processes stop.
+    observe: Called before `should_stop` with where the run is; its teacher's
+      training calls it too.
     shared: Whether several runs may want this folder, so that they wait for one
       another.
 
@@ -52,7 +70,7 @@ def train(
     Interrupted: The run was asked to stop.
   """
   try:
-    return _train(config, folder, label, should_stop, shared)
+    return _train(config, folder, label, should_stop, observe, shared)
   except checkpoint.SaveFailed as error:
     if distributed.count() == 1:
       raise
@@ -65,6 +83,7 @@ def _train(
   folder: run_dir.Folder,
   label: str,
   should_stop: Callable[[], bool],
+  observe: Callable[[Progress], None],
   shared: bool,
 ) -> dict[str, Any]:
   began = run_dir.now()
@@ -88,7 +107,9 @@ def _train(
           lambda: split(config, parts, reporter.line, name)
         )
       ),
-      functools.partial(train, should_stop=should_stop, shared=True),
+      functools.partial(
+        train, should_stop=should_stop, observe=observe, shared=True
+      ),
       reporter.line,
     )
     frozen = teacher_lib.folded(parts, frozen)
@@ -113,7 +134,12 @@ def _train(
       )
       if teacher:
         run.clock.add('teacher', teacher_s)
-      if not run.run(folder.guarded(should_stop)):
+
+      def asked() -> bool:
+        observe(Progress(folder.path, run.step, parts.total_steps))
+        return should_stop()
+
+      if not run.run(folder.guarded(asked)):
         raise Interrupted(
           f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
           'the same command goes on from there'

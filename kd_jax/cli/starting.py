@@ -1,0 +1,48 @@
+"""What the verbs that train do before their first run."""
+
+from collections.abc import Callable
+import os
+import signal
+
+from absl import logging
+import jax
+
+from kd_jax.runtime import run_dir
+
+# XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
+# XLA accepts them on every backend, and reads them when a GPU backend starts.
+DETERMINISTIC = (
+  '--xla_gpu_deterministic_ops=true',
+  '--xla_gpu_autotune_level=0',
+)
+
+
+def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
+  """Applies the settings that JAX needs before the first use of a device.
+
+  Args:
+    deterministic: Whether XLA shall compute with the same bits every time.
+    cache_dir: The folder of what all runs share; see `run_dir.cache_root`.
+  """
+  # Orbax logs every save, and a traceback of each error that it also raises.
+  logging.set_verbosity(logging.FATAL)
+  if deterministic:
+    flags = (os.environ.get('XLA_FLAGS', ''), *DETERMINISTIC)
+    os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
+  # A persistent cache, so that later starts need not compile.
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    compiled = run_dir.cache_root(cache_dir) / 'compiled'
+    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+
+
+def stop_on_sigterm() -> Callable[[], bool]:
+  """Handles SIGTERM and returns a function that says whether one arrived.
+
+  The run then saves and ends with exit code 75. With several processes it is
+  enough that one gets the signal. (JAX has a service for this, which is not
+  used: Orbax queries it from a thread of process 0 alone, with a past step, and
+  the processes then do not all learn of the signal at the same step.)
+  """
+  received: list[int] = []
+  signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+  return lambda: bool(received)

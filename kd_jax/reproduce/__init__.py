@@ -1,0 +1,1 @@
+"""Published numbers, the runs that repeat them, and the page that compares."""
