@@ -242,14 +242,14 @@ def experiment(
     config: The configuration of the phase.
     facts: Facts of the data; see `phases_of`.
     steps_per_epoch: Steps of an epoch.
-    first: The first step of the phase, from which its weights' schedules count.
+    first: The first step of the phase, from which its schedules count.
 
   Raises:
     UsageError: A part does not exist or does not fit the others.
   """
   classes = facts['num_classes']
   method = _method(config, facts)
-  tx, trained = _optimizer(config, steps_per_epoch)
+  tx, trained, rate = _optimizer(config, steps_per_epoch)
   return step.Experiment(
     students={
       name: make_network(
@@ -264,6 +264,7 @@ def experiment(
     trained=trained,
     accumulate_steps=config.accumulate_steps,
     inputs=_inputs(config, facts, method),
+    learning_rate=rate and (lambda step: rate(step - first)),
   )
 
 
@@ -368,8 +369,13 @@ def _weights(
 
 def _optimizer(
   config: ConfigDict, steps_per_epoch: int
-) -> tuple[optax.GradientTransformation, Callable[[str], bool]]:
-  """Returns the optimizer, and a function that says if it trains a path.
+) -> tuple[
+  optax.GradientTransformation, Callable[[str], bool], optim.Schedule | None
+]:
+  """Returns the optimizer, a function that says if it trains a path, and a rate.
+
+  The rate is the schedule of the parameters that no rule changes; None if they
+  are frozen.
 
   Raises:
     UsageError: An expression is invalid, or a field is unknown.
@@ -408,7 +414,7 @@ def _optimizer(
   tx = optim.by_path(rules, config.trainable)
   if clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-  return tx, trained
+  return tx, trained, None if frozen[-1] else rate
 
 
 def _plain(value: Any) -> Any:

@@ -40,6 +40,8 @@ class Experiment(NamedTuple):
       batch.
     inputs: By network name, (scale [3], shift [3]). The network sees images *
       scale + shift, because it was trained with another normalisation.
+    learning_rate: A schedule, from step to rate, that each step reports; it
+      changes nothing. None reports no rate.
   """
 
   students: dict[str, nn.Module]
@@ -52,6 +54,7 @@ class Experiment(NamedTuple):
   inputs: Mapping[str, tuple[Sequence[float], Sequence[float]]] = (
     types.MappingProxyType({})
   )
+  learning_rate: optim.Schedule | None = None
 
 
 def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
@@ -281,7 +284,9 @@ def train_step(
   Returns:
     The state after the step, and scalars by name: 'total' (the objective),
     'loss/<term>' (unweighted), 'weighted/<term>', 'grad_norm',
-    'method/<measure>'.
+    'method/<measure>'; the task's headline metric over the batch, such as
+    'top1' in percent, if the method deploys logits that the step computes
+    anyway; 'learning_rate', if the experiment has one.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   params = state.params
@@ -304,7 +309,10 @@ def train_step(
     model_state=model_state,
     opt_state=opt_state,
   )
-  return new_state, {**scalars, 'grad_norm': optax.tree.norm(grads)}
+  scalars = {**scalars, 'grad_norm': optax.tree.norm(grads)}
+  if exp.learning_rate is not None:
+    scalars['learning_rate'] = exp.learning_rate(state.step)
+  return new_state, scalars
 
 
 def _split(batch: Batch, count: int) -> Batch:
@@ -349,8 +357,9 @@ def _gradient(
         rngs=_rngs(key),
       )
     collections = model_state['method']
+    variables = {'params': params['method'], **collections}
     terms, changed['method'] = exp.method.apply(
-      {'params': params['method'], **collections},
+      variables,
       feats,
       batch,
       rngs=_rngs(key),
@@ -360,10 +369,11 @@ def _gradient(
       term: exp.weights[term](step) * loss for term, loss in terms.items()
     }
     total = sum(weighted.values(), jnp.zeros(()))
-    return total, (terms, weighted, changed)
+    logits = _deployed_logits(exp, variables, feats)
+    return total, (terms, weighted, changed, logits)
 
   grad = jax.value_and_grad(objective, has_aux=True)
-  (total, (terms, weighted, changed)), grads = grad(params)
+  (total, (terms, weighted, changed, logits)), grads = grad(params)
   measures = changed['method'].pop('metrics', {})
 
   def only_trained(path, leaf):
@@ -377,8 +387,38 @@ def _gradient(
       **{f'loss/{name}': value for name, value in terms.items()},
       **{f'weighted/{name}': value for name, value in weighted.items()},
       **{f'method/{name}': value for name, value in measures.items()},
+      **_headline(exp.method.task, logits, batch),
     },
   )
+
+
+def _deployed_logits(
+  exp: Experiment, variables: Variables, feats: NetFeatures
+) -> jax.Array | None:
+  """Returns the logits [N,K] of the network that the method deploys.
+
+  It returns None if the method computes the deployed logits from features, as
+  SimKD does: in training they would cost another forward pass.
+  """
+  networks: list[str] = []
+
+  def trace(feats):
+    logits = exp.method.apply(variables, feats, method='predict')
+    deployed = next(iter(logits.values()))
+    networks.extend(n for n, f in feats.items() if f['logits'] is deployed)
+
+  jax.eval_shape(trace, feats)
+  return feats[networks[0]]['logits'] if networks else None
+
+
+def _headline(task: Any, logits: jax.Array | None, batch: Batch) -> Terms:
+  """Returns the task's headline metric over a batch, by its name."""
+  if logits is None:
+    return {}
+  mask = jnp.ones(logits.shape[0], jnp.float32)
+  figures = task.figures(task.count(logits, {**batch, 'mask': mask}))
+  name = task.headline.name
+  return {name: jnp.asarray(figures[name], jnp.float32)}
 
 
 def train_steps(

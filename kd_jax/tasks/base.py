@@ -53,6 +53,7 @@ class Task(Protocol):
   def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
     """Returns the figures of a whole split from the sums of `count`.
 
-    `headline.name` is among them, in percent, and 'images', a count.
+    `headline.name` is among them, in percent, and 'images', a count. The sums
+    may be traced arrays.
     """
     ...

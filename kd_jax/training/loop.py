@@ -1,6 +1,6 @@
 """The training loop: it steps, logs, evaluates and saves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import time
@@ -19,7 +19,7 @@ from kd_jax.runtime import (
   sharding,
   watchdog,
 )
-from kd_jax.training import saving, starved
+from kd_jax.training import points, saving, starved
 
 
 class LoopOptions(NamedTuple):
@@ -32,6 +32,10 @@ class LoopOptions(NamedTuple):
     eval_every: Epochs from one evaluation to the next.
     checkpoint_every: Epochs from one checkpoint to the next.
     steps_per_dispatch: Steps of a dispatch; 0 chooses by platform.
+    checkpoint_seconds: Seconds that pass at least from one checkpoint to the
+      next; the last step is saved anyway.
+    log_every: Steps from one point of the curves to the next; 0 makes a point
+      of each epoch.
   """
 
   seed: int
@@ -40,6 +44,8 @@ class LoopOptions(NamedTuple):
   eval_every: float
   checkpoint_every: float
   steps_per_dispatch: int = 0
+  checkpoint_seconds: float = 0.0
+  log_every: int = 0
 
   def steps_of_dispatch(
     self, parts: build.Parts, train: dataset.TrainSet, platform: str
@@ -115,7 +121,12 @@ class Loop:
     }
     self._saver = saving.Saver(folder, parts.mesh, reporter.line)
     self._restore(sharding.replicated(parts.mesh))
-    self._means = logging.Means()
+    self._saved_at = time.monotonic()
+    self._save_is_due = False
+    self._means, self._rate = logging.Means(), logging.Rate()
+    self._points = points.Points(options.log_every, options.batch_size)
+    self._learning_rate: float | None = None
+    self._begins = True  # no record is logged yet
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
     self._stop = False  # the processes' joint answer to `should_stop`
     self._speed = logging.Speed()
@@ -177,6 +188,7 @@ class Loop:
     total, most = self._parts.total_steps, self._steps_per_dispatch()
     with contextlib.ExitStack() as ending:
       ending.callback(self._reporter.close)
+      ending.enter_context(self._reporter.watched())
       ending.callback(self._saver.close)
       ending.callback(self._feeds.close)
       ending.callback(self._device.close)
@@ -188,9 +200,9 @@ class Loop:
           self._at_stop()
         self._check_save()
       if self._stop and self.step < total:
-        self._read()
+        point = self._read_all()
         if self._means.count:
-          self._record({})
+          self._record({}, point)
         self._save()
       self._complete_save()
     if self.step == total:
@@ -223,7 +235,10 @@ class Loop:
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
     self._compiled.add((phase, count))
-    with self.clock.spent('training' if known else 'compiling'):
+    with contextlib.ExitStack() as timed:
+      timed.enter_context(
+        self.clock.spent('training') if known else self._spent('compiling')
+      )
       self.state, terms = self._step_fns[phase](
         self._seed,
         self.state,
@@ -236,7 +251,7 @@ class Loop:
       self._device.works_on(terms)
       answer = distributed.poll(asked_to_stop, after=terms)
     with self.clock.spent('training'):
-      self._read()
+      self._log_points(self._read())
     self._unread.append((self.step, terms, answer))
     self.step += count
     self._check_input()
@@ -265,12 +280,31 @@ class Loop:
         return  # only process 0 prints
       self._reporter.line(starved.text(share))
 
-  def _read(self) -> None:
+  @contextlib.contextmanager
+  def _spent(self, what: str) -> Iterator[None]:
+    """Returns a context manager of an activity: it is timed and shown."""
+    total = self._parts.total_steps
+    self._reporter.progress(f'step {self.step}/{total} | {what}')
+    with self.clock.spent(what):
+      yield
+
+  def _training_s(self) -> float:
+    """Returns the seconds spent on training, from any zero."""
+    others = ('compiling', 'evaluating', 'saving')
+    return time.monotonic() - sum(
+      self.clock.seconds.get(what, 0.0) for what in others
+    )
+
+  def _read(self) -> list[points.Point]:
     """Reads the scalars of the dispatches that were started.
+
+    Returns:
+      The points of the curves that are now complete.
 
     Raises:
       RunError: A scalar is not finite.
     """
+    made: list[points.Point] = []
     for first, terms, answer in self._unread:
       values = {name: np.asarray(value) for name, value in terms.items()}
       self._stop = answer() or self._stop
@@ -279,32 +313,71 @@ class Loop:
         raise errors.RunError(
           self._saver.failure(f'step {at}: {name} is {value}')
         )
+      images = len(values['total']) * self._options.batch_size
+      made += self._points.add(first, values, self._training_s())
+      self._speed.add(images, self._training_s())
+      self._rate.add(images, self._training_s())
+      if points.RATE in values:
+        self._learning_rate = float(values.pop(points.RATE)[-1])
       self._means.add(values)
-      self._speed.add(len(values['total']) * self._options.batch_size)
       self._watchdog.beat(f'step {first + len(values["total"])}')
-      self._reporter.progress(
-        f'step {self.step}/{self._parts.total_steps} | '
-        f'{self._speed.text(self._images_left())} | '
-        f'{logging.losses_text({k: v[-1] for k, v in values.items()})}'
-        f'{logging.accuracy_text(self.records, *self._parts.task.headline)}'
+      texts = (
+        f'step {self.step}/{self._parts.total_steps}',
+        self._speed.text(self._images_left()),
+        logging.accuracy_text(self.records, *self._parts.task.headline),
+        logging.losses_text({k: v[-1] for k, v in values.items()}),
       )
+      self._reporter.progress(' | '.join(filter(None, texts)))
     self._unread = []
+    return made
+
+  def _read_all(self) -> dict[str, float]:
+    """Reads the scalars of all steps, and logs the points before the last step.
+
+    Returns:
+      The values of the point at the last step; {} if there is none.
+    """
+    made = self._read()
+    last = made.pop() if made and made[-1].step == self.step else None
+    self._log_points(made)
+    return last.values if last else {}
+
+  def _log_points(self, made: list[points.Point]) -> None:
+    for point in made:
+      self._reporter.point(
+        point.step, {**self._when(point.step), **point.values}
+      )
+
+  def _when(self, step: int) -> dict[str, float]:
+    return {
+      'epoch': step / self._parts.steps_per_epoch,
+      'wall_s': round(run_dir.now() - self._started, 3),
+    }
 
   def _images_left(self) -> int:
     return (self._parts.total_steps - self.step) * self._options.batch_size
 
   def _at_stop(self) -> None:
     with self.clock.spent('training'):
-      self._read()
+      point = self._read_all()
     accuracies: dict[str, float] = {}
     if self._due(self._options.eval_every):
-      with self.clock.spent('evaluating'):
+      with self._spent('evaluating'):
         accuracies = self._evaluate()
       self._watchdog.beat(f'the evaluation of step {self.step}')
-    self._record(accuracies)
+    self._record(accuracies, point)
     self._next_phase()
-    if self._due(self._options.checkpoint_every):
+    self._save_is_due |= self._due(self._options.checkpoint_every)
+    if self._save_is_due and self._may_save():
       self._save()
+
+  def _may_save(self) -> bool:
+    """Returns whether the last checkpoint is old enough, in any process."""
+    least = self._options.checkpoint_seconds
+    if not least or self.step == self._parts.total_steps:
+      return True
+    is_old = time.monotonic() - self._saved_at >= least
+    return distributed.poll(is_old, after=self.state)()
 
   def _next_phase(self) -> None:
     """Reinitialises the optimizer if a phase begins."""
@@ -345,29 +418,44 @@ class Loop:
         }
     return accuracies
 
-  def _record(self, found: dict[str, float]) -> None:
-    """Logs the means since the last record, and the accuracies in `found`."""
-    means = self._means.take()
-    epoch = self.step / self._parts.steps_per_epoch
+  def _record(self, found: dict[str, float], point: dict[str, float]) -> None:
+    """Logs the means since the last record, and what is given.
+
+    Args:
+      found: The accuracies.
+      point: The values of a point at this step.
+    """
+    means, speed = self._means.take(), self._rate.take()
+    figures = {points.RATE: self._learning_rate, 'images_per_s': speed}
     record = {
-      'epoch': epoch,
-      'wall_s': round(run_dir.now() - self._started, 3),
+      **self._when(self.step),
+      **point,
+      **{k: value for k, value in figures.items() if value is not None},
       **{f'train/{name}': value for name, value in means.items()},
       **found,
       **self.clock.record(),
     }
     self._reporter.record(self.step, record)
     self.records.append({'step': self.step, **record})
-    self._reporter.line(
-      f'epoch {epoch:.4g}/{self._parts.epochs} | '
-      f'{self._speed.text(self._images_left())} | {logging.losses_text(means)}'
-      f'{logging.accuracy_text(self.records, *self._parts.task.headline)}',
-      important=self.step == self._parts.total_steps,
+    headline = self._parts.task.headline
+    trained = means.get(headline.name)
+    texts = (
+      f'epoch {record["epoch"]:.4g}/{self._parts.epochs}',
+      self._speed.text(self._images_left()),
+      logging.losses_text(means),
+      '' if trained is None else f'train {headline.text} {trained:.2f}%',
+      logging.accuracy_text(self.records, *headline),
     )
+    self._reporter.line(
+      ' | '.join(filter(None, texts)),
+      important=self._begins or self.step == self._parts.total_steps,
+    )
+    self._begins = False
 
   def _save(self) -> None:
-    with self.clock.spent('saving'):
+    with self._spent('saving'):
       self._saver.save(self.step, self.state)
+    self._saved_at, self._save_is_due = time.monotonic(), False
 
   def _check_save(self) -> None:
     """Reports a failed save at once, and retries it when that is due."""
@@ -380,5 +468,5 @@ class Loop:
     Raises:
       SaveFailed: Every try failed.
     """
-    with self.clock.spent('saving'):
+    with self._spent('saving'):
       self._saver.complete(self.step, self.state)
