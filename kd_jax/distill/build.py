@@ -372,7 +372,7 @@ def _optimizer(
 ) -> tuple[
   optax.GradientTransformation, Callable[[str], bool], optim.Schedule | None
 ]:
-  """Returns the optimizer, a function that says if it trains a path, and a rate.
+  """Returns the optimizer, a function that says if it trains a path, a rate.
 
   The rate is the schedule of the parameters that no rule changes; None if they
   are frozen.

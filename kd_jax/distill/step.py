@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import models, pytrees
-from kd_jax.distill import optim
+from kd_jax.distill import figures, optim
 from kd_jax.features import Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
 from kd_jax.models import layers
@@ -309,10 +309,10 @@ def train_step(
     model_state=model_state,
     opt_state=opt_state,
   )
-  scalars = {**scalars, 'grad_norm': optax.tree.norm(grads)}
+  shown = {**scalars, 'grad_norm': optax.tree.norm(grads)}
   if exp.learning_rate is not None:
-    scalars['learning_rate'] = exp.learning_rate(state.step)
-  return new_state, scalars
+    shown['learning_rate'] = exp.learning_rate(state.step)
+  return new_state, shown
 
 
 def _split(batch: Batch, count: int) -> Batch:
@@ -365,15 +365,13 @@ def _gradient(
       rngs=_rngs(key),
       mutable=['metrics', *collections],
     )
-    weighted = {
-      term: exp.weights[term](step) * loss for term, loss in terms.items()
-    }
+    weighted = {n: exp.weights[n](step) * loss for n, loss in terms.items()}
     total = sum(weighted.values(), jnp.zeros(()))
-    logits = _deployed_logits(exp, variables, feats)
-    return total, (terms, weighted, changed, logits)
+    metric = figures.headline(exp.method, variables, feats, batch)
+    return total, (terms, weighted, changed, metric)
 
   grad = jax.value_and_grad(objective, has_aux=True)
-  (total, (terms, weighted, changed, logits)), grads = grad(params)
+  (total, (terms, weighted, changed, metric)), grads = grad(params)
   measures = changed['method'].pop('metrics', {})
 
   def only_trained(path, leaf):
@@ -387,38 +385,9 @@ def _gradient(
       **{f'loss/{name}': value for name, value in terms.items()},
       **{f'weighted/{name}': value for name, value in weighted.items()},
       **{f'method/{name}': value for name, value in measures.items()},
-      **_headline(exp.method.task, logits, batch),
+      **metric,
     },
   )
-
-
-def _deployed_logits(
-  exp: Experiment, variables: Variables, feats: NetFeatures
-) -> jax.Array | None:
-  """Returns the logits [N,K] of the network that the method deploys.
-
-  It returns None if the method computes the deployed logits from features, as
-  SimKD does: in training they would cost another forward pass.
-  """
-  networks: list[str] = []
-
-  def trace(feats):
-    logits = exp.method.apply(variables, feats, method='predict')
-    deployed = next(iter(logits.values()))
-    networks.extend(n for n, f in feats.items() if f['logits'] is deployed)
-
-  jax.eval_shape(trace, feats)
-  return feats[networks[0]]['logits'] if networks else None
-
-
-def _headline(task: Any, logits: jax.Array | None, batch: Batch) -> Terms:
-  """Returns the task's headline metric over a batch, by its name."""
-  if logits is None:
-    return {}
-  mask = jnp.ones(logits.shape[0], jnp.float32)
-  figures = task.figures(task.count(logits, {**batch, 'mask': mask}))
-  name = task.headline.name
-  return {name: jnp.asarray(figures[name], jnp.float32)}
 
 
 def train_steps(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,49 +19,8 @@ from kd_jax.runtime import (
   sharding,
   watchdog,
 )
+from kd_jax.training import options as options_lib
 from kd_jax.training import points, saving, starved
-
-
-class LoopOptions(NamedTuple):
-  """The fields of a configuration that the loop reads.
-
-  Attributes:
-    seed: The run's seed.
-    batch_size: Images of a step, over all devices.
-    eval_batch_size: Images of a step of the evaluation, over all devices.
-    eval_every: Epochs from one evaluation to the next.
-    checkpoint_every: Epochs from one checkpoint to the next.
-    steps_per_dispatch: Steps of a dispatch; 0 chooses by platform.
-    checkpoint_seconds: Seconds that pass at least from one checkpoint to the
-      next; the last step is saved anyway.
-    log_every: Steps from one point of the curves to the next; 0 makes a point
-      of each epoch.
-  """
-
-  seed: int
-  batch_size: int
-  eval_batch_size: int
-  eval_every: float
-  checkpoint_every: float
-  steps_per_dispatch: int = 0
-  checkpoint_seconds: float = 0.0
-  log_every: int = 0
-
-  def steps_of_dispatch(
-    self, parts: build.Parts, train: dataset.TrainSet, platform: str
-  ) -> int:
-    """Returns the number of steps of a dispatch.
-
-    Args:
-      parts: The parts of the run.
-      train: The training split.
-      platform: The devices' platform, such as 'cpu', 'gpu' or 'tpu'.
-    """
-    if self.steps_per_dispatch:
-      return self.steps_per_dispatch
-    image = parts.source.info.image_size**2 * 3
-    streamed = 0 if train.arrays else self.batch_size * image
-    return jitted.steps_per_dispatch(platform, parts.steps_per_epoch, streamed)
 
 
 class Loop:
@@ -76,7 +35,7 @@ class Loop:
 
   def __init__(
     self,
-    options: LoopOptions,
+    options: options_lib.LoopOptions,
     parts: build.Parts,
     train: dataset.TrainSet,
     tests: dict[str, dataset.EvalSet],
@@ -123,13 +82,10 @@ class Loop:
     self._restore(sharding.replicated(parts.mesh))
     self._saved_at = time.monotonic()
     self._save_is_due = False
-    self._means, self._rate = logging.Means(), logging.Rate()
-    self._points = points.Points(options.log_every, options.batch_size)
-    self._learning_rate: float | None = None
+    self._meter = points.Meter(options.log_every, options.batch_size)
     self._begins = True  # no record is logged yet
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
     self._stop = False  # the processes' joint answer to `should_stop`
-    self._speed = logging.Speed()
     self._device = starved.Device()
     self._stretch: starved.Stretch | None = starved.Stretch()
     self._feeds = train.feeds(self.step)
@@ -200,8 +156,8 @@ class Loop:
           self._at_stop()
         self._check_save()
       if self._stop and self.step < total:
-        point = self._read_all()
-        if self._means.count:
+        point = self._read(at_stop=True)
+        if self._meter.count:
           self._record({}, point)
         self._save()
       self._complete_save()
@@ -235,10 +191,7 @@ class Loop:
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
     self._compiled.add((phase, count))
-    with contextlib.ExitStack() as timed:
-      timed.enter_context(
-        self.clock.spent('training') if known else self._spent('compiling')
-      )
+    with self._spent('training' if known else 'compiling'):
       self.state, terms = self._step_fns[phase](
         self._seed,
         self.state,
@@ -251,7 +204,7 @@ class Loop:
       self._device.works_on(terms)
       answer = distributed.poll(asked_to_stop, after=terms)
     with self.clock.spent('training'):
-      self._log_points(self._read())
+      self._read()
     self._unread.append((self.step, terms, answer))
     self.step += count
     self._check_input()
@@ -282,9 +235,10 @@ class Loop:
 
   @contextlib.contextmanager
   def _spent(self, what: str) -> Iterator[None]:
-    """Returns a context manager of an activity: it is timed and shown."""
-    total = self._parts.total_steps
-    self._reporter.progress(f'step {self.step}/{total} | {what}')
+    """Returns a context manager that times an activity and shows its name."""
+    if what != 'training':  # which shows figures
+      total = self._parts.total_steps
+      self._reporter.progress(f'step {self.step}/{total} | {what}')
     with self.clock.spent(what):
       yield
 
@@ -295,11 +249,14 @@ class Loop:
       self.clock.seconds.get(what, 0.0) for what in others
     )
 
-  def _read(self) -> list[points.Point]:
-    """Reads the scalars of the dispatches that were started.
+  def _read(self, *, at_stop: bool = False) -> dict[str, float]:
+    """Reads the scalars of the dispatches that were started; logs their points.
+
+    Args:
+      at_stop: Whether a point at the last step is returned and not logged.
 
     Returns:
-      The points of the curves that are now complete.
+      The values of that point; {} if there is none.
 
     Raises:
       RunError: A scalar is not finite.
@@ -313,40 +270,22 @@ class Loop:
         raise errors.RunError(
           self._saver.failure(f'step {at}: {name} is {value}')
         )
-      images = len(values['total']) * self._options.batch_size
-      made += self._points.add(first, values, self._training_s())
-      self._speed.add(images, self._training_s())
-      self._rate.add(images, self._training_s())
-      if points.RATE in values:
-        self._learning_rate = float(values.pop(points.RATE)[-1])
-      self._means.add(values)
+      made += self._meter.add(first, values, self._training_s())
       self._watchdog.beat(f'step {first + len(values["total"])}')
       texts = (
         f'step {self.step}/{self._parts.total_steps}',
-        self._speed.text(self._images_left()),
+        self._meter.speed(self._parts.total_steps - self.step),
         logging.accuracy_text(self.records, *self._parts.task.headline),
         logging.losses_text({k: v[-1] for k, v in values.items()}),
       )
       self._reporter.progress(' | '.join(filter(None, texts)))
     self._unread = []
-    return made
-
-  def _read_all(self) -> dict[str, float]:
-    """Reads the scalars of all steps, and logs the points before the last step.
-
-    Returns:
-      The values of the point at the last step; {} if there is none.
-    """
-    made = self._read()
-    last = made.pop() if made and made[-1].step == self.step else None
-    self._log_points(made)
-    return last.values if last else {}
-
-  def _log_points(self, made: list[points.Point]) -> None:
     for point in made:
-      self._reporter.point(
-        point.step, {**self._when(point.step), **point.values}
-      )
+      if at_stop and point.step == self.step:
+        return point.values
+      values = {**self._when(point.step), **point.values}
+      self._reporter.point(point.step, values)
+    return {}
 
   def _when(self, step: int) -> dict[str, float]:
     return {
@@ -354,12 +293,9 @@ class Loop:
       'wall_s': round(run_dir.now() - self._started, 3),
     }
 
-  def _images_left(self) -> int:
-    return (self._parts.total_steps - self.step) * self._options.batch_size
-
   def _at_stop(self) -> None:
     with self.clock.spent('training'):
-      point = self._read_all()
+      point = self._read(at_stop=True)
     accuracies: dict[str, float] = {}
     if self._due(self._options.eval_every):
       with self._spent('evaluating'):
@@ -425,12 +361,11 @@ class Loop:
       found: The accuracies.
       point: The values of a point at this step.
     """
-    means, speed = self._means.take(), self._rate.take()
-    figures = {points.RATE: self._learning_rate, 'images_per_s': speed}
+    figures, means = self._meter.take()
     record = {
       **self._when(self.step),
       **point,
-      **{k: value for k, value in figures.items() if value is not None},
+      **figures,
       **{f'train/{name}': value for name, value in means.items()},
       **found,
       **self.clock.record(),
@@ -441,7 +376,7 @@ class Loop:
     trained = means.get(headline.name)
     texts = (
       f'epoch {record["epoch"]:.4g}/{self._parts.epochs}',
-      self._speed.text(self._images_left()),
+      self._meter.speed(self._parts.total_steps - self.step),
       logging.losses_text(means),
       '' if trained is None else f'train {headline.text} {trained:.2f}%',
       logging.accuracy_text(self.records, *headline),

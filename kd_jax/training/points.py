@@ -75,6 +75,54 @@ class Points:
     return step % self._every
 
 
+class Meter:
+  """A meter of all that a run logs of its steps."""
+
+  def __init__(self, every: int, batch_size: int):
+    """Begins with the first step that is added; see `Points`."""
+    self._speed = logging.Speed()
+    self._points = Points(every, batch_size)
+    self._batch_size = batch_size
+    self._means, self._rate = logging.Means(), logging.Rate()
+    self._learning_rate: float | None = None
+
+  @property
+  def count(self) -> int:
+    """The number of steps since the last `take`."""
+    return self._means.count
+
+  def speed(self, left: int) -> str:
+    """Returns the text of `logging.Speed`.
+
+    Args:
+      left: The number of steps still to do.
+    """
+    return self._speed.text(left * self._batch_size)
+
+  def add(
+    self, first: int, values: Mapping[str, np.ndarray], seconds: float
+  ) -> list[Point]:
+    """Adds the scalars of steps, and returns points; see `Points.add`."""
+    count = len(values['total'])
+    for meter in (self._speed, self._rate):
+      meter.add(count * self._batch_size, seconds)
+    if RATE in values:
+      self._learning_rate = float(values[RATE][-1])
+    self._means.add(_part(values, 0, count))
+    return self._points.add(first, values, seconds)
+
+  def take(self) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns what is known of the steps since the last call.
+
+    Returns:
+      The last learning rate and the images per second, if they are known, and
+      the means of the other scalars by name.
+    """
+    figures = {RATE: self._learning_rate, 'images_per_s': self._rate.take()}
+    known = {name: x for name, x in figures.items() if x is not None}
+    return known, self._means.take()
+
+
 def _part(
   values: Mapping[str, np.ndarray], begin: int, end: int
 ) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from kd_jax import config as config_lib
 from kd_jax.data import augment, dataset, resident, stream
 from kd_jax.distill import build
 from kd_jax.runtime import checkpoint, distributed, logging, run_dir, watchdog
-from kd_jax.training import loop, report
+from kd_jax.training import loop, options, report
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
@@ -120,10 +120,10 @@ def _train(
       return _finish(config, parts, folder, run, teacher)
 
 
-def loop_options(config: ConfigDict) -> loop.LoopOptions:
+def loop_options(config: ConfigDict) -> options.LoopOptions:
   """Returns the fields of a configuration that the loop reads."""
-  return loop.LoopOptions(
-    **{name: config[name] for name in loop.LoopOptions._fields}
+  return options.LoopOptions(
+    **{name: config[name] for name in options.LoopOptions._fields}
   )
 
 
@@ -169,10 +169,12 @@ def training(
     parts: The parts of the run.
     say: A function that prints a line for the user.
   """
-  info, options = parts.source.info, config.data
-  resized_crop = options.augment == 'random_resized_crop'
-  padding = 0 if resized_crop else options.crop_padding
-  crop_flip = augment.CropFlip(padding, options.padding_mode, options.flip)
+  info, data_options = parts.source.info, config.data
+  resized_crop = data_options.augment == 'random_resized_crop'
+  padding = 0 if resized_crop else data_options.crop_padding
+  crop_flip = augment.CropFlip(
+    padding, data_options.padding_mode, data_options.flip
+  )
   common: dict[str, Any] = {
     'batch_size': config.batch_size,
     'seed': config.seed,
@@ -185,9 +187,9 @@ def training(
     parts.source.split('train'),
     info,
     parts.mesh,
-    workers=options.workers,
+    workers=data_options.workers,
     steps=parts.total_steps,
-    area=tuple(options.area) if resized_crop else (),
+    area=tuple(data_options.area) if resized_crop else (),
     **common,
   )
 
