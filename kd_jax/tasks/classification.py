@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Classification:
     """Returns `count` of the logits [N,K]."""
     return count(outputs, batch)
 
-  def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+  def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `measures` of the sums."""
     return measures(sums)
 
@@ -90,7 +90,7 @@ def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(logits).any(axis=-1), worst, ahead.sum(axis=-1))
 
 
-def measures(sums: Mapping[str, float]) -> dict[str, float]:
+def measures(sums: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the metrics of a whole split.
 
   Args:

@@ -283,8 +283,8 @@ class Loop:
     for point in made:
       if at_stop and point.step == self.step:
         return point.values
-      values = {**self._when(point.step), **point.values}
-      self._reporter.point(point.step, values)
+      logged = {**self._when(point.step), **point.values}
+      self._reporter.point(point.step, logged)
     return {}
 
   def _when(self, step: int) -> dict[str, float]:
