@@ -119,7 +119,7 @@ class Meter:
       the means of the other scalars by name.
     """
     figures = {RATE: self._learning_rate, 'images_per_s': self._rate.take()}
-    known = {name: x for name, x in figures.items() if x is not None}
+    known = {n: _short(x) for n, x in figures.items() if x is not None}
     return known, self._means.take()
 
 
