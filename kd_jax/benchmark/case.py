@@ -298,7 +298,7 @@ def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
 
 
 def _steps_per_dispatch(wanted: Wanted) -> int:
-  """Returns the steps of a dispatch, as `loop.LoopOptions` chooses them."""
+  """Returns the steps of a dispatch, as `options.LoopOptions` chooses them."""
   if wanted.steps_per_dispatch:
     return wanted.steps_per_dispatch
   epoch = wanted.images // wanted.batch_size

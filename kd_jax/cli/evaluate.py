@@ -95,7 +95,8 @@ def text(
   lines = [
     f'{facts["network"]} on {info.name} {split}: {figures["correct"]} of '
     f'{figures["images"]} images correct',
-    f'top-1 {figures["top1"]:.2f}%, top-5 {figures["top5"]:.2f}%',
+    f'top-1 {figures["top1"]:.2f}%'
+    + (f', top-5 {figures["top5"]:.2f}%' if 'top5' in figures else ''),
   ]
   if {*facts['class_names']} != {*info.class_names}:
     lines.append('the classes have other names there: they are met by number')

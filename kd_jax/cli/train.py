@@ -16,11 +16,11 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.cli import starting
 from kd_jax.distill import build
 from kd_jax.runtime import command, distributed, run_dir
-from kd_jax.training import report, teacher
+from kd_jax.training import report
 from kd_jax.training import run as run_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -67,7 +67,7 @@ def _train(argv: Sequence[str]) -> int:
     label = f'seed {seed}' if len(seeds) > 1 else ''
     result = run_lib.train(config, folder, label, should_stop=stop)
     results.append(result)
-    baselines.append(_alone(config, label, stop))
+    baselines.append(_alone(config, label, stop, folder, result))
     distributed.say(report.closing(result, baselines[-1]))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
@@ -116,22 +116,37 @@ def _folder(
 
 
 def _alone(
-  config: ConfigDict, label: str, stop: Callable[[], bool]
+  config: ConfigDict,
+  label: str,
+  stop: Callable[[], bool],
+  run: run_dir.Folder,
+  run_result: dict[str, Any],
 ) -> dict[str, Any] | None:
   """Returns the result of the student trained without a teacher, or None.
 
   `config.baseline` says whether to train it, to read an earlier result or
-  neither.
+  neither. If it is trained, the run's curves.png is drawn again.
   """
-  if config.baseline == 'off' or config.method == 'ce':
-    return None
-  baseline = config_lib.of_baseline(config)
   info = build.open_source(config).info
-  folder = teacher.cache_folder(baseline, info, 'alone')
+  folder = run_lib.alone(config, info)
+  if folder is None:
+    return None
+  known = folder.read('result.json')
   if config.baseline == 'cache':
-    return folder.read('result.json')
-  label = f'{label} alone'.strip()
-  return run_lib.train(baseline, folder, label, should_stop=stop, shared=True)
+    return known
+  result = run_lib.train(
+    config_lib.of_baseline(config),
+    folder,
+    f'{label} alone'.strip(),
+    should_stop=stop,
+    shared=True,
+  )
+  if known is None:  # its line is not in the picture yet
+    metric = tasks.find(info.task).headline
+    distributed.first(
+      lambda: run_lib.draw(config, run, metric, run_result['teacher'], result)
+    )
+  return result
 
 
 def _parse(argv: list[str]) -> list[str]:

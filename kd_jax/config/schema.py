@@ -265,6 +265,18 @@ KEYS = (
     changes_result=False,
   ),
   Key(
+    'checkpoint_seconds', 20.0,
+    'A checkpoint waits until so many seconds have passed since the last one; '
+    'the last step is always saved. 0 does not wait.',
+    changes_result=False, for_teacher=True,
+  ),
+  Key(
+    'log_every', 100,
+    'Steps from one point of the curves in metrics.jsonl and TensorBoard to '
+    'the next; 0 logs epochs alone.',
+    changes_result=False, for_teacher=True,
+  ),
+  Key(
     'deterministic', False,
     'Two runs on the same hardware are bit-identical, on a GPU too, where it '
     'costs speed; on CPU and TPU they are anyway.',

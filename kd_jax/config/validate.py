@@ -33,6 +33,12 @@ def check_values(config: ConfigDict) -> None:
       f'config.data.workers={data.workers} and config.steps_per_dispatch='
       f'{config.steps_per_dispatch} must not be negative'
     )
+  if config.checkpoint_seconds < 0 or config.log_every < 0:
+    raise errors.UsageError(
+      f'config.checkpoint_seconds={config.checkpoint_seconds} and log_every='
+      f'{config.log_every} must not be negative; 0 does not wait, and logs '
+      'epochs alone'
+    )
   area = tuple(data.area)
   if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
     raise errors.UsageError(

@@ -247,14 +247,14 @@ def experiment(
     config: The configuration of the phase.
     facts: Facts of the data; see `phases_of`.
     steps_per_epoch: Steps of an epoch.
-    first: The first step of the phase, from which its weights' schedules count.
+    first: The first step of the phase, from which its schedules count.
 
   Raises:
     UsageError: A part does not exist or does not fit the others.
   """
   classes = facts['num_classes']
   method = _method(config, facts)
-  tx, trained = _optimizer(config, steps_per_epoch)
+  tx, trained, rate = _optimizer(config, steps_per_epoch)
   of_student = (config.student, classes, config.dtype, config.bn_group_size)
   with errors.keys('config.student.args.'):
     students = {name: make_network(*of_student) for name in method.students}
@@ -267,6 +267,7 @@ def experiment(
     trained=trained,
     accumulate_steps=config.accumulate_steps,
     inputs=_inputs(config, facts, method),
+    learning_rate=rate and (lambda step: rate(step - first)),
   )
 
 
@@ -378,8 +379,13 @@ def _weights(
 
 def _optimizer(
   config: ConfigDict, steps_per_epoch: int
-) -> tuple[optax.GradientTransformation, Callable[[str], bool]]:
-  """Returns the optimizer, and a function that says if it trains a path.
+) -> tuple[
+  optax.GradientTransformation, Callable[[str], bool], optim.Schedule | None
+]:
+  """Returns the optimizer, a function that says if it trains a path, a rate.
+
+  The rate is the schedule of the parameters that no rule changes; None if they
+  are frozen.
 
   Raises:
     UsageError: An expression is invalid, or a field is unknown.
@@ -418,7 +424,7 @@ def _optimizer(
   tx = optim.by_path(rules, config.trainable)
   if clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-  return tx, trained
+  return tx, trained, None if frozen[-1] else rate
 
 
 def _plain(value: Any) -> Any:

@@ -82,8 +82,9 @@ def evaluate(
     frozen: See `step.predict_step`.
 
   Returns:
-    By name what `task.figures` returns; in classification 'top1' and 'top5' in
-    percent, 'loss' (mean cross-entropy), and 'images' (how many there are).
+    By name what `task.figures` returns; in classification 'top1' and, of more
+    than 5 classes, 'top5' in percent, 'loss' (mean cross-entropy), and 'images'
+    (how many there are).
   """
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
     batch_counts = [

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import models, pytrees
-from kd_jax.distill import optim
+from kd_jax.distill import figures, optim
 from kd_jax.features import Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
 from kd_jax.models import layers
@@ -40,6 +40,8 @@ class Experiment(NamedTuple):
       batch.
     inputs: By network name, (scale [3], shift [3]). The network sees images *
       scale + shift, because it was trained with another normalisation.
+    learning_rate: A schedule, from step to rate, that each step reports; it
+      changes nothing. None reports no rate.
   """
 
   students: dict[str, nn.Module]
@@ -52,6 +54,7 @@ class Experiment(NamedTuple):
   inputs: Mapping[str, tuple[Sequence[float], Sequence[float]]] = (
     types.MappingProxyType({})
   )
+  learning_rate: optim.Schedule | None = None
 
 
 def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
@@ -281,7 +284,9 @@ def train_step(
   Returns:
     The state after the step, and scalars by name: 'total' (the objective),
     'loss/<term>' (unweighted), 'weighted/<term>', 'grad_norm',
-    'method/<measure>'.
+    'method/<measure>'; the task's headline metric over the batch, such as
+    'top1' in percent, if the method deploys logits that the step computes
+    anyway; 'learning_rate', if the experiment has one.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   params = state.params
@@ -304,7 +309,10 @@ def train_step(
     model_state=model_state,
     opt_state=opt_state,
   )
-  return new_state, {**scalars, 'grad_norm': optax.tree.norm(grads)}
+  shown = {**scalars, 'grad_norm': optax.tree.norm(grads)}
+  if exp.learning_rate is not None:
+    shown['learning_rate'] = exp.learning_rate(state.step)
+  return new_state, shown
 
 
 def _split(batch: Batch, count: int) -> Batch:
@@ -349,21 +357,21 @@ def _gradient(
         rngs=_rngs(key),
       )
     collections = model_state['method']
+    variables = {'params': params['method'], **collections}
     terms, changed['method'] = exp.method.apply(
-      {'params': params['method'], **collections},
+      variables,
       feats,
       batch,
       rngs=_rngs(key),
       mutable=['metrics', *collections],
     )
-    weighted = {
-      term: exp.weights[term](step) * loss for term, loss in terms.items()
-    }
+    weighted = {n: exp.weights[n](step) * loss for n, loss in terms.items()}
     total = sum(weighted.values(), jnp.zeros(()))
-    return total, (terms, weighted, changed)
+    metric = figures.headline(exp.method, variables, feats, batch)
+    return total, (terms, weighted, changed, metric)
 
   grad = jax.value_and_grad(objective, has_aux=True)
-  (total, (terms, weighted, changed)), grads = grad(params)
+  (total, (terms, weighted, changed, metric)), grads = grad(params)
   measures = changed['method'].pop('metrics', {})
 
   def only_trained(path, leaf):
@@ -377,6 +385,7 @@ def _gradient(
       **{f'loss/{name}': value for name, value in terms.items()},
       **{f'weighted/{name}': value for name, value in weighted.items()},
       **{f'method/{name}': value for name, value in measures.items()},
+      **metric,
     },
   )
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
 import pathlib
-import sys
 import tempfile
 import time
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
-from kd_jax.runtime import distributed, gcs, run_dir
+from kd_jax.runtime import distributed, gcs, run_dir, screen
+
+_WRITTEN_S = 30.0  # seconds from one writing of points to the next
 
 
 class Means:
@@ -41,36 +42,71 @@ class Means:
     return means
 
 
-class Speed:
-  """A meter of images per second, which leaves out the time of compiling.
+class Rate:
+  """A meter of images per second, without the time of the first dispatch.
 
-  The clock starts with the first call of `add`, because the first dispatch
-  compiles.
+  The first dispatch compiles, and its images are not counted.
   """
 
   def __init__(self) -> None:
-    """Leaves the clock stopped until the first call of `add`."""
+    """Begins with the first call of `add`."""
     self._since: float | None = None
-    self._images = 0
+    self._now, self._images = 0.0, 0
 
-  def add(self, images: int) -> None:
-    """Records that `images` more images are done."""
+  def add(self, images: int, seconds: float) -> None:
+    """Adds images.
+
+    Args:
+      images: The number of images that are done since the last call.
+      seconds: The seconds spent on training, from any zero.
+    """
     if self._since is None:
-      self._since = time.monotonic()
+      self._since = seconds
     else:
       self._images += images
+    self._now = seconds
+
+  def value(self) -> float | None:
+    """Returns the images per second since the last `take`; None if unknown."""
+    if self._since is None or not self._images or self._now <= self._since:
+      return None
+    return self._images / (self._now - self._since)
+
+  def take(self) -> float | None:
+    """Returns the value, and begins the next stretch where this one ends."""
+    value = self.value()
+    if self._since is not None:
+      self._since, self._images = self._now, 0
+    return value
+
+
+class Speed:
+  """A meter of a run's images per second, and of the time that is left."""
+
+  def __init__(self) -> None:
+    """Begins with the first call of `add`."""
+    self._training, self._all = Rate(), Rate()
+
+  def add(self, images: int, seconds: float) -> None:
+    """Adds images; see `Rate.add`."""
+    self._training.add(images, seconds)
+    self._all.add(images, time.monotonic())
 
   def text(self, left: int) -> str:
     """Returns speed and time left: '1234 images/s, ETA 5 min 02 s'.
 
+    The speed is that of training alone; the time left includes evaluating and
+    saving. The text is '' as long as the speed is unknown.
+
     Args:
       left: The number of images still to process.
     """
-    seconds = time.monotonic() - (self._since or math.inf)
-    if not self._images or seconds <= 0:
-      return 'compiling'
-    rate = self._images / seconds
-    return f'{rate:.0f} images/s, ETA {duration(left / rate)}'
+    training, everything = self._training.value(), self._all.value()
+    if training is None or everything is None:
+      return ''
+    digits = f'{training:.0f}' if training >= 10 else f'{training:.2g}'
+    eta = f', ETA {duration(left / everything)}' if left else ''
+    return f'{digits} images/s{eta}'
 
 
 class Clock:
@@ -140,20 +176,20 @@ def losses_text(values: Mapping[str, float]) -> str:
 def accuracy_text(
   records: Sequence[Mapping[str, Any]], name: str, text: str
 ) -> str:
-  """Returns ' | test top-1 71.20%, best 71.90%', for each evaluated split.
+  """Returns 'test top-1 71.20%, best 71.90%', for each evaluated split.
 
   Args:
     records: The records of the evaluations, oldest first.
     name: The metric's name in them, such as 'top1'.
     text: Its name for a person, such as 'top-1'.
   """
-  said = ''
+  said = []
   for split in ('val', 'test'):
     key = f'{split}/{name}'
     values = [record[key] for record in records if key in record]
     if values:
-      said += f' | {split} {text} {values[-1]:.2f}%, best {max(values):.2f}%'
-  return said
+      said.append(f'{split} {text} {values[-1]:.2f}%, best {max(values):.2f}%')
+  return ' | '.join(said)
 
 
 class Reporter:
@@ -172,41 +208,37 @@ class Reporter:
       folder: The run's folder.
       label: A label in front of every line on the screen; '' for none.
     """
-    self._folder, self._label = folder, f'[{label}] ' if label else ''
+    self._folder, self._screen = folder, screen.Screen(label)
     self.records = run_dir.Records(folder)
     self._board: tensorboardX.SummaryWriter | None = None
     self._events: tempfile.TemporaryDirectory[str] | None = None
-    self._tty = sys.stdout.isatty()
-    self._shown = self._printed = 0.0
+    self._unwritten: list[dict[str, Any]] = []  # points
+    self._written = time.monotonic()
 
   def line(self, text: str, *, important: bool = True) -> None:
     """Writes a line to log.txt and to the screen.
 
     Args:
       text: The line.
-      important: Whether to show it always; the screen shows other lines at
-        most every ten seconds.
+      important: Whether the screen shows it; log.txt has every line.
     """
     if not distributed.is_first():
       return
-    clear = '\r\x1b[K' if self._tty else ''
-    if important or time.monotonic() - self._printed > 10:
-      self._printed = time.monotonic()
-      for text_line in text.splitlines() or ['']:
-        print(f'{clear}{self._label}{text_line}', flush=True)
+    if important:
+      self._screen.line(text)
     self._folder.append(
       'log.txt', f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n'
     )
 
   def progress(self, text: str) -> None:
-    """Replaces a terminal's last line, at most five times per second."""
-    if (
-      self._tty
-      and distributed.is_first()
-      and time.monotonic() - self._shown > 0.2
-    ):
-      self._shown = time.monotonic()
-      print(f'\r\x1b[K{self._label}{text}', end='', flush=True)
+    """Shows the progress; see `screen.Screen`."""
+    if distributed.is_first():
+      self._screen.progress(text)
+
+  def watched(self) -> contextlib.AbstractContextManager[None]:
+    """Returns a context manager in which the progress is shown in time."""
+    first = distributed.is_first()
+    return self._screen.watched() if first else contextlib.nullcontext()
 
   def resume(
     self, step: int
@@ -217,11 +249,12 @@ class Reporter:
       step: The step from which the run continues.
 
     Returns:
-      All records before the call, and those of them up to `step`.
+      All records before the call, with points, and the records up to `step`,
+      without points.
     """
     if not distributed.is_first():
       return [], []
-    records = self.records.read()
+    records = self.records.read(points=True)
     events_folder = str(self._folder.path)
     # A bucket cannot append: events are written locally and then copied.
     if gcs.is_bucket(events_folder):
@@ -241,17 +274,43 @@ class Reporter:
     """
     if not distributed.is_first():
       return
-    self.records.append({'step': step, **values})
+    self._add(step, values)
+    self._write()
+
+  def point(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes scalars as `record` does, but some seconds later.
+
+    They are in the files before the next record is.
+
+    Args:
+      step: The number of training steps done.
+      values: The scalars by name.
+    """
+    if not distributed.is_first():
+      return
+    self._add(step, values)
+    if time.monotonic() - self._written > _WRITTEN_S:
+      self._write()
+
+  def _add(self, step: int, values: Mapping[str, float]) -> None:
+    self._unwritten.append({'step': step, **values})
     if self._board is not None:
       for name, value in values.items():
         self._board.add_scalar(name, value, step)
+
+  def _write(self) -> None:
+    self.records.append(*self._unwritten)
+    self._unwritten, self._written = [], time.monotonic()
+    if self._board is not None:
       self._board.flush()
     if self._events is not None:
       for file in pathlib.Path(self._events.name).iterdir():
         self._folder.write_bytes(file.name, file.read_bytes())
 
   def close(self) -> None:
-    """Closes the TensorBoard file."""
+    """Writes the last points, and closes the TensorBoard file."""
+    if self._unwritten:
+      self._write()
     if self._board is not None:
       self._board.close()
     if self._events is not None:

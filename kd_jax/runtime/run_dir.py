@@ -1,7 +1,8 @@
 """The folder of a run: its files and its lock.
 
 config.json     the resolved configuration
-metrics.jsonl   one line for each logged step and each evaluation
+metrics.jsonl   a record for each epoch, evaluation and checkpoint, and a point
+                every `log_every` steps
 events.*        the same scalars for TensorBoard
 log.txt         the lines of the log with their times
 curves.png      the learning curves
@@ -295,14 +296,22 @@ def cache_root(cache_dir: str) -> epath.Path:
 
 
 class Records:
-  """The records of metrics.jsonl: one JSON object per line, by 'step'."""
+  """The records of metrics.jsonl: one JSON object per line, by 'step'.
+
+  Between the records of epochs and evaluations, with means as 'train/<name>',
+  there are points, with the means of a few steps as 'step/<name>'.
+  """
 
   def __init__(self, folder: Folder):
     """Stores the folder; nothing is read or written yet."""
     self._folder = folder
 
-  def read(self) -> list[dict[str, Any]]:
-    """Returns all complete records, in the order of the file."""
+  def read(self, *, points: bool = False) -> list[dict[str, Any]]:
+    """Returns all complete records, in the order of the file.
+
+    Args:
+      points: Whether the points are among them.
+    """
     path = self._folder.path / _METRICS
     if not path.exists():
       return []
@@ -311,18 +320,26 @@ class Records:
       # A process that is killed may leave an incomplete line.
       with contextlib.suppress(json.JSONDecodeError):
         records.append(json.loads(line))
-    return records
+    return [r for r in records if points or not _is_point(r)]
 
   def truncate(self, step: int) -> list[dict[str, Any]]:
-    """Removes the records after `step` and returns the others."""
-    kept = [record for record in self.read() if record['step'] <= step]
+    """Removes the records after `step`, and returns the others without points.
+
+    The points up to `step` stay in the file.
+    """
+    kept = [r for r in self.read(points=True) if r['step'] <= step]
     text = ''.join(json.dumps(record) + '\n' for record in kept)
     self._folder.replace(_METRICS, text)
-    return kept
+    return [record for record in kept if not _is_point(record)]
 
-  def append(self, record: dict[str, Any]) -> None:
-    """Appends a record; it is in the file when this returns."""
-    self._folder.append(_METRICS, json.dumps(record) + '\n')
+  def append(self, *records: dict[str, Any]) -> None:
+    """Appends records; they are in the file when this returns."""
+    text = ''.join(json.dumps(record) + '\n' for record in records)
+    self._folder.append(_METRICS, text)
+
+
+def _is_point(record: dict[str, Any]) -> bool:
+  return 'step/total' in record and 'train/total' not in record
 
 
 def now() -> float:

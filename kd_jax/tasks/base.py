@@ -50,9 +50,10 @@ class Task(Protocol):
     """Returns sums over the images of one batch whose 'mask' is 1."""
     ...
 
-  def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+  def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the figures of a whole split from the sums of `count`.
 
-    `headline.name` is among them, in percent, and 'images', a count.
+    `headline.name` is among them, in percent, and 'images', a count. The sums
+    may be traced arrays.
     """
     ...

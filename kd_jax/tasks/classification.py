@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Classification:
     """Returns `count` of the logits [N,K]."""
     return count(outputs, batch)
 
-  def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+  def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `measures` of the sums."""
     return measures(sums)
 
@@ -48,8 +48,8 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     batch: The batch, with 'label', [N] i32 or [N,K] f32, and 'mask', [N] f32.
 
   Returns:
-    'top1' and 'top5': The images whose label is among the likeliest 1 or
-      min(5, K) classes, [] i32.
+    'top1' and 'top5': The images whose label is among the likeliest 1 or 5
+      classes, [] i32; with 5 classes or fewer there is no 'top5'.
     'loss': The sum of the cross-entropies, [] f32.
     'images': The number of images, [] i32.
   """
@@ -59,9 +59,10 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   cross_entropies = -jnp.take_along_axis(
     jax.nn.log_softmax(logits.astype(jnp.float32)), labels[:, None], axis=-1
   )[:, 0]
+  top5 = ((ranks < 5) & mask).sum(dtype=jnp.int32)
   return {
     'top1': ((ranks < 1) & mask).sum(dtype=jnp.int32),
-    'top5': ((ranks < 5) & mask).sum(dtype=jnp.int32),
+    **({'top5': top5} if logits.shape[-1] > 5 else {}),
     'loss': jnp.where(mask, cross_entropies, 0.0).sum(),
     'images': mask.sum(dtype=jnp.int32),
   }
@@ -89,20 +90,23 @@ def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(logits).any(axis=-1), worst, ahead.sum(axis=-1))
 
 
-def measures(sums: Mapping[str, float]) -> dict[str, float]:
+def measures(sums: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the metrics of a whole split.
 
   Args:
     sums: The results of `count`, added up over the split's batches.
 
   Returns:
-    'top1' and 'top5': The accuracies, in percent.
+    'top1' and 'top5': The accuracies, in percent; 'top5' if `count` has it.
     'loss': The mean cross-entropy.
     'images': The number of images.
   """
   return {
-    'top1': 100 * sums['top1'] / sums['images'],
-    'top5': 100 * sums['top5'] / sums['images'],
+    **{
+      name: 100 * sums[name] / sums['images']
+      for name in ('top1', 'top5')
+      if name in sums
+    },
     'loss': sums['loss'] / sums['images'],
     'images': sums['images'],
   }

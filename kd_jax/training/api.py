@@ -70,8 +70,8 @@ def evaluate(
     workers: Processes that decode; 0 decodes in this process.
 
   Returns:
-    'images', 'correct' and 'correct5' (counts), 'top1' and 'top5' (percent),
-    and 'classes', the same for each class.
+    'images' and 'correct' (counts), 'top1' (percent), of more than 5 classes
+    'correct5' and 'top5' too, and 'classes', the same for each class.
 
   Raises:
     UsageError: The data set has no such split, or other classes.

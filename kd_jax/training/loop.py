@@ -1,10 +1,10 @@
 """The training loop: it steps, logs, evaluates and saves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,43 +19,8 @@ from kd_jax.runtime import (
   sharding,
   watchdog,
 )
-from kd_jax.training import saving, starved
-
-
-class LoopOptions(NamedTuple):
-  """The fields of a configuration that the loop reads.
-
-  Attributes:
-    seed: The run's seed.
-    batch_size: Images of a step, over all devices.
-    eval_batch_size: Images of a step of the evaluation, over all devices.
-    eval_every: Epochs from one evaluation to the next.
-    checkpoint_every: Epochs from one checkpoint to the next.
-    steps_per_dispatch: Steps of a dispatch; 0 chooses by platform.
-  """
-
-  seed: int
-  batch_size: int
-  eval_batch_size: int
-  eval_every: float
-  checkpoint_every: float
-  steps_per_dispatch: int = 0
-
-  def steps_of_dispatch(
-    self, parts: build.Parts, train: dataset.TrainSet, platform: str
-  ) -> int:
-    """Returns the number of steps of a dispatch.
-
-    Args:
-      parts: The parts of the run.
-      train: The training split.
-      platform: The devices' platform, such as 'cpu', 'gpu' or 'tpu'.
-    """
-    if self.steps_per_dispatch:
-      return self.steps_per_dispatch
-    image = parts.source.info.image_size**2 * 3
-    streamed = 0 if train.arrays else self.batch_size * image
-    return jitted.steps_per_dispatch(platform, parts.steps_per_epoch, streamed)
+from kd_jax.training import options as options_lib
+from kd_jax.training import points, saving, starved
 
 
 class Loop:
@@ -70,7 +35,7 @@ class Loop:
 
   def __init__(
     self,
-    options: LoopOptions,
+    options: options_lib.LoopOptions,
     parts: build.Parts,
     train: dataset.TrainSet,
     tests: dict[str, dataset.EvalSet],
@@ -115,10 +80,12 @@ class Loop:
     }
     self._saver = saving.Saver(folder, parts.mesh, reporter.line)
     self._restore(sharding.replicated(parts.mesh))
-    self._means = logging.Means()
+    self._saved_at = time.monotonic()
+    self._save_is_due = False
+    self._meter = points.Meter(options.log_every, options.batch_size)
+    self._begins = True  # no record is logged yet
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
     self._stop = False  # the processes' joint answer to `should_stop`
-    self._speed = logging.Speed()
     self._device = starved.Device()
     self._stretch: starved.Stretch | None = starved.Stretch()
     self._feeds = train.feeds(self.step)
@@ -177,6 +144,7 @@ class Loop:
     total, most = self._parts.total_steps, self._steps_per_dispatch()
     with contextlib.ExitStack() as ending:
       ending.callback(self._reporter.close)
+      ending.enter_context(self._reporter.watched())
       ending.callback(self._saver.close)
       ending.callback(self._feeds.close)
       ending.callback(self._device.close)
@@ -188,9 +156,9 @@ class Loop:
           self._at_stop()
         self._check_save()
       if self._stop and self.step < total:
-        self._read()
-        if self._means.count:
-          self._record({})
+        point = self._read(at_stop=True)
+        if self._meter.count:
+          self._record({}, point)
         self._save()
       self._complete_save()
     if self.step == total:
@@ -223,7 +191,7 @@ class Loop:
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
     self._compiled.add((phase, count))
-    with self.clock.spent('training' if known else 'compiling'):
+    with self._spent('training' if known else 'compiling'):
       self.state, terms = self._step_fns[phase](
         self._seed,
         self.state,
@@ -265,12 +233,35 @@ class Loop:
         return  # only process 0 prints
       self._reporter.line(starved.text(share))
 
-  def _read(self) -> None:
-    """Reads the scalars of the dispatches that were started.
+  @contextlib.contextmanager
+  def _spent(self, what: str) -> Iterator[None]:
+    """Returns a context manager that times an activity and shows its name."""
+    if what != 'training':  # which shows figures
+      total = self._parts.total_steps
+      self._reporter.progress(f'step {self.step}/{total} | {what}')
+    with self.clock.spent(what):
+      yield
+
+  def _training_s(self) -> float:
+    """Returns the seconds spent on training, from any zero."""
+    others = ('compiling', 'evaluating', 'saving')
+    return time.monotonic() - sum(
+      self.clock.seconds.get(what, 0.0) for what in others
+    )
+
+  def _read(self, *, at_stop: bool = False) -> dict[str, float]:
+    """Reads the scalars of the dispatches that were started; logs their points.
+
+    Args:
+      at_stop: Whether a point at the last step is returned and not logged.
+
+    Returns:
+      The values of that point; {} if there is none.
 
     Raises:
       RunError: A scalar is not finite.
     """
+    made: list[points.Point] = []
     for first, terms, answer in self._unread:
       values = {name: np.asarray(value) for name, value in terms.items()}
       self._stop = answer() or self._stop
@@ -279,32 +270,50 @@ class Loop:
         raise errors.RunError(
           self._saver.failure(f'step {at}: {name} is {value}')
         )
-      self._means.add(values)
-      self._speed.add(len(values['total']) * self._options.batch_size)
+      made += self._meter.add(first, values, self._training_s())
       self._watchdog.beat(f'step {first + len(values["total"])}')
-      self._reporter.progress(
-        f'step {self.step}/{self._parts.total_steps} | '
-        f'{self._speed.text(self._images_left())} | '
-        f'{logging.losses_text({k: v[-1] for k, v in values.items()})}'
-        f'{logging.accuracy_text(self.records, *self._parts.task.headline)}'
+      texts = (
+        f'step {self.step}/{self._parts.total_steps}',
+        self._meter.speed(self._parts.total_steps - self.step),
+        logging.accuracy_text(self.records, *self._parts.task.headline),
+        logging.losses_text({k: v[-1] for k, v in values.items()}),
       )
+      self._reporter.progress(' | '.join(filter(None, texts)))
     self._unread = []
+    for point in made:
+      if at_stop and point.step == self.step:
+        return point.values
+      logged = {**self._when(point.step), **point.values}
+      self._reporter.point(point.step, logged)
+    return {}
 
-  def _images_left(self) -> int:
-    return (self._parts.total_steps - self.step) * self._options.batch_size
+  def _when(self, step: int) -> dict[str, float]:
+    return {
+      'epoch': step / self._parts.steps_per_epoch,
+      'wall_s': round(run_dir.now() - self._started, 3),
+    }
 
   def _at_stop(self) -> None:
     with self.clock.spent('training'):
-      self._read()
+      point = self._read(at_stop=True)
     accuracies: dict[str, float] = {}
     if self._due(self._options.eval_every):
-      with self.clock.spent('evaluating'):
+      with self._spent('evaluating'):
         accuracies = self._evaluate()
       self._watchdog.beat(f'the evaluation of step {self.step}')
-    self._record(accuracies)
+    self._record(accuracies, point)
     self._next_phase()
-    if self._due(self._options.checkpoint_every):
+    self._save_is_due |= self._due(self._options.checkpoint_every)
+    if self._save_is_due and self._may_save():
       self._save()
+
+  def _may_save(self) -> bool:
+    """Returns whether the last checkpoint is old enough, in any process."""
+    least = self._options.checkpoint_seconds
+    if not least or self.step == self._parts.total_steps:
+      return True
+    is_old = time.monotonic() - self._saved_at >= least
+    return distributed.poll(is_old, after=self.state)()
 
   def _next_phase(self) -> None:
     """Reinitialises the optimizer if a phase begins."""
@@ -345,29 +354,43 @@ class Loop:
         }
     return accuracies
 
-  def _record(self, found: dict[str, float]) -> None:
-    """Logs the means since the last record, and the accuracies in `found`."""
-    means = self._means.take()
-    epoch = self.step / self._parts.steps_per_epoch
+  def _record(self, found: dict[str, float], point: dict[str, float]) -> None:
+    """Logs the means since the last record, and what is given.
+
+    Args:
+      found: The accuracies.
+      point: The values of a point at this step.
+    """
+    figures, means = self._meter.take()
     record = {
-      'epoch': epoch,
-      'wall_s': round(run_dir.now() - self._started, 3),
+      **self._when(self.step),
+      **point,
+      **figures,
       **{f'train/{name}': value for name, value in means.items()},
       **found,
       **self.clock.record(),
     }
     self._reporter.record(self.step, record)
     self.records.append({'step': self.step, **record})
-    self._reporter.line(
-      f'epoch {epoch:.4g}/{self._parts.epochs} | '
-      f'{self._speed.text(self._images_left())} | {logging.losses_text(means)}'
-      f'{logging.accuracy_text(self.records, *self._parts.task.headline)}',
-      important=self.step == self._parts.total_steps,
+    headline = self._parts.task.headline
+    trained = means.get(headline.name)
+    texts = (
+      f'epoch {record["epoch"]:.4g}/{self._parts.epochs}',
+      self._meter.speed(self._parts.total_steps - self.step),
+      logging.losses_text(means),
+      '' if trained is None else f'train {headline.text} {trained:.2f}%',
+      logging.accuracy_text(self.records, *headline),
     )
+    self._reporter.line(
+      ' | '.join(filter(None, texts)),
+      important=self._begins or self.step == self._parts.total_steps,
+    )
+    self._begins = False
 
   def _save(self) -> None:
-    with self.clock.spent('saving'):
+    with self._spent('saving'):
       self._saver.save(self.step, self.state)
+    self._saved_at, self._save_is_due = time.monotonic(), False
 
   def _check_save(self) -> None:
     """Reports a failed save at once, and retries it when that is due."""
@@ -380,5 +403,5 @@ class Loop:
     Raises:
       SaveFailed: Every try failed.
     """
-    with self.clock.spent('saving'):
+    with self._spent('saving'):
       self._saver.complete(self.step, self.state)

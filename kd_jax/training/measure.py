@@ -28,9 +28,10 @@ def accuracy(
     workers: The number of processes that decode; 0 decodes in this process.
 
   Returns:
-    A dict with 'images', 'correct' and 'correct5' (counts), 'top1' and 'top5'
-    (percent), and 'classes': a list with a dict for each class of 'name',
-    'images', 'correct' (counts) and 'top1' (percent, or None without images).
+    A dict with 'images' and 'correct' (counts), 'top1' (percent), of more than
+    5 classes 'correct5' and 'top5' too, and 'classes': a list with a dict for
+    each class of 'name', 'images', 'correct' (counts) and 'top1' (percent, or
+    None without images).
   """
   ranks = artifact.ranks(found.forward)
   names = found.facts['class_names']
@@ -55,12 +56,15 @@ def accuracy(
       'top1': top1,
     }
     classes.append({'name': name, **counts})
+  top5 = {
+    'correct5': int(correct5.sum()),
+    'top5': 100 * float(correct5.mean()),
+  }
   return {
     'images': label.size,
     'correct': int(correct.sum()),
-    'correct5': int(correct5.sum()),
     'top1': 100 * float(correct.mean()),
-    'top5': 100 * float(correct5.mean()),
+    **(top5 if len(names) > 5 else {}),
     'classes': classes,
   }
 

@@ -1,16 +1,14 @@
-"""The texts and pictures of a run: its opening, its table, its curves."""
+"""The texts of a run: its opening and its table."""
 
 from collections.abc import Mapping, Sequence
-import io
 import math
 import statistics
 from typing import Any
 
-from etils import epath
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from kd_jax import models, tasks
+from kd_jax import models
 from kd_jax.distill import build
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
@@ -253,38 +251,3 @@ def seeds(
 
 def _spread_cells(found: Mapping[str, float]) -> tuple[str, str, str]:
   return f'{found["mean"]:.2f}%', f'{found["std"]:.2f}', str(found['n'])
-
-
-def curves(
-  records: Sequence[Mapping[str, Any]], path: epath.Path, metric: tasks.Metric
-) -> None:
-  """Draws losses and accuracies over epochs into a PNG file.
-
-  Args:
-    records: The records of metrics.jsonl.
-    path: The PNG file.
-    metric: What is drawn beside the losses, in percent.
-  """
-  from matplotlib import figure
-
-  picture = figure.Figure(figsize=(10, 4), layout='constrained')
-  left, right = picture.subplots(1, 2)
-  train = [record for record in records if 'train/total' in record]
-  epochs = [record['epoch'] for record in train]
-  for name in sorted(train[0]) if train else ():
-    if name == 'train/total' or name.startswith('train/weighted/'):
-      label = name.removeprefix('train/')
-      left.plot(epochs, [record[name] for record in train], label=label)
-  left.set(xlabel='epoch', ylabel='loss', yscale='log')
-  left.legend()
-  for split in ('val', 'test'):
-    key = f'{split}/{metric.name}'
-    measured = [record for record in records if key in record]
-    values = [record[key] for record in measured]
-    right.plot([row['epoch'] for row in measured], values, '.-', label=split)
-  right.set(xlabel='epoch', ylabel=f'{metric.text} (%)')
-  right.legend()
-  right.grid(visible=True)
-  image = io.BytesIO()
-  picture.savefig(image, format='png', dpi=120)
-  path.write_bytes(image.getvalue())

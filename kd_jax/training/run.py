@@ -1,6 +1,6 @@
 """From a configuration and a folder to a finished run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import importlib.metadata
 import platform
@@ -12,10 +12,11 @@ import jax
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax.data import augment, dataset, resident, stream
+from kd_jax import tasks
+from kd_jax.data import augment, dataset, resident, source, stream
 from kd_jax.distill import build
 from kd_jax.runtime import checkpoint, distributed, logging, run_dir, watchdog
-from kd_jax.training import loop, report
+from kd_jax.training import loop, options, picture, report
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
@@ -147,10 +148,10 @@ def _train(
       return _finish(config, parts, folder, run, teacher)
 
 
-def loop_options(config: ConfigDict) -> loop.LoopOptions:
+def loop_options(config: ConfigDict) -> options.LoopOptions:
   """Returns the fields of a configuration that the loop reads."""
-  return loop.LoopOptions(
-    **{name: config[name] for name in loop.LoopOptions._fields}
+  return options.LoopOptions(
+    **{name: config[name] for name in options.LoopOptions._fields}
   )
 
 
@@ -196,10 +197,12 @@ def training(
     parts: The parts of the run.
     say: A function that prints a line for the user.
   """
-  info, options = parts.source.info, config.data
-  resized_crop = options.augment == 'random_resized_crop'
-  padding = 0 if resized_crop else options.crop_padding
-  crop_flip = augment.CropFlip(padding, options.padding_mode, options.flip)
+  info, data_options = parts.source.info, config.data
+  resized_crop = data_options.augment == 'random_resized_crop'
+  padding = 0 if resized_crop else data_options.crop_padding
+  crop_flip = augment.CropFlip(
+    padding, data_options.padding_mode, data_options.flip
+  )
   common: dict[str, Any] = {
     'batch_size': config.batch_size,
     'seed': config.seed,
@@ -212,9 +215,9 @@ def training(
     parts.source.split('train'),
     info,
     parts.mesh,
-    workers=options.workers,
+    workers=data_options.workers,
     steps=parts.total_steps,
-    area=tuple(options.area) if resized_crop else (),
+    area=tuple(data_options.area) if resized_crop else (),
     **common,
   )
 
@@ -228,6 +231,8 @@ def _finish(
 ) -> dict[str, Any]:
   """Saves the trained networks, writes the result, and returns it."""
   folder.guard()
+  student = alone(config, parts.source.info)
+  alone_result = student.read('result.json') if student else None
   deployed = parts.deployed
   if len(deployed.groups) == 1:  # a network that predicts by itself
     variables = _variables(run, deployed.groups[0])
@@ -237,7 +242,7 @@ def _finish(
     variables = {name: _variables(run, name) for name in names}
     checkpoint.save_only(folder.path / 'deployed', run.step, variables)
   return distributed.first(
-    lambda: _written(config, parts, folder, run, teacher)
+    lambda: _written(config, parts, folder, run, teacher, alone_result)
   )
 
 
@@ -247,6 +252,7 @@ def _written(
   folder: run_dir.Folder,
   run: loop.Loop,
   teacher: dict[str, Any] | None,
+  alone_result: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """Writes curves.png and result.json, and returns the result.
 
@@ -254,7 +260,7 @@ def _written(
   """
   deployed = parts.deployed
   metric = parts.task.headline
-  report.curves(run.records, folder.path / 'curves.png', metric)
+  draw(config, folder, metric, teacher, alone_result)
   split_name = 'val' if parts.source.info.num_val else 'test'
   headline = f'{split_name}/{metric.name}'
   measured = [record for record in run.records if headline in record]
@@ -290,6 +296,54 @@ def _written(
   }
   folder.write_alone('result.json', result)
   return result
+
+
+def alone(config: ConfigDict, info: source.Info) -> run_dir.Folder | None:
+  """Returns the folder of the student trained alone with the same recipe.
+
+  It returns None where `config.baseline` is 'off', and for the method 'ce',
+  which trains alone itself.
+
+  Args:
+    config: The configuration of the run.
+    info: The facts of its data set.
+  """
+  if config.baseline == 'off' or config.method == 'ce':
+    return None
+  return teacher_lib.cache_folder(config_lib.of_baseline(config), info, 'alone')
+
+
+def draw(
+  config: ConfigDict,
+  folder: run_dir.Folder,
+  metric: tasks.Metric,
+  teacher: Mapping[str, Any] | None,
+  alone_result: Mapping[str, Any] | None,
+) -> None:
+  """Draws curves.png; only process 0 calls this.
+
+  Args:
+    config: The configuration of the run.
+    folder: Its folder, which holds metrics.jsonl.
+    metric: The headline of its task.
+    teacher: The facts of its teacher, if it has one.
+    alone_result: The result of the student alone, if it is known.
+  """
+  networks = ' to '.join(
+    filter(None, (config.teacher.name, config.student.name))
+  )
+  compared = {'teacher': teacher, 'student alone': alone_result}
+  try:
+    known = {n: facts[metric.name] for n, facts in compared.items() if facts}
+    picture.curves(
+      run_dir.Records(folder).read(),
+      folder.path / 'curves.png',
+      metric,
+      f'{config.method}: {networks}, {config.data.name}, seed {config.seed}',
+      known,
+    )
+  except Exception as error:  # the run is worth more than its picture
+    distributed.say(f'curves.png is not drawn: {error}')
 
 
 def _variables(run: loop.Loop, name: str) -> dict[str, Any]:

@@ -280,8 +280,7 @@ def measure(
       leaves them as they are.
 
   Returns:
-    'top1' and 'top5' in percent, 'loss' and 'images', as in
-    `evaluation.evaluate`.
+    The figures of `evaluation.evaluate`, such as 'top1' in percent.
   """
   exp = measured(network, seen)
   state = {

@@ -53,3 +53,12 @@ def test_equal_scores_count_once_and_nan_never():
   batch = {'label': jnp.array([1, 0, 0]), 'mask': jnp.ones(3)}
   counts = classification.count(logits, batch)
   assert int(counts['top1']) == 1  # only the last: the first class wins a tie
+
+
+@pytest.mark.parametrize(('classes', 'reported'), [(3, False), (6, True)])
+def test_top_5_is_reported_of_more_than_5_classes(classes, reported):
+  batch = {'label': jnp.array([1, 0]), 'mask': jnp.ones(2)}
+  counts = classification.count(jnp.zeros((2, classes)), batch)
+  found = classification.measures(counts)
+  assert ('top5' in found) is reported
+  assert float(found['top1']) == 50.0

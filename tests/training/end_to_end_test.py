@@ -26,6 +26,7 @@ SMALL = (
   '--config.teacher.recipe.batch_size=20',
   '--config.eval_every=2.0',
   '--config.checkpoint_every=0.2',
+  '--config.checkpoint_seconds=0.0',
   '--config.teacher.expected_top1=0.0',
   '--config.baseline=off',
 )

@@ -24,6 +24,7 @@ def config_of(name, teacher=''):
   config = train_test.configuration(name).get_config('digits')
   config.data.train_size, config.batch_size = 80, 20
   config.epochs, config.checkpoint_every = 2, 1.0
+  config.checkpoint_seconds = 0.0
   config.mesh.data = 1
   config.student.args.widths = (4, 4, 8, 16)
   config.teacher.name = 'resnet8'

@@ -14,7 +14,7 @@ import pytest
 
 from kd_jax import errors
 from kd_jax.runtime import checkpoint, distributed, run_dir, sharding
-from kd_jax.training import report, run
+from kd_jax.training import picture, run
 from tests import children, compiled
 from tests.cli import train_test
 from tests.training import processes_worker
@@ -96,7 +96,7 @@ def test_what_two_processes_began_goes_on_in_one_and_agrees(
 ):
   folder, _ = trained
   monkeypatch.setenv('KD_JAX_CACHE', str(folder / 'cache'))
-  monkeypatch.setattr(report, 'curves', lambda *_: None)
+  monkeypatch.setattr(picture, 'curves', lambda *_: None)
   shutil.copytree(folder / 'first' / method, tmp_path / 'run')
   config = processes_worker.config_of(method, 5)
   config.mesh.data = devices

@@ -15,7 +15,7 @@ from kd_jax.data import augment, dataset, resident, source, stream
 from kd_jax.features import tap
 from kd_jax.models import layers
 from kd_jax.runtime import distributed, run_dir, sharding
-from kd_jax.training import report, run
+from kd_jax.training import picture, run
 from tests import tiny
 from tests.cli import train_test
 
@@ -191,7 +191,7 @@ def main(folder, *methods):
       stopped = stop_in_between(config_of(method, 5), run_dir.Folder(more))
       assert distributed.gather(stopped) == [stopped] * distributed.count()
     run.train(config_of(method, 5), run_dir.Folder(more))
-    report.curves = lambda *_: None  # drawing takes longer than training
+    picture.curves = lambda *_: None  # drawing takes longer than training
   print('done', distributed.count(), jax.device_count())
 
 

@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from kd_jax.runtime import run_dir
-from kd_jax.training import loop, run, starved
+from kd_jax.training import loop, options, run, starved
 from tests import children
 from tests.training import recovery_test
 
@@ -135,8 +135,8 @@ def test_an_array_on_the_device_is_waited_for(device):
 def test_a_dispatch_of_a_streamed_split_takes_no_more_than_64_mb(
   pixels, arrays, steps
 ):
-  options = loop.LoopOptions(0, 256, 512, 1.0, 1.0)
+  chosen = options.LoopOptions(0, 256, 512, 1.0, 1.0)
   opened = SimpleNamespace(info=SimpleNamespace(image_size=pixels))
   parts = SimpleNamespace(steps_per_epoch=5040, source=opened)
   train = SimpleNamespace(arrays=arrays)
-  assert options.steps_of_dispatch(parts, train, 'gpu') == steps
+  assert chosen.steps_of_dispatch(parts, train, 'gpu') == steps

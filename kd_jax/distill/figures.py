@@ -1,0 +1,54 @@
+"""The headline metric of a training batch, from logits that are there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.features import Batch, NetFeatures, Terms
+from kd_jax.methods import base
+
+
+def headline(
+  method: base.Method,
+  variables: Mapping[str, Any],
+  feats: NetFeatures,
+  batch: Batch,
+) -> Terms:
+  """Returns the task's headline metric over a batch, [] f32, by its name.
+
+  It returns {} if the method computes the deployed logits from features, as
+  SimKD does: in training they would cost another forward pass.
+
+  Args:
+    method: The method.
+    variables: Its 'params' and other collections.
+    feats: The features of every network.
+    batch: The batch, of which every image counts.
+  """
+  network = _deployed(method, variables, feats)
+  if not network:
+    return {}
+  logits = jax.lax.stop_gradient(feats[network]['logits'])
+  mask = jnp.ones(logits.shape[0], jnp.float32)
+  figures = method.task.figures(
+    method.task.count(logits, {**batch, 'mask': mask})
+  )
+  name = method.task.headline.name
+  return {name: jnp.asarray(figures[name], jnp.float32)}
+
+
+def _deployed(
+  method: base.Method, variables: Mapping[str, Any], feats: NetFeatures
+) -> str:
+  """Returns the network whose logits the method deploys as they are, or ''."""
+  networks: list[str] = []
+
+  def trace(feats):
+    logits = method.apply(variables, feats, method='predict')
+    deployed = next(iter(logits.values()))
+    networks.extend(n for n, f in feats.items() if f['logits'] is deployed)
+
+  jax.eval_shape(trace, feats)
+  return networks[0] if networks else ''

@@ -1,0 +1,116 @@
+"""What a run shows on stdout: lines, and in a terminal one line of progress."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import sys
+import threading
+import time
+
+REDRAWN_S = 0.2  # seconds between two drawings of the progress line
+SILENCE_S = 60.0  # seconds after which the progress is a line of a file
+_COLUMNS = 80  # of a terminal that does not say how wide it is
+_CLEAR = '\r\x1b[K'
+
+
+class Screen:
+  """The standard output of a run.
+
+  A terminal has one line of progress below the other lines, which is redrawn.
+  A file or a pipe gets the progress as a line of its own whenever nothing was
+  printed for a minute.
+  """
+
+  def __init__(self, label: str = ''):
+    """Prints nothing yet.
+
+    Args:
+      label: A label in front of every line; '' for none.
+    """
+    self._label = f'[{label}] ' if label else ''
+    self._tty = sys.stdout.isatty()
+    self._lock = threading.RLock()  # a thread prints too
+    self._progress = ''
+    self._drawn = 0.0  # the time of the last progress line; 0 if there is none
+    self._printed = time.monotonic()
+
+  def line(self, text: str) -> None:
+    """Prints the lines of a text."""
+    with self._lock:
+      self.clear()
+      for text_line in text.splitlines() or ['']:
+        print(f'{self._label}{text_line}', flush=True)
+      self._printed = time.monotonic()
+
+  def progress(self, text: str) -> None:
+    """Replaces the progress; a terminal shows it at most 5 times a second."""
+    with self._lock:
+      self._progress = text
+      now = time.monotonic()
+      if self._tty and now - self._drawn > REDRAWN_S:
+        self._drawn = now
+        line = fitted(f'{self._label}{text}', columns())
+        print(f'{_CLEAR}{line}', end='', flush=True)
+
+  def clear(self) -> None:
+    """Removes the progress line from a terminal."""
+    with self._lock:
+      if self._drawn:
+        print(_CLEAR, end='', flush=True)
+        self._drawn = 0.0
+
+  @contextlib.contextmanager
+  def watched(self) -> Iterator[None]:
+    """Returns a context manager in which no minute of a file is silent."""
+    if self._tty:
+      try:
+        yield
+      finally:
+        self.clear()
+      return
+    ended = threading.Event()
+    thread = threading.Thread(
+      target=self._break_silence, args=(ended,), daemon=True
+    )
+    thread.start()
+    try:
+      yield
+    finally:
+      ended.set()
+      thread.join()
+
+  def _break_silence(self, ended: threading.Event) -> None:
+    # Where stdout is closed, the run itself meets the same error.
+    with contextlib.suppress(OSError, ValueError):
+      while not ended.wait(max(0.0, self._silent_until() - time.monotonic())):
+        with self._lock:
+          if time.monotonic() >= self._silent_until():
+            self.line(self._progress or 'starting')
+
+  def _silent_until(self) -> float:
+    return self._printed + SILENCE_S
+
+
+def columns() -> int:
+  """Returns the width of the terminal, in characters."""
+  try:
+    known = os.get_terminal_size(sys.stdout.fileno()).columns
+  except (OSError, ValueError):  # stdout was replaced by something else
+    known = 0
+  return known or _COLUMNS
+
+
+def fitted(text: str, width: int) -> str:
+  """Returns a text that leaves the last column of a terminal's line free.
+
+  A character in the last column would move some terminals to the next line,
+  which a redrawing would leave behind.
+
+  Args:
+    text: The text, without line ends.
+    width: The width of the terminal, in characters.
+  """
+  most = max(1, width - 1)
+  if len(text) <= most:
+    return text
+  return text[: max(0, most - 3)] + '...'[:most]
