@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from kd_jax import config as config_lib
+from kd_jax.distill import optim
 from kd_jax.methods import registry
-from tests.cli import train_test
 from tests.config import build_all, published
 
 RECIPES = [name for name in build_all.recipes() if ':digits' not in name]
@@ -200,8 +200,13 @@ def test_another_weight_does_not_pass(setting):
     assert found(config) != expected(published.ROWS[name]), term
 
 
-def test_the_decoders_rate_of_ffsd_is_the_released_one():
-  for recipe in ('digits', 'cifar100_r20', 'imagenet_r18'):
-    config = train_test.configuration('ffsd').get_config(recipe)
-    factor = config.optimizer.rules[0][1]['learning_rate']['factor']
-    assert config.optimizer.learning_rate.value * factor == 1e-3
+@pytest.mark.parametrize('recipe', ['digits', 'cifar100_r20', 'imagenet_r18'])
+def test_ffsds_decoders_follow_the_configurations_learning_rate(recipe):
+  config = build_all.config_of(f'ffsd:{recipe}')
+  for times in (1, 2):
+    rate = config.optimizer.learning_rate
+    (_, changes), *_ = config.optimizer.rules
+    fields = optim.of_rule(config.optimizer.to_dict(), dict(changes))
+    assert fields['learning_rate'] == {**rate.to_dict(), 'value': times * 1e-3}
+    rate.value *= 2
+    rate.milestones = (7,)
