@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
   Args:
     argv: The verb and its arguments.
   """
-  name, *rest = argv or ['']
+  name, *rest = argv or ['--help']
   if name in ('-h', '--help', 'help'):
     print(usage())
     return 0

@@ -1,4 +1,4 @@
-"""Compares methods over seeds: `kd-jax compare FILE... `.
+"""Compares methods over seeds: `kd-jax compare FILE...`.
 
 Each file is written at the end of `python -m kd_jax.main --seeds 0,1,2`
 (`seeds-0-1-2.json`). The output is a Markdown table. For each method it has the

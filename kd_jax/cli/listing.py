@@ -1,6 +1,7 @@
 """Lists names: `kd-jax list methods|networks|recipes|data|keys`."""
 
 from collections.abc import Callable, Sequence
+import functools
 import importlib.util
 import inspect
 import json
@@ -39,18 +40,27 @@ def data_sets() -> list[tuple[str, str]]:
   return list(data.SETS.items())
 
 
-def keys() -> list[tuple[str, str]]:
-  """Returns all configuration keys with their defaults and descriptions."""
+def keys(recipe: str = '') -> list[tuple[str, str]]:
+  """Returns every key of a configuration with its value and its meaning.
+
+  Args:
+    recipe: The recipe whose values are shown; '' shows the defaults.
+
+  Raises:
+    UsageError: The recipe is unknown.
+  """
+  config = config_lib.load(recipe) if recipe else config_lib.default()
   rows = []
   for key in config_lib.KEYS:
-    default = key.default
-    if hasattr(default, 'to_dict'):
-      default = default.to_dict()
+    value = functools.reduce(getattr, key.path.split('.'), config)
+    if hasattr(value, 'to_dict'):
+      value = value.to_dict()
     choices = ''
     if key.choices:
       choices = f' One of {", ".join(repr(c) for c in key.choices)}.'
-    text = json.dumps(default)
-    rows.append((f'config.{key.path}={text}', f'{key.help}{choices}'))
+    rows.append(
+      (f'config.{key.path}={json.dumps(value)}', f'{key.help}{choices}')
+    )
   return rows
 
 
@@ -90,9 +100,9 @@ def main(argv: Sequence[str]) -> int:
     return networks.main(rest)
   if args.kind not in KINDS:
     raise errors.unknown('kind', args.kind, kinds)
-  if rest:
-    raise errors.UsageError(f'unexpected argument {rest[0]!r}')
-  rows = KINDS[args.kind]()
+  if rest and (args.kind != 'keys' or len(rest) > 1):
+    raise errors.UsageError(f'unexpected argument {rest[-1]!r}')
+  rows = keys(*rest) if args.kind == 'keys' else KINDS[args.kind]()
   width = min(40, max(len(name) for name, _ in rows))
   print('\n'.join(f'{name:{width}}  {text}' for name, text in rows))
   return 0

@@ -134,6 +134,11 @@ def _imported(name: str, image_size: int) -> source.Source:
     raise errors.UsageError(
       f'{name} returns {type(opened).__name__}, not kd_jax.data.source.Source'
     )
+  if not opened.info.fingerprint:
+    raise errors.UsageError(
+      f'{name} has no Info.fingerprint: give a digest of its images and '
+      'labels, so that a run and its cached teachers see when they change'
+    )
   if image_size and opened.info.image_size != image_size:
     raise errors.ArgumentError(
       f'image_size={image_size}: {name} returns images of '

@@ -365,9 +365,11 @@ def _weights(
     if name not in terms:
       raise errors.unknown(f'weight of method {config.method}:', name, terms)
   if missing := [name for name in terms if name not in config.weights]:
+    known = {name: _plain(config.weights.get(name, 0.0)) for name in terms}
     raise errors.UsageError(
-      f'config.weights lacks {", ".join(missing)} of method {config.method} '
-      '(0.0 is off)'
+      f'config.weights lacks {", ".join(missing)} of method {config.method}: '
+      f'give all terms, such as --config.weights="{known}" (0.0 '
+      'is off)'
     )
 
   def counted(spec: Any) -> optim.Schedule:

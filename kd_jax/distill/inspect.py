@@ -98,7 +98,8 @@ def shapes(
       raise
     raise errors.UsageError(
       f'{where}: {_first_line(error)}; the method does not fit these '
-      'networks: choose other taps or another pair'
+      'networks: choose other taps, networks of equal widths there '
+      '(config.student.args, config.teacher.args), or add an adapter'
     ) from error
 
 

@@ -98,7 +98,7 @@ class Fusion(nn.Module):
 
 
 class Method(base.WithTaps):
-  """The method ReviewKD; the weight of its term is warmed up over 20 epochs.
+  """The method ReviewKD; its recipes warm its term up over 20 epochs.
 
   Attributes:
     taps: The student's taps, shallow first; a vector such as 'pooled' counts as

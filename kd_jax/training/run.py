@@ -95,6 +95,11 @@ def _train(
     folder.claim(config_lib.plain(config), parts.source.info.identity())
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
+      if not shared:  # a network that runs share is expected to be there
+        distributed.say(
+          f'{folder.path} is finished and nothing was trained; give another '
+          '--workdir to train again'
+        )
       return result
     tests = distributed.together(lambda: _tests(config, parts, reporter.line))
     teacher_began = run_dir.now()

@@ -126,7 +126,8 @@ class Saver:
       kept = f'the last good checkpoint is {self.folder / str(latest)}'
     return (
       f'{what}; stopped, {kept}. A smaller learning rate or weight, or '
-      "config.dtype='float32', is the usual cure"
+      'config.optimizer.clip_norm, is the usual cure, and float32 in place of '
+      'bfloat16; so is a teacher that was trained long enough'
     )
 
   def close(self) -> None:

@@ -31,7 +31,7 @@ def test_every_verb_has_a_help_and_ends_with_0(name, capsys):
 def test_an_unknown_verb_is_one_line(capsys):
   assert app.main(['trian']) == 2
   assert "unknown verb 'trian'; did you mean 'train'" in capsys.readouterr().err
-  assert app.main([]) == 2
+  assert app.main([]) == 0  # the usage
 
 
 def test_the_version_is_said(capsys):
@@ -69,6 +69,15 @@ def test_every_key_is_listed_with_its_default(capsys):
   assert "One of 'zero', 'reflect'." in rows['config.data.padding_mode="zero"']
 
 
+def test_a_recipes_values_are_listed(capsys):
+  assert app.main(['list', 'keys', 'ofd:imagenet_r152_r50']) == 0
+  said = capsys.readouterr().out
+  assert 'config.epochs=100 ' in said
+  assert '"milestones": [29, 59, 89]' in said
+  assert app.main(['list', 'keys', 'ofd:imagenet_r152_r5']) == 2
+  assert "did you mean 'imagenet_r152_r50'" in capsys.readouterr().err
+
+
 def test_data_sets_are_listed(capsys):
   assert listed('data', capsys).keys() == data.SETS.keys()
 
@@ -84,7 +93,7 @@ def test_networks_are_listed_with_their_cost(capsys):
 def test_an_unknown_kind_is_one_line(capsys):
   assert app.main(['list', 'recipe']) == 2
   assert "did you mean 'recipes'" in capsys.readouterr().err
-  assert app.main(['list', 'keys', 'more']) == 2
+  assert app.main(['list', 'keys', 'kd', 'more']) == 2
 
 
 def test_whoever_reads_may_stop_early():

@@ -180,8 +180,12 @@ def test_evaluation_feeds_cover_the_split_once():
 def own_digits(image_size):
   """A data set of the user's own, as `config.data.name` can name it."""
   opened = data.open_source('digits')
-  info = opened.info._replace(name='own digits', image_size=image_size or 8)
+  info = opened.info._replace(name='own digits', fingerprint='1')
   return source.Source(info, opened.split)
+
+
+def changing_digits(image_size):
+  return data.open_source('digits')
 
 
 def no_source(image_size):
@@ -192,6 +196,8 @@ def test_a_function_of_the_users_own_is_a_data_set():
   opened = data.open_source('tests.data.data_test:own_digits', train_size=300)
   assert opened.info.name == 'own digits'
   assert len(opened.split('train')) == 300
+  with pytest.raises(errors.UsageError, match=r'has no Info\.fingerprint'):
+    data.open_source('tests.data.data_test:changing_digits')
   with pytest.raises(errors.UsageError, match='returns int, not'):
     data.open_source('tests.data.data_test:no_source')
   with pytest.raises(errors.UsageError, match=r'cannot import .nowhere'):

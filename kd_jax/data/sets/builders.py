@@ -64,7 +64,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
   def _broken(self, error: Exception) -> errors.UsageError:
     return errors.UsageError(
-      f'{self.archive_path} is no whole archive of {self.name} '
+      f'{self.archive_path} is not a complete archive of {self.name} '
       f'({type(error).__name__}: {error}); fetch it again from '
       f'{self.PUBLISHED.url}'
     )
