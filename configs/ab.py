@@ -28,6 +28,11 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return ab(base.pair(), epochs=30)
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return ab(base.benchmark(pair), epochs=30)
+
+
 def ab(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
   """Adds the method: a phase with AB's loss alone, then cross-entropy alone.
 
@@ -38,7 +43,7 @@ def ab(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
   """
   config.method = 'ab'
   config.method_args = base.ConfigDict(
-    {'taps': ('stage1_pre', 'stage2_pre', 'stage3_pre'), 'margin': 1.0}
+    {'taps': base.stages(config, '_pre'), 'margin': 1.0}
   )
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'ab': 0.0})
   config.trainable = ('^student/',)
@@ -50,4 +55,23 @@ def ab(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
   )
 
 
-RECIPES = {'digits': digits, 'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4}
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 72.50,
+  'wrn_40_2_wrn_40_1': 72.38,
+  'r56_r20': 69.47,
+  'r110_r20': 69.53,
+  'r110_r32': 70.98,
+  'vgg13_vgg8': 70.94,
+  'vgg13_mobilenetv2': 66.06,
+  'r50_mobilenetv2': 67.20,
+  'r50_vgg8': 70.65,
+  'r32x4_shufflenetv1': 73.55,
+  'r32x4_shufflenetv2': 74.31,
+  'wrn_40_2_shufflenetv1': 73.34,
+}
+RECIPES = {
+  'digits': digits,
+  'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  **base.pairs(cifar100, PUBLISHED),
+}

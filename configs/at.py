@@ -33,12 +33,36 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return at(base.pair(), weight=1000.0)
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return at(base.benchmark(pair), weight=1000.0)
+
+
 def at(config: base.ConfigDict, weight: float) -> base.ConfigDict:
   """Adds the method to `config`; RepDistiller's weight is 1000."""
   config.method = 'at'
-  config.method_args = base.ConfigDict({'taps': ('stage1', 'stage2', 'stage3')})
+  config.method_args = base.ConfigDict({'taps': base.stages(config)})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'at': weight})
   return config
 
 
-RECIPES = {'digits': digits, 'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4}
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 74.08,
+  'wrn_40_2_wrn_40_1': 72.77,
+  'r56_r20': 70.55,
+  'r110_r20': 70.22,
+  'r110_r32': 72.31,
+  'vgg13_vgg8': 71.43,
+  'vgg13_mobilenetv2': 59.40,
+  'r50_mobilenetv2': 58.58,
+  'r50_vgg8': 71.84,
+  'r32x4_shufflenetv1': 71.73,
+  'r32x4_shufflenetv2': 72.73,
+  'wrn_40_2_shufflenetv1': 73.32,
+}
+RECIPES = {
+  'digits': digits,
+  'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  **base.pairs(cifar100, PUBLISHED),
+}

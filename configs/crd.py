@@ -52,6 +52,11 @@ def imagenet_r34_r18() -> base.ConfigDict:
   return crd(base.imagenet(), negatives=16384, kd=0.0)
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return crd(base.benchmark(pair), negatives=16384, kd=0.0)
+
+
 def repdistiller(kd: float) -> base.ConfigDict:
   """Returns the recipe of the CIFAR-100 pair with a weight for KD's loss."""
   return crd(base.pair(), negatives=16384, kd=kd)
@@ -71,9 +76,25 @@ def crd(config: base.ConfigDict, negatives: int, kd: float) -> base.ConfigDict:
   return config
 
 
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 75.48,
+  'wrn_40_2_wrn_40_1': 74.14,
+  'r56_r20': 71.16,
+  'r110_r20': 71.46,
+  'r110_r32': 73.48,
+  'vgg13_vgg8': 73.94,
+  'vgg13_mobilenetv2': 69.73,
+  'r50_mobilenetv2': 69.11,
+  'r50_vgg8': 74.30,
+  'r32x4_shufflenetv1': 75.11,
+  'r32x4_shufflenetv2': 75.65,
+  'wrn_40_2_shufflenetv1': 76.05,
+}
 RECIPES = {
   'digits': digits,
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
   'cifar100_r32x4_r8x4_kd': cifar100_r32x4_r8x4_kd,
   'imagenet_r34_r18': imagenet_r34_r18,
+  **base.pairs(cifar100, PUBLISHED),
 }

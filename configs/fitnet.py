@@ -27,6 +27,11 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return fitnet(base.pair())
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return fitnet(base.benchmark(pair))
+
+
 def fitnet(config: base.ConfigDict) -> base.ConfigDict:
   """Adds the method to `config`, on the map of stage 2 with weight 100."""
   config.method = 'fitnet'
@@ -35,4 +40,23 @@ def fitnet(config: base.ConfigDict) -> base.ConfigDict:
   return config
 
 
-RECIPES = {'digits': digits, 'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4}
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 73.58,
+  'wrn_40_2_wrn_40_1': 72.24,
+  'r56_r20': 69.21,
+  'r110_r20': 68.99,
+  'r110_r32': 71.06,
+  'vgg13_vgg8': 71.02,
+  'vgg13_mobilenetv2': 64.14,
+  'r50_mobilenetv2': 63.16,
+  'r50_vgg8': 70.69,
+  'r32x4_shufflenetv1': 73.59,
+  'r32x4_shufflenetv2': 73.54,
+  'wrn_40_2_shufflenetv1': 73.73,
+}
+RECIPES = {
+  'digits': digits,
+  'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  **base.pairs(cifar100, PUBLISHED),
+}

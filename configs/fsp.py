@@ -33,6 +33,11 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return fsp(base.pair(), epochs=30)
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return fsp(base.benchmark(pair), epochs=30)
+
+
 def fsp(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
   """Adds the method: a phase with FSP's loss alone, then cross-entropy alone.
 
@@ -42,9 +47,7 @@ def fsp(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
       but the classifier.
   """
   config.method = 'fsp'
-  config.method_args = base.ConfigDict(
-    {'taps': ('stem', 'stage1', 'stage2', 'stage3')}
-  )
+  config.method_args = base.ConfigDict({'taps': ('stem', *base.stages(config))})
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 0.0, 'fsp': 0.0})
   return base.initialised(
     config,
@@ -54,4 +57,16 @@ def fsp(config: base.ConfigDict, epochs: int) -> base.ConfigDict:
   )
 
 
-RECIPES = {'digits': digits, 'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4}
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 72.91,
+  'r56_r20': 69.95,
+  'r110_r20': 70.11,
+  'r110_r32': 71.89,
+  'vgg13_vgg8': 70.23,
+}
+RECIPES = {
+  'digits': digits,
+  'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  **base.pairs(cifar100, PUBLISHED),
+}

@@ -46,7 +46,12 @@ def cifar100_r32x4_r8x4_standardized() -> base.ConfigDict:
     python -m kd_jax.main \\
       --config configs/kd.py:cifar100_r32x4_r8x4_standardized
   """
-  config = repdistiller('resnet32x4', 'resnet8x4')
+  return standardized('r32x4_r8x4')
+
+
+def standardized(pair: str) -> base.ConfigDict:
+  """Returns the recipe with standardised logits for a pair in `base.PAIRS`."""
+  config = cifar100(pair)
   config.method_args = base.ConfigDict(
     {'temperature': 2.0, 'standardize': True}
   )
@@ -88,6 +93,11 @@ def folder_r34_r18() -> base.ConfigDict:
   return config
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return kd(base.benchmark(pair))
+
+
 def repdistiller(teacher: str, student: str) -> base.ConfigDict:
   """Returns RepDistiller's recipe, which equals the defaults, for a pair."""
   return kd(base.pair(teacher, student))
@@ -101,6 +111,33 @@ def kd(config: base.ConfigDict) -> base.ConfigDict:
   return config
 
 
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 74.92,
+  'wrn_40_2_wrn_40_1': 73.54,
+  'r56_r20': 70.66,
+  'r110_r20': 70.67,
+  'r110_r32': 73.08,
+  'vgg13_vgg8': 72.98,
+  'vgg13_mobilenetv2': 67.37,
+  'r50_mobilenetv2': 67.35,
+  'r50_vgg8': 73.81,
+  'r32x4_shufflenetv1': 74.07,
+  'r32x4_shufflenetv2': 74.45,
+  'wrn_40_2_shufflenetv1': 74.83,
+}
+# The best epoch's, in the README of logit-standardization-KD.
+STANDARDIZED = {
+  'wrn_40_2_wrn_16_2': 76.11,
+  'wrn_40_2_wrn_40_1': 74.37,
+  'r56_r20': 71.43,
+  'r110_r20': 71.48,
+  'r110_r32': 74.17,
+  'vgg13_vgg8': 74.36,
+  'vgg13_mobilenetv2': 68.61,
+  'r50_mobilenetv2': 69.02,
+  'r32x4_shufflenetv2': 75.56,
+}
 RECIPES = {
   'digits': digits,
   'cifar100_r20_r8': cifar100_r20_r8,
@@ -108,4 +145,6 @@ RECIPES = {
   'folder_r34_r18': folder_r34_r18,
   'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
   'cifar100_r32x4_r8x4_standardized': cifar100_r32x4_r8x4_standardized,
+  **base.pairs(cifar100, PUBLISHED),
+  **base.pairs(standardized, STANDARDIZED, suffix='_standardized'),
 }

@@ -27,6 +27,11 @@ def cifar100_r32x4_r8x4() -> base.ConfigDict:
   return rkd(base.pair())
 
 
+def cifar100(pair: str) -> base.ConfigDict:
+  """Returns RepDistiller's recipe for a pair in `base.PAIRS`."""
+  return rkd(base.benchmark(pair))
+
+
 def rkd(config: base.ConfigDict) -> base.ConfigDict:
   """Adds the method to `config`, with RepDistiller's weights."""
   config.method = 'rkd'
@@ -37,4 +42,23 @@ def rkd(config: base.ConfigDict) -> base.ConfigDict:
   return config
 
 
-RECIPES = {'digits': digits, 'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4}
+# Top-1 in percent, by pair, of RepDistiller's README (one GPU, last epoch).
+PUBLISHED = {
+  'wrn_40_2_wrn_16_2': 73.35,
+  'wrn_40_2_wrn_40_1': 72.22,
+  'r56_r20': 69.61,
+  'r110_r20': 69.25,
+  'r110_r32': 71.82,
+  'vgg13_vgg8': 71.48,
+  'vgg13_mobilenetv2': 64.52,
+  'r50_mobilenetv2': 64.43,
+  'r50_vgg8': 71.50,
+  'r32x4_shufflenetv1': 72.28,
+  'r32x4_shufflenetv2': 73.21,
+  'wrn_40_2_shufflenetv1': 72.21,
+}
+RECIPES = {
+  'digits': digits,
+  'cifar100_r32x4_r8x4': cifar100_r32x4_r8x4,
+  **base.pairs(cifar100, PUBLISHED),
+}

@@ -32,10 +32,20 @@ def cifar100_r8() -> base.ConfigDict:
   return tfd(base.teacher_free(base.small_pair()))
 
 
+def imagenet_r18() -> base.ConfigDict:
+  """ResNet18 on ImageNet: the network alone gains 0.8 points by the abstract.
+
+  The recipe (torchvision's, with 100 epochs) is this library's choice.
+
+    python -m kd_jax.main --config configs/tfd.py:imagenet_r18
+  """
+  return tfd(base.teacher_free(base.imagenet()))
+
+
 def tfd(config: base.ConfigDict) -> base.ConfigDict:
   """Adds the method to `config`; weight and warm-up are reconstructions."""
   config.method = 'tfd'
-  config.method_args = base.ConfigDict({'taps': ('stage1', 'stage2', 'stage3')})
+  config.method_args = base.ConfigDict({'taps': base.stages(config)})
   config.weights = base.ConfigDict(
     {'ce': 1.0, 'inter': base.warmed_up(5e-3, 20)}
   )
@@ -46,4 +56,5 @@ RECIPES = {
   'digits': digits,
   'cifar100_r20': cifar100_r20,
   'cifar100_r8': cifar100_r8,
+  'imagenet_r18': imagenet_r18,
 }

@@ -142,7 +142,7 @@ def _rules(
   steps_per_epoch = wanted.images // wanted.batch_size
   rules = []
   for expression, changes in (*common['rules'], ('.*', {})):
-    fields = {**common, **dict(changes)}
+    fields = optim.of_rule(common, dict(changes))
     if fields['name'] not in OPTIMIZERS:
       instead = f'know {", ".join(OPTIMIZERS)}'
       raise _refused(label, 'optimizer.name', fields['name'], instead)

@@ -8,6 +8,30 @@ from ml_collections import ConfigDict
 from kd_jax import errors
 from kd_jax.config import schema
 
+# RepDistiller's pairs of networks on CIFAR-100, by the names of recipes.
+PAIRS = {
+  'wrn_40_2_wrn_16_2': ('wrn_40_2', 'wrn_16_2'),
+  'wrn_40_2_wrn_40_1': ('wrn_40_2', 'wrn_40_1'),
+  'r56_r20': ('resnet56', 'resnet20'),
+  'r110_r20': ('resnet110', 'resnet20'),
+  'r110_r32': ('resnet110', 'resnet32'),
+  'r32x4_r8x4': ('resnet32x4', 'resnet8x4'),
+  'vgg13_vgg8': ('vgg13', 'vgg8'),
+  'vgg13_mobilenetv2': ('vgg13', 'mobilenetv2'),
+  'r50_mobilenetv2': ('resnet50', 'mobilenetv2'),
+  'r50_vgg8': ('resnet50', 'vgg8'),
+  'r32x4_shufflenetv1': ('resnet32x4', 'shufflenetv1'),
+  'r32x4_shufflenetv2': ('resnet32x4', 'shufflenetv2'),
+  'wrn_40_2_shufflenetv1': ('wrn_40_2', 'shufflenetv1'),
+}
+# What the names of students with a lower learning rate begin with.
+_SLOW = ('mobilenet', 'shufflenet')
+# What the names of networks with four stages begin with; others have three.
+_FOUR_STAGES = (
+  *('vgg', 'mobilenet'),
+  *(f'resnet{depth}' for depth in (18, 34, 50, 101, 152)),
+)
+
 
 def initialised(
   config: ConfigDict,
@@ -68,6 +92,8 @@ def tf_fd_recipe(student: str) -> ConfigDict:
 def pair(teacher: str = 'resnet32x4', student: str = 'resnet8x4') -> ConfigDict:
   """Returns a pair of networks on CIFAR-100 with RepDistiller's recipe.
 
+  MobileNets and ShuffleNets as students have its learning rate for them, 0.01.
+
   Args:
     teacher: The teacher's name.
     student: The student's name.
@@ -75,7 +101,61 @@ def pair(teacher: str = 'resnet32x4', student: str = 'resnet8x4') -> ConfigDict:
   config = schema.default()
   config.student = schema.network(student)
   config.teacher.update(schema.network(teacher))
+  if student.startswith(_SLOW):
+    config.optimizer.learning_rate.value = 0.01
   return config
+
+
+def benchmark(name: str) -> ConfigDict:
+  """Returns `pair` for one of `PAIRS`.
+
+  Args:
+    name: The pair's name.
+  """
+  config = pair(*PAIRS[name])
+  if config.teacher.name == 'resnet50':
+    config.teacher.args.stem = 'cifar'
+  return config
+
+
+def stages(config: ConfigDict, suffix: str = '') -> tuple[str, ...]:
+  """Returns the taps of all stages of the student, shallow first.
+
+  Args:
+    config: The configuration.
+    suffix: What the taps' names end with, such as '_pre'.
+  """
+  count = 4 if config.student.name.startswith(_FOUR_STAGES) else 3
+  return tuple(f'stage{i}{suffix}' for i in range(1, count + 1))
+
+
+def pairs(
+  recipe: Callable[[str], ConfigDict],
+  published: Mapping[str, float],
+  prefix: str = 'cifar100_',
+  suffix: str = '',
+) -> dict[str, Callable[[], ConfigDict]]:
+  """Returns a recipe for each pair of networks of a published table.
+
+  Args:
+    recipe: Returns the configuration of a pair in `PAIRS`.
+    published: The students' published top-1 in percent, by the pair's name.
+    prefix: What the recipes' names begin with, before the pair's name.
+    suffix: What the recipes' names end with, after the pair's name.
+  """
+
+  def of(name: str) -> Callable[[], ConfigDict]:
+    def of_pair() -> ConfigDict:
+      return recipe(name)
+
+    teacher, student = PAIRS[name]
+    of_pair.__doc__ = (
+      f'{teacher} to {student} on CIFAR-100; published: '
+      f'{published[name]:.2f}% top-1.'
+    )
+    return of_pair
+
+  return {f'{prefix}{name}{suffix}': of(name) for name in published}
 
 
 def small_pair() -> ConfigDict:
@@ -87,31 +167,36 @@ def imagenet(
   teacher: str = 'resnet34',
   student: str = 'resnet18',
   milestones: tuple[int, ...] = (30, 60, 90),
+  *,
+  nesterov: bool = False,
 ) -> ConfigDict:
   """Returns a pair of networks on ImageNet with torchdistill's ResNet recipe.
 
   The recipe has 100 epochs, batch size 256 and learning rate 0.1, times 0.1 at
   each milestone. It trains the student, and the teacher too if `teacher.path`
-  is not set.
+  is not set; the teacher's milestones are always 30, 60 and 90.
 
   Args:
     teacher: The teacher's name.
     student: The student's name.
-    milestones: The epochs at which the learning rate drops.
+    milestones: The epochs at which the student's learning rate drops.
+    nesterov: Whether student and teacher have Nesterov's momentum.
   """
   config = pair(teacher, student)
   config.data.name = 'imagenet2012'
   config.data.augment = 'random_resized_crop'
   config.data.image_size = 224
   config.epochs, config.batch_size = 100, 256
+  common = {'weight_decay': 1e-4, **({'nesterov': True} if nesterov else {})}
   rate = schema.step_schedule(0.1, milestones)
-  config.optimizer.update({'learning_rate': rate, 'weight_decay': 1e-4})
+  config.optimizer.update({'learning_rate': rate, **common})
+  rate = schema.step_schedule(0.1, (30, 60, 90))
   config.teacher.recipe = ConfigDict(
     {
       'seed': 0,
       'epochs': 100,
       'batch_size': 256,
-      'optimizer': {'learning_rate': rate, 'weight_decay': 1e-4},
+      'optimizer': {'learning_rate': rate, **common},
     }
   )
   return config

@@ -231,7 +231,8 @@ KEYS = (
   Key(
     'optimizer.rules', (),
     '((regular expression, {field: value}), ...): the first that is found in '
-    "a parameter's path changes these fields for it.",
+    "a parameter's path changes these fields for it. A learning_rate "
+    "{'kind': 'scaled', 'factor': f} is the schedule of the others, times f.",
   ),
   Key(
     'trainable', ('.*',),

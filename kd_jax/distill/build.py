@@ -387,7 +387,7 @@ def _optimizer(
         f'expression: {error}'
       ) from error
   for expression, changes in (*all_rules, ('.*', {})):
-    fields = {**common, **_plain(changes)}
+    fields = optim.of_rule(common, _plain(changes))
     for key in fields:
       if key not in common:
         raise errors.unknown('field of an optimizer rule:', key, common)

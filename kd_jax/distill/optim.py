@@ -87,6 +87,39 @@ def schedule(
   return value
 
 
+def of_rule(
+  common: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the fields of a rule's optimizer.
+
+  Args:
+    common: The fields of the optimizer of all other parameters.
+    changes: The fields that the rule changes. A learning rate {'kind':
+      'scaled', 'factor': f} is the schedule of `common`, times f.
+
+  Raises:
+    UsageError: A scaled learning rate lacks its factor.
+  """
+  fields = {**common, **changes}
+  rate = changes.get('learning_rate')
+  if isinstance(rate, Mapping) and rate.get('kind') == 'scaled':
+    factor: Any = rate.get('factor')
+    if len(rate) != 2 or not _is_number(factor):
+      raise errors.UsageError(
+        f'a scaled learning rate {dict(rate)} of an optimizer rule: give a '
+        "number 'factor' beside 'kind', and nothing else"
+      )
+    fields['learning_rate'] = _scaled(common['learning_rate'], factor)
+  return fields
+
+
+def _scaled(spec: float | Mapping[str, Any], factor: float) -> Any:
+  if not isinstance(spec, Mapping):
+    return spec * factor
+  sized = [key for key in ('value', 'start') if key in spec]
+  return {**spec, **{key: spec[key] * factor for key in sized}}
+
+
 def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -56,6 +56,32 @@ def test_a_wrong_schedule_is_refused(spec, message):
     optim.schedule(spec, 10, 20)
 
 
+@pytest.mark.parametrize(
+  'common',
+  [
+    0.5,
+    {'kind': 'step', 'value': 0.5, 'milestones': (5,), 'factor': 0.1},
+    {'kind': 'linear', 'start': 1.0, 'value': 0.5, 'epochs': 4},
+    {'kind': 'cosine', 'value': 0.5, 'warmup_epochs': 2},
+  ],
+)
+def test_a_scaled_rate_follows_the_common_schedule(common):
+  scaled = {'learning_rate': {'kind': 'scaled', 'factor': 0.02}}
+  fields = optim.of_rule({'learning_rate': common, 'momentum': 0.9}, scaled)
+  assert fields['momentum'] == 0.9
+  steps = [0, 15, 39, 50, 120]
+  found = values(fields['learning_rate'], steps)
+  expected = [0.02 * value for value in values(common, steps)]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('more', [{}, {'factor': 'x'}, {'factor': 1, 'a': 2}])
+def test_a_scaled_rate_without_its_factor_alone_is_refused(more):
+  scaled = {'learning_rate': {'kind': 'scaled', **more}}
+  with pytest.raises(errors.UsageError, match="give a number 'factor'"):
+    optim.of_rule({'learning_rate': 0.1}, scaled)
+
+
 @pytest.mark.parametrize('nesterov', [False, True])
 def test_sgd_is_torchs_on_every_parameter(nesterov):
   tx = optim.transformation(

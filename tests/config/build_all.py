@@ -1,0 +1,124 @@
+"""Builds every recipe, and trains two steps of those on small images.
+
+  python -m tests.config.build_all              # build all of them
+  python -m tests.config.build_all ofd tfd:cifar100_r20
+  python -m tests.config.build_all --steps ofd  # and train two steps of each
+
+It prints a line for each recipe, and ends with 1 if one of them fails. No data
+is needed: the images are random.
+"""
+
+import argparse
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax import data
+from kd_jax.distill import build, step
+from tests.cli import train_test
+
+# What is not there in a test, with its classes and image size.
+ABSENT = {
+  'digits': (10, 8),
+  'imagenet2012': (1000, 224),
+  'folder:photos': (4, 224),
+}
+BATCH = 8  # images of the two steps; a recipe's own batch is traced
+
+
+def recipes():
+  """Returns the names of all recipes, such as 'fpd:digits'."""
+  stems = sorted(p.stem for p in (train_test.ROOT / 'configs').glob('*.py'))
+  return [
+    f'{stem}:{recipe}'
+    for stem in stems
+    for recipe in train_test.configuration(stem).RECIPES
+  ]
+
+
+def config_of(name):
+  """Returns the configuration of a recipe."""
+  stem, recipe = name.split(':')
+  return train_test.configuration(stem).get_config(recipe)
+
+
+def facts(config):
+  """Returns the number of classes and the image size of a recipe's data."""
+  name = config.data.name
+  return data.facts(name, config.data.image_size) or ABSENT[name]
+
+
+def two_steps(config, size=None):
+  """Returns the terms of two steps on random images, in every phase.
+
+  Args:
+    config: The configuration; its batch and CRD's negatives are made small.
+    size: The height and width of the images; None takes the data set's.
+  """
+  classes, image_size = facts(config)
+  size = size or image_size
+  config.batch_size = BATCH
+  labels = np.arange(4 * classes, dtype=np.int32) % classes
+  if 'negatives' in config.method_args:
+    config.method_args.negatives = 16
+  known = {'num_classes': classes, 'train_labels': labels}
+  rng = np.random.default_rng(0)
+  found = []
+  for phase in build.phases_of(config, known, 10):
+    exp = phase.exp
+    image = rng.normal(size=(BATCH, size, size, 3)).astype(np.float32)
+    batch = {
+      'image': jnp.asarray(image),
+      'label': jnp.asarray(labels[:BATCH]),
+      'index': jnp.arange(BATCH, dtype=jnp.int32),
+    }
+    frozen = {
+      name: jax.jit(net.init, static_argnames='train')(
+        jax.random.key(i), batch['image'], train=False
+      )
+      for i, (name, net) in enumerate(exp.teachers.items())
+    }
+    for variables in frozen.values():
+      variables.pop('intermediates', None)
+    state = jax.jit(lambda f, b, e=exp: step.init(e, jnp.int32(0), f, b))(
+      frozen, batch
+    )
+    update = jax.jit(lambda s, f, b, e=exp: step.train_step(e, 0, s, f, b))
+    for _ in range(2):
+      state, terms = update(state, frozen, batch)
+      found.append({name: float(value) for name, value in terms.items()})
+  return found
+
+
+def main():
+  """Builds the recipes that are named; returns the number that failed."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('names', nargs='*', help='a method, or method:recipe')
+  parser.add_argument('--steps', action='store_true', help='train two steps')
+  args = parser.parse_args()
+  wanted = set(args.names)
+  failed = 0
+  for name in recipes():
+    if wanted and not wanted & {name, name.split(':')[0]}:
+      continue
+    begin = time.monotonic()
+    config, what = config_of(name), 'built'
+    try:
+      build.check(config, *facts(config))
+      if args.steps:
+        terms = two_steps(config)
+        assert np.isfinite([*terms[-1].values()]).all(), terms
+        what = f'trained, {len(terms)} steps'
+    except Exception as error:
+      failed += 1
+      what = f'FAILED: {type(error).__name__}: {error}'
+    print(f'{time.monotonic() - begin:6.1f} s  {name}  {what}', flush=True)
+  print(f'{failed} failed')
+  return failed
+
+
+if __name__ == '__main__':
+  sys.exit(min(main(), 1))
