@@ -20,7 +20,8 @@ from kd_jax.reproduce.cells import Cell
 _DIGITS = 6  # significant digits of a metric
 # Means over the steps since the last record; other metrics are of its step.
 _MEANS = ('train/loss/', 'train/total', 'train/grad_norm')
-_LEFT_OUT = ('time/', 'train/weighted/')
+_LEFT_OUT = ('time/', 'train/weighted/', 'step/')
+_OF_AN_EPOCH = ('train/', 'val/', 'test/')  # records without them are points
 
 
 class Stand(NamedTuple):
@@ -163,6 +164,8 @@ def thinned(
   """
   epochs: dict[int, list[Mapping[str, Any]]] = {}
   for record in records:
+    if not any(key.startswith(_OF_AN_EPOCH) for key in record):
+      continue
     number = math.ceil(round(record['step'] / steps_per_epoch, 6))
     epochs.setdefault(number, []).append(record)
   rows, before = [], 0

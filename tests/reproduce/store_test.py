@@ -29,6 +29,7 @@ def test_an_epoch_is_a_line_whose_losses_are_means_over_its_steps():
       'rate': 0.2,
       'test/top1': 9.0,
     },
+    {'step': 6, 'epoch': 1.5, 'step/total': 7.0},
     {'step': 8, 'epoch': 2.0, 'train/total': 1 / 3, 'time/saving': 3.0},
     {'step': 9, 'epoch': 2.25, 'train/total': 1.0, 'train/weighted/ce': 1.0},
   ]
