@@ -42,7 +42,8 @@ def phases(**optimizer):
   config = recovery_test.config_of()
   with config.ignore_type():
     config.phases = {'a': {'epochs': 1, 'learning_rate': 0.5}}
-    config.optimizer.update(optimizer)
+    for key, value in optimizer.items():
+      config.optimizer[key] = value
   facts = {'num_classes': tiny.CLASSES}
   return build.phases_of(config, facts, 4)
 
