@@ -16,7 +16,7 @@ SLOW = ('pyramidnet200',)
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_every_recipe_of_every_configuration_builds(name):
+def test_the_recipes_of_every_configuration_build(name):
   module = train_test.configuration(name)
   listed = [n for n, f in module.RECIPES.items() if f.__name__ == 'of_pair']
   built = set()
