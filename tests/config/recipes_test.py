@@ -8,26 +8,22 @@ from tests.cli import train_test
 from tests.config import build_all
 
 METHODS = sorted(p.stem for p in (train_test.ROOT / 'configs').glob('*.py'))
-# A table of pairs has more recipes than a test has time for; the command
-# `python -m tests.config.build_all` builds all of them.
-OF_A_TABLE = 1
-# Seconds to trace; the command has them too.
+# Tracing all pairs of a table for all methods takes minutes: a test takes the
+# pair with four stages that is traced fastest, and leaves the slowest networks
+# out. The command `python -m tests.config.build_all` builds all of them.
+OF_A_TABLE = 'vgg13_vgg8'
 SLOW = ('pyramidnet200', 'densenet40_12', 'googlenet')
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_every_recipe_of_every_configuration_builds(name):
+def test_the_recipes_of_every_configuration_build(name):
   module = train_test.configuration(name)
   listed = [n for n, f in module.RECIPES.items() if f.__name__ == 'of_pair']
-  first = 5 * METHODS.index(name)  # so that the methods share the pairs
-  taken = {
-    listed[(first + i) % len(listed)] for i in range(OF_A_TABLE) if listed
-  }
   built = set()
   for recipe in module.RECIPES:
     config = module.get_config(recipe)
     assert config.recipe == recipe
-    if recipe in listed and recipe not in taken:
+    if recipe in listed and OF_A_TABLE not in recipe:
       continue
     if {config.teacher.name, config.student.name} & {*SLOW}:
       continue
