@@ -13,7 +13,8 @@ import pathlib
 MODULES = (
   'absl', 'etils.epath', 'flatbuffers', 'flax.linen', 'grain',
   'importlib_resources', 'jax', 'matplotlib', 'ml_collections', 'numpy',
-  'optax', 'orbax.checkpoint', 'PIL.Image', 'safetensors.numpy', 'sklearn',
+  'optax', 'orbax.checkpoint', 'PIL.Image', 'safetensors.numpy', 'scipy',
+  'sklearn',
   'simplejpeg', 'tensorboardX', 'tensorflow_datasets.core', 'kd_jax.main',
 )  # fmt: skip
 # Versions that figures are reported with, of packages that are installed.
