@@ -5,7 +5,6 @@ import json
 import pathlib
 import re
 import shlex
-import subprocess
 
 import pytest
 
@@ -13,6 +12,7 @@ from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.reproduce import cells, runner, store
 from kd_jax.runtime import run_dir
+from tests import children
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS = ROOT / 'results'
@@ -127,7 +127,8 @@ def test_an_unfinished_run_goes_on_as_the_readme_says(folder, tmp_path):
   (block,) = re.findall(r'```bash\n(mkdir .*?)```', readme, re.S)
   *unpack, go_on = block.replace('\\\n', '').strip().splitlines()
   (tmp_path / 'results').symlink_to(RESULTS)
-  subprocess.run(['bash', '-ec', '\n'.join(unpack)], cwd=tmp_path, check=True)
+  script = '\n'.join(unpack)
+  children.run(['bash', '-ec', script], cwd=tmp_path, check=True)
   words = shlex.split(go_on)
   assert words[:4] == ['kd-jax', 'reproduce', 'run', cell.recipe]
   data = words[words.index('--data') + 1]
