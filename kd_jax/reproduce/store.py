@@ -19,8 +19,10 @@ from kd_jax.reproduce.cells import Cell
 
 _DIGITS = 6  # significant digits of a metric
 # Means over the steps since the last record; other metrics are of its step.
-_MEANS = ('train/loss/', 'train/total', 'train/grad_norm')
-_LEFT_OUT = ('time/', 'train/weighted/', 'step/')
+_MEANS = ('train/',)
+_LEFT_OUT = (
+  'time/', 'train/weighted/', 'step/', 'images_per_s', 'learning_rate',
+)  # fmt: skip
 _OF_AN_EPOCH = ('train/', 'val/', 'test/')  # records without them are points
 
 

@@ -114,9 +114,7 @@ def test_a_truncated_archive_is_refused_and_leaves_nothing(tmp_path, keep):
   archives.cifar(file, 10)
   content = file.read_bytes()
   file.write_bytes(content[: int(len(content) * keep)])
-  with pytest.raises(
-    errors.UsageError, match='not a complete archive'
-  ):
+  with pytest.raises(errors.UsageError, match='not a complete archive'):
     opened('cifar10', tmp_path, file)
   assert prepared.find('cifar10', epath.Path(tmp_path / 'data')) is None
 
