@@ -43,15 +43,16 @@ class Means:
 
 
 class Rate:
-  """A meter of images per second, without the time of the first dispatch.
+  """A meter of images per second, without the first two dispatches.
 
-  The first dispatch compiles, and its images are not counted.
+  The first one compiles, and the second one may be done by the time at which
+  the first one is read.
   """
 
   def __init__(self) -> None:
     """Begins with the first call of `add`."""
     self._since: float | None = None
-    self._now, self._images = 0.0, 0
+    self._now, self._images, self._skipped = 0.0, 0, 0
 
   def add(self, images: int, seconds: float) -> None:
     """Adds images.
@@ -60,10 +61,12 @@ class Rate:
       images: The number of images that are done since the last call.
       seconds: The seconds spent on training, from any zero.
     """
-    if self._since is None:
+    if self._since is not None:
+      self._images += images
+    elif self._skipped:
       self._since = seconds
     else:
-      self._images += images
+      self._skipped += 1
     self._now = seconds
 
   def value(self) -> float | None:
