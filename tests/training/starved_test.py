@@ -73,9 +73,9 @@ class Slow:
       yield feed
 
 
-def waiting(monkeypatch, capsys, folder, seconds):
+def waiting(monkeypatch, capsys, folder, seconds, config, stretch_s):
   """What a run says of its data, and where its time went."""
-  monkeypatch.setattr(starved, 'STRETCH_S', 0.1)
+  monkeypatch.setattr(starved, 'STRETCH_S', stretch_s)
   training = run.training
 
   def slow(*args):
@@ -83,8 +83,6 @@ def waiting(monkeypatch, capsys, folder, seconds):
     return Slow(train, seconds) if seconds else train
 
   monkeypatch.setattr(run, 'training', slow)
-  config = recovery_test.config_of()
-  config.epochs = 4
   result = run.train(config, run_dir.Folder(folder))
   said = [
     line for line in capsys.readouterr().out.splitlines() if 'wait for' in line
@@ -95,7 +93,11 @@ def waiting(monkeypatch, capsys, folder, seconds):
 def test_a_run_that_waits_for_its_data_says_so_once(
   tmp_path, monkeypatch, capsys
 ):
-  said, time_s = waiting(monkeypatch, capsys, tmp_path / 'run', 0.3)
+  config = recovery_test.config_of()
+  config.epochs = 4
+  said, time_s = waiting(
+    monkeypatch, capsys, tmp_path / 'run', 0.3, config, 0.1
+  )
   assert len(said) == 1
   assert said[0].startswith('the devices wait for data ')
   assert time_s['waiting for data'] > 1  # of 16 times 0.3 s
@@ -109,7 +111,15 @@ def test_a_run_whose_data_is_on_the_device_does_not(
   clock = SimpleNamespace(monotonic=time.process_time)
   for module in (loop, starved):
     monkeypatch.setattr(module, 'time', clock)
-  said, time_s = waiting(monkeypatch, capsys, tmp_path / 'run', 0.0)
+  # Steps long enough that a pause of this process is a small share of them, and
+  # no threads that save beside them.
+  config = recovery_test.config_of()
+  config.student.args.widths = (32, 32, 64, 128)
+  config.epochs = config.checkpoint_every = 8
+  said, time_s = waiting(
+    monkeypatch, capsys, tmp_path / 'run', 0.0, config, 0.15
+  )
+  assert time_s['training'] > 0.15  # the share was measured
   assert said == []
   assert time_s['waiting for data'] < 0.1 * time_s['training']
 
