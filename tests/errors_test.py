@@ -50,7 +50,7 @@ def test_other_errors_are_left_as_they_are(kind):
 def traced(name, **args):
   """Traces a training step of a method over tiny networks."""
   exp = tiny.experiment(tiny.method(name, **args), tx=optax.sgd(0.1))
-  return inspect.shapes(exp, tiny.SIZE, 8)
+  return inspect.trace(exp, tiny.SIZE, 8)
 
 
 def changed(name, values):

@@ -53,7 +53,7 @@ def run(folder, name='kd'):
     **state.model_state,
     'student': {'batch_stats': student['batch_stats']},
   }
-  kept = inspect.deployed(exp, digits.INFO.image_size)
+  kept = inspect.trace(exp, digits.INFO.image_size, 2).deployed
   if kept.groups == ('student',):
     checkpoint.save_only(run_folder.path / 'student', 3, student)
   else:

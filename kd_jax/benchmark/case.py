@@ -111,7 +111,8 @@ class Case:
   @functools.cached_property
   def kept_params(self) -> int:
     """How many parameters inference needs."""
-    return inspect.deployed(self.exp, self.wanted.image_size).params
+    size, count = self.wanted.image_size, self.wanted.batch_size
+    return inspect.trace(self.exp, size, count).deployed.params
 
   def next_feeds(self) -> Any:
     """Returns the next feeds of a dispatch, as the training loop makes them."""
@@ -216,7 +217,7 @@ def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
   facts = {'num_classes': wanted.classes, 'train_labels': _labels(wanted)}
   exp = build.phases_of(config, facts, epoch)[0].exp
   with errors.keys('config.method_args.'):
-    inspect.shapes(exp, wanted.image_size, wanted.batch_size)
+    inspect.trace(exp, wanted.image_size, wanted.batch_size)
   return exp
 
 

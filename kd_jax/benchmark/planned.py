@@ -84,15 +84,15 @@ def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
   facts = {'num_classes': wanted.classes, 'train_labels': labels}
   facts |= {'mean': info.mean, 'std': info.std}
   phases = build.phases_of(config, facts, steps)
-  exp = phases[-1].exp
   with errors.keys('config.method_args.'):
-    shapes = inspect.shapes(exp, size, config.batch_size)
+    traced = tuple(
+      inspect.trace(phase.exp, size, config.batch_size) for phase in phases
+    )
   return build.Parts(
     source=source.Source(info, lambda split: source.Arrays(image, labels)),
     mesh=sharding.make_mesh(1),
     phases=phases,
-    features=shapes,
-    deployed=inspect.deployed(exp, size),
+    traced=traced,
     steps_per_epoch=steps,
   )
 
@@ -100,19 +100,12 @@ def _parts(config: ConfigDict, wanted: case.Wanted) -> build.Parts:
 def _run(config: ConfigDict, parts: build.Parts, mesh: Mesh) -> _Run:
   exp, size = parts.phases[0].exp, parts.source.info.image_size
   batch = inspect.example(size, config.batch_size)
-  taught = {
-    name: dict(inspect.variables_of(network, size))
-    for name, network in exp.teachers.items()
-  }
-
-  def start(taught, batch):
-    frozen = step.fold(exp, taught, batch['image'])
-    return frozen, step.init(exp, jnp.int32(0), frozen, batch)
-
-  shapes = jax.eval_shape(start, taught, batch)
-  frozen, state = _on(mesh, shapes)
+  taught = inspect.frozen(exp, size)
+  fold = functools.partial(step.fold, exp)
+  frozen = jax.eval_shape(fold, taught, batch['image'])
   seed = jax.ShapeDtypeStruct((), jnp.int32)
-  return _Run(config, parts, mesh, seed, _on(mesh, taught), frozen, state)
+  shapes = _on(mesh, (taught, frozen, parts.state(0)))
+  return _Run(config, parts, mesh, seed, *shapes)
 
 
 def _on(mesh: Mesh, tree: Any) -> Any:
@@ -218,7 +211,7 @@ def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
   size = parts.source.info.image_size
   mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
   try:
-    inspect.shapes(parts.exp, size, config.batch_size, cached=True)
+    inspect.trace(parts.exp, size, config.batch_size, cached=True)
   except errors.UsageError:
     return False
   return mode != 'batch'

@@ -47,16 +47,14 @@ class Parts(NamedTuple):
     source: The data set, whose images are not read yet.
     mesh: The devices.
     phases: The phases, in order.
-    features: Shapes and dtypes of every tap of every network.
-    deployed: The prediction that is kept for inference.
+    traced: What tracing tells of each phase.
     steps_per_epoch: Steps of an epoch: floor(images / batch).
   """
 
   source: source.Source
   mesh: Mesh
   phases: tuple[Phase, ...]
-  features: NetFeatures
-  deployed: inspect.Deployed
+  traced: tuple[inspect.Traced, ...]
   steps_per_epoch: int
 
   @property
@@ -66,6 +64,16 @@ class Parts(NamedTuple):
     All phases share its networks and its method.
     """
     return self.phases[-1].exp
+
+  @property
+  def features(self) -> NetFeatures:
+    """Shapes and dtypes of every tap of every network."""
+    return self.traced[-1].features
+
+  @property
+  def deployed(self) -> inspect.Deployed:
+    """The prediction that is kept for inference."""
+    return self.traced[-1].deployed
 
   @property
   def task(self) -> tasks.Task:
@@ -84,7 +92,15 @@ class Parts(NamedTuple):
 
   def phase(self, done: int) -> Phase:
     """Returns the phase of the next step after `done` steps."""
-    return next((p for p in self.phases if done < p.last), self.phases[-1])
+    return self.phases[self._number(done)]
+
+  def state(self, done: int) -> step.TrainState:
+    """Returns shapes and dtypes of the state after `done` steps."""
+    return self.traced[self._number(done)].state
+
+  def _number(self, done: int) -> int:
+    later = (i for i, p in enumerate(self.phases) if done < p.last)
+    return next(later, len(self.phases) - 1)
 
 
 def build(config: ConfigDict) -> Parts:
@@ -100,8 +116,8 @@ def build(config: ConfigDict) -> Parts:
     sharding.check_batch(mesh, config[key], f'config.{key}')
   config_lib.check_batch(config, mesh.shape['data'])
   known = data.facts(config.data.name, config.data.image_size)
-  if known:  # then errors are raised before data is downloaded
-    check(config, *known)
+  # Where the facts are known, errors are raised before data is downloaded.
+  traced = check(config, *known) if known else ()
   opened = open_source(config)
   info = opened.info
   config_lib.check_data(
@@ -118,22 +134,29 @@ def build(config: ConfigDict) -> Parts:
     'mean': info.mean,
     'std': info.std,
   }
-  if 'train_labels' in registry.fields(registry.method_class(config.method)):
+  reads_labels = _reads_labels(config)
+  if reads_labels:
     facts['train_labels'] = opened.split('train').labels
   phases = phases_of(config, facts, steps_per_epoch)
-  size = info.image_size
-  features = [shapes(config, phase, size) for phase in phases]
+  if reads_labels or known != (len(info.class_names), info.image_size):
+    traced = tuple(trace(config, p, info.image_size) for p in phases)
   return Parts(
     source=opened,
     mesh=mesh,
     phases=phases,
-    features=features[-1],
-    deployed=inspect.deployed(phases[-1].exp, size),
+    traced=traced,
     steps_per_epoch=steps_per_epoch,
   )
 
 
-def check(config: ConfigDict, classes: int, image_size: int) -> None:
+def _reads_labels(config: ConfigDict) -> bool:
+  """Returns whether the method is made from the labels of all images."""
+  return 'train_labels' in registry.fields(registry.method_class(config.method))
+
+
+def check(
+  config: ConfigDict, classes: int, image_size: int
+) -> tuple[inspect.Traced, ...]:
   """Checks what can be checked without the data set.
 
   Args:
@@ -141,17 +164,21 @@ def check(config: ConfigDict, classes: int, image_size: int) -> None:
     classes: The number of classes, K.
     image_size: Height and width in pixels.
 
+  Returns:
+    What tracing tells of each phase. Where a method reads the labels of all
+    images, its state has those of stand-ins.
+
   Raises:
     UsageError: A part does not exist or does not fit the others.
   """
   labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
   facts = {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
-  for phase in phases_of(config, facts, 1):
-    shapes(config, phase, image_size)
+  phases = phases_of(config, facts, 1)
+  return tuple(trace(config, phase, image_size) for phase in phases)
 
 
-def shapes(config: ConfigDict, phase: Phase, image_size: int) -> NetFeatures:
-  """Returns shapes and dtypes of a phase's features; see `inspect.shapes`.
+def trace(config: ConfigDict, phase: Phase, image_size: int) -> inspect.Traced:
+  """Returns what tracing tells of a phase; see `inspect.trace`.
 
   Raises:
     UsageError: A tap is unknown or does not fit the method, or a rule matches
@@ -159,9 +186,7 @@ def shapes(config: ConfigDict, phase: Phase, image_size: int) -> NetFeatures:
   """
   batch_size, cached = config.batch_size, config.teacher.cache_logits
   with errors.keys('config.method_args.'):
-    return inspect.shapes(
-      phase.exp, image_size, batch_size, phase.rules, cached
-    )
+    return inspect.trace(phase.exp, image_size, batch_size, phase.rules, cached)
 
 
 def resident(config: ConfigDict, info: source.Info, split: str) -> bool:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from kd_jax import errors, pytrees
 from kd_jax.distill import step
-from kd_jax.features import NetFeatures
+from kd_jax.features import NetFeatures, known
 from kd_jax.methods import base
 from kd_jax.runtime import jaxprs
 
@@ -36,6 +36,20 @@ class Deployed(NamedTuple):
   flops: float
 
 
+class Traced(NamedTuple):
+  """What tracing tells of an experiment.
+
+  Attributes:
+    features: Shapes and dtypes of every tap of every network.
+    state: Shapes and dtypes of the state before step 0.
+    deployed: The prediction that is kept for inference.
+  """
+
+  features: NetFeatures
+  state: step.TrainState
+  deployed: Deployed
+
+
 def example(image_size: int, batch_size: int) -> dict[str, Any]:
   """Returns a training `Batch` with shapes and dtypes in place of arrays."""
   image = (batch_size, image_size, image_size, 3)
@@ -54,16 +68,17 @@ def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
   return jax.eval_shape(init, images)
 
 
-def shapes(
+def trace(
   exp: step.Experiment,
   image_size: int,
   batch_size: int,
   rules: Sequence[str] = (),
   cached: bool = False,
-) -> NetFeatures:
-  """Returns the shapes and dtypes of all features.
+) -> Traced:
+  """Returns what tracing tells of an experiment.
 
-  It traces one training step too, so that whatever does not fit raises here.
+  It traces the first state, one training step and the prediction, so that
+  whatever does not fit raises here.
 
   Args:
     exp: The experiment.
@@ -76,20 +91,21 @@ def shapes(
     UsageError: A tap is unknown or does not fit the method, or a rule matches
       no parameter.
   """
-  batch = example(image_size, batch_size)
 
-  def trace(frozen, batch):
+  def steps(frozen, batch):
     seed = jnp.zeros((), jnp.int32)
-    state = step.init(exp, seed, frozen, batch)
+    state, feats = step.first(exp, seed, frozen, batch)
     _check_rules(rules, state.params)
-    known = step.known_logits(exp, frozen, batch) if cached else {}
-    step.train_step(exp, seed, state, frozen, {**batch, **known})
-    networks = (state.params, state.model_state, frozen, batch)
-    step.predict_step(exp, *networks)
-    return step.features_of(exp, *networks)
+    logits = {known(n): feats[n]['logits'] for n in exp.teachers if cached}
+    step.train_step(exp, seed, state, frozen, {**batch, **logits})
+    return state, feats
 
+  taught = frozen(exp, image_size)
   try:
-    return jax.eval_shape(trace, _frozen(exp, image_size), batch)
+    state, feats = jax.eval_shape(
+      steps, taught, example(image_size, batch_size)
+    )
+    return Traced(feats, state, deployed(exp, state, taught, image_size))
   except (TypeError, ValueError) as error:
     if isinstance(error, errors.UsageError):
       raise
@@ -101,6 +117,18 @@ def shapes(
       'networks: choose other taps, networks of equal widths there '
       '(config.student.args, config.teacher.args), or add an adapter'
     ) from error
+
+
+def first_state(exp: step.Experiment, image_size: int) -> step.TrainState:
+  """Returns shapes and dtypes of the state before step 0.
+
+  Args:
+    exp: The experiment.
+    image_size: Height and width in pixels.
+  """
+  init = functools.partial(step.init, exp)
+  batch = example(image_size, 2)
+  return jax.eval_shape(init, jnp.int32(0), frozen(exp, image_size), batch)
 
 
 def _first_line(error: Exception) -> str:
@@ -133,17 +161,20 @@ def _check_rules(rules: Sequence[str], params: dict[str, Any]) -> None:
       )
 
 
-def deployed(exp: step.Experiment, image_size: int) -> Deployed:
+def deployed(
+  exp: step.Experiment,
+  state: step.TrainState,
+  frozen: Mapping[str, Any],
+  image_size: int,
+) -> Deployed:
   """Describes the first of the method's predictions.
 
   Args:
     exp: The experiment.
+    state: Shapes and dtypes of a state.
+    frozen: Shapes and dtypes of the teachers' variables by name.
     image_size: Height and width in pixels.
   """
-  frozen, batch = _frozen(exp, image_size), example(image_size, 2)
-  state = jax.eval_shape(
-    functools.partial(step.init, exp), jnp.int32(0), frozen, batch
-  )
   shape = example(image_size, 1)['image'].shape
   names: list[str] = []
 
@@ -174,7 +205,8 @@ def deployed(exp: step.Experiment, image_size: int) -> Deployed:
   )
 
 
-def _frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
+def frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
+  """Returns shapes and dtypes of the teachers' variables by name."""
   return {
     name: dict(variables_of(network, image_size))
     for name, network in exp.teachers.items()

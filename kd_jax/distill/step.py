@@ -1,8 +1,6 @@
 """The training step, the same for every method, network and mesh."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-import dataclasses
-import functools
 import types
 from typing import Any, NamedTuple
 
@@ -12,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import models, pytrees
+from kd_jax import pytrees
 from kd_jax.distill import figures, optim
 from kd_jax.features import Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
@@ -113,58 +111,17 @@ def run(
     mutable: The collections that it may change.
     rngs: Random keys by name.
   """
-  apply = _kept(_apply)(network, train, tuple(mutable))
-  logits, collections = apply(variables, images, rngs)
+  logits, collections = network.apply(
+    variables,
+    images,
+    train=train,
+    rngs=rngs,
+    mutable=['intermediates', *mutable],
+  )
   changed: dict[str, Any] = dict(collections)
   taps = dict(changed.pop('intermediates', {}))
   taps.setdefault('logits', logits.astype(jnp.float32))
   return Features(name, {**taps, 'params': variables['params']}), changed
-
-
-@functools.cache
-def _kept(make: Callable[..., Any]) -> Callable[..., Any]:
-  """Returns `make` with an LRU cache of 256 results.
-
-  A network is not cached if it is not hashable, such as one with a list in a
-  field, or if it is a function, which may read state that changes.
-  """
-
-  @functools.lru_cache(maxsize=256)
-  def kept(kinds, network, *args):
-    del kinds  # part of the key, since 1 equals 1.0
-    return make(network, *args)
-
-  def get(network, *args):
-    try:
-      hash(network)
-    except TypeError:
-      return make(network, *args)
-    if isinstance(network, models.Function):
-      return make(network, *args)
-    fields = dataclasses.fields(network)
-    kinds = tuple(type(getattr(network, field.name)) for field in fields)
-    return kept(kinds, network, *args)
-
-  return get
-
-
-def _apply(network: nn.Module, train: bool, mutable: tuple[str, ...]) -> Any:
-  """Returns the network's `apply`, which is traced once for equal shapes.
-
-  A run traces each network in at least ten places. The function is inlined, so
-  that the program stays the same.
-  """
-
-  def apply(variables, images, rngs):
-    return network.apply(
-      variables,
-      images,
-      train=train,
-      rngs=rngs,
-      mutable=['intermediates', *mutable],
-    )
-
-  return jax.jit(apply, inline=True)
 
 
 def fold(
@@ -200,21 +157,9 @@ def variables_of(
     key: The random key.
     images: Images [N,H,W,3] f32, of which only the shape matters.
   """
-  return _kept(_init)(network)(key, images)
-
-
-def _init(network: nn.Module) -> Any:
-  """Returns the network's `init`, which is traced once for equal shapes.
-
-  See `_apply`.
-  """
-
-  def init(key, images):
-    variables = dict(network.init(key, images, train=True))
-    variables.pop('intermediates', None)
-    return {'params': {}, **variables}
-
-  return jax.jit(init, inline=True)
+  variables = dict(network.init(key, images, train=True))
+  variables.pop('intermediates', None)
+  return {'params': {}, **variables}
 
 
 def init(
@@ -223,7 +168,17 @@ def init(
   frozen: Mapping[str, Variables],
   batch: Batch,
 ) -> TrainState:
-  """Returns the state before step 0.
+  """Returns the state before step 0; see `first`."""
+  return first(exp, seed, frozen, batch)[0]
+
+
+def first(
+  exp: Experiment,
+  seed: jax.Array,
+  frozen: Mapping[str, Variables],
+  batch: Batch,
+) -> tuple[TrainState, NetFeatures]:
+  """Returns the state before step 0, and the features that adapters start from.
 
   A student's first variables depend on nothing but the seed.
 
@@ -232,19 +187,23 @@ def init(
     seed: The seed, [] i32.
     frozen: The teachers' variables by name.
     batch: Any batch; only its shapes matter to networks.
+
+  Returns:
+    The state, and the features of the students in training mode and of the
+    teachers.
   """
   key = jax.random.key(seed)
   variables, feats = {}, {}
   for i, (name, network) in enumerate(exp.students.items()):
-    first = variables_of(network, jax.random.fold_in(key, i), batch['image'])
-    variables[name] = first
+    start = variables_of(network, jax.random.fold_in(key, i), batch['image'])
+    variables[name] = start
     feats[name], _ = run(
       name,
       network,
-      first,
+      start,
       batch['image'],
       train=True,
-      mutable=[c for c in first if c != 'params'],
+      mutable=[c for c in start if c != 'params'],
       rngs=_rngs(key),
     )
   feats |= teacher_features(exp, frozen, batch)
@@ -252,7 +211,7 @@ def init(
   method.pop('metrics', None)
   variables['method'] = method
   params = {n: dict(v).pop('params', {}) for n, v in variables.items()}
-  return TrainState(
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     model_state={
@@ -261,6 +220,7 @@ def init(
     },
     opt_state=exp.tx.init(params),
   )
+  return state, feats
 
 
 def train_step(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 import time
 from typing import Any
 
@@ -99,10 +98,9 @@ class Loop:
     batch: Any = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
 
     def like(done: int) -> Any:
-      init = functools.partial(step.init, self._parts.phase(done).exp)
       return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(init, self._seed, self._frozen, batch),
+        self._parts.state(done),
       )
 
     state: Any

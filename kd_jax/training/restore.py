@@ -1,7 +1,6 @@
 """Anything trained that labels images, by its path: a run or an export."""
 
 from collections.abc import Sequence
-import functools
 from typing import Any
 
 from etils import epath
@@ -126,12 +125,17 @@ def _planned(
       _forward(evaluation.alone(network), 'student', trained_shapes, facts),
     )
   exp = _experiment(config, info)
-  shapes = _all_shapes(exp, size)
+  frozen = inspect.frozen(exp, size)
+  state = inspect.first_state(exp, size)
+  shapes = {
+    name: {'params': params, **state.model_state[name]}
+    for name, params in state.params.items()
+  } | frozen
   trained_shapes = {
     group: shapes[group] for group in facts['kept'] if group not in exp.teachers
   }
   teacher_shapes = {group: shapes[group] for group in exp.teachers}
-  name = inspect.deployed(exp, size).name
+  name = inspect.deployed(exp, state, frozen, size).name
   return trained_shapes, teacher_shapes, _forward(exp, name, shapes, facts)
 
 
@@ -220,22 +224,6 @@ def _experiment(config: ConfigDict, info: source.Info) -> step.Experiment:
   labels = np.zeros(info.num_train, np.int32)
   facts = {'num_classes': len(info.class_names), 'train_labels': labels}
   return build.experiment(config, facts, 1)
-
-
-def _all_shapes(exp: step.Experiment, image_size: int) -> dict[str, Any]:
-  """Returns shapes and dtypes of all variables, by network or 'method'."""
-  frozen = {
-    name: dict(inspect.variables_of(network, image_size))
-    for name, network in exp.teachers.items()
-  }
-  init = functools.partial(step.init, exp)
-  batch = inspect.example(image_size, 2)
-  state = jax.eval_shape(init, jnp.int32(0), frozen, batch)
-  trained = {
-    name: {'params': params, **state.model_state[name]}
-    for name, params in state.params.items()
-  }
-  return {**trained, **frozen}
 
 
 def _forward(

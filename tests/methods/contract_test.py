@@ -202,7 +202,7 @@ def test_adapters_group_a_batch_as_bn_group_size_says(case):
 @pytest.mark.parametrize('case', ALL)
 def test_prediction_costs_what_is_deployed_alone(case):
   exp = experiment(case)
-  kept = inspect.deployed(exp, tiny.SIZE)
+  kept = inspect.trace(exp, tiny.SIZE, 2).deployed
   if len(kept.groups) == 1:
     alone = report.cost(exp.students[kept.name], tiny.SIZE)
     assert kept.params == alone['params']
@@ -212,12 +212,12 @@ def test_prediction_costs_what_is_deployed_alone(case):
       name: tiny.network(widths=net.widths)
       for name, net in exp.teachers.items()
     }
-    again = inspect.deployed(exp._replace(teachers=deeper), tiny.SIZE)
-    assert again == kept
+    again = inspect.trace(exp._replace(teachers=deeper), tiny.SIZE, 2)
+    assert again.deployed == kept
 
 
 @pytest.mark.parametrize('case', ALL)
 def test_features_are_checked_without_data(case):
   exp = experiment(case)._replace(tx=optax.identity())
-  feats = inspect.shapes(exp, tiny.SIZE, 8)
+  feats = inspect.trace(exp, tiny.SIZE, 8).features
   assert set(feats) == {*exp.method.students, *exp.method.teachers}

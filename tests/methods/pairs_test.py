@@ -36,7 +36,7 @@ def test_a_teacher_with_more_stages_other_channels_and_sizes_is_met(name):
   small = {'width': 16} if name == 'fpd' else {}
   method = tiny.method(name, taps=taps, teacher_taps=taken, **small)
   exp = tiny.experiment(method, tx=optax.identity(), teacher=teacher)
-  feats = inspect.shapes(exp, 64, 8)
+  feats = inspect.trace(exp, 64, 8).features
   for theirs, ours in method.pairs():
     t, s = feats['teacher'][theirs].shape, feats['student'][ours].shape
     if theirs == ours == 'logits':

@@ -72,7 +72,7 @@ def shapes(method, student, teacher, **args):
     student=networks_test.narrow(student),
     teacher=networks_test.narrow(teacher),
   )
-  return inspect.shapes(exp, 32, 8)
+  return inspect.trace(exp, 32, 8).features
 
 
 @pytest.mark.parametrize(

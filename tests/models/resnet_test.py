@@ -41,11 +41,11 @@ def test_cifar_resnets_have_repdistillers_parameter_counts(name, count):
 
 def test_a_cifar_stage_halves_the_side_from_the_second_on():
   network = models.make('resnet8x4', 10)
-  feats = inspect.shapes(
+  feats = inspect.trace(
     tiny.experiment(tiny.method('ce'), tx=optax.identity(), student=network),
     32,
     2,
-  )['student']
+  ).features['student']
   shapes = [
     feats[name].shape for name in ('stem', 'stage1', 'stage2', 'stage3')
   ]
