@@ -1,6 +1,5 @@
 """Phases: what is frozen stands still, and a run resumes in any of them."""
 
-import functools
 import re
 
 import jax
@@ -9,7 +8,7 @@ import pytest
 
 from kd_jax import config as config_lib
 from kd_jax import errors, pytrees
-from kd_jax.distill import build, step
+from kd_jax.distill import build, jitted
 from kd_jax.runtime import run_dir
 from kd_jax.training import run
 from tests import tiny
@@ -71,13 +70,14 @@ def collections(state):
 
 def first_state(config):
   """The leaves of a run before its first step."""
-  exp = build.build(config).phases[0].exp
+  parts = build.build(config)
+  exp = parts.phases[0].exp
   batch = tiny.batch(config.batch_size)
   frozen = {  # only shapes matter
     name: dict(net.init(jax.random.key(0), batch['image'], train=True))
     for name, net in exp.teachers.items()
   }
-  init = jax.jit(functools.partial(step.init, exp))
+  init = jitted.init(exp, parts.mesh)  # compiled as the run compiles it
   state = init(np.int32(config.seed), frozen, batch)
   return {
     pytrees.path_name(path): np.asarray(leaf)
