@@ -5,7 +5,7 @@ the watchdog, 134 ended by the runtime because another process had ended. After
 the last three, start the same command again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import errno
 import re
 import sys
@@ -16,10 +16,11 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
-from kd_jax import errors, tasks
+from kd_jax import errors
 from kd_jax.cli import starting
-from kd_jax.distill import build
 from kd_jax.runtime import command, distributed, run_dir
+from kd_jax.study import seeds as seeds_lib
+from kd_jax.study import trained
 from kd_jax.training import report
 from kd_jax.training import run as run_lib
 
@@ -65,13 +66,13 @@ def _train(argv: Sequence[str]) -> int:
     config.seed = seed
     folder = _folder(config, several=len(seeds) > 1)
     label = f'seed {seed}' if len(seeds) > 1 else ''
-    result = run_lib.train(config, folder, label, should_stop=stop)
+    result, alone = trained.run(config, folder, label, should_stop=stop)
     results.append(result)
-    baselines.append(_alone(config, label, stop, folder, result))
-    distributed.say(report.closing(result, baselines[-1]))
+    baselines.append(alone)
+    distributed.say(report.closing(result, alone))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
-    summary_text, figures = report.seeds(results, baselines)
+    summary_text, figures = seeds_lib.summary(results, baselines)
     distributed.say(summary_text)
     shared = _CONFIG.value.copy_and_resolve_references()
     shared.seed = 0  # the file's name lists the seeds of the runs
@@ -113,40 +114,6 @@ def _folder(
   parts = [epath.Path(file).stem, config.recipe]
   parts.append(prefix + config_lib.digest(config))
   return run_dir.Folder(epath.Path('runs') / '-'.join(filter(None, parts)))
-
-
-def _alone(
-  config: ConfigDict,
-  label: str,
-  stop: Callable[[], bool],
-  run: run_dir.Folder,
-  run_result: dict[str, Any],
-) -> dict[str, Any] | None:
-  """Returns the result of the student trained without a teacher, or None.
-
-  `config.baseline` says whether to train it, to read an earlier result or
-  neither. If it is trained, the run's curves.png is drawn again.
-  """
-  info = build.open_source(config).info
-  folder = run_lib.alone(config, info)
-  if folder is None:
-    return None
-  known = folder.read('result.json')
-  if config.baseline == 'cache':
-    return known
-  result = run_lib.train(
-    config_lib.of_baseline(config),
-    folder,
-    f'{label} alone'.strip(),
-    should_stop=stop,
-    shared=True,
-  )
-  if known is None:  # its line is not in the picture yet
-    metric = tasks.find(info.task).headline
-    distributed.first(
-      lambda: run_lib.draw(config, run, metric, run_result['teacher'], result)
-    )
-  return result
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ student/        the trained student's variables, if it predicts by itself
 deployed/       otherwise, the trained variables of the prediction, such as
                 those of SimKD's projector
 result.json     the results; it exists once the run is finished
+alone.json      the results of its student trained alone, if they are known
 """
 
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ _LATE_S = 30  # seconds that a network's file system may take to show a file
 _OWN = ('.lock', _SHARED, 'config.json.part')
 
 _METRICS = 'metrics.jsonl'
+# The result of the student alone, and where it was trained.
+ALONE = 'alone.json'
 
 
 class Folder:
