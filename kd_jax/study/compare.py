@@ -143,7 +143,7 @@ def _also(group: Group, reference: Group) -> list[str]:
   ours, theirs = map(groups_lib.flattened, (group.config, reference.config))
   return [
     f'{key}={groups_lib.text(ours.get(key))} '
-    f'({groups_lib.text(theirs.get(key))})'
+    f'(the reference {groups_lib.text(theirs.get(key))})'
     for key in sorted({*ours, *theirs})
     if ours.get(key) != theirs.get(key)
     and key.split('.')[0] not in _EXPECTED
@@ -255,11 +255,10 @@ def _caption(rows: Sequence[Mapping[str, Any]], is_even: bool) -> str:
     return text.strip()
   few = sorted(n for n in ns if n > 1)
   if few:
-    n = few[0]
+    halves = [f'{errors_of_interval(n):.1f} of them for {n} seeds' for n in few]
     text += (
       'Paired differences with their standard error; * is more than two of '
-      f'them. Half a 95% interval is {errors_of_interval(n):.1f} of them for '
-      f'{n} seeds.'
+      f'them. Half a 95% interval is {", ".join(halves)}.'
     )
   else:
     text += 'Differences of one seed have no standard error and no star.'
@@ -269,8 +268,7 @@ def _caption(rows: Sequence[Mapping[str, Any]], is_even: bool) -> str:
 def _remarks(shown: Mapping[str, Any]) -> list[str]:
   """Returns what differs beside the methods, and what is left out."""
   lines = [
-    f'- `{row["label"]}` also has {", ".join(found["also"])}, in brackets that '
-    'of the reference.'
+    f'- `{row["label"]}` also has {", ".join(found["also"])}.'
     for row in shown['rows']
     if (found := row['from_reference']) and found.get('also')
   ]

@@ -80,7 +80,9 @@ def alone(
   if found is None:
     return None
   kept = {**found, 'from': str(place.path)}
-  if folder.read(run_dir.ALONE) != kept:  # it is of fewer epochs, where a run went on
+  if (
+    folder.read(run_dir.ALONE) != kept
+  ):  # it is of fewer epochs, where a run went on
     folder.write(run_dir.ALONE, kept)
   if known is None:  # its line is not in the picture yet
     metric = tasks.find(info.task).headline

@@ -141,7 +141,9 @@ def test_another_learning_rate_is_said_below_the_table(tmp_path):
     made.several(tmp_path / 'fpd', FPD, 'fpd', **rate),
   )
   assert cells(text, 'fpd')[-1] == '+2.00 ± 0.00*'
-  assert 'also has optimizer.learning_rate.value=0.1 (0.05)' in text
+  assert (
+    'also has optimizer.learning_rate.value=0.1 (the reference 0.05)' in text
+  )
 
 
 def test_a_group_of_ce_is_the_student_alone_of_the_same_recipe(tmp_path):
@@ -180,7 +182,9 @@ def test_the_reference_is_a_method_or_a_label(tmp_path):
     assert cells(text, label)[-1] == ''
   with pytest.raises(errors.UsageError, match=r'did you mean .*temperature=2'):
     table(*paths, reference='kd method_args.temperature=2')
-  assert 'from fpd |' in table(paths[0], made.several(tmp_path / 'c', KD, 'crd'))
+  assert 'from fpd |' in table(
+    paths[0], made.several(tmp_path / 'c', KD, 'crd')
+  )
 
 
 def test_the_command_line_prints_the_table_or_one_line(tmp_path, capsys):

@@ -16,6 +16,19 @@ def config(method='kd', **changes):
   return found
 
 
+def result(made, top1, teacher=97.5):
+  """Returns the content of the result.json of a configuration."""
+  return {
+    'seed': made.seed,
+    'epochs': made.epochs + sum(p.epochs for p in made.phases.values()),
+    'top1': top1,
+    'teacher': {'top1': teacher} if made.teacher.name else None,
+    'hardware': '1 x cpu',
+    'commit': 'abc',
+    'versions': {'jax': '0.10.2'},
+  }
+
+
 def run(folder, top1, method='kd', alone=None, teacher=97.5, **changes):
   """Writes the folder of a finished run, and returns its path as text.
 
@@ -34,16 +47,8 @@ def run(folder, top1, method='kd', alone=None, teacher=97.5, **changes):
   if top1 is None:
     (folder / 'metrics.jsonl').write_text('{"step": 27, "epoch": 3.0}\n')
     return str(folder)
-  result = {
-    'seed': made.seed,
-    'epochs': made.epochs + sum(p.epochs for p in made.phases.values()),
-    'top1': top1,
-    'teacher': {'top1': teacher} if made.teacher.name else None,
-    'hardware': '1 x cpu',
-    'commit': 'abc',
-    'versions': {'jax': '0.10.2'},
-  }
-  (folder / 'result.json').write_text(json.dumps(result))
+  found = result(made, top1, teacher)
+  (folder / 'result.json').write_text(json.dumps(found))
   if alone is not None:
     known = {'top1': alone, 'epochs': made.epochs, 'from': 'cache'}
     (folder / 'alone.json').write_text(json.dumps(known))
