@@ -22,7 +22,7 @@ READERS = (
   'config', 'distill.build', 'training.api', 'training.run', 'training.teacher',
   'training.restore', 'training.report', 'study.trained', 'study.sweep',
   'benchmark.case', 'benchmark.pairing', 'benchmark.planned',
-  'reproduce.runner', 'cli.train', 'cli.sweep',
+  'reproduce.runner', 'cli.configured', 'cli.train', 'cli.sweep',
 )  # fmt: skip
 # The rooms and modules whose texts name arguments, not keys.
 NAMING_ARGUMENTS = (

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import re
-from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
 from kd_jax import errors
@@ -14,7 +13,7 @@ from kd_jax import errors
 _WRONG = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 
 
-def load(recipe: str, overrides: Sequence[str]) -> Any:
+def load(recipe: str, overrides: Sequence[str]) -> ConfigDict:
   """Returns the configuration that arguments stand for.
 
   Args:

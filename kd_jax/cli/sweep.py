@@ -11,9 +11,9 @@ the same command again.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import errors
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
   )
   args, overrides = parser.parse_known_args(argv)
 
-  def load(more: Sequence[str]) -> Any:
+  def load(more: Sequence[str]) -> ConfigDict:
     return configured.load(args.config, [*overrides, *more])
 
   config = load([])
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
   folder = planned.folder
   with starting.storage(), folder.lock(wait=False):
     failed = sweep.run(planned, should_stop=stop)
-    figures = sweep.report(planned, failed)
+    figures = distributed.first(lambda: sweep.report(planned, failed))
     text = compare.markdown(figures)
     folder.write(
       'sweep.json',
@@ -113,7 +113,9 @@ def _seeds(text: str) -> list[int]:
   return seeds
 
 
-def _workdir(recipe: str, config: Any, axes: Sequence[grid.Axis]) -> epath.Path:
+def _workdir(
+  recipe: str, config: ConfigDict, axes: Sequence[grid.Axis]
+) -> epath.Path:
   """Returns the folder of a sweep, in which more values and seeds go on."""
   shared = config.copy_and_resolve_references()
   shared.seed = 0

@@ -164,13 +164,12 @@ def of_folder(place: epath.Path) -> Run:
   Raises:
     _UnusableError: The run is not finished, or one of its files is damaged.
   """
-  folder = run_dir.Folder(place)
   try:
-    config = folder.read('config.json')
-    result, alone = folder.read('result.json'), folder.read(run_dir.ALONE)
+    config, result = _json(place / 'config.json'), _json(place / 'result.json')
+    alone = _json(place / run_dir.ALONE)
     total = _epochs(config)
     if result is None or result.get('epochs', total) < total:
-      records = run_dir.Records(folder).read()
+      records = run_dir.Records(run_dir.Folder(place)).read()
       done = f'{records[-1]["epoch"]:.4g}' if records else '0'
       raise _UnusableError(f'unfinished, at epoch {done} of {total}')
     teacher = result.get('teacher') or {}
@@ -189,6 +188,14 @@ def of_folder(place: epath.Path) -> Run:
     )
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise _UnusableError(f'damaged: {type(error).__name__}: {error}') from error
+
+
+def _json(path: epath.Path) -> Any:
+  """Returns the content of a file; None if it is not there.
+
+  `run_dir.Folder.read` would start JAX, and take memory of a GPU.
+  """
+  return json.loads(path.read_text()) if path.exists() else None
 
 
 def _epochs(config: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from kd_jax import errors
@@ -24,6 +25,19 @@ def test_a_parent_folder_gives_all_finished_runs_below_it(tmp_path):
   unfinished, damaged = found.left_out
   assert unfinished.endswith('b: unfinished, at epoch 3 of 60')
   assert 'c: damaged: JSONDecodeError' in damaged
+
+
+def test_jax_is_not_started(tmp_path, monkeypatch):
+  """It would take memory of a GPU on which a run is under way."""
+
+  def started(*_):
+    raise AssertionError
+
+  for name in ('process_count', 'process_index', 'devices'):
+    monkeypatch.setattr(jax, name, started)
+  made.run(tmp_path / 'kd', 90.0, alone=89.0)
+  made.run(tmp_path / 'fpd', None, 'fpd')
+  assert app.main(['compare', str(tmp_path)]) == 0
 
 
 def test_a_run_that_goes_on_with_more_epochs_is_not_finished(tmp_path):

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.cli import app, starting
+from kd_jax.distill import build
 from kd_jax.study import finished, grid, sweep
 from kd_jax.training import picture
 from kd_jax.training import run as run_lib
@@ -63,7 +65,9 @@ MISTAKES = {
   '--set=data.area=(0.1,1.0),(2,3)': '--set data.area=(2,3): config.data.area=',
   '--set=weights.kd=0.5,0.50': 'is the same run as --set weights.kd=0.5',
   '--set=data.workers=1,2': 'only keys that change the result',
-  '--set=teacher.recipe.optimizer.learning_rate.kind=step,stp': "did you mean 'step'",
+  '--set=teacher.recipe.optimizer.learning_rate.kind=step,stp': (
+    "did you mean 'step'"
+  ),
   f'{SET} --reference=kd:1': "unknown --reference 'kd:1'",
   f'{SET} --seeds=0,0': 'give each seed once',
   f'{SET} --seeds=0,x': 'give whole numbers',
@@ -144,7 +148,8 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     trained.append((config.method_args.temperature, config.seed))
     if trained[-1] in fails:
       raise errors.RunError('step 7: loss/kd is nan')
-    folder.claim(sweep.config_lib.plain(config), {})
+    facts = build.open_source(config).info.identity()
+    folder.claim(config_lib.plain(config), facts)
     top1 = 90.0 + config.seed
     folder.write('result.json', made.result(config, top1))
     return {'top1': top1}, None
@@ -153,8 +158,8 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
   monkeypatch.setattr(run_lib, 'provenance', dict)
   fails = [(1.0, 0), (1.0, 1)]
   more = (SET, '--seeds=0,1', '--config.baseline=off')
-  sweep_of = ['sweep', *SMALL, *more, f'--workdir={tmp_path / "out"}']
-  assert app.main(sweep_of) == 1
+  monkeypatch.chdir(tmp_path)  # it takes the folder of its own
+  assert app.main(['sweep', *SMALL, *more]) == 1
   assert trained == [(1.0, 0), (4.0, 0), (1.0, 1), (4.0, 1)]
   said = capsys.readouterr()
   assert 'run 3 of 4 failed: step 7: loss/kd is nan' in said.out
@@ -165,3 +170,14 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
   assert f'Left out: {ROWS[0]}, seed 1: failed: step 7' in said.out
   assert said.err.count('\n') == 1
   assert f'2 of 4 runs failed: {ROWS[0]}, seed 0; {ROWS[0]}, seed 1' in said.err
+
+  # More values and seeds go on in the same folder.
+  fails, trained[:] = [], []
+  more = (f'{SET},2', '--seeds=0,1,2', '--config.baseline=off')
+  assert app.main(['sweep', *SMALL, *more]) == 0
+  assert trained == [
+    (1.0, 0), (2.0, 0), (1.0, 1), (2.0, 1), (1.0, 2), (4.0, 2), (2.0, 2)
+  ]  # fmt: skip
+  out = capsys.readouterr().out
+  assert f'run 2 of 9: {ROWS[1]}, seed 0: finished before' in out
+  assert len([*(tmp_path / 'runs').iterdir()]) == 1
