@@ -195,7 +195,10 @@ def markdown(shown: Mapping[str, Any]) -> str:
     head.append(f'from {shown["reference"]}')
     align.append('---:')
   lines = [head, align, *(_cells(row, is_even, len(head)) for row in rows)]
-  text = [f'| {" | ".join(line)} |' for line in lines]
+  text = [
+    f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |'
+    for line in lines
+  ]
   text += ['', _caption(rows, is_even)]
   text += _remarks(shown)
   return '\n'.join(text)

@@ -17,6 +17,13 @@ _SEEDS_FILE = re.compile(r'seeds-\d+(-\d+)*\.json')
 _KEYS = {
   'method', 'seed', 'epochs', 'data', 'student', 'teacher', 'optimizer',
 }  # fmt: skip
+# What is read of a configuration to compare runs.
+_NEEDED = (
+  'method', 'seed', 'epochs', 'batch_size', 'data.name', 'data.train_size',
+  'data.val_fraction', 'data.image_size', 'student.name', 'student.args',
+  'teacher.name', 'teacher.args', 'teacher.path', 'teacher.recipe',
+  'optimizer.rules',
+)  # fmt: skip
 _GIVE = (
   "give runs' folders, a folder that holds such, or files that --seeds writes "
   '(seeds-0-1-2.json)'
@@ -244,10 +251,18 @@ def of_file(path: epath.Path) -> list[Run]:
 
 
 def _determining(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what determines a result, without the seed and the data's facts."""
-  if missing := _KEYS - config.keys():
-    raise KeyError(', '.join(sorted(missing)))
+  """Returns what determines a result, without the seed and the data's facts.
+
+  Raises:
+    KeyError: It lacks a key that comparing needs.
+  """
   kept = config_lib.determining(config)
+  for path in _NEEDED:
+    value: Any = kept
+    for key in path.split('.'):
+      if key not in value:
+        raise KeyError(f'config.{path}')
+      value = value[key]
   for key in ('seed', 'data_facts'):
     kept.pop(key, None)
   return kept

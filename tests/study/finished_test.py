@@ -17,12 +17,17 @@ def test_a_parent_folder_gives_all_finished_runs_below_it(tmp_path):
   made.run(tmp_path / 'c', None, seed=2)
   (tmp_path / 'c/metrics.jsonl').unlink()
   (tmp_path / 'c/config.json').write_text('{"method":')
+  made.run(tmp_path / 'd', 90.0, seed=3)
+  config = json.loads((tmp_path / 'd/config.json').read_text())
+  del config['teacher']['recipe']
+  (tmp_path / 'd/config.json').write_text(json.dumps(config))
   (tmp_path / 'notes').mkdir()
   (tmp_path / 'notes/config.json').write_text('{"model": "another tool"}')
   (tmp_path / 'loop').symlink_to(tmp_path)
   found = finished.find([str(tmp_path), str(tmp_path / 'sweep')])
   assert [run.seed for run in found.runs] == [9, 10]
-  unfinished, damaged = found.left_out
+  unfinished, damaged, older = found.left_out
+  assert "d: damaged: KeyError: 'config.teacher.recipe'" in older
   assert unfinished.endswith('b: unfinished, at epoch 3 of 60')
   assert 'c: damaged: JSONDecodeError' in damaged
 
