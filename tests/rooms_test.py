@@ -13,15 +13,16 @@ ROOT = pathlib.Path(kd_jax.__file__).parent
 ROOMS = (
   'version', 'errors', 'pytrees', 'features', 'losses', 'config', 'runtime',
   'models', 'data', 'tasks', 'methods', 'distill', 'export', 'training',
-  'benchmark', 'reproduce', 'cli',
+  'study', 'benchmark', 'reproduce', 'cli',
 )  # fmt: skip
 FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings
 # The rooms and modules that may read a configuration; others get arguments.
 READERS = (
   'config', 'distill.build', 'training.api', 'training.run', 'training.teacher',
-  'training.restore', 'training.report', 'benchmark.case',
-  'benchmark.pairing', 'benchmark.planned', 'reproduce.runner', 'cli.train',
+  'training.restore', 'training.report', 'study.trained', 'study.sweep',
+  'benchmark.case', 'benchmark.pairing', 'benchmark.planned',
+  'reproduce.runner', 'cli.configured', 'cli.train', 'cli.sweep',
 )  # fmt: skip
 # The rooms and modules whose texts name arguments, not keys.
 NAMING_ARGUMENTS = (

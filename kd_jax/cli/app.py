@@ -25,6 +25,9 @@ class Verb(NamedTuple):
 
 VERBS = {
   'train': Verb('kd_jax.cli.train', 'trains a student: --config fpd'),
+  'sweep': Verb(
+    'kd_jax.cli.sweep', 'trains a grid: --config kd --set weights.kd=0.5,0.9'
+  ),
   'evaluate': Verb(
     'kd_jax.cli.evaluate', 'measures a trained network, class by class'
   ),
@@ -33,7 +36,8 @@ VERBS = {
   ),
   'predict': Verb('kd_jax.cli.predict', 'predicts the classes of image files'),
   'compare': Verb(
-    'kd_jax.cli.compare', 'compares methods over seeds, with paired differences'
+    'kd_jax.cli.compare',
+    'compares finished runs, with differences paired by seed',
   ),
   'reproduce': Verb(
     'kd_jax.cli.reproduce', 'repeats published numbers, and reports them'

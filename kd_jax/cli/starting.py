@@ -1,12 +1,15 @@
-"""What the verbs that train do before their first run."""
+"""What the verbs that train do before their first run, and around all runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import errno
 import os
 import signal
 
 from absl import logging
 import jax
 
+from kd_jax import errors
 from kd_jax.runtime import run_dir
 
 # XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
@@ -15,6 +18,8 @@ DETERMINISTIC = (
   '--xla_gpu_deterministic_ops=true',
   '--xla_gpu_autotune_level=0',
 )
+# The errors of a storage that is full, over its quota or read-only.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
@@ -46,3 +51,21 @@ def stop_on_sigterm() -> Callable[[], bool]:
   received: list[int] = []
   signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
   return lambda: bool(received)
+
+
+@contextlib.contextmanager
+def storage() -> Iterator[None]:
+  """Raises RunError in place of the OSError of a storage that refuses a write.
+
+  Raises:
+    RunError: The storage is full, over its quota or read-only.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in _STORAGE:
+      raise
+    raise errors.RunError(
+      f'cannot write: {error}; free or unlock the storage, and start the same '
+      'command again: it goes on from the last checkpoint'
+    ) from error

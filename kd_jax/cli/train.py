@@ -5,9 +5,7 @@ the watchdog, 134 ended by the runtime because another process had ended. After
 the last three, start the same command again.
 """
 
-from collections.abc import Callable, Sequence
-import errno
-import re
+from collections.abc import Sequence
 import sys
 from typing import Any
 
@@ -16,10 +14,11 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
-from kd_jax import errors, tasks
-from kd_jax.cli import starting
-from kd_jax.distill import build
+from kd_jax import errors
+from kd_jax.cli import configured, starting
 from kd_jax.runtime import command, distributed, run_dir
+from kd_jax.study import seeds as seeds_lib
+from kd_jax.study import trained
 from kd_jax.training import report
 from kd_jax.training import run as run_lib
 
@@ -30,9 +29,6 @@ _WORKDIR_HELP = 'Run folder; by default runs/<config>-<recipe>-<hash>.'
 _SEEDS_HELP = 'Seeds to run one after the other, such as 0,1,2.'
 _WORKDIR = flags.DEFINE_string('workdir', None, _WORKDIR_HELP)
 _SEEDS = flags.DEFINE_list('seeds', None, _SEEDS_HELP)
-
-# The errors of a storage that is full, over its quota or read-only.
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 EXIT_CODES = {
   **command.EXIT_CODES,
@@ -50,12 +46,9 @@ def _train(argv: Sequence[str]) -> int:
     UsageError: An argument is wrong or --config is missing.
   """
   if len(argv) > 1:
-    raise errors.UsageError(
-      f'unexpected argument {argv[1]!r}: options begin with --, and a value '
-      'follows its option after ='
-    )
+    raise configured.stray(argv[1])
   if _CONFIG.value is None:
-    raise errors.UsageError('--config is missing: try --config fpd')
+    raise configured.missing()
   seeds = _seeds() or [_CONFIG.value.seed]
   _before_jax_starts(_CONFIG.value)
   stop = starting.stop_on_sigterm()
@@ -65,13 +58,13 @@ def _train(argv: Sequence[str]) -> int:
     config.seed = seed
     folder = _folder(config, several=len(seeds) > 1)
     label = f'seed {seed}' if len(seeds) > 1 else ''
-    result = run_lib.train(config, folder, label, should_stop=stop)
+    result, alone = trained.run(config, folder, label, should_stop=stop)
     results.append(result)
-    baselines.append(_alone(config, label, stop, folder, result))
-    distributed.say(report.closing(result, baselines[-1]))
+    baselines.append(alone)
+    distributed.say(report.closing(result, alone))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
-    summary_text, figures = report.seeds(results, baselines)
+    summary_text, figures = seeds_lib.summary(results, baselines)
     distributed.say(summary_text)
     shared = _CONFIG.value.copy_and_resolve_references()
     shared.seed = 0  # the file's name lists the seeds of the runs
@@ -115,64 +108,10 @@ def _folder(
   return run_dir.Folder(epath.Path('runs') / '-'.join(filter(None, parts)))
 
 
-def _alone(
-  config: ConfigDict,
-  label: str,
-  stop: Callable[[], bool],
-  run: run_dir.Folder,
-  run_result: dict[str, Any],
-) -> dict[str, Any] | None:
-  """Returns the result of the student trained without a teacher, or None.
-
-  `config.baseline` says whether to train it, to read an earlier result or
-  neither. If it is trained, the run's curves.png is drawn again.
-  """
-  info = build.open_source(config).info
-  folder = run_lib.alone(config, info)
-  if folder is None:
-    return None
-  known = folder.read('result.json')
-  if config.baseline == 'cache':
-    return known
-  result = run_lib.train(
-    config_lib.of_baseline(config),
-    folder,
-    f'{label} alone'.strip(),
-    should_stop=stop,
-    shared=True,
-  )
-  if known is None:  # its line is not in the picture yet
-    metric = tasks.find(info.task).headline
-    distributed.first(
-      lambda: run_lib.draw(config, run, metric, run_result['teacher'], result)
-    )
-  return result
-
-
-def _parse(argv: list[str]) -> list[str]:
+def _parsed(argv: list[str]) -> list[str]:
   """Parses the flags as absl does, but raises UsageError for each mistake."""
-  wrong = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
-  try:
+  with configured.mistakes():
     return flags.FLAGS(argv)
-  except wrong as error:
-    raise _usage_error(error) from error
-
-
-def _with_paths(argv: Sequence[str]) -> list[str]:
-  """Returns the arguments with the value of --config replaced by a path."""
-  arguments = list(argv)
-  for i, argument in enumerate(arguments):
-    name, equals, value = argument.partition('=')
-    if name in ('--config', '-config') and equals:
-      arguments[i] = f'{name}={_found(value)}'
-    elif argument in ('--config', '-config') and i + 1 < len(arguments):
-      arguments[i + 1] = _found(arguments[i + 1])
-  return arguments
-
-
-def _found(value: str) -> str:
-  file, colon, recipe = value.partition(':')
-  return config_lib.find(file) + colon + recipe
 
 
 def _usage() -> str:
@@ -190,38 +129,17 @@ def _usage() -> str:
   )
 
 
-def _usage_error(error: Exception) -> errors.UsageError:
-  """Returns an error of flag parsing as a UsageError of one plain line."""
-  text = str(error.args[0] if error.args else error).strip()
-  if 'Traceback' in text:  # raised inside a configuration file
-    text = text.splitlines()[-1].removeprefix('kd_jax.errors.UsageError: ')
-  text = ' '.join(text.split())
-  if re.fullmatch(r"""["']*\w+["']*""", text):
-    text = f'unknown key {text} of config'
-  match = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
-  if match:
-    text = f'unknown key {match[2]!r} of config; did you mean {match[1]!r}?'
-  return errors.UsageError(text.replace('\\n', ' '))
-
-
 def _said_plainly(argv: Sequence[str]) -> int:
   """Calls `_train`, and raises RunError if the storage refuses a write."""
-  try:
+  with starting.storage():
     return _train(argv)
-  except OSError as error:
-    if error.errno not in _STORAGE:
-      raise
-    raise errors.RunError(
-      f'cannot write: {error}; free or unlock the storage, and start the same '
-      'command again: it goes on from the last checkpoint'
-    ) from error
 
 
 @command.reporting(EXIT_CODES, leave=distributed.leave)
 def _run(argv: Sequence[str]) -> None:
   # config_flags reads overrides from sys.argv
-  sys.argv = ['kd-jax train', *_with_paths(argv)]
-  app.run(_said_plainly, argv=sys.argv, flags_parser=_parse)
+  sys.argv = ['kd-jax train', *configured.with_paths(argv)]
+  app.run(_said_plainly, argv=sys.argv, flags_parser=_parsed)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -78,6 +78,17 @@ def of_baseline(config: ConfigDict) -> ConfigDict:
   return result
 
 
+def alone(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what determines the result of a run's student trained alone.
+
+  Runs with the same result here share their student alone.
+
+  Args:
+    values: The configuration of the run, as returned by `plain`.
+  """
+  return determining(plain(of_baseline(ConfigDict(dict(values)))))
+
+
 def plain(config: ConfigDict) -> dict[str, Any]:
   """Returns the configuration as dicts, lists, numbers and strings.
 

@@ -3,44 +3,12 @@
 from collections.abc import Mapping, Sequence
 import hashlib
 import json
-import math
 import pathlib
-import statistics
 from typing import Any, NamedTuple
-
-from scipy import special
 
 from kd_jax.reproduce import store
 from kd_jax.reproduce.cells import Cell
-
-_LEVEL = 0.95  # of the confidence intervals
-
-
-class Spread(NamedTuple):
-  """Values over seeds.
-
-  Attributes:
-    mean: Their mean.
-    std: Their sample standard deviation; None for one value.
-    half: Half the width of the 95% confidence interval of the mean, by
-      Student's t distribution; None for one value.
-    n: Their number.
-  """
-
-  mean: float
-  std: float | None
-  half: float | None
-  n: int
-
-
-def spread(values: Sequence[float]) -> Spread:
-  """Returns mean, deviation and confidence interval of at least one value."""
-  n = len(values)
-  if n == 1:
-    return Spread(values[0], None, None, 1)
-  std = statistics.stdev(values)
-  t = float(special.stdtrit(n - 1, 0.5 + _LEVEL / 2))
-  return Spread(statistics.fmean(values), std, t * std / math.sqrt(n), n)
+from kd_jax.study.spread import Spread, spread
 
 
 class Row(NamedTuple):

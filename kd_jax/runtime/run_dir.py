@@ -12,6 +12,7 @@ student/        the trained student's variables, if it predicts by itself
 deployed/       otherwise, the trained variables of the prediction, such as
                 those of SimKD's projector
 result.json     the results; it exists once the run is finished
+alone.json      the results of its student trained alone, if they are known
 """
 
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ _LATE_S = 30  # seconds that a network's file system may take to show a file
 _OWN = ('.lock', _SHARED, 'config.json.part')
 
 _METRICS = 'metrics.jsonl'
+# The result of the student alone, and where it was trained.
+ALONE = 'alone.json'
 
 
 class Folder:
@@ -82,22 +85,38 @@ class Folder:
       UsageError: The folder holds a run of another configuration, or files
         but no run, or cannot be written.
     """
-    new = {**config, 'data_facts': json.loads(json.dumps(data_facts))}
-    distributed.first(lambda: self._claim(new))
+    distributed.first(lambda: self._claim(_joined(config, data_facts)))
+
+  def check(self, config: dict[str, Any], data_facts: Any) -> None:
+    """Raises what `claim` would raise, but writes nothing.
+
+    Args:
+      config: The configuration, as returned by `config.plain`.
+      data_facts: A JSON value that identifies the data.
+
+    Raises:
+      UsageError: The folder holds a run of another configuration, or files
+        but no run.
+    """
+    distributed.first(lambda: self._fits(_joined(config, data_facts)))
 
   def _claim(self, new: dict[str, Any]) -> None:
+    if not self._fits(new):
+      self.write_alone('config.json', new)
+
+  def _fits(self, new: dict[str, Any]) -> bool:
+    """Returns whether config.json holds that; it raises as `claim` does."""
     old = self._read('config.json')
     if old is not None:
       self._compare(config_lib.determining(old), config_lib.determining(new))
-      if old['epochs'] == new['epochs']:
-        return
-    elif self.path.exists() and any(
+      return old['epochs'] == new['epochs']
+    if self.path.exists() and any(
       p.name not in _OWN for p in self.path.iterdir()
     ):
       raise errors.UsageError(
         f'{self.path} holds files but no run; give an empty or new --workdir'
       )
-    self.write_alone('config.json', new)
+    return False
 
   def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
@@ -275,6 +294,11 @@ class Folder:
     """Writes a file atomically; `append` may then add to it."""
     self._texts[name] = text
     self._write_text(name, text)
+
+
+def _joined(config: dict[str, Any], data_facts: Any) -> dict[str, Any]:
+  """Returns the content of config.json."""
+  return {**config, 'data_facts': json.loads(json.dumps(data_facts))}
 
 
 def _depends_on_epochs(value: Any) -> bool:

@@ -1,8 +1,6 @@
 """The texts of a run: its opening and its table."""
 
 from collections.abc import Mapping, Sequence
-import math
-import statistics
 from typing import Any
 
 import flax.linen as nn
@@ -187,67 +185,3 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
     short(result['flops']),
     logging.duration(result['wall_s']),
   )
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-  """Returns 'mean', 'std' (sample), 'sem' (standard error), 'n' of values."""
-  count = len(values)
-  std = statistics.stdev(values) if count > 1 else math.nan
-  return {
-    'mean': statistics.fmean(values),
-    'std': std,
-    'sem': std / math.sqrt(count),
-    'n': count,
-  }
-
-
-def seeds(
-  results: Sequence[Mapping[str, Any]],
-  alone: Sequence[Mapping[str, Any] | None],
-) -> tuple[str, dict[str, Any]]:
-  """Returns a table of several seeds of one run, and the figures behind it.
-
-  Args:
-    results: The result of the run with each seed.
-    alone: The result of the student alone with the same seed; None if it was
-      not trained.
-
-  Returns:
-    The text, and a dict: 'seeds' and 'top1' have one value per seed, and so
-    have 'alone_top1' and 'teacher_top1' if every seed has them; 'student',
-    'alone' and 'difference' are as `spread` returns them, the last two only if
-    every seed has its student alone.
-  """
-  top1 = [result['top1'] for result in results]
-  figures: dict[str, Any] = {
-    'seeds': [result['seed'] for result in results],
-    'top1': top1,
-    'student': spread(top1),
-  }
-  if all(result['teacher'] for result in results):
-    figures['teacher_top1'] = [r['teacher']['top1'] for r in results]
-  rows = [('top-1, last epoch', 'mean', 'std', 'seeds')]
-  trained = [a['top1'] for a in alone if a is not None]
-  if len(trained) == len(results):
-    figures |= {'alone_top1': trained, 'alone': spread(trained)}
-    rows.append(('student alone', *_spread_cells(figures['alone'])))
-  rows.append(
-    (f'student, {results[0]["method"]}', *_spread_cells(figures['student']))
-  )
-  text = table(rows)
-  if 'alone' in figures:
-    paired = [t - a for t, a in zip(top1, trained, strict=True)]
-    figures['difference'] = difference = spread(paired)
-    if abs(difference['mean']) > 2 * difference['sem']:
-      verdict = 'more than two standard errors'
-    else:
-      verdict = 'within two standard errors: no claim'
-    text += (
-      f'\npaired difference from the student alone: {difference["mean"]:+.2f} '
-      f'(standard error {difference["sem"]:.2f}; {verdict})'
-    )
-  return text, figures
-
-
-def _spread_cells(found: Mapping[str, float]) -> tuple[str, str, str]:
-  return f'{found["mean"]:.2f}%', f'{found["std"]:.2f}', str(found['n'])

@@ -67,6 +67,18 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
   assert folder.read('config.json')['batch_size'] != 7
 
 
+def test_a_check_refuses_as_a_claim_does_and_writes_nothing(tmp_path):
+  folder = run_dir.Folder(tmp_path / 'run')
+  facts = INFO.identity()
+  folder.check(config_lib.plain(config()), facts)
+  assert not folder.path.exists()
+  claim(folder, config(epochs=4))
+  with pytest.raises(errors.UsageError, match=r'config\.batch_size: .* 7 here'):
+    folder.check(config_lib.plain(config(epochs=4, batch_size=7)), facts)
+  folder.check(config_lib.plain(config(epochs=6)), facts)
+  assert folder.read('config.json')['epochs'] == 4
+
+
 def test_epochs_may_grow_but_not_shrink(tmp_path):
   folder = run_dir.Folder(tmp_path / 'run')
   claim(folder, config(epochs=4))

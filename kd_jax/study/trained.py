@@ -1,0 +1,92 @@
+"""Trains a run, and beside it its student alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kd_jax import config as config_lib
+from kd_jax import tasks
+from kd_jax.distill import build
+from kd_jax.runtime import distributed, run_dir
+from kd_jax.training import run as run_lib
+
+
+def run(
+  config: ConfigDict,
+  folder: run_dir.Folder,
+  label: str = '',
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+  """Trains a run and its student alone to their ends.
+
+  Args:
+    config: The configuration of the run.
+    folder: The run's folder, which is new or holds this run.
+    label: A label that begins every line on the screen.
+    should_stop: Returns whether to save and stop; see `training.run.train`.
+
+  Returns:
+    The content of the run's result.json, and that of the student alone, as
+    `alone` returns it.
+
+  Raises:
+    UsageError: The configuration cannot run here.
+    RunError: The run failed.
+    Interrupted: The run was asked to stop.
+  """
+  result = run_lib.train(config, folder, label, should_stop=should_stop)
+  return result, alone(config, folder, result, label, should_stop=should_stop)
+
+
+def alone(
+  config: ConfigDict,
+  folder: run_dir.Folder,
+  result: dict[str, Any],
+  label: str = '',
+  *,
+  should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+  """Returns the result of the student trained without a teacher, or None.
+
+  `config.baseline` says whether to train it, to read an earlier result or
+  neither. It is in the cache, which all runs share; its result is copied to
+  alone.json in the run's folder. If it is trained, the run's curves.png is
+  drawn again.
+
+  Args:
+    config: The configuration of the finished run.
+    folder: The run's folder.
+    result: The content of its result.json.
+    label: A label that begins every line on the screen.
+    should_stop: Returns whether to save and stop.
+  """
+  info = build.open_source(config).info
+  place = run_lib.alone(config, info)
+  if place is None:
+    return None
+  known = place.read('result.json')
+  if config.baseline == 'train':
+    found = run_lib.train(
+      config_lib.of_baseline(config),
+      place,
+      f'{label} alone'.strip(),
+      should_stop=should_stop,
+      shared=True,
+    )
+  else:
+    found = known
+  if found is None:
+    return None
+  kept = {**found, 'from': str(place.path)}
+  if (
+    folder.read(run_dir.ALONE) != kept
+  ):  # it is of fewer epochs, where a run went on
+    folder.write(run_dir.ALONE, kept)
+  if known is None:  # its line is not in the picture yet
+    metric = tasks.find(info.task).headline
+    distributed.first(
+      lambda: run_lib.draw(config, folder, metric, result['teacher'], found)
+    )
+  return found
