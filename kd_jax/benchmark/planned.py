@@ -273,10 +273,14 @@ def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
   first = Mesh(run.mesh.devices.ravel()[:1], ('data',))
   shape = (_LABELLED, info.image_size, info.image_size, 3)
   images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  labels = jax.ShapeDtypeStruct((_LABELLED,), jnp.int32)
+  batch = {
+    'image': images,
+    'label': jax.ShapeDtypeStruct((_LABELLED,), jnp.int32),
+    'mask': jax.ShapeDtypeStruct((_LABELLED,), jnp.float32),
+  }
   weights = _on(first, trained.weights)
-  ranks = artifact.ranks(trained.forward)
-  yield 'evaluate', _compiled(ranks, weights, images, labels)
+  counted = artifact.counted(trained.forward, run.parts.task)
+  yield 'evaluate', _compiled(counted, weights, batch)
   probabilities = artifact.probabilities(trained.forward)
   yield 'predict', _compiled(probabilities, weights, images)
   yield 'export', functools.partial(_exported, trained, first, images)

@@ -1,6 +1,6 @@
 """Exact accuracy over a whole split: every image counts once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 from typing import Any
 
@@ -87,14 +87,22 @@ def evaluate(
     (how many there are).
   """
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
-    batch_counts = [
+    batches = [
       counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
     ]
-  total = jax.tree.map(
-    lambda *xs: float(np.sum([np.asarray(x, np.float64) for x in xs])),
-    *batch_counts,
+  return {name: task.figures(sums) for name, sums in total(batches).items()}
+
+
+def total(batches: Sequence[Any]) -> Any:
+  """Returns the sums of counts over all batches of a split, in float64.
+
+  Args:
+    batches: The counts of each batch, trees of equal structure.
+  """
+  return jax.tree.map(
+    lambda *xs: np.sum([np.asarray(x, np.float64) for x in xs], axis=0),
+    *batches,
   )
-  return {name: task.figures(sums) for name, sums in total.items()}
 
 
 def alone(network: nn.Module) -> step.Experiment:

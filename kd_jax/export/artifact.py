@@ -28,11 +28,10 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.data import source
 from kd_jax.export import predict_template
 from kd_jax.runtime import jaxprs
-from kd_jax.tasks import classification
 from kd_jax.version import __version__
 
 # The version of the format; it grows if older versions of kd_jax could not read
@@ -259,22 +258,27 @@ def _sha256(path: pathlib.Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def ranks(forward: Forward) -> Any:
-  """Returns a jitted function that ranks the labels of images.
+def counted(forward: Forward, task: tasks.Task) -> Any:
+  """Returns a jitted function that counts correct predictions of images.
 
   Args:
     forward: The forward pass of a `Trained`.
+    task: The task of the images.
 
   Returns:
-    A function of (weights, images [N,H,W,3] u8, labels [N] i32) that returns
-    `classification.rank` of the logits.
+    A function of (weights, batch) that returns `task.count` as 'all' and
+    `task.count_classes` as 'classes'. The batch has 'image' [N,H,W,3] u8,
+    'label' [N] i32 and 'mask' [N] f32.
   """
 
-  @jax.jit
-  def ranks(weights, image, label):
-    return classification.rank(forward(weights, image), label)
+  def counts(weights, batch):
+    logits = forward(weights, batch['image'])
+    return {
+      'all': task.count(logits, batch),
+      'classes': task.count_classes(logits, batch),
+    }
 
-  return ranks
+  return jax.jit(counts)
 
 
 def probabilities(forward: Forward) -> Any:

@@ -50,6 +50,10 @@ class Task(Protocol):
     """Returns sums over the images of one batch whose 'mask' is 1."""
     ...
 
+  def count_classes(self, outputs: Any, batch: Batch) -> Counts:
+    """Returns the sums of `count` for each class: 'images', 'correct', [K]."""
+    ...
+
   def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the figures of a whole split from the sums of `count`.
 

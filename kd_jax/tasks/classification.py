@@ -33,6 +33,10 @@ class Classification:
     """Returns `count` of the logits [N,K]."""
     return count(outputs, batch)
 
+  def count_classes(self, outputs: jax.Array, batch: Batch) -> base.Counts:
+    """Returns `count_classes` of the logits [N,K]."""
+    return count_classes(outputs, batch)
+
   def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `measures` of the sums."""
     return measures(sums)
@@ -65,6 +69,29 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     **({'top5': top5} if logits.shape[-1] > 5 else {}),
     'loss': jnp.where(mask, cross_entropies, 0.0).sum(),
     'images': mask.sum(dtype=jnp.int32),
+  }
+
+
+def count_classes(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+  """Returns the sums over a batch for each class.
+
+  Images that the mask marks as padding do not count.
+
+  Args:
+    logits: The logits, [N,K] f32.
+    batch: The batch; see `count`.
+
+  Returns:
+    'images' and 'correct': The images of each class, and those whose label is
+      the likeliest class, [K] i32 each.
+  """
+  labels = losses.classes(batch['label'])
+  images = (batch['mask'] > 0).astype(jnp.int32)
+  correct = images * (rank(logits, labels) < 1)
+  zeros = jnp.zeros(logits.shape[-1], jnp.int32)
+  return {
+    'images': zeros.at[labels].add(images),
+    'correct': zeros.at[labels].add(correct),
   }
 
 

@@ -71,7 +71,8 @@ def evaluate(
 
   Returns:
     'images' and 'correct' (counts), 'top1' (percent), of more than 5 classes
-    'correct5' and 'top5' too, and 'classes', the same for each class.
+    'correct5' and 'top5' too, 'loss' (mean cross-entropy), and 'classes': the
+    images, correct and top1 of each class.
 
   Raises:
     UsageError: The data set has no such split, or other classes.

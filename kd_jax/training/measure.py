@@ -1,4 +1,4 @@
-"""The accuracy of a trained network on a whole split, class by class."""
+"""The accuracy of a trained network on a whole split, and of each class."""
 
 from collections.abc import Sequence
 import contextlib
@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax import tasks
 from kd_jax.data import source, stream
+from kd_jax.distill import evaluation
 from kd_jax.export import artifact
 from kd_jax.runtime import sharding
 
@@ -29,42 +31,44 @@ def accuracy(
 
   Returns:
     A dict with 'images' and 'correct' (counts), 'top1' (percent), of more than
-    5 classes 'correct5' and 'top5' too, and 'classes': a list with a dict for
-    each class of 'name', 'images', 'correct' (counts) and 'top1' (percent, or
-    None without images).
+    5 classes 'correct5' and 'top5' too, 'loss' (mean cross-entropy), and
+    'classes': a list with a dict for each class of 'name', 'images', 'correct'
+    (counts) and 'top1' (percent, or None without images).
   """
-  ranks = artifact.ranks(found.forward)
+  task = tasks.find(info.task)
+  counts = artifact.counted(found.forward, task)
   names = found.facts['class_names']
   numbers = order(names, info.class_names)
   split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
-  labels, label_ranks = [], []
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
-    for feed in feeds:
-      real, label = feed['mask'] > 0, numbers[feed['label']]
-      rank = ranks(found.weights, feed['image'], label)
-      labels.append(label[real])
-      label_ranks.append(np.asarray(rank)[real])
-  label, rank = np.concatenate(labels), np.concatenate(label_ranks)
-  correct, correct5 = rank < 1, rank < 5
-  classes = []
-  for k, name in enumerate(names):
-    hits = correct[label == k]
-    top1 = 100 * float(hits.mean()) if hits.size else None
-    counts = {
-      'images': hits.size,
-      'correct': int(hits.sum()),
-      'top1': top1,
+    total = evaluation.total(
+      [
+        counts(found.weights, {**feed, 'label': numbers[feed['label']]})
+        for feed in feeds
+      ]
+    )
+  sums, of_classes = total['all'], total['classes']
+  figures = task.figures(sums)
+  classes = [
+    {
+      'name': name,
+      'images': int(count),
+      'correct': int(correct),
+      'top1': float(100 * correct / count) if count else None,
     }
-    classes.append({'name': name, **counts})
-  top5 = {
-    'correct5': int(correct5.sum()),
-    'top5': 100 * float(correct5.mean()),
-  }
+    for name, count, correct in zip(
+      names, of_classes['images'], of_classes['correct'], strict=True
+    )
+  ]
+  top5 = {}
+  if 'top5' in sums:
+    top5 = {'correct5': int(sums['top5']), 'top5': float(figures['top5'])}
   return {
-    'images': label.size,
-    'correct': int(correct.sum()),
-    'top1': 100 * float(correct.mean()),
-    **(top5 if len(names) > 5 else {}),
+    'images': int(figures['images']),
+    'correct': int(sums['top1']),
+    'top1': float(figures['top1']),
+    **top5,
+    'loss': float(figures['loss']),
     'classes': classes,
   }
 
