@@ -13,7 +13,7 @@ ROOT = pathlib.Path(kd_jax.__file__).parent
 ROOMS = (
   'version', 'errors', 'pytrees', 'features', 'losses', 'config', 'runtime',
   'models', 'data', 'tasks', 'methods', 'distill', 'export', 'training',
-  'benchmark', 'reproduce', 'cli',
+  'study', 'benchmark', 'reproduce', 'cli',
 )  # fmt: skip
 FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings

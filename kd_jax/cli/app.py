@@ -35,6 +35,9 @@ VERBS = {
   'compare': Verb(
     'kd_jax.cli.compare', 'compares methods over seeds, with paired differences'
   ),
+  'look': Verb(
+    'kd_jax.cli.look', 'draws what finished runs have learned, side by side'
+  ),
   'reproduce': Verb(
     'kd_jax.cli.reproduce', 'repeats published numbers, and reports them'
   ),
