@@ -95,7 +95,9 @@ def text(runs: Sequence[look.Looked]) -> str:
   Args:
     runs: The figures of each run.
   """
-  rows = [('run', 'method', 'correct', 'difference', 'pooled', 'logits')]
+  rows: list[tuple[str, ...]] = [
+    ('run', 'method', 'correct', 'difference', 'pooled', 'logits')
+  ]
   for label, run in zip(
     look.labels_of([run.path for run in runs]), runs, strict=True
   ):
@@ -117,7 +119,11 @@ def text(runs: Sequence[look.Looked]) -> str:
   ]
   for run in runs:
     for why in dict.fromkeys(run.left_out.values()):
-      kinds = [k for k, reason in run.left_out.items() if reason == why]
+      kinds = [
+        look_picture.NAMES[kind]
+        for kind, reason in run.left_out.items()
+        if reason == why
+      ]
       lines.append(f'{run.path}: left out {", ".join(kinds)}: {why}')
   return '\n'.join([*lines, *look_picture.notes(runs)])
 

@@ -231,11 +231,14 @@ def embedding(pooled: np.ndarray) -> np.ndarray:
   It starts from the first two principal components, with a fixed seed.
   """
   from sklearn import manifold
+  import threadpoolctl
 
   tsne = manifold.TSNE(
     perplexity=perplexity(len(pooled)), init='pca', random_state=0
   )
-  return np.asarray(tsne.fit_transform(pooled), np.float32)
+  # Of so few points, more threads mostly wait for each other.
+  with threadpoolctl.threadpool_limits(1):
+    return np.asarray(tsne.fit_transform(pooled), np.float32)
 
 
 def perplexity(count: int) -> float:
@@ -468,8 +471,9 @@ def figures(run: Looked) -> dict[str, Any]:
 
 def _listed(values: np.ndarray) -> list[Any]:
   """Returns an array as lists, with six decimals and None for NaN."""
-  rounded = np.round(np.asarray(values, np.float64), 6)
-  return np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()
+  if values.ndim > 1:
+    return [_listed(row) for row in values]
+  return [round(x, 6) if math.isfinite(x) else None for x in values.tolist()]
 
 
 def labels_of(paths: Sequence[str]) -> list[str]:
@@ -486,5 +490,5 @@ def labels_of(paths: Sequence[str]) -> list[str]:
       other != own and other[-length:] == own[-length:] for other in parts
     ):
       length += 1
-    labels.append('/'.join(own[-length:]))
+    labels.append(str(pathlib.PurePath(*own[-length:])))
   return labels

@@ -11,15 +11,18 @@ from kd_jax.study import look
 
 _NAMED = 20  # the most classes that are shown by name
 _WRITTEN = 12  # the most rows of a matrix whose entries are written
-_LONGEST = 12  # characters of a class's name
+_LONGEST = 11  # characters of a class's name
+_MOST_LINES = 4  # of a column's title, after two others
 _WIDE = 44  # characters of a column's title
+_LINE = 0.16  # the height of a line of a column's title, in inches
+_KEY = 1.05  # the width of the column of colour keys, in inches
 _SIZE = 7  # of small text, in points
 _ROWS = {
-  'correlation': 'Correlation of logits between classes: teacher minus student',
+  'correlation': 'Correlations of logits: teacher minus student',
   'tsne_teacher': "t-SNE of the teacher's pooled features",
   'tsne_student': "t-SNE of the student's pooled features",
-  'cka': 'Linear CKA (unbiased) between the taps of teacher and student',
-  'confusion': 'Predictions of the student, in percent of each true class',
+  'cka': 'Linear CKA (unbiased) between taps',
+  'confusion': 'Predictions of the student, in % of each true class',
 }
 # What runs may share: it stands in the title of the picture if they do, and in
 # those of the columns if they do not.
@@ -30,6 +33,14 @@ _SHARED: dict[str, Callable[[Mapping[str, Any]], str]] = {
   'train_images': lambda f: f'{f["train_images"]} training images',
   'epochs': lambda f: f'{f["epochs"]} epochs',
   'seed': lambda f: f'seed {f["seed"]}',
+}
+# The kinds of pictures, as texts name them.
+NAMES = {
+  'correlation': 'correlations of logits',
+  'tsne_teacher': "t-SNE of the teacher's features",
+  'tsne_student': "t-SNE of the student's features",
+  'cka': 'CKA',
+  'confusion': 'predictions',
 }
 _Panels = Sequence[tuple[Any, look.Looked]]
 
@@ -47,22 +58,29 @@ def png(runs: Sequence[look.Looked], split: str) -> bytes:
 
   rows = [kind for kind in _ROWS if any(kind not in r.left_out for r in runs)]
   columns = len(runs)
+  common, titles = texts(runs, split)
+  head = _LINE * max(map(len, titles))
+  side = 4.0 if columns == 1 else 2.9  # of a panel, in inches
   picture = figure.Figure(
-    figsize=(1.0 + 3.67 * columns, 1.2 + 3.85 * len(rows)), layout='constrained'
+    figsize=(
+      columns * (side + 0.75) + _KEY,
+      0.9 + head + (side + 0.95) * len(rows),
+    ),
+    layout='constrained',
   )
-  common, titles = texts(runs)
   picture.suptitle(_title(runs, rows, common, split, columns), fontsize=10)
   grid = picture.add_gridspec(
     1 + 2 * len(rows),
     columns + 1,
-    width_ratios=[*[1.0] * columns, 0.26],
-    height_ratios=[0.14, *[0.05, 1.0] * len(rows)],
+    width_ratios=[*[side] * columns, _KEY],
+    height_ratios=[head, *[0.15, side] * len(rows)],
   )
   for column, (first, *others) in enumerate(titles):
-    head = _blank(picture.add_subplot(grid[0, column]))
+    axes = _blank(picture.add_subplot(grid[0, column]))
     style = {'ha': 'center', 'va': 'top'}
-    _say(head, 0.5, 1, first, fontsize=10, fontweight='bold', **style)
-    _say(head, 0.5, 0.65, '\n'.join(others), fontsize=9, **style)
+    below = 1 - 1.15 * _LINE / head
+    _say(axes, 0.5, 1, first, fontsize=10, fontweight='bold', **style)
+    _say(axes, 0.5, below, '\n'.join(others), fontsize=9, **style)
   for row, kind in enumerate(rows):
     at = 1 + 2 * row
     name = _blank(picture.add_subplot(grid[at, :columns]))
@@ -103,22 +121,28 @@ def _title(
   columns: int,
 ) -> str:
   """Returns the title of the picture, which says what was read."""
-  sizes = {tuple(run.images.values()) for run in runs}
-  lines = [common]
-  if len(sizes) == 1:
-    whole, features, embedded = sizes.pop()
-    lines.append(
-      f'{split} split: predictions of {whole} images, features of {features}, '
-      f't-SNE of {embedded}'
-    )
+  lines = [common, *([_sizes(runs[0], split)] if _same_sizes(runs) else [])]
   lines += notes(runs)
   if gone := [kind for kind in _ROWS if kind not in rows]:
     why = '; '.join(
       dict.fromkeys(run.left_out[kind] for kind in gone for run in runs)
     )
-    lines.append(f'left out: {", ".join(gone)} ({why})')
+    names = ', '.join(NAMES[kind] for kind in gone)
+    lines.append(f'left out: {names} ({why})')
   width = 20 + 42 * columns
   return '\n'.join(textwrap.fill(line, width) for line in lines if line)
+
+
+def _same_sizes(runs: Sequence[look.Looked]) -> bool:
+  return all(run.images == runs[0].images for run in runs)
+
+
+def _sizes(run: look.Looked, split: str) -> str:
+  whole, features, embedded = run.images.values()
+  return (
+    f'{split} split: predictions of {whole} images, features of {features}, '
+    f't-SNE of {embedded}'
+  )
 
 
 def notes(runs: Sequence[look.Looked]) -> list[str]:
@@ -131,7 +155,7 @@ def notes(runs: Sequence[look.Looked]) -> list[str]:
     return []
   names = dict.fromkeys(run.facts['data'] for run in runs)
   return [
-    f'the runs have different images ({", ".join(names)}): each column stands '
+    f'the runs are of different data ({", ".join(names)}): each column stands '
     'for itself'
   ]
 
@@ -141,11 +165,14 @@ def _data(run: look.Looked) -> tuple[Any, ...]:
   return facts['data'], facts['image_size'], facts['digest'], run.class_names
 
 
-def texts(runs: Sequence[look.Looked]) -> tuple[str, list[list[str]]]:
+def texts(
+  runs: Sequence[look.Looked], split: str
+) -> tuple[str, list[list[str]]]:
   """Returns what all runs share, and the lines of each run's title.
 
   Args:
     runs: The figures of each run.
+    split: The name of the split.
   """
   told = [
     {k: of(r.facts) for k, of in _SHARED.items() if r.facts[k] is not None}
@@ -163,9 +190,16 @@ def texts(runs: Sequence[look.Looked]) -> tuple[str, list[list[str]]]:
     top1 = run.facts['top1']
     first = [run.facts['method'] or 'method unknown']
     first += [] if top1 is None else [f'top-1 {top1:.2f}% on test']
-    rest = ', '.join(text for key, text in own.items() if key not in shared)
+    rest = ', '.join(
+      [text for key, text in own.items() if key not in shared]
+      + ([] if _same_sizes(runs) else [_sizes(run, split)])
+    )
     titles.append(
-      [_short(label, _WIDE), ', '.join(first), *textwrap.wrap(rest, _WIDE)[:2]]
+      [
+        _short(label, _WIDE),
+        ', '.join(first),
+        *textwrap.wrap(rest, _WIDE)[:_MOST_LINES],
+      ]
     )
   return ', '.join(shared.values()), titles
 
@@ -183,9 +217,7 @@ def _correlations(panels: _Panels, key: Any) -> None:
   limit = max(np.nanmax(np.abs(d), initial=1e-6) for d in differences)
   for (axes, run), matrix in zip(panels, differences, strict=True):
     drawn = _matrix(axes, matrix, cmap='RdBu_r', vmin=-limit, vmax=limit)
-    _class_ticks(axes, run.class_names)
-    axes.set_xlabel('class', fontsize=8)
-    axes.set_ylabel('class', fontsize=8)
+    _class_ticks(axes, run.class_names, 'class', 'class')
     mean = look.mean_difference(run)
     axes.set_title(f'mean absolute difference {mean:.3f}', fontsize=8)
   _bar(key, drawn, 'difference')
@@ -214,9 +246,7 @@ def _confusions(panels: _Panels, key: Any) -> None:
     scale = colors.PowerNorm(0.5, 0, 100)
     drawn = _matrix(axes, shares, cmap='Blues', norm=scale)
     _written(axes, drawn, shares, lambda x: f'{x:.0f}' if x else '')
-    _class_ticks(axes, run.class_names)
-    axes.set_xlabel('predicted class', fontsize=8)
-    axes.set_ylabel('true class', fontsize=8)
+    _class_ticks(axes, run.class_names, 'predicted class', 'true class')
     correct, images = np.trace(run.confusion), run.confusion.sum()
     axes.set_title(f'{correct} of {images} images correct', fontsize=8)
   _bar(key, drawn, '% (root scale)')
@@ -311,7 +341,7 @@ def _written(
     )
 
 
-def _class_ticks(axes: Any, names: Sequence[str]) -> None:
+def _class_ticks(axes: Any, names: Sequence[str], x: str, y: str) -> None:
   """Labels rows and columns by class: all names, or about ten numbers."""
   count = len(names)
   if count <= _NAMED:
@@ -320,6 +350,9 @@ def _class_ticks(axes: Any, names: Sequence[str]) -> None:
     step = next(s for s in _STEPS if count <= 12 * s)
     at = list(range(0, count, step))
     texts = [str(k) for k in at]
+    x, y = f'number of the {x}', f'number of the {y}'
+  axes.set_xlabel(x, fontsize=8)
+  axes.set_ylabel(y, fontsize=8)
   axes.set_xticks(at, texts)
   axes.set_yticks(at, texts)
   axes.tick_params(labelsize=_SIZE)
@@ -332,7 +365,7 @@ _STEPS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 def _bar(key: Any, drawn: Any, text: str) -> None:
   """Draws the colour bar of a row into its last column."""
-  place = key.inset_axes([0.0, 0.1, 0.14, 0.8])
+  place = key.inset_axes([0.0, 0.1, 0.13, 0.8])
   place.set_in_layout(False)
   bar = key.figure.colorbar(drawn, cax=place)
   bar.set_label(text, fontsize=8)
