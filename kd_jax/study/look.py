@@ -26,6 +26,8 @@ from kd_jax.training import measure, restore
 
 LEAST_IMAGES = 10  # that features are read of
 MOST_EMBEDDED = 1000  # images of t-SNE, whose time grows with them
+# The kinds of pictures that need a teacher.
+OF_TEACHER = ('correlation', 'tsne_teacher', 'cka')
 _PERPLEXITY = 30.0
 _BATCH = 128  # images of a step, and of a batch of CKA, at most
 _POOLED = 'pooled'
@@ -91,6 +93,7 @@ class Opened(NamedTuple):
     teacher: Its teacher, or the given one; None if there is none.
     why: Why there is no teacher; '' if there is one.
     source: Its data set.
+    given: The path of the given teacher; '' if it is the run's own.
   """
 
   path: str
@@ -98,6 +101,7 @@ class Opened(NamedTuple):
   teacher: artifact.Trained | None
   why: str
   source: source.Source
+  given: str = ''
 
 
 def open_run(path: str, options: Options, teacher: str = '') -> Opened:
@@ -116,7 +120,7 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   student = restore.load(path)
   if teacher:
     given = restore.load(teacher)
-    _check_teacher(teacher, given, student)
+    check_teacher(teacher, given, student)
     found, why = given, ''
   elif artifact.is_export(epath.Path(path).expanduser()):
     found, why = None, 'an export holds no teacher'
@@ -127,12 +131,22 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   splits = ('test', *(['val'] if opened.info.num_val else []))
   if options.split not in splits:
     raise errors.unknown(f'--split of {path}:', options.split, splits)
-  return Opened(path, student, found, why, opened)
+  return Opened(path, student, found, why, opened, teacher)
 
 
-def _check_teacher(
+def check_teacher(
   path: str, teacher: artifact.Trained, student: artifact.Trained
 ) -> None:
+  """Checks that a teacher is of the classes and the image size of a student.
+
+  Args:
+    path: The teacher's path, for the message.
+    teacher: The teacher.
+    student: The student.
+
+  Raises:
+    UsageError: It is not.
+  """
   for key, text in (('class_names', 'classes'), ('image_size', 'pixels')):
     theirs, ours = teacher.facts[key], student.facts[key]
     if key == 'class_names':
@@ -178,7 +192,7 @@ def look(opened: Opened, options: Options) -> Looked:
   if teacher:  # its classes in the order of the student's
     columns = measure.order(teacher.facts['class_names'], names)
     logits['teacher'] = logits['teacher'][:, columns]
-  left_out = dict.fromkeys(_OF_TEACHER, opened.why) if not teacher else {}
+  left_out = dict.fromkeys(OF_TEACHER, opened.why) if not teacher else {}
   points = {}
   embedded = slice(0, MOST_EMBEDDED)
   for name, values in read.kept.items():
@@ -205,9 +219,6 @@ def look(opened: Opened, options: Options) -> Looked:
     point_labels=labels[: len(chosen)][embedded],
     left_out=left_out,
   )
-
-
-_OF_TEACHER = ('correlation', 'tsne_teacher', 'cka')
 
 
 def chosen_images(labels: np.ndarray, most: int) -> np.ndarray:
@@ -396,12 +407,13 @@ def _facts(opened: Opened) -> dict[str, Any]:
     'network': facts['network'],
     'network_args': facts['network_args'],
     'teacher': teacher.facts['network'] if teacher else None,
+    'teacher_path': opened.given or None,
     'data': info.name,
     'image_size': info.image_size,
     'train_images': _result(opened.student, 'train_images'),
     'epochs': _result(opened.student, 'epochs'),
     'seed': _result(opened.student, 'seed'),
-    'digest': info.fingerprint,
+    'fingerprint': info.fingerprint,
     'top1': facts.get('accuracy', {}).get('top1'),
   }
 

@@ -48,7 +48,20 @@ _Panels = Sequence[tuple[Any, look.Looked]]
 def png(runs: Sequence[look.Looked], split: str) -> bytes:
   """Returns the picture of several runs as a PNG file.
 
-  A row that no run has is left out; the title says why.
+  Args:
+    runs: The figures of each run.
+    split: The name of the split.
+  """
+  image = io.BytesIO()
+  draw(runs, split).savefig(image, format='png', dpi=150)
+  return image.getvalue()
+
+
+def draw(runs: Sequence[look.Looked], split: str) -> Any:
+  """Returns the picture of several runs as a figure of matplotlib.
+
+  It has a column for each run and a row for each kind of picture. A row that no
+  run has is left out; the title says why.
 
   Args:
     runs: The figures of each run.
@@ -96,9 +109,7 @@ def png(runs: Sequence[look.Looked], split: str) -> bytes:
       else:
         panels.append((axes, run))
     _DRAWN[kind](panels, _blank(picture.add_subplot(grid[at + 1, columns])))
-  image = io.BytesIO()
-  picture.savefig(image, format='png', dpi=150)
-  return image.getvalue()
+  return picture
 
 
 def _blank(axes: Any) -> Any:
@@ -161,8 +172,8 @@ def notes(runs: Sequence[look.Looked]) -> list[str]:
 
 
 def _data(run: look.Looked) -> tuple[Any, ...]:
-  facts = run.facts
-  return facts['data'], facts['image_size'], facts['digest'], run.class_names
+  keys = ('data', 'image_size', 'fingerprint')
+  return (*(run.facts[key] for key in keys), run.class_names)
 
 
 def texts(
