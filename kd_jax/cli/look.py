@@ -78,22 +78,23 @@ def main(argv: Sequence[str]) -> int:
       'kd_jax': __version__,
       **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     },
-    'notes': look_picture.notes(runs),
+    'notes': look_picture.notes(runs, args.split),
     'runs': [look.figures(run) for run in runs],
   }
   beside = out.with_suffix('.json')
   picture = look_picture.png(runs, args.split)
   _write({out: picture, beside: (json.dumps(figures) + '\n').encode()})
-  print(text(runs))
+  print(text(runs, args.split))
   print(f'{out} has the pictures and {beside} the figures')
   return 0
 
 
-def text(runs: Sequence[look.Looked]) -> str:
+def text(runs: Sequence[look.Looked], split: str) -> str:
   """Returns the text that the command prints.
 
   Args:
     runs: The figures of each run.
+    split: The name of the split.
   """
   rows: list[tuple[str, ...]] = [
     ('run', 'method', 'correct', 'difference', 'pooled', 'logits')
@@ -125,7 +126,7 @@ def text(runs: Sequence[look.Looked]) -> str:
         if reason == why
       ]
       lines.append(f'{run.path}: left out {", ".join(kinds)}: {why}')
-  return '\n'.join([*lines, *look_picture.notes(runs)])
+  return '\n'.join([*lines, *look_picture.notes(runs, split)])
 
 
 def _of_tap(run: look.Looked, tap: str) -> str:

@@ -4,7 +4,7 @@ They are the correlations of logits, the features of t-SNE, CKA between taps and
 the confusion matrix; `look_picture` draws them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
 import math
 import os
@@ -12,16 +12,13 @@ import pathlib
 from typing import Any, NamedTuple
 
 from etils import epath
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import data, errors, models, pytrees
-from kd_jax.data import augment, source, stream
-from kd_jax.distill import build, inspect, step
+from kd_jax import data, errors
+from kd_jax.data import source, stream
 from kd_jax.export import artifact
 from kd_jax.runtime import sharding
-from kd_jax.study import similarity
+from kd_jax.study import similarity, tapped
 from kd_jax.training import measure, restore
 
 LEAST_IMAGES = 10  # that features are read of
@@ -182,9 +179,9 @@ def look(opened: Opened, options: Options) -> Looked:
     )
   names = tuple(student.facts['class_names'])
   chosen = chosen_images(images.labels, options.images)
-  networks = {'student': Network(student)}
+  networks = {'student': tapped.Network(student)}
   if teacher:
-    networks['teacher'] = Network(teacher)
+    networks['teacher'] = tapped.Network(teacher)
   read = _read(networks, images, info, chosen, options.workers)
   numbers = measure.order(names, info.class_names)
   labels = numbers[read.labels]
@@ -257,73 +254,6 @@ def perplexity(count: int) -> float:
   return min(_PERPLEXITY, (count - 1) / 3)
 
 
-class Network:
-  """A trained network whose taps can be read.
-
-  Attributes:
-    trained: The network and its weights.
-    taps: Its taps, in the order of computation; 'logits' is the last.
-    features: A function of images [N,H,W,3] u8 that returns all taps, as f32.
-      Where a run deploys more than its student, as SimKD does, 'logits' are
-      what it deploys.
-  """
-
-  def __init__(self, trained: artifact.Trained):
-    """Builds the network from its facts; nothing is computed.
-
-    Args:
-      trained: A network that predicts by itself, or through a method.
-
-    Raises:
-      UsageError: There is no such network, or its weights are of another one.
-    """
-    facts = trained.facts
-    size, classes = facts['image_size'], len(facts['class_names'])
-    args = {
-      key: tuple(value) if isinstance(value, list) else value
-      for key, value in facts['network_args'].items()
-    }
-    dtype = facts.get('dtype', 'float32')
-    if dtype != 'float32':
-      args.setdefault('dtype', build.DTYPES[dtype])
-    network = models.make(facts['network'], classes, **args)
-    self.trained = trained
-    taps = models.describe(network, size).taps
-    self.taps = [*(tap for tap in taps if tap != 'logits'), 'logits']
-    alone = len(facts['kept']) == 1
-    variables = (
-      restore.variables(trained, network, classes, size)
-      if alone
-      else _of_deployed(trained, inspect.variables_of(network, size))
-    )
-
-    @jax.jit
-    def features(weights, variables, images):
-      image = augment.normalise(images, facts['mean'], facts['std'])
-      values, _ = step.run('network', network, variables, image, train=False)
-      if not alone:
-        values['logits'] = trained.forward(weights, images)
-      return {tap: values[tap] for tap in self.taps}
-
-    self.features: Callable[[Any], dict[str, jax.Array]] = lambda images: (
-      features(trained.weights, variables, images)
-    )
-
-
-def _of_deployed(trained: artifact.Trained, shapes: Any) -> Any:
-  """Returns the student's variables of a prediction through a method.
-
-  An export lacks what the prediction does not read: the student's classifier,
-  for which the method has another.
-  """
-
-  def weight(path, like):
-    name = f'student/{pytrees.path_name(path)}'
-    return trained.weights.get(name, jnp.zeros(like.shape, like.dtype))
-
-  return jax.tree.map_with_path(weight, dict(shapes))
-
-
 class _Read(NamedTuple):
   """What is kept of the networks' features.
 
@@ -341,7 +271,7 @@ class _Read(NamedTuple):
 
 
 def _read(
-  networks: dict[str, Network],
+  networks: dict[str, tapped.Network],
   images: source.Images,
   info: source.Info,
   chosen: np.ndarray,
@@ -410,6 +340,7 @@ def _facts(opened: Opened) -> dict[str, Any]:
     'teacher_path': opened.given or None,
     'data': info.name,
     'image_size': info.image_size,
+    **{key: facts['data'][key] for key in ('train_size', 'val_fraction')},
     'train_images': _result(opened.student, 'train_images'),
     'epochs': _result(opened.student, 'epochs'),
     'seed': _result(opened.student, 'seed'),
@@ -454,10 +385,7 @@ def figures(run: Looked) -> dict[str, Any]:
     'images': run.images,
     'class_names': list(run.class_names),
     'left_out': run.left_out,
-    'confusion': {
-      'counts': run.confusion.tolist(),
-      'shares': _listed(shares(run)),
-    },
+    'confusion': {'counts': run.confusion.tolist()},
   }
   if run.correlations:
     matrices = {**run.correlations, 'difference': difference(run)}

@@ -133,7 +133,7 @@ def _title(
 ) -> str:
   """Returns the title of the picture, which says what was read."""
   lines = [common, *([_sizes(runs[0], split)] if _same_sizes(runs) else [])]
-  lines += notes(runs)
+  lines += notes(runs, split)
   if gone := [kind for kind in _ROWS if kind not in rows]:
     why = '; '.join(
       dict.fromkeys(run.left_out[kind] for kind in gone for run in runs)
@@ -156,13 +156,14 @@ def _sizes(run: look.Looked, split: str) -> str:
   )
 
 
-def notes(runs: Sequence[look.Looked]) -> list[str]:
+def notes(runs: Sequence[look.Looked], split: str) -> list[str]:
   """Returns what hinders a comparison of the runs, a line each.
 
   Args:
     runs: The figures of each run.
+    split: The name of the split.
   """
-  if len({_data(run) for run in runs}) == 1:
+  if len({_data(run, split) for run in runs}) == 1:
     return []
   names = dict.fromkeys(run.facts['data'] for run in runs)
   return [
@@ -171,8 +172,10 @@ def notes(runs: Sequence[look.Looked]) -> list[str]:
   ]
 
 
-def _data(run: look.Looked) -> tuple[Any, ...]:
-  keys = ('data', 'image_size', 'fingerprint')
+def _data(run: look.Looked, split: str) -> tuple[Any, ...]:
+  """Returns what determines the images and the classes of a run."""
+  keys = ['data', 'image_size', 'fingerprint']
+  keys += ['train_size', 'val_fraction'] if split == 'val' else []
   return (*(run.facts[key] for key in keys), run.class_names)
 
 

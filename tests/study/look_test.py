@@ -15,7 +15,7 @@ from sklearn import manifold
 from kd_jax import errors
 from kd_jax.cli import look as command
 from kd_jax.data.sets import digits
-from kd_jax.study import look, look_picture, similarity
+from kd_jax.study import look, look_picture, similarity, tapped
 from kd_jax.training import restore
 from tests import finished
 from tests.study import similarity_test
@@ -91,11 +91,6 @@ def test_the_confusion_matrix_has_the_runs_accuracy(looked):
     assert counts.sum(axis=1).tolist() == (
       np.bincount(digits.read('test').labels).tolist()
     )
-    np.testing.assert_allclose(
-      run['confusion']['shares'],
-      counts / counts.sum(axis=1, keepdims=True),
-      atol=1e-6,
-    )
 
 
 def test_correlations_and_cka_are_those_of_the_two_networks(looked, chosen):
@@ -128,7 +123,7 @@ def test_tsne_is_of_the_students_pooled_features(looked, chosen):
   run = looked[0]['runs'][0]
   images, labels = chosen
   assert run['tsne']['labels'] == labels.tolist()
-  network = look.Network(restore.load(finished.places() / 'kd'))
+  network = tapped.Network(restore.load(finished.places() / 'kd'))
   pooled = np.asarray(network.features(images)['pooled'])
   want = manifold.TSNE(
     perplexity=run['tsne']['perplexity'], init='pca', random_state=0
@@ -153,7 +148,7 @@ def test_a_prediction_through_a_method_is_what_is_looked_at(chosen):
   """SimKD and its kin: an export, without what the prediction does not read."""
   images, _ = chosen
   found = restore.load(finished.places() / 'pics_out')
-  features = look.Network(found).features(images)
+  features = tapped.Network(found).features(images)
   np.testing.assert_allclose(
     features['logits'], logits_of(found, images), rtol=1e-4, atol=1e-4
   )
@@ -244,6 +239,7 @@ def made(path, classes=100, teacher=True, **facts):
     'method': 'crd', 'network': 'resnet8x4', 'network_args': {},
     'teacher': 'resnet32x4' if teacher else None, 'teacher_path': None,
     'data': 'cifar100', 'image_size': 32, 'train_images': 50000,
+    'train_size': 0, 'val_fraction': 0.0,
     'epochs': 240, 'seed': 0, 'fingerprint': '', 'top1': 71.25,
   }  # fmt: skip
   why = dict.fromkeys(look.OF_TEACHER, 'ce has no teacher')
@@ -316,9 +312,13 @@ def test_columns_are_titled_by_what_differs():
 
 
 def test_runs_of_different_data_are_noted():
-  assert look_picture.notes([made('a'), made('b', seed=1)]) == []
-  (note,) = look_picture.notes([made('a'), made('b', data='cifar10')])
+  runs = [made('a'), made('b', seed=1), made('c', data='cifar10')]
+  assert look_picture.notes(runs[:2], 'test') == []
+  (note,) = look_picture.notes(runs, 'test')
   assert 'different data (cifar100, cifar10)' in note
+  held_out = [made('a'), made('b', val_fraction=0.2)]
+  assert look_picture.notes(held_out, 'test') == []
+  assert look_picture.notes(held_out, 'val')
 
 
 def test_an_axis_names_few_classes_and_numbers_many():
@@ -336,3 +336,14 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
   with pytest.raises(errors.UsageError, match='cannot write'):
     command._write(contents)
   assert [path.name for path in tmp_path.iterdir()] == ['a.json']
+
+
+def test_rows_of_predictions_add_up_to_1():
+  run = made('a', classes=4)
+  run.confusion[2] = 0  # a class without images
+  found = look.shares(run)
+  assert np.isnan(found[2]).all()
+  others = [0, 1, 3]
+  np.testing.assert_allclose(found[others].sum(axis=1), 1)
+  top = run.confusion[0, 0] / run.confusion[0].sum()
+  assert found[0, 0] == pytest.approx(top)
