@@ -113,10 +113,13 @@ def test_correlations_and_cka_are_those_of_the_two_networks(looked, chosen):
   assert run['cka']['teacher_taps'] == run['cka']['student_taps'] == TAPS
   values = np.array(run['cka']['values'])
   assert values.shape == (9, 9)
-  want = similarity_test.cka(
-    logits['teacher'].astype(np.float64), logits['student'].astype(np.float64)
-  )
-  assert values[-1, -1] == pytest.approx(want, abs=1e-3)
+  pooled = tapped.Network(teacher).features(images)['pooled']
+  for row, features in ((-1, logits['teacher']), (-2, pooled)):
+    want = similarity_test.cka(
+      np.asarray(features, np.float64), logits['student'].astype(np.float64)
+    )
+    assert values[row, -1] == pytest.approx(want, abs=1e-3)
+  assert abs(values[-2, -1] - values[-1, -2]) > 0.01  # rows are the teacher's
 
 
 def test_tsne_is_of_the_students_pooled_features(looked, chosen):
