@@ -62,7 +62,7 @@ def run(folder, name='kd'):
       for key in ('student', 'method')
     }
     checkpoint.save_only(run_folder.path / 'deployed', 3, deployed)
-    checkpoint.save_only(run_folder.path / 'teacher', 0, frozen['teacher'])
+  checkpoint.save_only(run_folder.path / 'teacher', 0, frozen['teacher'])
   mesh = sharding.make_mesh(1)
   test = resident.Resident(digits.read('test'), digits.INFO, mesh)
   counts = evaluation.make(exp, test, mesh)

@@ -15,7 +15,8 @@ MODULES = (
   'importlib_resources', 'jax', 'matplotlib', 'ml_collections', 'numpy',
   'optax', 'orbax.checkpoint', 'PIL.Image', 'safetensors.numpy', 'scipy',
   'sklearn',
-  'simplejpeg', 'tensorboardX', 'tensorflow_datasets.core', 'kd_jax.main',
+  'simplejpeg', 'tensorboardX', 'tensorflow_datasets.core',
+  'threadpoolctl', 'kd_jax.main',
 )  # fmt: skip
 # Versions that figures are reported with, of packages that are installed.
 _VERSIONS = ('torch', 'jax-cuda12-plugin', 'jax-cuda13-plugin')

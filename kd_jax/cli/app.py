@@ -39,6 +39,9 @@ VERBS = {
     'kd_jax.cli.compare',
     'compares finished runs, with differences paired by seed',
   ),
+  'look': Verb(
+    'kd_jax.cli.look', 'draws what finished runs have learned, side by side'
+  ),
   'reproduce': Verb(
     'kd_jax.cli.reproduce', 'repeats published numbers, and reports them'
   ),

@@ -67,16 +67,7 @@ def _of_run(folder: run_dir.Folder, mesh: Mesh) -> artifact.Trained:
   Raises:
     UsageError: This version cannot read the run's files.
   """
-  try:
-    stored, result = folder.read('config.json'), folder.read('result.json')
-    info = source.Info(**stored.pop('data_facts'))
-    config = ConfigDict(stored)
-    facts = _facts(config, info, result)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UsageError(
-      f'{folder.path} is no run that this kd_jax can read: '
-      f'{type(error).__name__}: {error}'
-    ) from error
+  config, info, facts = _read(folder)
   trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
   if len(facts['kept']) == 1:
     variables = restore(
@@ -88,6 +79,70 @@ def _of_run(folder: run_dir.Folder, mesh: Mesh) -> artifact.Trained:
   for name, shapes in teacher_shapes.items():
     tree[name] = restore(folder.path / 'teacher', shapes, mesh)
   return artifact.Trained(_by_path(tree), forward, facts)
+
+
+def _read(
+  folder: run_dir.Folder,
+) -> tuple[ConfigDict, source.Info, dict[str, Any]]:
+  """Returns a finished run's configuration, the facts of its data, its facts.
+
+  Raises:
+    UsageError: This version cannot read the run's files.
+  """
+  try:
+    stored, result = folder.read('config.json'), folder.read('result.json')
+    info = source.Info(**stored.pop('data_facts'))
+    config = ConfigDict(stored)
+    return config, info, _facts(config, info, result)
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.UsageError(
+      f'{folder.path} is no run that this kd_jax can read: '
+      f'{type(error).__name__}: {error}'
+    ) from error
+
+
+def teacher(
+  path: epath.PathLike, mesh: Mesh | None = None
+) -> artifact.Trained | None:
+  """Returns the teacher of a finished run, which predicts by itself.
+
+  It has its own normalisation, and normalises by running statistics even where
+  the run let it use those of the batch.
+
+  Args:
+    path: The folder of the run.
+    mesh: The devices that the weights are put on; None is the first device.
+
+  Returns:
+    The teacher; None if the run has none.
+
+  Raises:
+    UsageError: The run's files are damaged, or of another version.
+  """
+  folder = run_dir.Folder(epath.Path(path).expanduser())
+  config, info, facts = _read(folder)
+  if not config.teacher.name:
+    return None
+  dtype = config.teacher.dtype or config.dtype
+  args = {k: v for k, v in config.teacher.args.items() if k != 'batch_norm'}
+  described = ConfigDict({'name': config.teacher.name, 'args': args})
+  network = build.make_network(described, len(info.class_names), dtype)
+  variables = dict(inspect.variables_of(network, info.image_size))
+  if jax.tree.leaves(variables):  # a function has none
+    place, mesh = folder.path / 'teacher', mesh or sharding.make_mesh(1)
+    try:
+      variables = restore(place, variables, mesh)
+    except checkpoint.Damaged as error:
+      raise errors.UsageError(str(error)) from error
+  own = {key: facts[key] for key in ('image_size', 'class_names', 'data')} | {
+    'network': config.teacher.name,
+    'network_args': described.args.to_dict(),
+    'dtype': dtype,
+    'mean': list(config.teacher.mean or info.mean),
+    'std': list(config.teacher.std or info.std),
+    'kept': ['student'],
+  }
+  return alone(network, variables, own)
 
 
 def untrained(

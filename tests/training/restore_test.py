@@ -49,6 +49,32 @@ def test_an_export_predicts_as_its_run(places, name):
   assert facts == {k: export.facts[k] for k in facts}
 
 
+def test_the_teacher_of_a_run_sees_what_it_saw_with_running_statistics(
+  places, tmp_path
+):
+  shutil.copytree(places / 'kd', tmp_path / 'kd')
+  file = tmp_path / 'kd/config.json'
+  config = json.loads(file.read_text())
+  config['teacher'] |= {'mean': [0.5] * 3, 'std': [0.25] * 3}
+  config['teacher']['args']['batch_norm'] = 'batch'
+  file.write_text(json.dumps(config))
+  found = restore.teacher(tmp_path / 'kd')
+  network = ours((8, 8, 16, 32))
+  own = restore.variables(found, network, 10, 8)
+  normal = ((images() / 255 - 0.5) / 0.25).astype(np.float32)
+  want = network.apply(own, normal, train=False)
+  np.testing.assert_allclose(logits(found), want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_may_have_no_teacher(places, tmp_path):
+  shutil.copytree(places / 'kd', tmp_path / 'kd')
+  file = tmp_path / 'kd/config.json'
+  config = json.loads(file.read_text())
+  config['teacher']['name'] = ''
+  file.write_text(json.dumps(config | {'method': 'ce'}))
+  assert restore.teacher(tmp_path / 'kd') is None
+
+
 def test_a_run_and_its_export_are_the_same_teacher(places):
   trees = [
     restore.variables(restore.load(places / n), ours(), 10, 8)
