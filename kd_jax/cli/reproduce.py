@@ -14,7 +14,7 @@ from kd_jax import errors
 from kd_jax.cli import starting
 from kd_jax.reproduce import cells as cells_lib
 from kd_jax.reproduce import pace, page, pictures, runner, store
-from kd_jax.runtime import command, distributed
+from kd_jax.runtime import command
 
 _PAGE = 'results.md'
 
@@ -149,8 +149,8 @@ def _run(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
     return 0
   starting.before_jax_starts(deterministic=False, cache_dir='')
   places = runner.Places(args.results, args.work, args.data)
-  stop = starting.stop_on_sigterm()
-  outcome = runner.Runner(places, budget, stop, _say).run(tasks)
+  with starting.stopping() as stop:
+    outcome = runner.Runner(places, budget, stop, _say).run(tasks)
   _say(
     f'{len(outcome.done)} done, {len(outcome.unfinished)} unfinished, '
     f'{len(outcome.failed)} failed'
@@ -160,7 +160,7 @@ def _run(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
     _say(f'unfinished: {names}; the same command goes on')
   if outcome.failed:
     return 1
-  return distributed.START_AGAIN if outcome.unfinished else 0
+  return stop.code if outcome.unfinished else 0
 
 
 def _say(text: str) -> None:

@@ -1,16 +1,18 @@
 """What the verbs that train do before their first run, and around all runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
 import errno
 import os
 import signal
+from typing import Any
 
 from absl import logging
 import jax
 
 from kd_jax import errors
-from kd_jax.runtime import run_dir
+from kd_jax.runtime import distributed, run_dir
+from kd_jax.training import run
 
 # XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
 # XLA accepts them on every backend, and reads them when a GPU backend starts.
@@ -18,6 +20,7 @@ DETERMINISTIC = (
   '--xla_gpu_deterministic_ops=true',
   '--xla_gpu_autotune_level=0',
 )
+CTRL_C = 130  # the exit code that shells give to a command ended by Ctrl-C
 # The errors of a storage that is full, over its quota or read-only.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -40,17 +43,57 @@ def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
     jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
 
 
-def stop_on_sigterm() -> Callable[[], bool]:
-  """Handles SIGTERM and returns a function that says whether one arrived.
+class CtrlC(Exception):  # noqa: N818  (this is no error)
+  """An interruption by Ctrl-C, after which the run is saved."""
 
-  The run then saves and ends with exit code 75. With several processes it is
-  enough that one gets the signal. (JAX has a service for this, which is not
-  used: Orbax queries it from a thread of process 0 alone, with a past step, and
-  the processes then do not all learn of the signal at the same step.)
+
+class Stop:
+  """Says whether a signal asked to stop."""
+
+  def __init__(self) -> None:
+    """Begins without a signal."""
+    self._signals: list[int] = []
+
+  def __call__(self) -> bool:
+    """Returns whether a signal has arrived."""
+    return bool(self._signals)
+
+  @property
+  def code(self) -> int:
+    """The exit code of a command that has stopped."""
+    by_ctrl_c = signal.SIGINT in self._signals
+    return CTRL_C if by_ctrl_c else distributed.START_AGAIN
+
+  def on_signal(self, number: int, _: Any) -> None:
+    """Takes a signal; a second Ctrl-C ends the process at once."""
+    self._signals.append(number)
+    if number == signal.SIGINT:
+      signal.signal(signal.SIGINT, signal.SIG_DFL)
+      os.write(2, b'\nstopping and saving; Ctrl-C again ends at once\n')
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Stop]:
+  """Handles SIGTERM and Ctrl-C, and returns what says whether one arrived.
+
+  The run then saves and ends, with exit code 75 after SIGTERM and 130 after
+  Ctrl-C. With several processes it is enough that one gets the signal. (JAX has
+  a service for this, which is not used: Orbax queries it from a thread of
+  process 0 alone, with a past step, and the processes then do not all learn of
+  the signal at the same step.)
+
+  Raises:
+    CtrlC: The run was interrupted by Ctrl-C.
   """
-  received: list[int] = []
-  signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-  return lambda: bool(received)
+  stop = Stop()
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, stop.on_signal)
+  try:
+    yield stop
+  except run.Interrupted as error:
+    if stop.code == CTRL_C:
+      raise CtrlC(str(error)) from error
+    raise
 
 
 @contextlib.contextmanager

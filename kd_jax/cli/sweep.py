@@ -25,6 +25,7 @@ from kd_jax.training import run as run_lib
 _EXIT_CODES = {
   **command.EXIT_CODES,
   run_lib.Interrupted: distributed.START_AGAIN,
+  starting.CtrlC: starting.CTRL_C,
 }
 
 
@@ -76,10 +77,10 @@ def main(argv: Sequence[str]) -> int:
   distributed.start(config.heartbeat_timeout_seconds)
   workdir = args.workdir or _workdir(args.config, config, axes)
   planned = sweep.plan(cells, seeds, workdir, args.reference)
-  stop = starting.stop_on_sigterm()
   folder = planned.folder
   with starting.storage(), folder.lock(wait=False):
-    failed = sweep.run(planned, should_stop=stop)
+    with starting.stopping() as stop:
+      failed = sweep.run(planned, should_stop=stop)
     figures = distributed.first(lambda: sweep.report(planned, failed))
     text = compare.markdown(figures)
     folder.write(

@@ -1,11 +1,11 @@
 """Trains a network: `python -m kd_jax.main --config configs/fpd.py`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped and saved, 76 ended by
-the watchdog, 134 ended by the runtime because another process had ended. After
-the last three, start the same command again.
+the watchdog, 130 stopped by Ctrl-C and saved, 134 ended by the runtime because
+another process had ended. After the last four, start the same command again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import sys
 from typing import Any
 
@@ -33,6 +33,7 @@ _SEEDS = flags.DEFINE_list('seeds', None, _SEEDS_HELP)
 EXIT_CODES = {
   **command.EXIT_CODES,
   run_lib.Interrupted: distributed.START_AGAIN,
+  starting.CtrlC: starting.CTRL_C,
 }
 
 
@@ -51,7 +52,13 @@ def _train(argv: Sequence[str]) -> int:
     raise configured.missing()
   seeds = _seeds() or [_CONFIG.value.seed]
   _before_jax_starts(_CONFIG.value)
-  stop = starting.stop_on_sigterm()
+  with starting.stopping() as stop:
+    _train_seeds(seeds, stop)
+  return 0
+
+
+def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
+  """Trains with each seed, and prints the results."""
   results, baselines = [], []
   for seed in seeds:
     config = _CONFIG.value.copy_and_resolve_references()
@@ -73,7 +80,6 @@ def _train(argv: Sequence[str]) -> int:
     config = config_lib.plain(_CONFIG.value)
     summary.write(name, {**figures, 'config': config, **run_lib.provenance()})
     distributed.say(f'figures: {summary.path / name}')
-  return 0
 
 
 def _before_jax_starts(config: ConfigDict) -> None:
@@ -110,7 +116,7 @@ def _folder(
 
 def _parsed(argv: list[str]) -> list[str]:
   """Parses the flags as absl does, but raises UsageError for each mistake."""
-  with configured.mistakes():
+  with configured.mistakes(argv, ('config', 'workdir', 'seeds')):
     return flags.FLAGS(argv)
 
 
@@ -124,8 +130,9 @@ def _usage() -> str:
     f'  --workdir  {_WORKDIR_HELP}\n'
     f'  --seeds    {_SEEDS_HELP}\n\n'
     'Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 '
-    'ended by the watchdog,\n134 ended by the runtime because another process '
-    'had ended; after the last three, start\nthe same command again.'
+    'ended by the watchdog,\n130 stopped by Ctrl-C and saved, 134 ended by the '
+    'runtime because another process had ended;\nafter the last four, start '
+    'the same command again.'
   )
 
 
@@ -138,7 +145,7 @@ def _said_plainly(argv: Sequence[str]) -> int:
 @command.reporting(EXIT_CODES, leave=distributed.leave)
 def _run(argv: Sequence[str]) -> None:
   # config_flags reads overrides from sys.argv
-  sys.argv = ['kd-jax train', *configured.with_paths(argv)]
+  sys.argv = ['kd-jax train', *configured.in_order(argv)]
   app.run(_said_plainly, argv=sys.argv, flags_parser=_parsed)
 
 

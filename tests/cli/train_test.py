@@ -63,7 +63,19 @@ MISTAKES = {
   '--config fpd --config.accumulate_steps=5': 'config.accumulate_steps=5',
   '--config fpd --config.bn_group_size=5': 'config.bn_group_size=5',
   '--config fpd stray': "unexpected argument 'stray'",
-  '--config fpd --wokdir=x': 'workdir',
+  '--config fpd --wokdir=x': "did you mean '--workdir'",
+  '--config fpd --epochs=3': "'--config.epochs'",
+  '--config.epochs=3': '--config is missing',
+  # Keys may come before --config.
+  '--config.seed=1 --config fpd --config.lr=3': 'optimizer.learning_rate.value',
+  'fpd': 'did you mean --config fpd',
+  '--config fpd --config.data=digits': '--config.data.NAME=VALUE',
+  '--config fpd --config.optimizer.learning_rate=0.1': (
+    '--config.optimizer.learning_rate.value=0.1'
+  ),
+  '--config fpd --config.optimizer.learning_rate=cosine': (
+    '--config.optimizer.learning_rate.kind=cosine'
+  ),
   '--config fpd --seeds=0,a': 'whole numbers',
   '--config fpd --config.teacher.path=nowhere': 'nowhere',
   '--config fpd --config.teacher.recipe.epochs=-1': 'epochs=-1',

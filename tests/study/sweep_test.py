@@ -31,7 +31,7 @@ def _within(tmp_path, monkeypatch):
   """Runs a sweep within this process, with a cache of its own."""
   monkeypatch.setenv('KD_JAX_CACHE', str(tmp_path / 'cache'))
   monkeypatch.setattr(starting, 'before_jax_starts', lambda **_: None)
-  monkeypatch.setattr(starting, 'stop_on_sigterm', lambda: lambda: False)
+  monkeypatch.setattr(starting.signal, 'signal', lambda *_: None)
   monkeypatch.setattr(picture, 'curves', lambda *_: None)  # it takes a second
 
 
@@ -98,7 +98,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_table(
   def start(folder, stop_at=None):
     calls = iter(range(1000))
     monkeypatch.setattr(
-      starting, 'stop_on_sigterm', lambda: lambda: next(calls) == stop_at
+      starting.Stop, '__call__', lambda self: next(calls) == stop_at
     )
     more = ('--seeds=0,1', '--config.baseline=train', f'--workdir={folder}')
     code = app.main(['sweep', *SMALL, SET, *more])

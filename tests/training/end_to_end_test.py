@@ -168,12 +168,17 @@ def test_a_run_folder_holds_everything(reference):
   assert result['teacher']['network'] == 'resnet8'
 
 
-@pytest.mark.parametrize('every', ['0.2', '100.0'])
-def test_sigterm_saves_and_asks_to_be_started_again(reference, tmp_path, every):
+@pytest.mark.parametrize(
+  ('every', 'name', 'code'), [('0.2', 'SIGTERM', 75), ('100.0', 'SIGINT', 130)]
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+  reference, tmp_path, every, name, code
+):
   # With 100, no checkpoint is due where the signal comes.
   more = (f'--config.checkpoint_every={every}',)
-  signal_ = signalled(tmp_path, 'SIGTERM', 'run/dispatch', 4)
-  out = finish(begin(tmp_path, *more, **signal_), code=75)
+  signal_ = signalled(tmp_path, name, 'run/dispatch', 4)
+  out = finish(begin(tmp_path, *more, **signal_), code=code)
+  assert ('Ctrl-C again ends at once' in out) is (name == 'SIGINT')
   assert 'the same command goes on' in out
   saved = re.search(r'saved at step (\d+)', out)[1]
   assert (tmp_path / 'run/checkpoints' / saved).is_dir()
