@@ -50,7 +50,10 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> artifact.Trained:
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
   if (place / 'config.json').exists():
-    state = 'a run that is not finished (without result.json); start it again'
+    state = (
+      'a run that is not finished (without result.json): the end of its log.txt '
+      'says why; the same command goes on'
+    )
   elif place.exists():
     state = (
       'neither a finished run (a folder with result.json) nor an export (a '
