@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_whole(tmp_path, tree, harm):
       changed = bytes([content[middle] ^ 255])
       harmed.write_bytes(content[:middle] + changed + content[middle + 1 :])
     refused += refuses(copy, tree)
-    gc.collect()  # what Orbax left shows here, not in another test
+  gc.collect()  # what Orbax left shows here, not in another test
   assert refused >= 3
 
 
