@@ -12,12 +12,11 @@ from kd_jax import errors
 from kd_jax.runtime import gcs, run_dir, writers
 
 _PROJECT = 'kd_jax'  # the project or experiment, where none is named
-# Of `wandb.Settings`; a version of wandb need not have all of them.
-_SETTINGS = {
+_SETTINGS = {  # of `wandb.Settings`
   'console': 'off',  # the run's lines stay in log.txt
   'silent': True,
   'finish_timeout': 15.0,  # seconds
-  'x_transaction_log_flush_interval': 1.0,  # seconds; a kill loses the rest
+  'x_transaction_log_flush_interval': 0.2,  # seconds; a kill loses the rest
 }
 _MOST_TAG = 64  # characters of a tag, by W&B
 _MOST_VALUE = 500  # characters of a parameter, by any of MLflow's servers
@@ -69,8 +68,6 @@ class Wandb:
     self._held = held or {'id': uuid.uuid4().hex[:12], 'step': 0}
     self._known = self._held['step']
     self._folder.write_alone('wandb.json', self._held)
-    fields = self._wandb.Settings.model_fields
-    settings = {k: v for k, v in _SETTINGS.items() if k in fields}
     self._run = self._wandb.init(
       id=self._held['id'],
       resume='allow',
@@ -81,7 +78,7 @@ class Wandb:
       config=dict(about.config),
       allow_val_change=True,
       tags=[f'{k}:{v}'[:_MOST_TAG] for k, v in about.tags.items() if v],
-      settings=self._wandb.Settings(**settings),
+      settings=self._wandb.Settings(**_SETTINGS),
     )
     # Its own counter never goes back, so the curves are drawn over ours.
     self._run.define_metric('*', step_metric='step')
