@@ -323,8 +323,10 @@ class Reporter:
     if not self._is_open:
       return
     self._is_open = False
-    self._jsonl.close(result)
-    self._each(lambda writer: writer.close(result))
+    try:
+      self._jsonl.close(result)
+    finally:
+      self._each(lambda writer: writer.close(result))
 
   def _each(self, what: Callable[[writers.Writer], None]) -> None:
     """Calls a function with each named writer; one that fails is given up."""
