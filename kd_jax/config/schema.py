@@ -272,8 +272,15 @@ KEYS = (
   ),
   Key(
     'log_every', 100,
-    'Steps from one point of the curves in metrics.jsonl and TensorBoard to '
-    'the next; 0 logs epochs alone.',
+    'Steps from one point of the curves to the next, in metrics.jsonl and '
+    'wherever `loggers` write; 0 logs epochs alone.',
+    changes_result=False, for_teacher=True,
+  ),
+  Key(
+    'loggers', ('tensorboard',),
+    "Where the curves go besides metrics.jsonl: any of 'tensorboard', 'wandb' "
+    "and 'mlflow' (pip install 'kd_jax[wandb]', 'kd_jax[mlflow]'), and a "
+    "writer of your own as 'package.module:Class'; () is none.",
     changes_result=False, for_teacher=True,
   ),
   Key(

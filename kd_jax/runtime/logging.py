@@ -1,17 +1,14 @@
-"""The logs of a run: the screen, log.txt, metrics.jsonl and TensorBoard."""
+"""The log of a run: the screen, log.txt, metrics.jsonl and other writers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import math
-import pathlib
-import tempfile
 import time
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
-from kd_jax.runtime import distributed, gcs, run_dir, screen
+from kd_jax.runtime import distributed, loggers, run_dir, screen, writers
 
 _WRITTEN_S = 30.0  # seconds from one writing of points to the next
 
@@ -196,26 +193,39 @@ def accuracy_text(
 
 
 class Reporter:
-  """A log of a run, which goes to the screen and to the run's folder.
+  """A log of a run, which goes to the screen, to the run's folder, and further.
 
-  Only process 0 writes.
+  Only process 0 writes. The writers that a user names only inform: one that
+  fails is given up, with a line that says so, and the run goes on.
 
   Attributes:
     records: The records of metrics.jsonl.
   """
 
-  def __init__(self, folder: run_dir.Folder, label: str = ''):
+  def __init__(
+    self,
+    folder: run_dir.Folder,
+    label: str = '',
+    named: Mapping[str, writers.Writer] = {},
+    *,
+    config: Mapping[str, Any] = {},
+    tags: Mapping[str, str] = {},
+  ):
     """Opens the run's log.
 
     Args:
       folder: The run's folder.
       label: A label in front of every line on the screen; '' for none.
+      named: The writers besides metrics.jsonl's, by name; see `loggers.make`.
+      config: What they are told of the run; see `writers.About`.
+      tags: See `writers.About`.
     """
     self._folder, self._screen = folder, screen.Screen(label)
     self.records = run_dir.Records(folder)
-    self._board: tensorboardX.SummaryWriter | None = None
-    self._events: tempfile.TemporaryDirectory[str] | None = None
-    self._unwritten: list[dict[str, Any]] = []  # points
+    self._about = writers.About(folder, config, tags)
+    self._named, self._jsonl = dict(named), writers.Jsonl()
+    self._is_open = False
+    self._is_new = False  # a value came since the last flush
     self._written = time.monotonic()
 
   def line(self, text: str, *, important: bool = True) -> None:
@@ -246,7 +256,7 @@ class Reporter:
   def resume(
     self, step: int
   ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Drops the records after `step` and opens the TensorBoard file.
+    """Drops the records after `step` and opens the writers.
 
     Args:
       step: The step from which the run continues.
@@ -258,18 +268,14 @@ class Reporter:
     if not distributed.is_first():
       return [], []
     records = self.records.read(points=True)
-    events_folder = str(self._folder.path)
-    # A bucket cannot append: events are written locally and then copied.
-    if gcs.is_bucket(events_folder):
-      self._events = tempfile.TemporaryDirectory(prefix='kd_jax-events-')
-      events_folder = self._events.name
-    self._board = tensorboardX.SummaryWriter(
-      events_folder, purge_step=step + 1 if step else 0
-    )
-    return records, self.records.truncate(step)
+    past = [record for record in records if record['step'] <= step]
+    self._jsonl.open(self._about, step, past)
+    self._is_open = True
+    self._each(lambda writer: writer.open(self._about, step, past))
+    return records, [r for r in past if not run_dir.is_point(r)]
 
   def record(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes scalars to metrics.jsonl and to TensorBoard.
+    """Writes scalars to metrics.jsonl and to the other writers.
 
     Args:
       step: The number of training steps done.
@@ -278,7 +284,7 @@ class Reporter:
     if not distributed.is_first():
       return
     self._add(step, values)
-    self._write()
+    self.flush()
 
   def point(self, step: int, values: Mapping[str, float]) -> None:
     """Writes scalars as `record` does, but some seconds later.
@@ -293,31 +299,47 @@ class Reporter:
       return
     self._add(step, values)
     if time.monotonic() - self._written > _WRITTEN_S:
-      self._write()
+      self.flush()
 
   def _add(self, step: int, values: Mapping[str, float]) -> None:
-    self._unwritten.append({'step': step, **values})
-    if self._board is not None:
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
+    self._is_new = True
+    self._jsonl.scalars(step, values)
+    self._each(lambda writer: writer.scalars(step, values))
 
-  def _write(self) -> None:
-    self.records.append(*self._unwritten)
-    self._unwritten, self._written = [], time.monotonic()
-    if self._board is not None:
-      self._board.flush()
-    if self._events is not None:
-      for file in pathlib.Path(self._events.name).iterdir():
-        self._folder.write_bytes(file.name, file.read_bytes())
+  def flush(self) -> None:
+    """Writes the points that wait; in process 0 alone there are any."""
+    if not self._is_new:
+      return
+    self._is_new, self._written = False, time.monotonic()
+    self._jsonl.flush()
+    self._each(lambda writer: writer.flush())
 
-  def close(self) -> None:
-    """Writes the last points, and closes the TensorBoard file."""
-    if self._unwritten:
-      self._write()
-    if self._board is not None:
-      self._board.close()
-    if self._events is not None:
-      self._events.cleanup()
+  def close(self, result: Mapping[str, Any] | None = None) -> None:
+    """Writes the last points, and closes the writers; once is enough.
+
+    Args:
+      result: The content of result.json; None if the run stopped before.
+    """
+    if not self._is_open:
+      return
+    self._is_open = False
+    try:
+      self._jsonl.close(result)
+    finally:
+      self._each(lambda writer: writer.close(result))
+
+  def _each(self, what: Callable[[writers.Writer], None]) -> None:
+    """Calls a function with each named writer; one that fails is given up."""
+    for name, writer in list(self._named.items()):
+      try:
+        what(writer)
+      except Exception as error:
+        del self._named[name]
+        why = error if isinstance(error, loggers.Failed) else None
+        self.line(
+          f'logger {name} is given up: {why or loggers.text(error)}; the run '
+          'goes on, and metrics.jsonl has every value'
+        )
 
 
 def first_bad(

@@ -3,7 +3,10 @@
 config.json     the resolved configuration
 metrics.jsonl   a record for each epoch, evaluation and checkpoint, and a point
                 every `log_every` steps
-events.*        the same scalars for TensorBoard
+events.*        the same scalars for TensorBoard, if it is among the loggers
+wandb.json      the run's id at Weights & Biases, and the last step there;
+                wandb/ is its own
+mlflow.json     the run's id at MLflow
 log.txt         the lines of the log with their times
 curves.png      the learning curves
 checkpoints/    the training state at the newest two checkpoints
@@ -106,7 +109,7 @@ class Folder:
 
   def _fits(self, new: dict[str, Any]) -> bool:
     """Returns whether config.json holds that; it raises as `claim` does."""
-    old = self._read('config.json')
+    old = self.read_alone('config.json')
     if old is not None:
       self._compare(config_lib.determining(old), config_lib.determining(new))
       return old['epochs'] == new['epochs']
@@ -223,9 +226,10 @@ class Folder:
 
   def read(self, name: str) -> Any:
     """Returns the content of a JSON file, or None if it does not exist."""
-    return distributed.first(lambda: self._read(name))
+    return distributed.first(lambda: self.read_alone(name))
 
-  def _read(self, name: str) -> Any:
+  def read_alone(self, name: str) -> Any:
+    """Does what `read` does, for code that only process 0 runs."""
     path = self.path / name
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -344,7 +348,7 @@ class Records:
       # A process that is killed may leave an incomplete line.
       with contextlib.suppress(json.JSONDecodeError):
         records.append(json.loads(line))
-    return [r for r in records if points or not _is_point(r)]
+    return [r for r in records if points or not is_point(r)]
 
   def truncate(self, step: int) -> list[dict[str, Any]]:
     """Removes the records after `step`, and returns the others without points.
@@ -354,7 +358,7 @@ class Records:
     kept = [r for r in self.read(points=True) if r['step'] <= step]
     text = ''.join(json.dumps(record) + '\n' for record in kept)
     self._folder.replace(_METRICS, text)
-    return [record for record in kept if not _is_point(record)]
+    return [record for record in kept if not is_point(record)]
 
   def append(self, *records: dict[str, Any]) -> None:
     """Appends records; they are in the file when this returns."""
@@ -362,7 +366,8 @@ class Records:
     self._folder.append(_METRICS, text)
 
 
-def _is_point(record: dict[str, Any]) -> bool:
+def is_point(record: dict[str, Any]) -> bool:
+  """Returns whether a record of metrics.jsonl is a point."""
   return 'step/total' in record and 'train/total' not in record
 
 

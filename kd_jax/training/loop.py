@@ -141,7 +141,7 @@ class Loop:
     """
     total, most = self._parts.total_steps, self._steps_per_dispatch()
     with contextlib.ExitStack() as ending:
-      ending.callback(self._reporter.close)
+      ending.callback(self._reporter.flush)
       ending.enter_context(self._reporter.watched())
       ending.callback(self._saver.close)
       ending.callback(self._feeds.close)

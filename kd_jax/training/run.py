@@ -1,6 +1,7 @@
 """From a configuration and a folder to a finished run."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -15,7 +16,14 @@ from kd_jax import config as config_lib
 from kd_jax import tasks
 from kd_jax.data import augment, dataset, resident, source, stream
 from kd_jax.distill import build
-from kd_jax.runtime import checkpoint, distributed, logging, run_dir, watchdog
+from kd_jax.runtime import (
+  checkpoint,
+  distributed,
+  loggers,
+  logging,
+  run_dir,
+  watchdog,
+)
 from kd_jax.training import loop, options, picture, report
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
@@ -88,10 +96,10 @@ def _train(
   shared: bool,
 ) -> dict[str, Any]:
   began = run_dir.now()
+  reporter = _reporter(config, folder, label)
   parts = distributed.together(lambda: build.build(config))
   teacher_lib.check(config, parts, folder)
-  reporter = logging.Reporter(folder, label)
-  with folder.lock(wait=shared, say=print):
+  with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), parts.source.info.identity())
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
@@ -150,7 +158,21 @@ def _train(
           f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
           'the same command goes on from there'
         )
-      return _finish(config, parts, folder, run, teacher)
+      result = _finish(config, parts, folder, run, teacher)
+      reporter.close(result)
+      return result
+
+
+def _reporter(
+  config: ConfigDict, folder: run_dir.Folder, label: str
+) -> logging.Reporter:
+  """Returns the run's reporter, with the writers of `config.loggers`."""
+  named: dict[str, Any] = {}  # in process 0 alone
+  distributed.first(lambda: named.update(loggers.make(config.loggers)))
+  tags = {'method': config.method, 'recipe': config.recipe}
+  tags['kd_jax'] = __version__
+  plain = config_lib.plain(config)
+  return logging.Reporter(folder, label, named, config=plain, tags=tags)
 
 
 def loop_options(config: ConfigDict) -> options.LoopOptions:

@@ -81,8 +81,9 @@ def test_a_run_logs_points_records_and_where_both_meet_one_line(
 ):
   config = recovery_test.config_of()  # 2 epochs of 4 steps
   config.log_every = 2
+  config.loggers = ('tensorboard', 'tests.runtime.own_writer:Own')
   place = run_dir.Folder(tmp_path)
-  run.train(config, place)
+  result = run.train(config, place)
   lines = [
     json.loads(line)
     for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -107,6 +108,16 @@ def test_a_run_logs_points_records_and_where_both_meet_one_line(
   }
   assert {step for name, step in written if name == 'train/total'} == {4, 8}
 
+  # A writer of the user's own gets what metrics.jsonl gets, and more.
+  def own(name):
+    return [json.loads(x) for x in (tmp_path / name).read_text().splitlines()]
+
+  assert own('own.jsonl') == lines
+  assert own('closed.json') == [result]
+  told = json.loads((tmp_path / 'own.json').read_text())
+  assert (told['step'], told['past'], told['method']) == (0, [], 'tfd')
+  assert told['config']['epochs'] == 2
+
   # A run that goes on from step 4 keeps the points up to there.
   (tmp_path / 'result.json').unlink()
   recovery_test.damage(tmp_path / 'checkpoints/8')
@@ -115,6 +126,9 @@ def test_a_run_logs_points_records_and_where_both_meet_one_line(
   assert [line['step'] for line in again] == [2, 4, 6, 8]
   assert again[1]['wall_s'] == lines[1]['wall_s']
   assert again[3]['step/total'] == lines[3]['step/total']
+  assert own('own.jsonl') == again
+  told = json.loads((tmp_path / 'own.json').read_text())
+  assert (told['step'], told['past']) == (4, [2, 4])
 
 
 def test_the_screen_has_the_first_and_the_last_epoch_and_the_log_has_all(
