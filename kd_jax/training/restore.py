@@ -51,8 +51,8 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> artifact.Trained:
       raise errors.UsageError(str(error)) from error
   if (place / 'config.json').exists():
     state = (
-      'a run that is not finished (without result.json): the end of its log.txt '
-      'says why; the same command goes on'
+      'a run that is not finished (without result.json): the end of its '
+      'log.txt says why; the same command goes on'
     )
   elif place.exists():
     state = (
