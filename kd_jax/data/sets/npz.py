@@ -255,7 +255,7 @@ def _labels(
   """
   key, count = f'{split}_labels', headers[f'{split}_images'].shape[0]
   shape, dtype = headers[key]
-  if not np.issubdtype(dtype, np.integer):
+  if dtype.kind not in 'iu':  # which a time is not
     raise errors.UsageError(
       f'{path}: {key} has dtype {dtype}; give class indices of an integer dtype'
     )
