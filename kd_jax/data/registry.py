@@ -15,7 +15,7 @@ SETS = {
   'cifar10': '60,000 images of 32x32 pixels, 10 classes',
   'cifar100': '60,000 images of 32x32 pixels, 100 classes',
   'tiny_imagenet': '110,000 images of 64x64 pixels, 200 classes',
-  'folder:/path': 'image files: /path/train/<class>/..., /path/test/...',
+  'folder:/path': 'image files: /path/train/<class>/*, also val/ and test/',
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
   'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
@@ -114,7 +114,8 @@ def open_source(
     if len(value) not in (0, 3):
       raise errors.ArgumentError(f'{key}={value}: give 3 numbers')
   info = info._replace(mean=mean or info.mean, std=std or info.std)
-  return _part(source.Source(info, whole.split), train_size, val_fraction)
+  renamed = source.Source(info, whole.split, whole.notes)
+  return _part(renamed, train_size, val_fraction)
 
 
 def _imported(name: str, image_size: int) -> source.Source:
@@ -213,4 +214,4 @@ def _part(
   info = info._replace(
     num_train=num_kept - num_val, num_val=num_val or info.num_val
   )
-  return source.Source(info, split)
+  return source.Source(info, split, whole.notes)

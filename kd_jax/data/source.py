@@ -121,16 +121,25 @@ class Source:
 
   Attributes:
     info: The facts of the data set.
+    notes: What a user should know of how it is read, in lines.
   """
 
-  def __init__(self, info: Info, opener: Callable[[str], Images]):
+  def __init__(
+    self,
+    info: Info,
+    opener: Callable[[str], Images],
+    notes: tuple[str, ...] = (),
+  ):
     """Creates the data set without opening a split.
 
     Args:
       info: The facts of the data set.
       opener: Returns the images of 'train', 'val' or 'test'.
+      notes: What a user should know of how it is read, in lines: which part of
+        the data is which split, and what is left out.
     """
     self.info = info
+    self.notes = notes
     self._opener = opener
     self._splits: dict[str, Images] = {}
     self._arrays: dict[str, Arrays] = {}
