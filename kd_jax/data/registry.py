@@ -145,7 +145,20 @@ def _imported(name: str, image_size: int) -> source.Source:
       f'image_size={image_size}: {name} returns images of '
       f'{opened.info.image_size} pixels; give that, or 0'
     )
-  return opened
+  info = opened.info
+
+  def split(part: str) -> source.Images:
+    images = opened.split(part)
+    if info.task == 'classification':
+      source.check_labels(
+        images.labels,
+        len(info.class_names),
+        f'{name}, {part}',
+        'correct them, or leave these images out',
+      )
+    return images
+
+  return source.Source(info, split, opened.notes)
 
 
 def _check_name(name: str, data_dir: str) -> None:
@@ -206,7 +219,11 @@ def _part(
       return whole.split(name)
     images = whole.split('train')
     kept = source.stratified(images.labels, num_kept, SUBSET_SEED)
-    positions = source.stratified(images.labels[kept], num_val, SUBSET_SEED)
+    if num_val:
+      _check_small(info, images.labels[kept], val_fraction, num_kept)
+    positions = source.stratified(
+      images.labels[kept], num_val, SUBSET_SEED, leave=1
+    )
     if name == 'train':
       positions = np.setdiff1d(np.arange(len(kept)), positions)
     return source.Subset(images, kept[positions])
@@ -215,3 +232,17 @@ def _part(
     num_train=num_kept - num_val, num_val=num_val or info.num_val
   )
   return source.Source(info, split, whole.notes)
+
+
+def _check_small(
+  info: source.Info, labels: np.ndarray, val_fraction: float, num_kept: int
+) -> None:
+  """Raises ArgumentError if a class is too small for two parts."""
+  counts = np.bincount(labels, minlength=len(info.class_names))
+  if small := np.flatnonzero(counts == 1).tolist():
+    names = ', '.join(info.class_names[k] for k in small[:5])
+    raise errors.ArgumentError(
+      f'val_fraction={val_fraction}: of {num_kept} training images '
+      f'{len(small)} classes have a single one ({names}), and each part needs '
+      'one of each class; give 0, or more images'
+    )
