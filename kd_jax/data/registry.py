@@ -19,6 +19,7 @@ SETS = {
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
   'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
+  '<name>?label=KEY&image=KEY': 'the same, with other features of it',
 }
 
 # The seed of the subsets that `train_size` and `val_fraction` take; it does not
@@ -98,7 +99,7 @@ def open_source(
     whole = folder.open_folder(name, image_size)
   elif name.startswith('npz:'):
     whole = npz.open_npz(name, image_size, measured=not (mean and std))
-  elif ':' in name:
+  elif ':' in name.partition('?')[0]:
     whole = _imported(name, image_size)
   else:
     _check_name(name, data_dir)
@@ -163,6 +164,7 @@ def _imported(name: str, image_size: int) -> source.Source:
 
 def _check_name(name: str, data_dir: str) -> None:
   """Raises UsageError, with the nearest name, for an unknown data set."""
+  name, _ = prepared.parsed(name)
   if name in builders.BUILDERS or prepared.find(name, prepared.root(data_dir)):
     return
   names = ['digits', *builders.BUILDERS]
