@@ -266,10 +266,11 @@ def _label(name: str, features: Any, key: str, named: bool) -> tuple[str, ...]:
   if key in numbers and named:
     return ()
   has = 'numbers' if key in numbers else 'no classes'
+  there = (', '.join(sorted(found)) or 'none' for found in (classes, numbers))
   raise errors.UsageError(
     f'{name} has {has} in {key!r}; name the feature to learn, as in '
-    f'{name}?label=KEY (classes: {", ".join(sorted(classes)) or "none"}; whole '
-    f'numbers, read as classes 0 to K-1: {", ".join(sorted(numbers)) or "none"})'
+    f'{name}?label=KEY (classes: {next(there)}; whole numbers, read as classes '
+    f'0 to K-1: {next(there)})'
   )
 
 
@@ -336,6 +337,7 @@ def _prepare(
     builder.archive_path = archive.obtain(
       builder.PUBLISHED,
       home / 'downloads' / name,
+      also=builder.ALSO,
       path=archive_path,
       any_checksum=any_checksum,
     )
