@@ -95,7 +95,9 @@ def test_a_run_says_which_folder_is_which(root):
   lines = report.opening(config, parts, place).splitlines()
   assert ': 8 training, 4 validation and 2 test images' in lines[0]
   assert lines[1].strip() == parts.source.notes[0]
-  assert lines[2].strip() == 'left out: 1 no images (train/ant/notes.txt)'
+  assert (
+    lines[2].strip() == 'left out: 1 of no image format (train/ant/notes.txt)'
+  )
 
 
 def test_images_are_known_by_content_and_found_in_sub_folders(root):
@@ -153,10 +155,10 @@ def test_what_is_left_out_is_counted_by_its_reason(root):
   # The link to train leads to train/bee once more, and then no further.
   said = source.notes[1]
   for part in (
-    '2 no images (train/ant/notes.txt, val/bee/empty)',
+    '2 of no image format (train/ant/notes.txt, val/bee/empty)',
     'train/0.png', '1 beside train, val and test (extra)',
-    'neither files nor folders (train/ant/pipe.png',
-    'links to a folder above (train/ant/up/ant',
+    'neither file nor folder (train/ant/pipe.png',
+    'linking to a folder above (train/ant/up/ant',
   ):  # fmt: skip
     assert part in said, said
 
@@ -245,6 +247,6 @@ def test_an_empty_class_tells_what_it_holds(root):
   shutil.rmtree(root / 'val/ant')
   (root / 'val/ant').mkdir()
   (root / 'val/ant/0.heic').write_bytes(b'\0\0\0\x18ftypheic')
-  match = r'val/ant holds no image .*left out: 1 no images \(val/ant/0\.heic\)'
+  match = r'val/ant holds no image .*left out: 1 of no image format \(val/ant/0\.heic\)'
   with pytest.raises(errors.UsageError, match=match):
     opened(root)

@@ -112,17 +112,17 @@ def images(folder: epath.Path, left_out: LeftOut) -> list[epath.Path]:
     place, above = to_visit.pop()
     real = place.fspath() if _is_remote(place) else os.path.realpath(place)
     if real in above:
-      left_out.add('links to a folder above', place)
+      left_out.add('linking to a folder above', place)
       continue
     for entry in entries(place, left_out):
       if entry.is_folder:
         to_visit.append((entry.path, above | {real}))
       elif not entry.is_file:
-        left_out.add('neither files nor folders', entry.path)
+        left_out.add('neither file nor folder', entry.path)
       elif _is_image(entry.path):
         found.append(entry.path)
       else:
-        left_out.add('no images', entry.path)
+        left_out.add('of no image format', entry.path)
   return sorted(found, key=lambda path: path.parts)
 
 
