@@ -6,7 +6,9 @@ from sklearn import datasets
 
 from kd_jax import data, errors
 from kd_jax.data import augment, resident, source
+from kd_jax.distill import build
 from kd_jax.runtime import sharding
+from tests.cli import train_test
 
 
 def test_digits_are_scikit_learns_split_once():
@@ -282,3 +284,23 @@ def test_labels_that_are_no_class_are_refused_with_their_count():
     r'-1 \(9 times\), 4 \(3 times\), 7 \(1 times\); correct them',
   ):
     opened.split('train')
+
+
+@pytest.mark.parametrize(
+  ('name', 'fraction', 'message'),
+  [
+    ('mislabelled', 0.0, r'mislabelled, train: 13 of 53 labels are no class'),
+    ('uneven', 0.1, r'^config\.data\.val_fraction=0\.1: of 53 training'),
+  ],
+)
+def test_a_run_refuses_labels_before_anything_is_traced(
+  monkeypatch, name, fraction, message
+):
+  config = train_test.configuration('ce').get_config('digits')
+  config.data.name = f'tests.data.data_test:{name}'
+  config.data.train_size, config.data.val_fraction = 0, fraction
+  config.mesh.data, config.batch_size = 1, 8
+  data.open_source.cache_clear()
+  monkeypatch.setattr(build, 'phases_of', None)  # the first that traces
+  with pytest.raises(errors.UsageError, match=message):
+    build.build(config)
