@@ -247,6 +247,6 @@ def test_an_empty_class_tells_what_it_holds(root):
   shutil.rmtree(root / 'val/ant')
   (root / 'val/ant').mkdir()
   (root / 'val/ant/0.heic').write_bytes(b'\0\0\0\x18ftypheic')
-  match = r'val/ant holds no image .*out: 1 of no image format \(val/ant/0\.heic'
+  match = r'ant holds no image .*out: 1 of no image format \(val/ant/0\.heic'
   with pytest.raises(errors.UsageError, match=match):
     opened(root)
