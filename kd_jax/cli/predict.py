@@ -4,15 +4,18 @@ IMAGES are files or folders, in any image format that training reads. The output
 has one line per image: path, class and probability.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import functools
 import pathlib
+import sys
 
 from absl import logging
+from etils import epath
 import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import decode
-from kd_jax.data.sets import folder
+from kd_jax.data.sets import tree
 from kd_jax.export import artifact
 from kd_jax.runtime import command
 from kd_jax.training import restore
@@ -33,32 +36,38 @@ def main(argv: Sequence[str]) -> int:
   args = parser.parse_args(argv)
   if args.batch_size < 1:
     raise errors.UsageError(f'--batch_size={args.batch_size}: give 1 or more')
-  paths = [path for name in args.images for path in files(name)]
+  say = functools.partial(print, file=sys.stderr)  # standard output: results
+  paths = [path for name in args.images for path in files(name, say)]
   trained = restore.load(args.export)
   for path, name, probability in label(trained, paths, args.batch_size):
     print(f'{path}\t{name}\t{100 * probability:.2f}%', flush=True)
   return 0
 
 
-def files(name: str) -> list[pathlib.Path]:
+def files(name: str, say: Callable[[str], None] = print) -> list[pathlib.Path]:
   """Returns the path of a file, or the sorted paths of a folder's images.
 
   Args:
     name: The path of an image file or of a folder, which is searched with its
-      sub-folders.
+      sub-folders as training does.
+    say: Called with a line that tells what of the folder is left out.
 
   Raises:
-    UsageError: The folder has no image.
+    UsageError: The folder has no image, or cannot be read.
   """
   path = pathlib.Path(name).expanduser()
   if not path.is_dir():
     return [path]
-  paths = sorted(
-    p for p in path.rglob('*') if p.suffix.lower() in folder.SUFFIXES
-  )
+  left_out = tree.LeftOut(epath.Path(path))
+  paths = [pathlib.Path(p) for p in tree.images(epath.Path(path), left_out)]
   if not paths:
-    suffixes = ', '.join(folder.SUFFIXES)
-    raise errors.UsageError(f'there is no image in {path} ({suffixes})')
+    suffixes = ', '.join(decode.SUFFIXES)
+    raise errors.UsageError(
+      f'there is no image in {path} ({suffixes}, or such content)'
+      + (f'; {left_out}' if str(left_out) else '')
+    )
+  if str(left_out):
+    say(f'{path}: {left_out}')
   return paths
 
 
@@ -82,15 +91,8 @@ def label(
     batch = paths[first : first + count]
     images = np.zeros((count, size, size, 3), np.uint8)
     for i, path in enumerate(batch):
-      images[i] = decode.fit(decode.decode(_content(path), str(path)), size)
+      images[i] = decode.fit(decode.read(path), size)
     rows = np.asarray(probabilities(found.weights, images))
     # The last batch may be padded; zip drops the padding.
     for path, row in zip(batch, rows, strict=False):
       yield path, names[row.argmax()], float(row.max())
-
-
-def _content(path: pathlib.Path) -> bytes:
-  try:
-    return path.read_bytes()
-  except OSError as error:
-    raise errors.UsageError(f'cannot read image {path}: {error}') from error

@@ -1,43 +1,142 @@
 """Decoding of image files, and resizing and cropping of images."""
 
 import io
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin
 import simplejpeg
 
 from kd_jax import errors
 
+# Files with these endings are taken for images; whether they are one is found
+# out when they are read. Of any other file the first bytes tell.
+SUFFIXES = (
+  '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.gif', '.ppm',
+  '.pgm', '.pbm', '.pnm', '.tif', '.tiff', '.avif', '.jp2',
+)  # fmt: skip
+_FORMATS = (
+  'JPEG', 'PNG', 'BMP', 'WEBP', 'GIF', 'PPM', 'TIFF', 'AVIF', 'JPEG2000',
+)  # fmt: skip
 _JPEG = b'\xff\xd8'
 _COLOURS = ('YCbCr', 'Gray', 'RGB')  # Pillow decodes CMYK
+# Where Pillow reads 16-bit grey as levels from 0 to 65535, by mode; it scales
+# those of JPEG 2000 and of PGM to this range.
+_DEEP = {
+  ('PNG', 'I'), ('PPM', 'I'), ('PNG', 'I;16'), ('TIFF', 'I;16'),
+  ('TIFF', 'I;16B'), ('JPEG2000', 'I;16'),
+}  # fmt: skip
+# Tags of TIFF: bits of a sample, what 0 means, and the type of a sample.
+_BITS, _PHOTOMETRIC, _TYPE = 258, 262, 339
 
 
 def decode(content: bytes, where: str) -> np.ndarray:
   """Returns an encoded image (JPEG, PNG, ...) as [h,w,3] u8.
+
+  Grey is repeated in three channels, transparency is dropped, and a grey level
+  of 16 bits is rounded to the nearest of 8 bits: 65535 becomes 255.
 
   Args:
     content: The content of the file.
     where: The path or name of the image, for the error message.
 
   Raises:
-    UsageError: The image cannot be decoded.
+    UsageError: The image cannot be decoded, is too large, or has pixels of no
+      known range.
   """
+  try:
+    return _decoded(content)
+  except Exception as error:  # what a damaged file makes Pillow raise is open
+    raise errors.UsageError(
+      f'unreadable image {where}: {_reason(error)}; convert, repair or '
+      'remove it'
+    ) from error
+
+
+def read(path: Any) -> np.ndarray:
+  """Returns the image in a file as [h,w,3] u8.
+
+  Args:
+    path: The path, of pathlib or of epath.
+
+  Raises:
+    UsageError: The file cannot be read, or `decode` refuses its content.
+  """
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise errors.UsageError(
+      f'cannot read image {path}: {error.strerror or error}; make it readable '
+      'or remove it'
+    ) from error
+  return decode(content, str(path))
+
+
+def is_image(file: IO[bytes]) -> bool:
+  """Returns whether the first bytes of a file are those of an image."""
+  try:
+    with Image.open(file, formats=_FORMATS):
+      return True
+  except Image.DecompressionBombError:
+    return True  # which `decode` refuses
+  except Exception:  # what other content makes Pillow raise is open
+    return False
+
+
+def _decoded(content: bytes) -> np.ndarray:
   if content.startswith(_JPEG):
     try:
-      if simplejpeg.decode_jpeg_header(content)[2] in _COLOURS:
-        return simplejpeg.decode_jpeg(content, 'RGB')
+      height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
-      pass  # Pillow reports what is broken
-  try:
-    with Image.open(io.BytesIO(content)) as image:
-      return np.asarray(image.convert('RGB'))
-  except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-    unidentified = isinstance(error, UnidentifiedImageError)
-    reason = 'no image format that is known' if unidentified else error
-    raise errors.UsageError(
-      f'unreadable image {where}: {reason}; repair or remove it'
-    ) from error
+      height, width, colours = 0, 0, ''  # Pillow reports what is broken
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # as Pillow does
+    if colours in _COLOURS and not (most and height * width > most):
+      try:
+        return simplejpeg.decode_jpeg(content, 'RGB')
+      except ValueError:
+        pass
+  with Image.open(io.BytesIO(content)) as image:
+    return _rgb(image)
+
+
+def _reason(error: Exception) -> str:
+  if isinstance(error, Image.UnidentifiedImageError):
+    return 'no image format that is known'
+  if isinstance(error, Image.DecompressionBombError):
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    return f'it has more than {most} pixels, so that it may be an attack'
+  return str(error).strip().partition('\n')[0] or type(error).__name__
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+  """Returns an image of any mode as [h,w,3] u8; see `decode`.
+
+  The template of predict.py holds the same rules, since it stands alone.
+
+  Raises:
+    ValueError: The range of the pixels is not known.
+  """
+  is_deep = image.mode[:1] == 'I' or image.mode == 'F'
+  known = (image.format, image.mode) in _DEEP or not is_deep
+  top = 65535
+  if isinstance(image, TiffImagePlugin.TiffImageFile):
+    tags = image.tag_v2
+    known &= {1, 4}.issuperset(tags.get(_TYPE, (1,)))  # unsigned, or unsaid
+    if is_deep:
+      known &= tags.get(_PHOTOMETRIC) == 1  # 0 is black
+      top = 2 ** tags.get(_BITS, (16,))[0] - 1
+  if not known:
+    raise ValueError(
+      f'its pixels ({image.format}, mode {image.mode}) have no known range, as '
+      '8 or 16 unsigned bits a channel have'
+    )
+  if is_deep:
+    levels = np.asarray(image).astype(np.uint32)
+    grey = ((510 * levels + top) // (2 * top)).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+  if 'transparency' in image.info and image.mode == 'P':
+    image = image.convert('RGBA')  # without which Pillow warns
+  return np.asarray(image.convert('RGB'))
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:

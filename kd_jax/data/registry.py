@@ -15,10 +15,11 @@ SETS = {
   'cifar10': '60,000 images of 32x32 pixels, 10 classes',
   'cifar100': '60,000 images of 32x32 pixels, 100 classes',
   'tiny_imagenet': '110,000 images of 64x64 pixels, 200 classes',
-  'folder:/path': 'image files: /path/train/<class>/..., /path/test/...',
+  'folder:/path': 'image files: /path/train/<class>/*, also val/ and test/',
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
   'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
+  '<name>?label=KEY&image=KEY': 'the same, with other features of it',
 }
 
 # The seed of the subsets that `train_size` and `val_fraction` take; it does not
@@ -98,7 +99,7 @@ def open_source(
     whole = folder.open_folder(name, image_size)
   elif name.startswith('npz:'):
     whole = npz.open_npz(name, image_size, measured=not (mean and std))
-  elif ':' in name:
+  elif ':' in name.partition('?')[0]:
     whole = _imported(name, image_size)
   else:
     _check_name(name, data_dir)
@@ -114,7 +115,8 @@ def open_source(
     if len(value) not in (0, 3):
       raise errors.ArgumentError(f'{key}={value}: give 3 numbers')
   info = info._replace(mean=mean or info.mean, std=std or info.std)
-  return _part(source.Source(info, whole.split), train_size, val_fraction)
+  renamed = source.Source(info, whole.split, whole.notes)
+  return _part(renamed, train_size, val_fraction)
 
 
 def _imported(name: str, image_size: int) -> source.Source:
@@ -144,11 +146,25 @@ def _imported(name: str, image_size: int) -> source.Source:
       f'image_size={image_size}: {name} returns images of '
       f'{opened.info.image_size} pixels; give that, or 0'
     )
-  return opened
+  info = opened.info
+
+  def split(part: str) -> source.Images:
+    images = opened.split(part)
+    if info.task == 'classification':
+      source.check_labels(
+        images.labels,
+        len(info.class_names),
+        f'{name}, {part}',
+        'correct them, or leave these images out',
+      )
+    return images
+
+  return source.Source(info, split, opened.notes)
 
 
 def _check_name(name: str, data_dir: str) -> None:
   """Raises UsageError, with the nearest name, for an unknown data set."""
+  name, _ = prepared.parsed(name)
   if name in builders.BUILDERS or prepared.find(name, prepared.root(data_dir)):
     return
   names = ['digits', *builders.BUILDERS]
@@ -205,7 +221,11 @@ def _part(
       return whole.split(name)
     images = whole.split('train')
     kept = source.stratified(images.labels, num_kept, SUBSET_SEED)
-    positions = source.stratified(images.labels[kept], num_val, SUBSET_SEED)
+    if num_val:
+      _check_small(info, images.labels[kept], val_fraction, num_kept)
+    positions = source.stratified(
+      images.labels[kept], num_val, SUBSET_SEED, leave=1
+    )
     if name == 'train':
       positions = np.setdiff1d(np.arange(len(kept)), positions)
     return source.Subset(images, kept[positions])
@@ -213,4 +233,18 @@ def _part(
   info = info._replace(
     num_train=num_kept - num_val, num_val=num_val or info.num_val
   )
-  return source.Source(info, split)
+  return source.Source(info, split, whole.notes)
+
+
+def _check_small(
+  info: source.Info, labels: np.ndarray, val_fraction: float, num_kept: int
+) -> None:
+  """Raises ArgumentError if a class is too small for two parts."""
+  counts = np.bincount(labels, minlength=len(info.class_names))
+  if small := np.flatnonzero(counts == 1).tolist():
+    names = ', '.join(info.class_names[k] for k in small[:5])
+    raise errors.ArgumentError(
+      f'val_fraction={val_fraction}: of {num_kept} training images '
+      f'{len(small)} classes have a single one ({names}), and each part needs '
+      'one of each class; give 0, or more images'
+    )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from kd_jax import errors
 from kd_jax.data import decode
 
 
@@ -121,16 +122,25 @@ class Source:
 
   Attributes:
     info: The facts of the data set.
+    notes: What a user should know of how it is read, in lines.
   """
 
-  def __init__(self, info: Info, opener: Callable[[str], Images]):
+  def __init__(
+    self,
+    info: Info,
+    opener: Callable[[str], Images],
+    notes: tuple[str, ...] = (),
+  ):
     """Creates the data set without opening a split.
 
     Args:
       info: The facts of the data set.
       opener: Returns the images of 'train', 'val' or 'test'.
+      notes: What a user should know of how it is read, in lines: which part of
+        the data is which split, and what is left out.
     """
     self.info = info
+    self.notes = notes
     self._opener = opener
     self._splits: dict[str, Images] = {}
     self._arrays: dict[str, Arrays] = {}
@@ -163,16 +173,21 @@ class Source:
     return self._arrays[name]
 
 
-def stratified(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+def stratified(
+  labels: np.ndarray, size: int, seed: int, *, leave: int = 0
+) -> np.ndarray:
   """Returns the indices of a random subset that keeps the class proportions.
 
   Where a class's share is no whole number it is rounded down, and the classes
-  with the largest remainders get one more image.
+  with the largest remainders get one more image. A class gets at least one
+  image, and at most all but `leave`, where the size allows that of every class;
+  the classes with the most images make up for it.
 
   Args:
     labels: The class indices, [N].
     size: The number of images in the subset.
     seed: The seed of the choice.
+    leave: The images of each class that are not chosen.
 
   Returns:
     [size] indices in ascending order, the same ones for the same arguments.
@@ -183,8 +198,45 @@ def stratified(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
   quotas = np.floor(shares).astype(int)
   by_remainder = np.argsort(-(shares - quotas), kind='stable')
   quotas[by_remainder[: size - quotas.sum()]] += 1
+  least, most = np.ones_like(counts), counts - leave
+  if least.sum() <= size <= most.sum() and (most >= least).all():
+    quotas = quotas.clip(least, most)
+    while (over := quotas.sum() - size) != 0:
+      step = np.sign(over)
+      free = quotas > least if over > 0 else quotas < most
+      # Of the classes that can, the one whose share is missed the least.
+      quotas[np.argmax(np.where(free, step * (quotas - shares), -np.inf))] -= (
+        step
+      )
   chosen = [
     rng.permutation(np.flatnonzero(labels == label))[:quota]
     for label, quota in zip(classes, quotas, strict=True)
   ]
   return np.sort(np.concatenate(chosen))
+
+
+def check_labels(
+  labels: np.ndarray, classes: int, where: str, cure: str
+) -> None:
+  """Raises UsageError if a label is no class index.
+
+  Args:
+    labels: The labels, [N] of any integer dtype.
+    classes: The number of classes, K.
+    where: The data set and the split, for the error message.
+    cure: What the user can do, likewise.
+  """
+  labels = np.asarray(labels)
+  wrong, counts = np.unique(
+    labels[(labels < 0) | (labels >= classes)], return_counts=True
+  )
+  if not len(wrong):
+    return
+  shown = ', '.join(
+    f'{label} ({count} times)'
+    for label, count in zip(wrong[:5].tolist(), counts[:5], strict=True)
+  )
+  raise errors.UsageError(
+    f'{where}: {counts.sum()} of {len(labels)} labels are no class from 0 to '
+    f'{classes - 1}: {shown}{", ..." if len(wrong) > 5 else ""}; {cure}'
+  )

@@ -38,6 +38,9 @@ def build(config: ConfigDict) -> Parts:
   traced = check(config, *known) if known else ()
   opened = open_source(config)
   info = opened.info
+  with errors.keys('config.data.'):  # labels are checked before all compiling
+    for split in ('train', 'test', *(['val'] if info.num_val else [])):
+      opened.split(split)
   config_lib.check_data(
     config,
     num_train=info.num_train,

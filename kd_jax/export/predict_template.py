@@ -81,17 +81,40 @@ def quiet():
     os.close(stderr)
 
 
+def rgb(image):
+  """Returns a Pillow image as [h,w,3] u8; 16-bit grey is rounded to 8 bits."""
+  kind, tags = f'{image.format} {image.mode}', getattr(image, 'tag_v2', {})
+  is_deep, top = image.mode == 'F' or image.mode[0] == 'I', 65535
+  known = kind in ('PNG I', 'PPM I', 'PNG I;16', 'JPEG2000 I;16') or not is_deep
+  if is_deep and image.format == 'TIFF':
+    top = 2 ** tags.get(258, (16,))[0] - 1
+    known = image.mode[1:] in (';16', ';16B') and tags.get(262) == 1
+  if not known or not {1, 4}.issuperset(tags.get(339, (1,))):  # or signed
+    raise ValueError(f'pixels ({kind}) have no known range; convert the image')
+  if is_deep:
+    levels = np.asarray(image).astype(np.uint32)
+    grey = ((510 * levels + top) // (2 * top)).clip(0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+  if 'transparency' in image.info and image.mode == 'P':
+    image = image.convert('RGBA')  # without which Pillow warns
+  return np.asarray(image.convert('RGB'))
+
+
 def read(path, size):
   """Returns a file's images [N,size,size,3] u8, and labels [N] or None."""
-  if path.suffix == '.npy':
+  if path.suffix.lower() == '.npy':
     return np.load(path), None
-  if path.suffix == '.npz':
+  if path.suffix.lower() == '.npz':
     return (arrays := np.load(path))['image'], arrays.get('label')
   try:
     from PIL import Image
   except ImportError as error:
     raise ValueError(f'{path}: pip install pillow, or give .npy') from error
-  image = Image.open(path).convert('RGB')
+  try:
+    with Image.open(path) as file:
+      image = Image.fromarray(rgb(file))
+  except Exception as error:  # what a damaged file makes Pillow raise is open
+    raise ValueError(f'{path}: {str(error) or type(error).__name__}') from error
   # The shorter side is scaled to 8/7 of `size`, then the centre is cropped.
   if image.size != (size, size):
     scale = size * 8 / 7 / min(image.size)

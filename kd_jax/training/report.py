@@ -65,9 +65,13 @@ def opening(
   """
   info = parts.source.info
   size = info.image_size
+  train = f'{info.num_train} training'
+  if info.num_val:
+    train += f', {info.num_val} validation'
   lines = [
-    f'data      {info.name}: {info.num_train} training and {info.num_test} '
-    f'test images, {size}x{size}, {len(info.class_names)} classes'
+    f'data      {info.name}: {train} and {info.num_test} test images, '
+    f'{size}x{size}, {len(info.class_names)} classes',
+    *(f'          {note}' for note in parts.source.notes),
   ]
   for name, network_costs in costs(parts).items():
     is_teacher = name in parts.exp.teachers

@@ -456,4 +456,4 @@ def open_named(
   if not image_size:
     return opened
   info = opened.info._replace(image_size=image_size)
-  return source.Source(info, opened.split)
+  return source.Source(info, opened.split, opened.notes)

@@ -56,11 +56,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
   pictures(tmp_path)
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'broken.png').write_text('no image')
+  (tmp_path / 'linked').mkdir()
+  (tmp_path / 'linked/x.png').symlink_to('nowhere.png')
+  Image.new('1', (20000, 10000)).save(tmp_path / 'huge.png')
   export = str(finished.places() / 'kd_out')
   for arguments, message in (
     ([export, str(tmp_path / 'missing.png')], 'cannot read image'),
     ([export, str(tmp_path / 'empty')], 'there is no image in'),
     ([export, str(tmp_path / 'broken.png')], 'unreadable image'),
+    ([export, str(tmp_path / 'linked')], 'linked/x.png: it is a link to'),
+    ([export, str(tmp_path / 'huge.png')], 'huge.png: it has more than'),
     ([str(tmp_path), str(tmp_path / 'a/0.png')], 'neither a finished run'),
     ([export, str(tmp_path), '--batch_size=0'], '--batch_size=0'),
     ([export], 'images'),

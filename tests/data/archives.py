@@ -1,6 +1,7 @@
 """Small archives in the published formats, of random pixels."""
 
 import io
+import pickle
 import tarfile
 import zipfile
 
@@ -10,14 +11,15 @@ from PIL import Image
 from kd_jax.runtime import downloads
 
 
-def cifar(path, classes, per_class=3, seed=0):
-  """Writes a CIFAR archive in the binary .tar.gz format.
+def cifar(path, classes, per_class=3, seed=0, pickled=False):
+  """Writes a CIFAR archive in the binary .tar.gz format, or in Python's.
 
   Args:
     path: The file to write.
     classes: 10 or 100, for CIFAR-10 or CIFAR-100.
     per_class: The images per class and file.
     seed: The random seed.
+    pickled: Whether to write the archive for Python.
 
   Returns:
     The images [N,32,32,3] u8 and labels [N] i64 of 'train' and of 'test'.
@@ -35,13 +37,24 @@ def cifar(path, classes, per_class=3, seed=0):
     if is_cifar100:
       rows.insert(0, (label // 5).astype(np.uint8)[:, None])
     rows.append(image.transpose(0, 3, 1, 2).reshape(len(label), -1))
-    files[f'{name}.bin'] = np.concatenate(rows, axis=1).tobytes()
+    if pickled:
+      key = b'fine_labels' if is_cifar100 else b'labels'
+      batch = {b'data': rows[-1], key: label.tolist(), b'batch_label': name}
+      files[name] = pickle.dumps(batch, 2)
+    else:
+      files[f'{name}.bin'] = np.concatenate(rows, axis=1).tobytes()
     batches['test' if 'test' in name else 'train'].append((image, label))
   names = '\n'.join(f'class{i:03d}' for i in range(classes)) + '\n\n'
   names_file = 'fine_label_names.txt' if is_cifar100 else 'batches.meta.txt'
   folder = 'cifar-100-binary' if is_cifar100 else 'cifar-10-batches-bin'
+  if pickled:
+    key = b'fine_label_names' if is_cifar100 else b'label_names'
+    meta = pickle.dumps({key: names.encode().split()}, 2)
+    files['meta' if is_cifar100 else 'batches.meta'] = meta
+    folder = 'cifar-100-python' if is_cifar100 else 'cifar-10-batches-py'
   with tarfile.open(path, 'w:gz') as tar:
-    for name, content in {**files, names_file: names.encode()}.items():
+    text = {} if pickled else {names_file: names.encode()}
+    for name, content in {**files, **text}.items():
       member = tarfile.TarInfo(f'{folder}/{name}')
       member.size = len(content)
       tar.addfile(member, io.BytesIO(content))

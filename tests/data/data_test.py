@@ -6,7 +6,9 @@ from sklearn import datasets
 
 from kd_jax import data, errors
 from kd_jax.data import augment, resident, source
+from kd_jax.distill import build
 from kd_jax.runtime import sharding
+from tests.cli import train_test
 
 
 def test_digits_are_scikit_learns_split_once():
@@ -202,3 +204,103 @@ def test_a_function_of_the_users_own_is_a_data_set():
     data.open_source('tests.data.data_test:no_source')
   with pytest.raises(errors.UsageError, match=r'cannot import .nowhere'):
     data.open_source('nowhere:digits')
+
+
+def test_a_subset_keeps_an_image_of_every_class():
+  labels = np.repeat([0, 1, 2], [1000, 10, 3])
+  for size in (3, 4, 24, 100, 1012):
+    chosen = source.stratified(labels, size, seed=0)
+    counts = np.bincount(labels[chosen], minlength=3)
+    assert counts.sum() == size
+    assert counts.min() >= 1
+  assert np.bincount(labels[source.stratified(labels, 24, 0)]).tolist() == [
+    22, 1, 1
+  ]  # fmt: skip
+
+
+def test_a_part_leaves_an_image_of_every_class():
+  labels = np.repeat([0, 1, 2], [1000, 10, 3])
+  for size in (3, 101, 507, 1000, 1010):
+    chosen = source.stratified(labels, size, seed=0, leave=1)
+    counts = np.bincount(labels[chosen], minlength=3)
+    assert counts.sum() == size
+    assert counts.min() >= 1
+    assert (np.array([1000, 10, 3]) - counts).min() >= 1
+
+
+def test_proportions_are_those_of_before_where_every_class_has_its_share():
+  labels = np.repeat([0, 1, 2], [20, 30, 50])
+  chosen = source.stratified(labels, 13, seed=5)
+  rng = np.random.Generator(np.random.Philox(5))
+  want = [
+    rng.permutation(np.flatnonzero(labels == k))[:n]
+    for k, n in enumerate([3, 4, 6])
+  ]
+  np.testing.assert_array_equal(chosen, np.sort(np.concatenate(want)))
+
+
+def uneven(image_size, labels=(0,) * 40 + (1,) * 9 + (2,) * 3 + (3,)):
+  """A data set of the user's own with classes of 40, 9, 3 and 1 images."""
+  labels = np.array(labels)
+  images = np.zeros((len(labels), 8, 8, 3), np.uint8)
+  half = (0.5,) * 3
+  info = source.Info(
+    'uneven', tuple('abcd'), 8, len(labels), len(labels), half, half,
+    fingerprint='1',
+  )  # fmt: skip
+  return source.Source(info, lambda split: source.Arrays(images, labels))
+
+
+def even(image_size):
+  return uneven(0, (0,) * 40 + (1,) * 9 + (2,) * 3 + (3,) * 2)
+
+
+def mislabelled(image_size):
+  return uneven(0, (0,) * 40 + (-1,) * 9 + (4,) * 3 + (7,))
+
+
+def test_every_class_is_in_both_parts_or_the_request_is_refused():
+  name = 'tests.data.data_test:'
+  opened = data.open_source(f'{name}even', val_fraction=0.1)
+  for split, size in (('train', 49), ('val', 5)):
+    counts = np.bincount(opened.split(split).labels, minlength=4)
+    assert counts.sum() == size == getattr(opened.info, f'num_{split}')
+    assert counts.min() >= 1
+  opened = data.open_source(f'{name}uneven', train_size=12)
+  assert set(opened.split('train').labels.tolist()) == {0, 1, 2, 3}
+  opened = data.open_source(f'{name}uneven', val_fraction=0.1)
+  with pytest.raises(
+    errors.UsageError,
+    match=r'^val_fraction=0.1: of 53 .* 1 classes have a single one \(d\)',
+  ):
+    opened.split('train')
+
+
+def test_labels_that_are_no_class_are_refused_with_their_count():
+  opened = data.open_source('tests.data.data_test:mislabelled')
+  with pytest.raises(
+    errors.UsageError,
+    match=r'mislabelled, train: 13 of 53 labels are no class from 0 to 3: '
+    r'-1 \(9 times\), 4 \(3 times\), 7 \(1 times\); correct them',
+  ):
+    opened.split('train')
+
+
+@pytest.mark.parametrize(
+  ('name', 'fraction', 'message'),
+  [
+    ('mislabelled', 0.0, r'mislabelled, train: 13 of 53 labels are no class'),
+    ('uneven', 0.1, r'^config\.data\.val_fraction=0\.1: of 53 training'),
+  ],
+)
+def test_a_run_refuses_labels_before_anything_is_traced(
+  monkeypatch, name, fraction, message
+):
+  config = train_test.configuration('ce').get_config('digits')
+  config.data.name = f'tests.data.data_test:{name}'
+  config.data.train_size, config.data.val_fraction = 0, fraction
+  config.mesh.data, config.batch_size = 1, 8
+  data.open_source.cache_clear()
+  monkeypatch.setattr(build, 'phases_of', None)  # the first that traces
+  with pytest.raises(errors.UsageError, match=message):
+    build.build(config)

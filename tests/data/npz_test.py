@@ -215,16 +215,18 @@ REFUSED = {
   ),
   'negative label': (
     {'train_labels': np.arange(-1, 11)},
-    r'train_labels has the label -1; classes count from 0',
+    r'train_labels: 1 of 12 labels are no class from 0 to 10: -1 \(1 times\); '
+    'by train_labels there are 11 classes, which count from 0',
   ),
   'label too large': (
     {'test_labels': np.arange(6)},
-    r'test_labels has the label 5, and by train_labels there are 3 classes; '
-    'give 0 to 2',
+    r'test_labels: 3 of 6 labels are no class from 0 to 2: 3 \(1 times\), 4 '
+    r'\(1 times\), 5 \(1 times\); by train_labels there are 3 classes',
   ),
   'label without a name': (
     {'class_names': np.array(['cat', 'dog'])},
-    r'train_labels has the label 2, and by class_names there are 2 classes',
+    r'train_labels: 4 of 12 labels are no class from 0 to 1: 2 \(4 times\); by '
+    'class_names there are 2 classes',
   ),
   'class without an image': (
     {'train_labels': np.repeat([0, 1, 3], 4)},

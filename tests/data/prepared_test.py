@@ -3,6 +3,7 @@ import io
 import pathlib
 import subprocess
 import sys
+import tarfile
 import threading
 
 from etils import epath
@@ -11,7 +12,7 @@ from PIL import Image
 import pytest
 
 from kd_jax import data, errors
-from kd_jax.data.sets import archive, builders, prepared
+from kd_jax.data.sets import archive, builders, pickles, prepared
 from tests import children
 from tests.data import archives
 
@@ -28,10 +29,12 @@ def by_content(images, labels):
   return sorted((image.tobytes(), int(label)) for image, label in pairs)
 
 
-@pytest.mark.parametrize('classes', [10, 100])
-def test_cifar_comes_out_byte_for_byte(tmp_path, classes):
+@pytest.mark.parametrize(
+  ('classes', 'pickled'), [(10, False), (100, False), (10, True), (100, True)]
+)
+def test_cifar_comes_out_byte_for_byte(tmp_path, classes, pickled):
   file = tmp_path / 'cifar.tar.gz'
-  want = archives.cifar(file, classes)
+  want = archives.cifar(file, classes, pickled=pickled)
   source = opened(f'cifar{classes}', tmp_path, file)
   assert source.info.num_train == len(want['train'][1])
   assert source.info.class_names[7] == 'class007'
@@ -117,6 +120,53 @@ def test_a_truncated_archive_is_refused_and_leaves_nothing(tmp_path, keep):
   with pytest.raises(errors.UsageError, match='not a complete archive'):
     opened('cifar10', tmp_path, file)
   assert prepared.find('cifar10', epath.Path(tmp_path / 'data')) is None
+
+
+def test_an_archive_for_python_is_known_by_its_size_and_checksum(
+  tmp_path, monkeypatch
+):
+  file = tmp_path / 'cifar.tar.gz'
+  archives.cifar(file, 10, pickled=True)
+  also = (archives.published(file),)
+  monkeypatch.setattr(builders.Cifar10, 'ALSO', also)
+  assert opened('cifar10', tmp_path, file, any_checksum=False).info.num_test
+  for builder in (builders.Cifar10, builders.Cifar100):
+    assert builder.ALSO[0].size
+
+
+def test_an_array_as_python_2_pickled_it_is_read():
+  content = (
+    b'\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85'
+    b'U\x01b\x87R(K\x01K\x02K\x03\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R('
+    b'K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06abcdeftb.'
+  )
+  want = np.frombuffer(b'abcdef', np.uint8).reshape(2, 3)
+  np.testing.assert_array_equal(pickles.load(content), want)
+
+
+def test_a_pickle_that_asks_for_more_than_arrays_is_not_run(tmp_path):
+  file = tmp_path / 'cifar.tar.gz'
+  archives.cifar(file, 10, pickled=True)
+  content = b"cposix\nsystem\n(S'touch ran'\ntR."
+  with tarfile.open(file) as tar:
+    members = {m.name: tar.extractfile(m).read() for m in tar}
+  members['cifar-10-batches-py/data_batch_3'] = content
+  with tarfile.open(file, 'w:gz') as tar:
+    for name, content in members.items():
+      member = tarfile.TarInfo(name)
+      member.size = len(content)
+      tar.addfile(member, io.BytesIO(content))
+  with pytest.raises(
+    errors.UsageError, match=r'not a complete .* it asks for posix\.system'
+  ):
+    opened('cifar10', tmp_path, file)
+
+
+def test_another_archive_says_what_it_lacks(tmp_path):
+  file = tmp_path / 'cifar.tar.gz'
+  archives.cifar(file, 100, pickled=True)
+  with pytest.raises(errors.UsageError, match=r'it lacks batches\.meta\.txt'):
+    opened('cifar10', tmp_path, file)
 
 
 def test_an_archive_with_another_checksum_needs_the_users_word(tmp_path):

@@ -14,6 +14,7 @@ def obtain(
   archive: downloads.Published,
   folder: epath.Path,
   *,
+  also: tuple[downloads.Published, ...] = (),
   path: str = '',
   any_checksum: bool = False,
   say: Callable[[str], None] = print,
@@ -23,6 +24,7 @@ def obtain(
   Args:
     archive: The published archive.
     folder: The folder of downloads.
+    also: Other published archives of the same data, which `path` may be.
     path: The path of the user's own copy; '' takes the file in `folder`.
     any_checksum: Whether to accept an existing file whatever its checksum.
     say: Called with messages about the progress of a download.
@@ -44,5 +46,7 @@ def obtain(
       downloads.fetch(archive, location, cure, say)
       return location
   if not any_checksum:
-    downloads.verify(archive, location, _CURE)
+    length = location.stat().length
+    expected = (each for each in also if each.size == length)
+    downloads.verify(next(expected, archive), location, _CURE)
   return location

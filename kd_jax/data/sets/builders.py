@@ -13,6 +13,7 @@ import io
 import tarfile
 from typing import Any, ClassVar
 import zipfile
+import zlib
 
 from etils import epath
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 from kd_jax import errors
+from kd_jax.data.sets import pickles
 from kd_jax.runtime import downloads
 
 Example = tuple[str, dict[str, Any]]
@@ -37,6 +39,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
   archive_path: epath.Path
 
   PUBLISHED: ClassVar[downloads.Published]
+  ALSO: ClassVar[tuple[downloads.Published, ...]] = ()  # of the same data
   ENCODING: ClassVar[str]
   IMAGE_SIZE: ClassVar[int] = 32
   CLASSES: ClassVar[int]
@@ -66,7 +69,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     return errors.UsageError(
       f'{self.archive_path} is not a complete archive of {self.name} '
       f'({type(error).__name__}: {error}); fetch it again from '
-      f'{self.PUBLISHED.url}'
+      f'{" or ".join(each.url for each in (self.PUBLISHED, *self.ALSO))}'
     )
 
 
@@ -82,6 +85,19 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
     '58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec',
     168_513_733,
   )
+  ALSO: ClassVar[tuple[downloads.Published, ...]] = (
+    downloads.Published(
+      'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz',
+      'md5',
+      'eb9058c3a382ffc7106e4002c42a8d85',
+      169_001_437,
+    ),
+  )
+  META: ClassVar[tuple[str, bytes, bytes]] = (
+    'meta',
+    b'fine_label_names',
+    b'fine_labels',
+  )
   NAMES: ClassVar[str] = 'fine_label_names.txt'
   FILES: ClassVar[dict[str, tuple[str, ...]]] = {
     'train': ('train.bin',),
@@ -91,25 +107,61 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:
     del dl_manager
-    wanted = {self.NAMES, *sum(self.FILES.values(), ())}
+    binary = {self.NAMES, *sum(self.FILES.values(), ())}
+    pickled = {self.META[0], *(n.removesuffix('.bin') for n in binary)}
+    pickled -= {self.NAMES}
     contents: dict[str, bytes] = {}
     try:
       with tarfile.open(str(self.archive_path)) as tar:
         for member in tar:
           name = member.name.rsplit('/', 1)[-1]
-          file = tar.extractfile(member) if name in wanted else None
+          is_wanted = name in binary | pickled
+          file = tar.extractfile(member) if is_wanted else None
           if file is not None:
             contents[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
       raise self._broken(error) from error
-    if missing := wanted - set(contents):
-      raise self._broken(KeyError(f'no {", ".join(sorted(missing))}'))
+    if pickled <= contents.keys():
+      contents = self._unpickled(contents)
+    if missing := binary - contents.keys():
+      raise self._broken(
+        FileNotFoundError(
+          f'it lacks {", ".join(sorted(missing))}, or, as pickled for Python, '
+          f'{", ".join(sorted(pickled - contents.keys()))}'
+        )
+      )
     names = [n for n in contents[self.NAMES].decode().splitlines() if n.strip()]
     self.info.features['label'].names = names
     return {
       split: self._examples(split, [contents[name] for name in files])
       for split, files in self.FILES.items()
     }
+
+  def _unpickled(self, contents: dict[str, bytes]) -> dict[str, bytes]:
+    """Returns the files of the binary archive, from those for Python.
+
+    The images, their order and their layout are the same in both.
+
+    Args:
+      contents: The pickled files by name.
+    """
+    meta, names, labels = self.META
+    try:
+      decoded = [name.decode() for name in pickles.load(contents[meta])[names]]
+      files = {self.NAMES: '\n'.join(decoded).encode()}
+      for name in sum(self.FILES.values(), ()):
+        batch = pickles.load(contents[name.removesuffix('.bin')])
+        pixels = np.asarray(batch[b'data'])
+        classes = np.asarray(batch[labels])[:, None]
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
+          raise ValueError(f'{name} holds no images of 3072 bytes')
+        if classes.min() < 0 or classes.max() >= self.CLASSES:
+          raise ValueError(f'{name} holds labels that are no class')
+        rows = [classes.astype(np.uint8)] * self.LABEL_BYTES
+        files[name] = np.concatenate([*rows, pixels], axis=1).tobytes()
+    except Exception as error:  # what other content raises is open
+      raise self._broken(error) from error
+    return files
 
   def _examples(self, split: str, files: list[bytes]) -> Iterator[Example]:
     """Yields the examples of a split.
@@ -143,6 +195,19 @@ class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
     'sha256',
     'c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd',
     170_052_171,
+  )
+  ALSO: ClassVar[tuple[downloads.Published, ...]] = (
+    downloads.Published(
+      'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz',
+      'md5',
+      'c58f30108f718f92721af3b95e74349a',
+      170_498_071,
+    ),
+  )
+  META: ClassVar[tuple[str, bytes, bytes]] = (
+    'batches.meta',
+    b'label_names',
+    b'labels',
   )
   NAMES: ClassVar[str] = 'batches.meta.txt'
   FILES: ClassVar[dict[str, tuple[str, ...]]] = {

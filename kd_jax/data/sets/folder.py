@@ -1,17 +1,26 @@
-"""A folder of images, `folder:/path`: train/<class>/* and val/<class>/*."""
+"""A folder of images, `folder:/path`: train/<class>/* and val or test alike.
+
+With `val` and `test` both there, `val` is for choosing and `test` for the
+result. With one of them, it is both, as the split 'test'.
+"""
 
 import dataclasses
+import unicodedata
 
 from etils import epath
 import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import decode, source
+from kd_jax.data.sets import tree
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.ppm')
 # The most images, evenly spaced, from which the image size, unless it is
 # given, and the normalisation are determined.
 _SAMPLE = 500
+_KNOWN = ('train', 'val', 'test')
+
+# The folders of a split's classes, by the composed form of the class's name.
+Classes = dict[str, list[epath.Path]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,78 +41,149 @@ class Files:
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
     """Returns the decoded image [h,w,3] u8 at an index, and its label."""
-    path = self.paths[index]
-    image = decode.decode(path.read_bytes(), str(path))
-    return image, int(self.labels[index])
+    return decode.read(self.paths[index]), int(self.labels[index])
 
 
 def open_folder(name: str, image_size: int = 0) -> source.Source:
   """Returns a folder of images as a data set.
 
-  The classes are the sub-folders of `train`, in alphabetical order. The test
-  split is `val` if that folder exists, else `test`.
+  The classes are the sub-folders of `train`, in alphabetical order. Images are
+  looked for in their sub-folders too. Only those that are sampled for the size
+  and the normalisation are read, and files whose names do not tell whether
+  they are images.
 
   Args:
     name: 'folder:/path'.
     image_size: The height and width of the network's input in pixels; 0 takes
       the images' own size.
 
+  Returns:
+    The data set. Its notes tell which folder is which split, and what is left
+    out.
+
   Raises:
     UsageError: A split's folder is missing, a class is empty, the classes
-      differ between the splits, or `image_size` is 0 and the images differ in
-      size or are not square.
+      differ between the splits, something cannot be read, or `image_size` is 0
+      and the images differ in size or are not square.
   """
   root = epath.Path(name.removeprefix('folder:')).expanduser()
-  test = 'val' if (root / 'val').is_dir() else 'test'
-  folders = {'train': root / 'train', 'test': root / test}
-  if missing := [str(f) for f in folders.values() if not f.is_dir()]:
-    raise errors.UsageError(
-      f'{root} is no image folder: there is no {" and no ".join(missing)}; it '
-      'needs train/<class>/* and val/<class>/*'
-    )
-  names = {split: _classes(folder) for split, folder in folders.items()}
-  if names['train'] != names['test']:
-    unmatched = sorted(set(names['train']) ^ set(names['test']))
-    raise errors.UsageError(
-      f'{root}: train and {test} have different classes: '
-      f'{", ".join(unmatched[:10])} in one of them only'
-    )
-  splits = {split: _list(folders[split], names['train']) for split in folders}
+  left_out = tree.LeftOut(root)
+  folders = _splits(root, left_out)
+  classes = {
+    split: _classes(folder, left_out) for split, folder in folders.items()
+  }
+  for split, folder in folders.items():
+    if unmatched := sorted({*classes['train']} ^ {*classes[split]}):
+      raise errors.UsageError(
+        f'{root}: train and {folder.name} have different classes: '
+        f'{", ".join(unmatched[:10])} in one of them only; make them the same, '
+        f'or move {folder} elsewhere'
+      )
+  # In the order, and the form, of the names of the training folders.
+  names = sorted(
+    (paths[0].name if len({p.name for p in paths}) == 1 else composed, composed)
+    for composed, paths in classes['train'].items()
+  )
+  order = [composed for _, composed in names]
+  splits = {split: _list(classes[split], order, left_out) for split in folders}
   train = splits['train']
   sample = range(0, len(train), -(-len(train) // _SAMPLE))
   size = image_size or _common_size(root, train, sample)
   mean, std = _moments(train, sample, size)
   info = source.Info(
     name=name,
-    class_names=tuple(names['train']),
+    class_names=tuple(name for name, _ in names),
     image_size=size,
     num_train=len(train),
     num_test=len(splits['test']),
     mean=mean,
     std=std,
+    num_val=len(splits.get('val', ())),
   )
-  return source.Source(info, splits.__getitem__)
+  notes = (_roles(folders, splits), str(left_out))
+  return source.Source(info, splits.__getitem__, tuple(filter(None, notes)))
 
 
-def _classes(folder: epath.Path) -> list[str]:
-  classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+def _splits(root: epath.Path, left_out: tree.LeftOut) -> dict[str, epath.Path]:
+  """Returns the folders of 'train', of 'val' if there are three, and of 'test'.
+
+  Raises:
+    UsageError: A folder is missing.
+  """
+  if not root.is_dir():
+    raise errors.UsageError(
+      f'{root} is no folder; give one with train/<class>/* and val/<class>/*'
+    )
+  present = {}
+  for entry in tree.entries(root, left_out):
+    if entry.is_folder and entry.path.name in _KNOWN:
+      present[entry.path.name] = entry.path
+    else:
+      left_out.add('beside train, val and test', entry.path)
+  if {'val', 'test'} <= present.keys():
+    # Many sets have a test folder of images without classes.
+    inside = tree.entries(present['test'], tree.LeftOut(root))
+    if not any(entry.is_folder for entry in inside):
+      left_out.add('without class folders', present.pop('test'))
+  missing = [] if 'train' in present else [str(root / 'train')]
+  if not {'val', 'test'} & present.keys():
+    missing.append(str(root / 'test'))
+  if missing:
+    raise errors.UsageError(
+      f'{root} is no image folder: there is no {" and no ".join(missing)}; it '
+      'needs train/<class>/* and val/<class>/*'
+    )
+  if 'test' not in present:
+    present['test'] = present.pop('val')
+  return {split: present[split] for split in _KNOWN if split in present}
+
+
+def _roles(folders: dict[str, epath.Path], splits: dict[str, Files]) -> str:
+  """Returns the line that tells which folder is which split."""
+  counted = {
+    split: f'{folder.name}/ ({len(splits[split])} images)'
+    for split, folder in folders.items()
+  }
+  line = f'{counted["train"]} is trained on'
+  if 'val' in counted:
+    return (
+      f'{line}, {counted["val"]} for choosing, {counted["test"]} the result'
+    )
+  other = {'test': 'val', 'val': 'test'}[folders['test'].name]
+  return (
+    f'{line}, and {counted["test"]} is both for choosing and the result, '
+    f'called test: there is no {other}/ with classes'
+  )
+
+
+def _classes(folder: epath.Path, left_out: tree.LeftOut) -> Classes:
+  """Returns the class folders of a split.
+
+  A name that is composed in one folder and decomposed in another, as copies
+  between systems make them, is the same name.
+  """
+  classes: Classes = {}
+  for entry in tree.entries(folder, left_out):
+    if entry.is_folder:
+      composed = unicodedata.normalize('NFC', entry.path.name)
+      classes.setdefault(composed, []).append(entry.path)
+    else:
+      left_out.add('in no class folder', entry.path)
   if not classes:
     raise errors.UsageError(f'{folder} has no class folders')
   return classes
 
 
-def _list(folder: epath.Path, names: list[str]) -> Files:
+def _list(classes: Classes, order: list[str], left_out: tree.LeftOut) -> Files:
   paths: list[epath.Path] = []
   labels: list[int] = []
-  for label, name in enumerate(names):
-    files = sorted(
-      path
-      for path in (folder / name).iterdir()
-      if path.suffix.lower() in SUFFIXES
-    )
+  for label, name in enumerate(order):
+    files = [f for place in classes[name] for f in tree.images(place, left_out)]
     if not files:
       raise errors.UsageError(
-        f'class folder {folder / name} holds no image ({", ".join(SUFFIXES)})'
+        f'class folder {classes[name][0]} holds no image '
+        f'({", ".join(decode.SUFFIXES)}, or such content)'
+        + (f'; {left_out}' if str(left_out) else '')
       )
     paths += files
     labels += [label] * len(files)

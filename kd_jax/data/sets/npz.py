@@ -250,12 +250,11 @@ def _labels(
   """Returns the labels of a split, [N] of any integer dtype.
 
   Raises:
-    UsageError: The shape or the dtype is not that of class indices, or a label
-      is negative.
+    UsageError: The shape or the dtype is not that of class indices.
   """
   key, count = f'{split}_labels', headers[f'{split}_images'].shape[0]
   shape, dtype = headers[key]
-  if not np.issubdtype(dtype, np.integer):
+  if dtype.kind not in 'iu':  # which a time is not
     raise errors.UsageError(
       f'{path}: {key} has dtype {dtype}; give class indices of an integer dtype'
     )
@@ -264,12 +263,7 @@ def _labels(
       f'{path}: {key} has shape {list(shape)} for {count} images; give each '
       'image one class index, [N] or [N,1] (several labels are not supported)'
     )
-  labels = _read(path, key).reshape(-1)
-  if labels.min() < 0:
-    raise errors.UsageError(
-      f'{path}: {key} has the label {labels.min()}; classes count from 0'
-    )
-  return labels
+  return _read(path, key).reshape(-1)
 
 
 def _class_names(
@@ -281,7 +275,8 @@ def _class_names(
     UsageError: A class has no training image, a label has no class, or the
       names are no vector of strings.
   """
-  count, origin = int(labels['train'].max()) + 1, 'train_labels'
+  count = max(1, int(labels['train'].max()) + 1)
+  origin = 'train_labels'
   if 'class_names' in headers:
     shape, dtype = headers['class_names']
     if len(shape) != 1 or dtype.kind != 'U':
@@ -291,11 +286,12 @@ def _class_names(
       )
     (count,), origin = shape, 'class_names'
   for split, indices in labels.items():
-    if indices.max() >= count:
-      raise errors.UsageError(
-        f'{path}: {split}_labels has the label {indices.max()}, and by '
-        f'{origin} there are {count} classes; give 0 to {count - 1}'
-      )
+    source.check_labels(
+      indices,
+      count,
+      f'{path}: {split}_labels',
+      f'by {origin} there are {count} classes, which count from 0',
+    )
   present = np.unique(labels['train'])
   if len(present) < count:
     gaps = np.flatnonzero(present != np.arange(len(present)))

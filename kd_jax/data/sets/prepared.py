@@ -22,6 +22,11 @@ NORMALISATION = {
   'tiny_imagenet': ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
 }
 _SCAN = 10_000  # records read together
+# The size in bytes up to which all labels of a split are checked as it is
+# opened; those of a larger one are checked as its images are read.
+_SMALL = 2**30
+_CURE = 'leave these images out as you prepare it'
+_KEYS = {'image': 'image', 'label': 'label'}  # of the features, unless named
 
 # The split to test on, for data sets in which it is not 'test'.
 TEST_SPLITS = {'imagenet2012': 'validation'}
@@ -35,17 +40,28 @@ class Records:
     folder: The folder of the prepared data set.
     split: The name of the split in that folder.
     size: The number of images.
+    classes: The number of classes, K; 0 if any label is one.
+    image: The key of the images.
+    label: The key of the labels.
   """
 
   folder: str
   split: str
   size: int
+  classes: int = 0
+  image: str = 'image'
+  label: str = 'label'
 
   @functools.cached_property
   def _records(self) -> Any:
     """The encoded images with labels; opened on first use."""
     builder = tfds.builder_from_directory(self.folder)
-    skip = {'image': tfds.decode.SkipDecoding()}
+    features = builder.info.features
+    skip = {
+      key: tfds.decode.SkipDecoding()
+      for key in features
+      if isinstance(features[key], tfds.features.Image)
+    }
     return builder.as_data_source(self.split, decoders=skip)
 
   def __getstate__(self) -> dict[str, Any]:
@@ -60,11 +76,17 @@ class Records:
     """The class indices, [N] i32.
 
     They are read from all records, and used for stratified subsets.
+
+    Raises:
+      UsageError: A label is no class.
     """
     labels: list[int] = []
     for start in range(0, self.size, _SCAN):
       indices = list(range(start, min(start + _SCAN, self.size)))
-      labels += [r['label'] for r in self._records.__getitems__(indices)]
+      labels += [r[self.label] for r in self._records.__getitems__(indices)]
+    if self.classes:
+      where = f'{self.folder}, {self.split}'
+      source.check_labels(np.array(labels), self.classes, where, _CURE)
     return np.array(labels, np.int32)
 
   def __len__(self) -> int:
@@ -72,10 +94,17 @@ class Records:
     return self.size
 
   def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
+    """Returns the decoded image [h,w,3] u8 at an index, and its label.
+
+    Raises:
+      UsageError: The image cannot be decoded, or the label is no class.
+    """
     record = self._records[index]
     where = f'{index} of {self.split} in {self.folder}'
-    return decode.decode(bytes(record['image']), where), int(record['label'])
+    label = int(record[self.label])
+    if self.classes and not 0 <= label < self.classes:
+      source.check_labels(np.array([label]), self.classes, where, _CURE)
+    return decode.decode(bytes(record[self.image]), where), label
 
 
 def root(data_dir: str) -> epath.Path:
@@ -100,7 +129,8 @@ def open_prepared(
   """Returns a data set that is prepared, or that `builders` can prepare.
 
   Args:
-    name: The name of the data set.
+    name: The name of the data set; 'name?label=key&image=key' names the
+      features to read, where a label may also be a plain whole number.
     data_dir: The folder of prepared data sets; see `root`.
     archive_path: The path of the data set's archive; '' takes the file in
       the download folder, which is downloaded if it is missing.
@@ -110,10 +140,12 @@ def open_prepared(
 
   Raises:
     UsageError: The data set is neither prepared nor known, its archive cannot
-      be obtained, it lacks a split, only TensorFlow can read it, or
-      `image_size` is 0 and its images have no common square size.
+      be obtained, it lacks a split or a feature, a label is no class, only
+      TensorFlow can read it, or `image_size` is 0 and its images have no common
+      square size.
   """
-  home = root(data_dir)
+  full_name, home = name, root(data_dir)
+  name, keys = parsed(name)
   folder = find(name, home)
   if folder is None:
     folder = _prepare(name, home, archive_path, any_checksum)
@@ -130,7 +162,7 @@ def open_prepared(
   )
   if missing := {'train', test_split} - set(splits):
     raise errors.UsageError(f'{folder} has no split {", ".join(missing)}')
-  shape = builder.info.features['image'].shape
+  shape = _image(name, builder.info.features, keys['image']).shape
   size = image_size or shape[0]
   if not image_size and shape[0] != shape[1]:
     size = 0
@@ -140,13 +172,28 @@ def open_prepared(
       'the size that networks shall see, such as 224'
     )
   mean, std = NORMALISATION.get(name, IMAGENET)
+  class_names = _label(
+    name, builder.info.features, keys['label'], 'label=' in full_name
+  )
   records = {
-    role: Records(str(folder), split, splits[split].num_examples)
+    role: Records(
+      str(folder), split, splits[split].num_examples, len(class_names), **keys
+    )
     for role, split in (('train', 'train'), ('test', test_split))
   }
+  if not class_names:
+    class_names = _numbered(full_name, records['train'].labels)
+    records = {
+      role: dataclasses.replace(split, classes=len(class_names))
+      for role, split in records.items()
+    }
+  if name not in builders.BUILDERS:  # which check the labels they write
+    for split in records.values():
+      if splits[split.split].num_bytes <= _SMALL:
+        _ = split.labels
   info = source.Info(
-    name=name,
-    class_names=tuple(builder.info.features['label'].names),
+    name=full_name,
+    class_names=class_names,
     image_size=size,
     num_train=len(records['train']),
     num_test=len(records['test']),
@@ -154,6 +201,94 @@ def open_prepared(
     std=std,
   )
   return source.Source(info, records.__getitem__)
+
+
+def parsed(name: str) -> tuple[str, dict[str, str]]:
+  """Returns a data set's own name, and the keys of its 'image' and 'label'.
+
+  Args:
+    name: The name, such as 'mnist' or 'clevr?label=count'.
+
+  Raises:
+    UsageError: What follows the '?' is no such key.
+  """
+  base, _, query = name.partition('?')
+  keys = dict(_KEYS)
+  for part in filter(None, query.split('&')):
+    role, equals, key = part.partition('=')
+    if role not in keys or not equals or not key:
+      raise errors.UsageError(
+        f'{name}: {part!r} names no feature; give {base}?label=KEY, '
+        f'{base}?image=KEY or {base}?label=KEY&image=KEY'
+      )
+    keys[role] = key
+  return base, keys
+
+
+def _image(name: str, features: Any, key: str) -> Any:
+  """Returns the feature of the images.
+
+  Raises:
+    UsageError: It is not there, or its pixels are not of 8 or 16 bits.
+  """
+  kind = tfds.features.Image
+  images = [k for k in features if isinstance(features[k], kind)]
+  if key not in images:
+    raise errors.UsageError(
+      f'{name} has no images {key!r}; name them as in {name}?image=KEY (it has '
+      f'{", ".join(sorted(images)) or "none"})'
+    )
+  feature = features[key]
+  if np.dtype(feature.np_dtype) not in (np.uint8, np.uint16):
+    raise errors.UsageError(
+      f'{name}: {key!r} has {np.dtype(feature.np_dtype)} pixels, which have no '
+      'known range; prepare them as uint8 or uint16'
+    )
+  return feature
+
+
+def _label(name: str, features: Any, key: str, named: bool) -> tuple[str, ...]:
+  """Returns the names of the classes; () where labels are plain numbers.
+
+  Raises:
+    UsageError: The label is not there, is neither a class nor a whole number,
+      or is a plain number that was not asked for.
+  """
+  classes, numbers = [], []
+  for k in features:
+    feature = features[k]
+    if getattr(feature, 'num_classes', None):
+      classes.append(k)
+    elif feature.shape == () and np.dtype(feature.np_dtype).kind in 'iu':
+      numbers.append(k)
+  if key in classes:
+    return tuple(features[key].names)
+  if key in numbers and named:
+    return ()
+  has = 'numbers' if key in numbers else 'no classes'
+  there = (', '.join(sorted(found)) or 'none' for found in (classes, numbers))
+  raise errors.UsageError(
+    f'{name} has {has} in {key!r}; name the feature to learn, as in '
+    f'{name}?label=KEY (classes: {next(there)}; whole numbers, read as classes '
+    f'0 to K-1: {next(there)})'
+  )
+
+
+def _numbered(name: str, labels: np.ndarray) -> tuple[str, ...]:
+  """Returns the names of classes that plain numbers stand for.
+
+  Raises:
+    UsageError: They do not count from 0 without a gap.
+  """
+  present, counts = np.unique(labels, return_counts=True)
+  if len(gaps := np.flatnonzero(present != np.arange(len(present)))):
+    number = present[gaps[0]]
+    raise errors.UsageError(
+      f'{name}: the label {number} of {counts[gaps[0]]} training images should '
+      f'be {gaps[0]}: numbers that are classes count from 0 without a gap; '
+      'prepare them so, or name another feature'
+    )
+  return tuple(str(k) for k in range(len(present)))
 
 
 def find(name: str, home: epath.Path) -> epath.Path | None:
@@ -202,6 +337,7 @@ def _prepare(
     builder.archive_path = archive.obtain(
       builder.PUBLISHED,
       home / 'downloads' / name,
+      also=builder.ALSO,
       path=archive_path,
       any_checksum=any_checksum,
     )
