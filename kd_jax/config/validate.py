@@ -45,6 +45,11 @@ def check_values(config: ConfigDict) -> None:
       f'config.data.area={area}: give the least and the greatest fraction of '
       'the area, such as (0.08, 1.0)'
     )
+  if config.teacher.key and not config.teacher.path:
+    raise errors.UsageError(
+      f'config.teacher.key={config.teacher.key!r}: it says where weights stand '
+      'in a file, and config.teacher.path names none'
+    )
   mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
   if config.teacher.cache_logits and mode == 'batch':
     raise errors.UsageError(
