@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, losses, tasks
+from kd_jax import domains, errors, losses, tasks
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import projectors
 from kd_jax.tasks import classification
@@ -39,6 +39,15 @@ class Method(nn.Module):
   reconstructed: ClassVar[str] = ''
 
   task: tasks.Task = classification.Classification()
+
+  def __post_init__(self):
+    """Raises UsageError where a value is not in its field's domain."""
+    values = {
+      name: getattr(self, name)
+      for name in domains.METHODS.keys() & self.__dataclass_fields__.keys()
+    }
+    domains.check_fields(type(self), values, domains.METHODS)
+    super().__post_init__()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the unweighted value of every term.

@@ -142,12 +142,8 @@ class Method(base.Method):
   bn_group_size: int = 0
 
   def __post_init__(self):
-    """Raises UsageError for fewer than two common students or two taps."""
+    """Raises UsageError for fewer than two taps."""
     base.at_least(self.taps, 2, 'taps')
-    if self.common_students < 2:
-      raise errors.ArgumentError(
-        f'common_students={self.common_students}: give 2 or more'
-      )
     super().__post_init__()
 
   @property

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, features
+from kd_jax import domains, errors, features
 from kd_jax.models import (
   densenet,
   googlenet,
@@ -77,7 +77,7 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     **kwargs: Fields of the network's class that replace its defaults.
 
   Raises:
-    UsageError: The name or a field is unknown.
+    UsageError: The name or a field is unknown, or a value is not allowed.
   """
   factory = _factory(name)
   network_class: Any = getattr(factory, 'func', factory)
@@ -97,7 +97,9 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
   for field in kwargs:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)
-  return factory(num_classes=num_classes, **kwargs)
+  values = {'num_classes': num_classes, **kwargs}
+  domains.check_fields(network_class, values, domains.NETWORKS)
+  return factory(**values)
 
 
 def is_function(name: str) -> bool:
