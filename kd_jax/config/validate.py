@@ -18,8 +18,9 @@ def check_values(config: ConfigDict) -> None:
   Raises:
     UsageError: A value is not allowed.
   """
-  for path, domain in schema.DOMAINS.items():
-    domains.check(f'config.{path}', _at(config, path), domain)
+  with errors.keys('config.'):
+    for path, domain in schema.DOMAINS.items():
+      domains.check(path, _at(config, path), domain)
   for path, allowed in schema.CHOICES.items():
     value = _at(config, path)
     if value not in allowed:
@@ -68,7 +69,8 @@ def _check_recipe(recipe: dict[str, Any]) -> None:
     for group in groups:
       values = values.get(group, {}) if isinstance(values, dict) else {}
     if isinstance(values, dict) and last in values:
-      domains.check(f'config.teacher.recipe.{path}', values[last], domain)
+      with errors.keys('config.teacher.recipe.'):
+        domains.check(path, values[last], domain)
 
 
 def check_batch(config: ConfigDict, devices: int) -> None:

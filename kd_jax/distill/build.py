@@ -282,8 +282,9 @@ def _teachers(
     )
   rate = config.teacher.recipe.to_dict().get('optimizer', {})
   if names and not config.teacher.path and 'learning_rate' in rate:
-    key = 'config.teacher.recipe.optimizer.learning_rate'
-    optim.schedule(rate['learning_rate'], 1, 1, key)
+    with errors.keys('config.teacher.recipe.'):
+      key = 'optimizer.learning_rate'
+      optim.schedule(rate['learning_rate'], 1, 1, key)
   dtype = config.teacher.dtype or config.dtype
   if names and dtype != 'float32' and models.is_function(config.teacher.name):
     raise errors.UsageError(
@@ -307,8 +308,43 @@ def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   args = {key: known[key] for key in known.keys() & registry.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
+  if chooses_taps(config):
+    args |= _last_taps(config, cls, facts['num_classes'])
   with errors.keys('config.method_args.'):
     return registry.make(config.method, **args)
+
+
+def chooses_taps(config: ConfigDict) -> bool:
+  """Returns whether the method's taps are chosen from the networks."""
+  cls = registry.method_class(config.method)
+  return cls.reads_last_map and not config.method_args.get('taps')
+
+
+def _last_taps(
+  config: ConfigDict, cls: type[base.Method], classes: int
+) -> dict[str, tuple[str, ...]]:
+  """Returns 'taps', and 'teacher_taps' if there is a teacher.
+
+  They end with the last map before pooling; other networks than those with
+  taps 'stage1', 'stage2', ... keep the method's default.
+  """
+  default: tuple[str, ...] = cls.taps  # type: ignore[attr-defined]
+  found = {}
+  for key, network in (
+    ('student', config.student),
+    ('teacher', config.teacher),
+  ):
+    if key == 'student' or (network.name and cls.teachers):
+      with errors.keys(f'config.{key}.args.'):
+        made = make_network(network, classes, 'float32')
+      found[key] = models.last_maps(made)
+  taps = {'taps': default}
+  if student := found['student']:
+    taps['taps'] = student.stages[-1:] if len(default) == 1 else student.stages
+  if 'teacher' in found and not config.method_args.get('teacher_taps'):
+    teacher = found['teacher']
+    taps['teacher_taps'] = (teacher.pooled,) if teacher else default
+  return taps
 
 
 def _weights(

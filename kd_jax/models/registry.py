@@ -145,6 +145,52 @@ class Description(NamedTuple):
   taps: dict[str, tuple[int, ...]]
 
 
+class LastMaps(NamedTuple):
+  """The taps of a network's last map, by what it is for.
+
+  They differ where a convolution without a stage of its own stands before the
+  pooling, as in MobileNetV2 and ShuffleNetV2.
+
+  Attributes:
+    stages: The taps 'stage1', ... of all stages; the last is after the
+      BatchNorm and ReLU that follow the last stage of a pre-activation network.
+    pooled: The tap of the map that is pooled and classified.
+  """
+
+  stages: tuple[str, ...]
+  pooled: str
+
+
+def last_maps(network: nn.Module) -> LastMaps | None:
+  """Returns the taps of a network's last map, found by their names and shapes.
+
+  Args:
+    network: The network.
+
+  Returns:
+    The taps; None if the network has no taps 'stage1', 'stage2', ...
+  """
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+
+  def init(image):
+    variables = network.init(
+      jax.random.key(0), image, train=False, mutable=True
+    )
+    return dict(variables).get('intermediates', {})
+
+  shapes = jax.eval_shape(init, image)
+  count = 0
+  while f'stage{count + 1}' in shapes:
+    count += 1
+  if not count:
+    return None
+  last = f'stage{count}'
+  post = features.after_activation(shapes, last)
+  stages = tuple(f'stage{i}' for i in range(1, count))
+  whole = f'{last}_post' if f'{last}_post' in shapes else last
+  return LastMaps((*stages, post or last), whole)
+
+
 def describe(network: nn.Module, size: int) -> Description:
   """Returns the description of a network without running it.
 
