@@ -110,6 +110,33 @@ SCHEDULES: dict[str, Domain] = {
   'warmup_epochs': NOT_NEGATIVE,
 }
 
+# By the path of a configuration's key; other checks know more of the others.
+KEYS: dict[str, Domain] = {
+  'checkpoint_every': POSITIVE,
+  'checkpoint_seconds': NOT_NEGATIVE,
+  'data.crop_padding': COUNT_OR_NONE,
+  'data.device_mb': NOT_NEGATIVE,
+  'data.image_size': COUNT_OR_NONE,
+  'data.mean': FRACTION,
+  'data.std': POSITIVE,
+  'data.train_size': COUNT_OR_NONE,
+  'data.val_fraction': PART,
+  'data.workers': COUNT_OR_NONE,
+  'epochs': COUNT,
+  'eval_every': POSITIVE,
+  'heartbeat_timeout_seconds': COUNT,
+  'log_every': COUNT_OR_NONE,
+  'optimizer.clip_norm': NOT_NEGATIVE,
+  'optimizer.momentum': FRACTION,
+  'optimizer.reset_momentum_at': NOT_NEGATIVE,
+  'optimizer.weight_decay': NOT_NEGATIVE,
+  'steps_per_dispatch': COUNT_OR_NONE,
+  'teacher.expected_top1': PERCENT,
+  'teacher.mean': FRACTION,
+  'teacher.std': POSITIVE,
+  'watchdog_seconds': NOT_NEGATIVE,
+}
+
 
 def check(name: str, value: Any, domain: Domain) -> None:
   """Checks that a value is within its domain.
@@ -125,6 +152,21 @@ def check(name: str, value: Any, domain: Domain) -> None:
   if not domain.has(value):
     each = ' each' if isinstance(value, tuple | list) else ''
     raise errors.ArgumentError(f'{name}={value!r}: give {domain.allowed}{each}')
+
+
+def check_key(path: str, value: Any, name: str = '') -> None:
+  """Checks the value of a configuration's key, if it has a domain.
+
+  Args:
+    path: The key's path, such as 'data.val_fraction'.
+    value: Its value.
+    name: What its user calls it; '' is the path.
+
+  Raises:
+    UsageError: The value is not within the domain.
+  """
+  if path in KEYS:
+    check(name or path, value, KEYS[path])
 
 
 def check_fields(

@@ -51,12 +51,13 @@ def test_every_number_of_the_configuration_has_a_domain_or_a_check():
     'seed', 'batch_size', 'accumulate_steps', 'bn_group_size', 'data.area',
     'mesh.data', 'eval_batch_size', 'optimizer.learning_rate',
   }  # fmt: skip
+  assert domains.KEYS.keys() <= {key.path for key in schema.KEYS}
   for key in schema.KEYS:
     value = key.default
     if isinstance(value, tuple) and value:
       value = value[0]
     if isinstance(value, int | float) and not isinstance(value, bool):
-      assert key.domain or key.path in others, key.path
+      assert key.path in domains.KEYS or key.path in others, key.path
 
 
 @pytest.mark.parametrize(('name', 'field'), METHODS)

@@ -29,7 +29,6 @@ from kd_jax.config.recipes import stages as stages
 from kd_jax.config.recipes import teacher_free as teacher_free
 from kd_jax.config.recipes import tf_fd_recipe as tf_fd_recipe
 from kd_jax.config.schema import CHOICES as CHOICES
-from kd_jax.config.schema import DOMAINS as DOMAINS
 from kd_jax.config.schema import DTYPES as DTYPES
 from kd_jax.config.schema import INDIFFERENT as INDIFFERENT
 from kd_jax.config.schema import KEYS as KEYS

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from kd_jax import domains
-
 
 class Key(NamedTuple):
   """One key of a configuration.
@@ -25,8 +23,6 @@ class Key(NamedTuple):
       where and how often something is computed or written does not.
     for_teacher: Whether a teacher that is trained for a run takes its value
       from the run and not from its own recipe.
-    domain: The numbers that are allowed; None where it is no number, or where
-      another check knows more.
   """
 
   path: str
@@ -35,7 +31,6 @@ class Key(NamedTuple):
   choices: tuple[Any, ...] = ()
   changes_result: bool = True
   for_teacher: bool = False
-  domain: domains.Domain | None = None
 
 
 def network(name: str, **args: Any) -> ConfigDict:
@@ -78,9 +73,7 @@ KEYS = (
     'For each loss term a number or a schedule; 0.0 switches it off.',
   ),
   Key('seed', 0, 'Decides initialisation, order, crops and flips.'),
-  Key('epochs', 240, 'Epochs of floor(images / batch_size) steps.',
-    domain=domains.COUNT,
-  ),
+  Key('epochs', 240, 'Epochs of floor(images / batch_size) steps.'),
   Key('batch_size', 64, 'Images of a step, over all devices.'),
   Key(
     'accumulate_steps', 1,
@@ -101,28 +94,23 @@ KEYS = (
     'data.train_size', 0,
     'A fixed stratified subset of the training images; 0 keeps all.',
     for_teacher=True,
-    domain=domains.COUNT_OR_NONE,
   ),
   Key(
     'data.val_fraction', 0.0,
     'The fraction of the training images that is held out for choosing.',
     for_teacher=True,
-    domain=domains.PART,
   ),
   Key(
     'data.image_size', 0, "Pixels; 0 keeps the images' own size.",
     for_teacher=True,
-    domain=domains.COUNT_OR_NONE,
   ),
   Key(
     'data.mean', (), "Of pixels in 0..1; () takes the data set's.",
     for_teacher=True,
-    domain=domains.FRACTION,
   ),
   Key(
     'data.std', (), "Of pixels in 0..1; () takes the data set's.",
     for_teacher=True,
-    domain=domains.POSITIVE,
   ),
   Key(
     'data.data_dir', '',
@@ -142,12 +130,10 @@ KEYS = (
     'data.device_mb', 4096,
     'MB of images that may live on the device; a larger split is streamed.',
     changes_result=False, for_teacher=True,
-    domain=domains.NOT_NEGATIVE,
   ),
   Key(
     'data.workers', 2, 'Processes that decode a streamed split.',
     changes_result=False, for_teacher=True,
-    domain=domains.COUNT_OR_NONE,
   ),
   Key(
     'data.augment', 'crop_flip', 'How training images are cropped.',
@@ -161,7 +147,6 @@ KEYS = (
   Key(
     'data.crop_padding', 4, 'Pixels around an image before a crop_flip.',
     for_teacher=True,
-    domain=domains.COUNT_OR_NONE,
   ),
   Key(
     'data.padding_mode', 'zero', 'What these pixels are, before normalisation.',
@@ -196,12 +181,10 @@ KEYS = (
   Key(
     'teacher.mean', (),
     "Of pixels in 0..1, that it was trained with; () is the data set's.",
-    domain=domains.FRACTION,
   ),
   Key(
     'teacher.std', (),
     "Of pixels in 0..1, that it was trained with; () is the data set's.",
-    domain=domains.POSITIVE,
   ),
   Key(
     'teacher.cache_logits', False,
@@ -217,7 +200,6 @@ KEYS = (
   Key(
     'teacher.expected_top1', 0.0, 'Percent; a teacher with less stops the run.',
     changes_result=False,
-    domain=domains.PERCENT,
   ),
   Key(
     'teacher.expected_on', 'test', 'The split of that accuracy.',
@@ -238,23 +220,18 @@ KEYS = (
     'optimizer.learning_rate', step_schedule(0.05, (150, 180, 210)),
     'A number or a schedule.',
   ),
-  Key('optimizer.momentum', 0.9, "SGD's momentum.",
-    domain=domains.FRACTION,
-  ),
+  Key('optimizer.momentum', 0.9, "SGD's momentum."),
   Key('optimizer.nesterov', False, "Nesterov's momentum."),
   Key(
     'optimizer.reset_momentum_at', (),
     'Epochs at which the momentum starts at 0 again.',
-    domain=domains.NOT_NEGATIVE,
   ),
   Key(
     'optimizer.weight_decay', 5e-4, "Of every parameter, as PyTorch's.",
-    domain=domains.NOT_NEGATIVE,
   ),
   Key(
     'optimizer.clip_norm', 0.0,
     'The greatest norm of all gradients together; 0 is off.',
-    domain=domains.NOT_NEGATIVE,
   ),
   Key(
     'optimizer.rules', (),
@@ -282,33 +259,27 @@ KEYS = (
     'Steps that a device takes without the host; 0 is 1 on a CPU and many on '
     'GPU and TPU.',
     changes_result=False,
-    domain=domains.COUNT_OR_NONE,
   ),
   Key(
     'eval_batch_size', 512, 'Images of a step of the evaluation.',
     changes_result=False, for_teacher=True,
   ),
-  Key('eval_every', 1.0, 'Epochs from one evaluation to the next.',
-    domain=domains.POSITIVE,
-  ),
+  Key('eval_every', 1.0, 'Epochs from one evaluation to the next.'),
   Key(
     'checkpoint_every', 1.0, 'Epochs from one checkpoint to the next.',
     changes_result=False,
-    domain=domains.POSITIVE,
   ),
   Key(
     'checkpoint_seconds', 20.0,
     'A checkpoint waits until so many seconds have passed since the last one; '
     'the last step is always saved. 0 does not wait.',
     changes_result=False, for_teacher=True,
-    domain=domains.NOT_NEGATIVE,
   ),
   Key(
     'log_every', 100,
     'Steps from one point of the curves in metrics.jsonl and TensorBoard to '
     'the next; 0 logs epochs alone.',
     changes_result=False, for_teacher=True,
-    domain=domains.COUNT_OR_NONE,
   ),
   Key(
     'deterministic', False,
@@ -321,13 +292,11 @@ KEYS = (
     'A process that finishes no step for so long is ended (compiling, '
     'evaluating and saving count); 0 waits for ever.',
     changes_result=False, for_teacher=True,
-    domain=domains.NOT_NEGATIVE,
   ),
   Key(
     'heartbeat_timeout_seconds', 100,
     'Of several processes: how long one may give no sign of life.',
     changes_result=False, for_teacher=True,
-    domain=domains.COUNT,
   ),
   Key(
     'cache_dir', '', "'' is $KD_JAX_CACHE, or else ~/.cache/kd_jax.",
@@ -337,7 +306,6 @@ KEYS = (
 
 INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
-DOMAINS = {key.path: key.domain for key in KEYS if key.domain}
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
 
 

@@ -19,7 +19,7 @@ def check_values(config: ConfigDict) -> None:
     UsageError: A value is not allowed.
   """
   with errors.keys('config.'):
-    for path, domain in schema.DOMAINS.items():
+    for path, domain in domains.KEYS.items():
       domains.check(path, _at(config, path), domain)
   for path, allowed in schema.CHOICES.items():
     value = _at(config, path)
@@ -63,7 +63,7 @@ def _at(config: ConfigDict, path: str) -> Any:
 
 def _check_recipe(recipe: dict[str, Any]) -> None:
   """Checks the numbers of the recipe of a teacher that is to be trained."""
-  for path, domain in schema.DOMAINS.items():
+  for path, domain in domains.KEYS.items():
     *groups, last = path.split('.')
     values: Any = recipe
     for group in groups:

@@ -282,9 +282,8 @@ def _teachers(
     )
   rate = config.teacher.recipe.to_dict().get('optimizer', {})
   if names and not config.teacher.path and 'learning_rate' in rate:
-    with errors.keys('config.teacher.recipe.'):
-      key = 'optimizer.learning_rate'
-      optim.schedule(rate['learning_rate'], 1, 1, key)
+    key = 'config.teacher.recipe.optimizer.learning_rate'
+    optim.schedule(rate['learning_rate'], 1, 1, key)
   dtype = config.teacher.dtype or config.dtype
   if names and dtype != 'float32' and models.is_function(config.teacher.name):
     raise errors.UsageError(
@@ -323,28 +322,15 @@ def chooses_taps(config: ConfigDict) -> bool:
 def _last_taps(
   config: ConfigDict, cls: type[base.Method], classes: int
 ) -> dict[str, tuple[str, ...]]:
-  """Returns 'taps', and 'teacher_taps' if there is a teacher.
-
-  They end with the last map before pooling; other networks than those with
-  taps 'stage1', 'stage2', ... keep the method's default.
-  """
-  default: tuple[str, ...] = cls.taps  # type: ignore[attr-defined]
-  found = {}
-  for key, network in (
-    ('student', config.student),
-    ('teacher', config.teacher),
-  ):
-    if key == 'student' or (network.name and cls.teachers):
-      with errors.keys(f'config.{key}.args.'):
-        made = make_network(network, classes, 'float32')
-      found[key] = models.last_maps(made)
-  taps = {'taps': default}
-  if student := found['student']:
-    taps['taps'] = student.stages[-1:] if len(default) == 1 else student.stages
-  if 'teacher' in found and not config.method_args.get('teacher_taps'):
-    teacher = found['teacher']
-    taps['teacher_taps'] = (teacher.pooled,) if teacher else default
-  return taps
+  """Returns 'taps' and 'teacher_taps'; see `inspect.last_taps`."""
+  networks = {}
+  is_taught = cls.teachers and config.teacher.name
+  for key in ('student', *(('teacher',) if is_taught else ())):
+    with errors.keys(f'config.{key}.args.'):
+      networks[key] = make_network(config[key], classes, 'float32')
+  found = inspect.last_taps(cls.taps, **networks)  # type: ignore[attr-defined]
+  given = config.method_args.to_dict().get('teacher_taps')
+  return {**found, 'teacher_taps': tuple(given)} if given else found
 
 
 def _weights(
@@ -362,11 +348,14 @@ def _weights(
       'is off)'
     )
 
-  own = ':' in config.method  # whose terms may be there to grow
-
+  # Terms of a method of the user's own may be there to grow.
   def counted(name: str, spec: Any) -> optim.Schedule:
     schedule = optim.schedule(
-      _plain(spec), steps_per_epoch, config.epochs, name, signed=own
+      _plain(spec),
+      steps_per_epoch,
+      config.epochs,
+      name,
+      signed=':' in config.method,
     )
     return lambda step: schedule(step - first)
 
@@ -404,16 +393,11 @@ def _optimizer(
     for key, value in fields.items():
       if key not in common:
         raise errors.unknown('field of an optimizer rule:', key, common)
-      if domain := config_lib.DOMAINS.get(f'optimizer.{key}'):
-        place = f'rules {expression!r}: ' if key in changes else ''
-        domains.check(f'config.optimizer.{place}{key}', value, domain)
+      place = f'config.optimizer.rules {expression!r}: {key}'
+      domains.check_key(f'optimizer.{key}', value, place)
     with errors.keys('config.'):
-      rate = optim.schedule(
-        fields.pop('learning_rate'),
-        steps_per_epoch,
-        config.epochs,
-        'optimizer.learning_rate',
-      )
+      spec, name = fields.pop('learning_rate'), 'optimizer.learning_rate'
+      rate = optim.schedule(spec, steps_per_epoch, config.epochs, name)
     name = fields.pop('name')
     resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
     fields['reset_momentum_at'] = resets
