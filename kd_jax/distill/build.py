@@ -349,14 +349,10 @@ def _weights(
     )
 
   # Terms of a method of the user's own may be there to grow.
+  own, length = ':' in config.method, (steps_per_epoch, config.epochs)
+
   def counted(name: str, spec: Any) -> optim.Schedule:
-    schedule = optim.schedule(
-      _plain(spec),
-      steps_per_epoch,
-      config.epochs,
-      name,
-      signed=':' in config.method,
-    )
+    schedule = optim.schedule(_plain(spec), *length, name, signed=own)
     return lambda step: schedule(step - first)
 
   with errors.keys('config.weights.'):
