@@ -1,5 +1,6 @@
 """The types that networks, methods and the training step share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -49,6 +50,24 @@ class Features(dict[str, Any]):
     """Returns features rebuilt from what `tree_flatten_with_keys` returned."""
     network, names = static
     return cls(network, dict(zip(names, children, strict=True)))
+
+
+def after_activation(taps: Mapping[str, Any], name: str) -> str:
+  """Returns the tap that is a raw sum's map after its BatchNorm and ReLU.
+
+  A pre-activation network, such as a WideResNet, PyramidNet or DenseNet, has
+  them behind its last stage: 'stage3' is the raw sum there.
+
+  Args:
+    taps: A network's taps, with shapes, by name.
+    name: A tap.
+
+  Returns:
+    The tap, such as 'stage3_post'; '' if the map is no such raw sum.
+  """
+  post = f'{name}_post'
+  is_raw = post in taps and taps[post].shape == taps[name].shape
+  return post if is_raw else ''
 
 
 def known(teacher: str) -> str:

@@ -9,6 +9,7 @@ data set with as many classes.
 
 from collections.abc import Sequence
 import json
+import sys
 from typing import Any
 
 from absl import logging
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
   parser = command.parser('kd-jax evaluate', __doc__)
   parser.add_argument('path', help='of a run, an export, a file of weights')
   parser.add_argument('--network', help='whose weights they are')
+  parser.add_argument('--key', default='', help='as config.teacher.key')
   parser.add_argument('--image_size', type=int, default=0, help='of weights')
   parser.add_argument('--mean', type=float, nargs=3, help='of weights; 0 to 1')
   parser.add_argument('--std', type=float, nargs=3, help='of weights')
@@ -51,9 +53,16 @@ def main(argv: Sequence[str]) -> int:
   if args.network:
     with errors.keys('--'):
       opened = restore.open_named(args.data, args.image_size, args.data_dir)
-    trained = restore.of_weights(
-      args.path, args.network, opened.info, args.mean, args.std
-    )
+    with errors.keys('--'):
+      trained = restore.of_weights(
+        args.path,
+        args.network,
+        opened.info,
+        args.mean,
+        args.std,
+        args.key,
+        lambda note: print(note, file=sys.stderr),
+      )
   else:
     trained = restore.load(args.path)
     with errors.keys(data_dir='--data_dir'):

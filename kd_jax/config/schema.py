@@ -164,8 +164,13 @@ KEYS = (
   Key(
     'teacher.path', '',
     "A run's folder, an export, or a file of PyTorch weights (.safetensors, or "
-    ".pth with torch installed), at home or https://; '' trains "
+    "what torch.save wrote), at home or https://; '' trains "
     '`teacher.recipe` or reuses a teacher that was trained so.',
+  ),
+  Key(
+    'teacher.key', '',
+    "Where the weights stand in that file, such as 'model_ema' or "
+    "'state_dict.student'; '' looks for them and says what it took.",
   ),
   Key(
     'teacher.sha256', '',

@@ -1,10 +1,11 @@
 """Checks of a configuration's values that depend on nothing else."""
 
 import functools
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from kd_jax import errors
+from kd_jax import domains, errors
 from kd_jax.config import schema
 
 
@@ -17,33 +18,26 @@ def check_values(config: ConfigDict) -> None:
   Raises:
     UsageError: A value is not allowed.
   """
-  if config.epochs < 1 or min(config.eval_every, config.checkpoint_every) <= 0:
-    raise errors.UsageError(
-      f'config.epochs={config.epochs}, eval_every={config.eval_every} and '
-      f'checkpoint_every={config.checkpoint_every} must be positive'
-    )
+  with errors.keys('config.'):
+    for path, domain in domains.KEYS.items():
+      domains.check(path, _at(config, path), domain)
   for path, allowed in schema.CHOICES.items():
-    *groups, last = path.split('.')
-    value = functools.reduce(getattr, groups, config)[last]
+    value = _at(config, path)
     if value not in allowed:
       raise errors.unknown(f'value of config.{path}:', value, allowed)
+  if config.teacher.name and not config.teacher.path:
+    _check_recipe(config.teacher.recipe.to_dict())
   data = config.data
-  if data.workers < 0 or config.steps_per_dispatch < 0:
-    raise errors.UsageError(
-      f'config.data.workers={data.workers} and config.steps_per_dispatch='
-      f'{config.steps_per_dispatch} must not be negative'
-    )
-  if config.checkpoint_seconds < 0 or config.log_every < 0:
-    raise errors.UsageError(
-      f'config.checkpoint_seconds={config.checkpoint_seconds} and log_every='
-      f'{config.log_every} must not be negative; 0 does not wait, and logs '
-      'epochs alone'
-    )
   area = tuple(data.area)
   if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
     raise errors.UsageError(
       f'config.data.area={area}: give the least and the greatest fraction of '
       'the area, such as (0.08, 1.0)'
+    )
+  if config.teacher.key and not config.teacher.path:
+    raise errors.UsageError(
+      f'config.teacher.key={config.teacher.key!r}: it says where weights stand '
+      'in a file, and config.teacher.path names none'
     )
   mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
   if config.teacher.cache_logits and mode == 'batch':
@@ -62,11 +56,28 @@ def check_values(config: ConfigDict) -> None:
     raise errors.UsageError(f'config.seed={config.seed}: give 0 to 2^31 - 1')
 
 
+def _at(config: ConfigDict, path: str) -> Any:
+  *groups, last = path.split('.')
+  return functools.reduce(getattr, groups, config)[last]
+
+
+def _check_recipe(recipe: dict[str, Any]) -> None:
+  """Checks the numbers of the recipe of a teacher that is to be trained."""
+  for path, domain in domains.KEYS.items():
+    *groups, last = path.split('.')
+    values: Any = recipe
+    for group in groups:
+      values = values.get(group, {}) if isinstance(values, dict) else {}
+    if isinstance(values, dict) and last in values:
+      with errors.keys('config.teacher.recipe.'):
+        domains.check(path, values[last], domain)
+
+
 def check_batch(config: ConfigDict, devices: int) -> None:
   """Checks that the batch size divides as the configuration asks.
 
   A batch is divided over devices, into parts for gradient accumulation and
-  into groups for BatchNorm. The check includes `config.optimizer.clip_norm`.
+  into groups for BatchNorm.
 
   Args:
     config: The configuration.
@@ -86,11 +97,6 @@ def check_batch(config: ConfigDict, devices: int) -> None:
       f'config.bn_group_size={group} does not divide the '
       f'{config.batch_size // parts} images of a batch'
       + (' of accumulate_steps' if parts > 1 else '')
-    )
-  if config.optimizer.clip_norm < 0:
-    raise errors.UsageError(
-      f'config.optimizer.clip_norm={config.optimizer.clip_norm} must not be '
-      'negative; 0 is off'
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from kd_jax import config as config_lib
-from kd_jax import data, errors, models, tasks
+from kd_jax import data, domains, errors, models, tasks
 from kd_jax.data import source
 from kd_jax.distill import inspect, optim, step
 from kd_jax.distill.parts import Parts, Phase
@@ -34,8 +34,11 @@ def build(config: ConfigDict) -> Parts:
     sharding.check_batch(mesh, config[key], f'config.{key}')
   config_lib.check_batch(config, mesh.shape['data'])
   known = data.facts(config.data.name, config.data.image_size)
-  # Where the facts are known, errors are raised before data is downloaded.
+  # Where the facts are known, errors are raised before data is downloaded;
+  # elsewhere those that do not depend on the classes.
   traced = check(config, *known) if known else ()
+  if not known:
+    phases_of(config, _stand_ins(2), 1)
   opened = open_source(config)
   info = opened.info
   with errors.keys('config.data.'):  # labels are checked before all compiling
@@ -92,10 +95,14 @@ def check(
   Raises:
     UsageError: A part does not exist or does not fit the others.
   """
-  labels = np.arange(classes, dtype=np.int32)  # stand-ins for the data set's
-  facts = {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
-  phases = phases_of(config, facts, 1)
+  phases = phases_of(config, _stand_ins(classes), 1)
   return tuple(trace(config, phase, image_size) for phase in phases)
+
+
+def _stand_ins(classes: int) -> dict[str, Any]:
+  """Returns facts that stand in for those of a data set; see `phases_of`."""
+  labels = np.arange(classes, dtype=np.int32)
+  return {'num_classes': classes, 'train_labels': labels, 'stand_in': True}
 
 
 def trace(config: ConfigDict, phase: Phase, image_size: int) -> inspect.Traced:
@@ -276,6 +283,10 @@ def _teachers(
       f'({", ".join(names)}), and config.teacher is one: several teachers are '
       'not there yet'
     )
+  rate = config.teacher.recipe.to_dict().get('optimizer', {})
+  if names and not config.teacher.path and 'learning_rate' in rate:
+    key = 'config.teacher.recipe.optimizer.learning_rate'
+    optim.schedule(rate['learning_rate'], 1, 1, key)
   dtype = config.teacher.dtype or config.dtype
   if names and dtype != 'float32' and models.is_function(config.teacher.name):
     raise errors.UsageError(
@@ -299,8 +310,30 @@ def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   args = {key: known[key] for key in known.keys() & registry.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
+  if chooses_taps(config):
+    args |= _last_taps(config, cls, facts['num_classes'])
   with errors.keys('config.method_args.'):
     return registry.make(config.method, **args)
+
+
+def chooses_taps(config: ConfigDict) -> bool:
+  """Returns whether the method's taps are chosen from the networks."""
+  cls = registry.method_class(config.method)
+  return cls.reads_last_map and not config.method_args.get('taps')
+
+
+def _last_taps(
+  config: ConfigDict, cls: type[base.Method], classes: int
+) -> dict[str, tuple[str, ...]]:
+  """Returns 'taps' and 'teacher_taps'; see `inspect.last_taps`."""
+  networks = {}
+  is_taught = cls.teachers and config.teacher.name
+  for key in ('student', *(('teacher',) if is_taught else ())):
+    with errors.keys(f'config.{key}.args.'):
+      networks[key] = make_network(config[key], classes, 'float32')
+  found = inspect.last_taps(cls.taps, **networks)  # type: ignore[attr-defined]
+  given = config.method_args.to_dict().get('teacher_taps')
+  return {**found, 'teacher_taps': tuple(given)} if given else found
 
 
 def _weights(
@@ -318,11 +351,15 @@ def _weights(
       'is off)'
     )
 
-  def counted(spec: Any) -> optim.Schedule:
-    schedule = optim.schedule(_plain(spec), steps_per_epoch, config.epochs)
+  # Terms of a method of the user's own may be there to grow.
+  own, length = ':' in config.method, (steps_per_epoch, config.epochs)
+
+  def counted(name: str, spec: Any) -> optim.Schedule:
+    schedule = optim.schedule(_plain(spec), *length, name, signed=own)
     return lambda step: schedule(step - first)
 
-  return {name: counted(spec) for name, spec in config.weights.items()}
+  with errors.keys('config.weights.'):
+    return {name: counted(name, spec) for name, spec in config.weights.items()}
 
 
 def _optimizer(
@@ -352,12 +389,14 @@ def _optimizer(
       ) from error
   for expression, changes in (*all_rules, ('.*', {})):
     fields = optim.of_rule(common, _plain(changes))
-    for key in fields:
+    for key, value in fields.items():
       if key not in common:
         raise errors.unknown('field of an optimizer rule:', key, common)
-    rate = optim.schedule(
-      fields.pop('learning_rate'), steps_per_epoch, config.epochs
-    )
+      place = f'config.optimizer.rules {expression!r}: {key}'
+      domains.check_key(f'optimizer.{key}', value, place)
+    with errors.keys('config.'):
+      spec, name = fields.pop('learning_rate'), 'optimizer.learning_rate'
+      rate = optim.schedule(spec, steps_per_epoch, config.epochs, name)
     name = fields.pop('name')
     resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
     fields['reset_momentum_at'] = resets

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, pytrees
+from kd_jax import errors, models, pytrees
 from kd_jax.distill import step
 from kd_jax.features import NetFeatures, known
 from kd_jax.methods import base
@@ -66,6 +66,29 @@ def variables_of(network: nn.Module, image_size: int) -> Mapping[str, Any]:
   images = example(image_size, 2)['image']
   init = functools.partial(step.variables_of, network, jax.random.key(0))
   return jax.eval_shape(init, images)
+
+
+def last_taps(
+  default: tuple[str, ...], student: nn.Module, teacher: nn.Module | None = None
+) -> dict[str, tuple[str, ...]]:
+  """Returns taps that end with the networks' last maps before pooling.
+
+  Args:
+    default: The method's taps, shallow first. A network without the taps
+      'stage1', 'stage2', ... keeps them.
+    student: The student.
+    teacher: The teacher, of which the map that it pools is taken.
+
+  Returns:
+    'taps', and 'teacher_taps' if there is a teacher.
+  """
+  taps = {'taps': default}
+  if found := models.last_maps(student):
+    taps['taps'] = found.stages[-1:] if len(default) == 1 else found.stages
+  if teacher is not None:
+    found = models.last_maps(teacher)
+    taps['teacher_taps'] = (found.pooled,) if found else default
+  return taps
 
 
 def trace(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import errors, pytrees
+from kd_jax import domains, errors, pytrees
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -24,7 +24,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 def schedule(
-  spec: float | Mapping[str, Any], steps_per_epoch: int, epochs: float
+  spec: float | Mapping[str, Any],
+  steps_per_epoch: int,
+  epochs: float,
+  name: str = 'schedule',
+  signed: bool = False,
 ) -> Schedule:
   """Returns a function from the step, counted from 0, to the value [] f32.
 
@@ -50,31 +54,38 @@ def schedule(
     spec: A number, or a mapping with 'kind' and the fields of this kind.
     steps_per_epoch: Steps of an epoch.
     epochs: The length of the run, in epochs.
+    name: What its user calls it, for messages.
+    signed: Whether its values may be negative.
 
   Raises:
     UsageError: The kind or a field is unknown, a field is missing, or a value
-      has the wrong type.
+      has the wrong type or makes no sense.
   """
   if isinstance(spec, int | float):
-    spec = {'kind': 'constant', 'value': spec}
-  fields = dict(spec)
+    _check_field(name, 'value', spec, signed)
+    fields: dict[str, Any] = {'value': spec}
+  else:
+    fields = dict(spec)
   kind = fields.pop('kind', 'constant')
   if kind not in KINDS:
     raise errors.unknown('schedule', kind, KINDS)
   warmup = fields.pop('warmup_epochs', 0) * steps_per_epoch
-  for name in fields:
-    if name not in KINDS[kind]:
+  for key in fields:
+    if key not in KINDS[kind]:
       known = (*KINDS[kind], 'kind', 'warmup_epochs')
-      raise errors.unknown(f'field of schedule {kind}:', name, known)
-  for name, field in fields.items():
-    many = name == 'milestones'
+      raise errors.unknown(f'field of schedule {kind}:', key, known)
+  for key, field in fields.items():
+    many = key == 'milestones'
     good = isinstance(field, list | tuple) if many else _is_number(field)
     if not good:
       raise errors.UsageError(
-        f'schedule {kind}: {name}={field!r} must be '
+        f'schedule {kind}: {key}={field!r} must be '
         f'{"a tuple of epochs" if many else "a number"}'
       )
-  if missing := [name for name in KINDS[kind] if name not in fields]:
+  if isinstance(spec, Mapping):
+    for key in spec.keys() - {'kind'}:
+      _check_field(f'{name}.{key}', key, spec[key], signed)
+  if missing := [key for key in KINDS[kind] if key not in fields]:
     raise errors.UsageError(f'schedule {kind} lacks {", ".join(missing)}')
 
   def value(step: jax.Array) -> jax.Array:
@@ -85,6 +96,12 @@ def schedule(
     return jnp.asarray(result, jnp.float32)
 
   return value
+
+
+def _check_field(name: str, key: str, value: Any, signed: bool) -> None:
+  may_be_negative = signed and key in ('value', 'start')
+  domain = domains.FINITE if may_be_negative else domains.SCHEDULES[key]
+  domains.check(name, value, domain)
 
 
 def of_rule(

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, losses, tasks
+from kd_jax import domains, errors, features, losses, tasks
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import projectors
 from kd_jax.tasks import classification
@@ -39,6 +39,18 @@ class Method(nn.Module):
   reconstructed: ClassVar[str] = ''
 
   task: tasks.Task = classification.Classification()
+  # Whether the last of `taps` is the last map before pooling, after its ReLU:
+  # where a configuration names no taps, they are chosen from the networks.
+  reads_last_map: ClassVar[bool] = False
+
+  def __post_init__(self):
+    """Raises UsageError where a value is not in its field's domain."""
+    values = {
+      name: getattr(self, name)
+      for name in domains.METHODS.keys() & self.__dataclass_fields__.keys()
+    }
+    domains.check_fields(type(self), values, domains.METHODS)
+    super().__post_init__()
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the unweighted value of every term.
@@ -136,11 +148,14 @@ class WithTeachersClassifier(WithTaps):
 
   Attributes:
     taps: The student's last map before pooling and after its ReLU, a single
-      tap. It is 'stage3_post' or similar where a network has such a tap.
+      tap. It is 'stage3_post' for a pre-activation network.
+    teacher_taps: The map that the teacher pools; () stands for the student's.
     factor: See `projectors.Projector.factor`; a larger factor costs less.
     dtype: The dtype in which the projectors compute.
     bn_group_size: See `projectors.Projector.bn_group_size`.
   """
+
+  reads_last_map: ClassVar[bool] = True
 
   taps: tuple[str, ...] = ('stage3',)
   factor: int = 2
@@ -172,9 +187,12 @@ class WithTeachersClassifier(WithTaps):
       logits, [N,K] f32.
 
     Raises:
-      UsageError: A tap is not a map, or `factor` does not divide the channels
-        of the teacher's map.
+      UsageError: A tap is not a map, or not the last one, or `factor` does not
+        divide the channels of the teacher's map.
     """
+    ((teacher_tap, student_tap),) = self.pairs()
+    check_last(feats, 'teacher', teacher_tap, 'teacher_taps')
+    check_last(feats, 'student', student_tap, 'taps')
     ((student, teacher),) = self.met(feats)
     return self.reused(
       student, teacher, feats['teacher']['params'], train=train
@@ -249,14 +267,34 @@ def met(
   Raises:
     UsageError: The features of a tap do not have `ndim` axes.
   """
-  features = []
+  found = []
   for teacher_tap, student_tap in pairs:
     s, t = feats['student'][student_tap], feats['teacher'][teacher_tap]
     if {s.ndim, t.ndim} != {ndim}:
       kind = {4: 'maps [N,H,W,C]', 2: 'vectors [N,C]'}[ndim]
       raise mismatch(feats, teacher_tap, student_tap, f'must be {kind}')
-    features.append((s, jax.lax.stop_gradient(t)))
-  return features
+    found.append((s, jax.lax.stop_gradient(t)))
+  return found
+
+
+def check_last(feats: NetFeatures, network: str, name: str, what: str) -> None:
+  """Checks that a tap is not the raw sum of a pre-activation network.
+
+  Args:
+    feats: The features of every network.
+    network: The network.
+    name: Its tap, which is to be the last map after its ReLU.
+    what: The name of the argument that gives it.
+
+  Raises:
+    UsageError: It is a map before the network's last BatchNorm and ReLU.
+  """
+  if post := features.after_activation(feats[network], name):
+    raise errors.ArgumentError(
+      f'{what}={name!r}: {name} of the {network}, a pre-activation network, is '
+      f'a raw sum before the last BatchNorm and ReLU, and what follows expects '
+      f'the map after them: name {post!r} in its place'
+    )
 
 
 def mismatch(

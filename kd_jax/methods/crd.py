@@ -118,12 +118,6 @@ class Method(base.WithTeacher):
   momentum: float = 0.5
   stand_in: bool = False
 
-  def __post_init__(self):
-    """Raises UsageError where `negatives` is less than 1."""
-    if self.negatives < 1:
-      raise errors.ArgumentError(f'negatives={self.negatives}: give 1 or more')
-    super().__post_init__()
-
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns 'ce', 'kd' and 'crd', the sum of both networks' losses."""

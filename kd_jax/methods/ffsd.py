@@ -13,7 +13,7 @@ equivalent because every term between networks is detached.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -126,14 +126,14 @@ class Method(base.Method):
     num_classes: K, the number of classes.
     common_students: M, the number of common students, at least 2.
     taps: The maps, shallow first; each has half the height and width of the map
-      before it. In the released code the last map is 'stage3_post' for a
-      WideResNet or a DenseNet.
+      before it. The last is 'stage3_post' for a WideResNet or a DenseNet.
     temperature: The temperature T of all divergences of logits.
     bn_group_size: The BatchNorm group size of fusion and decoders; see
       `layers.BatchNorm.group_size`.
   """
 
   teachers = ()
+  reads_last_map: ClassVar[bool] = True
 
   num_classes: int = 0
   common_students: int = 2
@@ -142,12 +142,8 @@ class Method(base.Method):
   bn_group_size: int = 0
 
   def __post_init__(self):
-    """Raises UsageError for fewer than two common students or two taps."""
+    """Raises UsageError for fewer than two taps."""
     base.at_least(self.taps, 2, 'taps')
-    if self.common_students < 2:
-      raise errors.ArgumentError(
-        f'common_students={self.common_students}: give 2 or more'
-      )
     super().__post_init__()
 
   @property
@@ -194,7 +190,7 @@ class Method(base.Method):
       network: [feats[network][tap] for tap in self.taps]
       for network in self.students
     }
-    self._check(maps)
+    self._check(feats, maps)
     stop = jax.lax.stop_gradient
     joined = stop(
       jnp.concatenate([maps[network][-1] for network in self.common], axis=-1)
@@ -256,15 +252,17 @@ class Method(base.Method):
     """Returns the leader's logits, then those of the common students."""
     return {name: feats[name]['logits'] for name in self.students}
 
-  def _check(self, maps: dict[str, Any]) -> None:
+  def _check(self, feats: NetFeatures, maps: dict[str, Any]) -> None:
     """Checks that every map is twice as large as the next.
 
     Args:
+      feats: The features of every network.
       maps: The maps of each network, shallow first; the leader's are checked.
 
     Raises:
       UsageError: A tap is not a map, or a size does not fit.
     """
+    base.check_last(feats, 'leader', self.taps[-1], 'taps')
     shapes = [x.shape for x in maps['leader']]
     for (a, small), (b, large) in zip(
       zip(self.taps[::-1], shapes[::-1], strict=True),

@@ -190,6 +190,7 @@ class Method(base.WithTaps):
 
   def __post_init__(self):
     """Raises UsageError where the arguments contradict each other."""
+    super().__post_init__()
     if self.version not in ('A', 'B'):
       raise errors.unknown('version of fpd:', self.version, 'AB')
     if self.width % self.se_reduction:
@@ -201,7 +202,6 @@ class Method(base.WithTaps):
         f'widened={self.widened} needs one width for each of the '
         f'{len(self.taps)} taps'
       )
-    super().__post_init__()
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:

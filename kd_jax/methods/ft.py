@@ -14,7 +14,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from kd_jax import losses
+from kd_jax import errors, losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 from kd_jax.models import layers
@@ -121,6 +121,11 @@ class Method(base.WithTaps):
     """Returns 'ce', 'kd', 'ft', and the paraphraser's 'reconstruction' MSE."""
     ((student, teacher),) = self.met(feats)
     factors = int(teacher.shape[-1] * self.rate)
+    if not factors:
+      raise errors.ArgumentError(
+        f"rate={self.rate} of the teacher's {teacher.shape[-1]} channels is no "
+        f'factor: give {1 / teacher.shape[-1]:.3g} or more'
+      )
     paraphraser = Paraphraser(factors, self.slope, name='paraphraser')
     target, reconstruction = paraphraser(teacher)
     translator = Stack(

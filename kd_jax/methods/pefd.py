@@ -9,7 +9,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax import errors, losses
+from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 from kd_jax.models import layers
@@ -31,14 +31,6 @@ class Method(base.WithTaps):
 
   taps: tuple[str, ...] = ('pooled',)
   projectors: int = 3
-
-  def __post_init__(self):
-    """Raises UsageError where `projectors` is less than 1."""
-    if self.projectors < 1:
-      raise errors.ArgumentError(
-        f'projectors={self.projectors}: give 1 or more'
-      )
-    super().__post_init__()
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:

@@ -10,7 +10,6 @@ PICS is SimKD.
 
 from typing import ClassVar
 
-from kd_jax import errors
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
@@ -33,14 +32,6 @@ class Method(base.WithTeachersClassifier):
   )
 
   projectors: int = 3
-
-  def __post_init__(self):
-    """Raises UsageError where `projectors` is less than 1."""
-    if self.projectors < 1:
-      raise errors.ArgumentError(
-        f'projectors={self.projectors}: give 1 or more'
-      )
-    super().__post_init__()
 
   @property
   def count(self) -> int:

@@ -6,7 +6,7 @@ import os
 import pkgutil
 from typing import Any
 
-from kd_jax import errors
+from kd_jax import domains, errors
 from kd_jax.methods import base
 
 # Modules of this package that are not methods.
@@ -60,11 +60,12 @@ def make(name: str, **kwargs: Any) -> base.Method:
     The method.
 
   Raises:
-    UsageError: The name or an argument is unknown.
+    UsageError: The name or an argument is unknown, or a value is not allowed.
   """
   cls = method_class(name)
   for argument in kwargs:
     if argument not in fields(cls):
       kind = f'argument of method {name}:'
       raise errors.unknown(kind, argument, fields(cls))
+  domains.check_fields(cls, kwargs, domains.METHODS)
   return cls(**kwargs)

@@ -56,13 +56,13 @@ class Method(base.WithTaps):
   least_variance: float = 1e-5
 
   def __post_init__(self):
-    """Raises UsageError unless 0 < `least_variance` < `variance`."""
-    if not 0 < self.least_variance < self.variance:
+    """Raises UsageError unless `least_variance` < `variance`."""
+    super().__post_init__()
+    if not self.least_variance < self.variance:
       raise errors.ArgumentError(
         f'variance={self.variance} must be greater than least_variance='
-        f'{self.least_variance}, which must be positive'
+        f'{self.least_variance}'
       )
-    super().__post_init__()
 
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:

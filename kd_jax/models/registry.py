@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, features
+from kd_jax import domains, errors, features
 from kd_jax.models import (
   densenet,
   googlenet,
@@ -77,7 +77,7 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     **kwargs: Fields of the network's class that replace its defaults.
 
   Raises:
-    UsageError: The name or a field is unknown.
+    UsageError: The name or a field is unknown, or a value is not allowed.
   """
   factory = _factory(name)
   network_class: Any = getattr(factory, 'func', factory)
@@ -97,7 +97,9 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
   for field in kwargs:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)
-  return factory(num_classes=num_classes, **kwargs)
+  values = {'num_classes': num_classes, **kwargs}
+  domains.check_fields(network_class, values, domains.NETWORKS)
+  return factory(**values)
 
 
 def is_function(name: str) -> bool:
@@ -141,6 +143,52 @@ class Description(NamedTuple):
   params: int
   flops: float
   taps: dict[str, tuple[int, ...]]
+
+
+class LastMaps(NamedTuple):
+  """The taps of a network's last map, by what it is for.
+
+  They differ where a convolution without a stage of its own stands before the
+  pooling, as in MobileNetV2 and ShuffleNetV2.
+
+  Attributes:
+    stages: The taps 'stage1', ... of all stages; the last is after the
+      BatchNorm and ReLU that follow the last stage of a pre-activation network.
+    pooled: The tap of the map that is pooled and classified.
+  """
+
+  stages: tuple[str, ...]
+  pooled: str
+
+
+def last_maps(network: nn.Module) -> LastMaps | None:
+  """Returns the taps of a network's last map, found by their names and shapes.
+
+  Args:
+    network: The network.
+
+  Returns:
+    The taps; None if the network has no taps 'stage1', 'stage2', ...
+  """
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+
+  def init(image):
+    variables = network.init(
+      jax.random.key(0), image, train=False, mutable=True
+    )
+    return dict(variables).get('intermediates', {})
+
+  shapes = jax.eval_shape(init, image)
+  count = 0
+  while f'stage{count + 1}' in shapes:
+    count += 1
+  if not count:
+    return None
+  last = f'stage{count}'
+  post = features.after_activation(shapes, last)
+  stages = tuple(f'stage{i}' for i in range(1, count))
+  whole = f'{last}_post' if f'{last}_post' in shapes else last
+  return LastMaps((*stages, post or last), whole)
 
 
 def describe(network: nn.Module, size: int) -> Description:

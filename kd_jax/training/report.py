@@ -106,6 +106,12 @@ def opening(
     f'-> student {student_tap} {_shape(parts, "student", student_tap)}'
     for teacher_tap, student_tap in parts.exp.method.pairs()
   ]
+  if build.chooses_taps(config):
+    taps = getattr(parts.exp.method, 'taps', ())
+    lines.append(
+      f"          taps {', '.join(taps)}, up to the networks' last maps "
+      '(config.method_args.taps names others)'
+    )
   devices = parts.mesh.devices.ravel()
   lines += [
     f'devices   {len(devices)} x {devices[0].device_kind} (mesh '

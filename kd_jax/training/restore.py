@@ -1,6 +1,6 @@
 """Anything trained that labels images, by its path: a run or an export."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -219,6 +219,8 @@ def of_weights(
   info: source.Info,
   mean: Sequence[float] | None = None,
   std: Sequence[float] | None = None,
+  key: str = '',
+  say: Callable[[str], None] | None = None,
 ) -> artifact.Trained:
   """Returns a network with the weights of a PyTorch file.
 
@@ -230,6 +232,8 @@ def of_weights(
       trained with; None is the data set's.
     std: The standard deviation of each channel, of pixels in 0..1, that the
       network was trained with; None is the data set's.
+    key: Where the weights stand in the file; see `models.pretrained.convert`.
+    say: A function that prints what of the file was taken and what was left.
 
   Raises:
     UsageError: The file cannot be read, or is that of another network.
@@ -244,7 +248,7 @@ def of_weights(
     'class_names': list(info.class_names),
     'kept': ['student'],
   }
-  return alone(network, convert.load(network, path), facts)
+  return alone(network, convert.load(network, path, key, say), facts)
 
 
 def _facts(

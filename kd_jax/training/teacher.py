@@ -10,15 +10,16 @@ from urllib import parse
 from etils import epath
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
-from kd_jax import errors, models, tasks
+from kd_jax import errors, models, pytrees, tasks
 from kd_jax.data import dataset, resident, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
-from kd_jax.models.pretrained import convert
+from kd_jax.models.pretrained import contents, convert
 from kd_jax.runtime import (
   checkpoint,
   distributed,
@@ -31,8 +32,6 @@ from kd_jax.runtime import (
 from kd_jax.training import restore
 from kd_jax.version import __version__
 
-# The suffixes of files of PyTorch weights.
-_WEIGHTS = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
 _DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 
 Train = Callable[[ConfigDict, run_dir.Folder, str], dict[str, Any]]
@@ -75,7 +74,7 @@ def obtain(
   metric = parts.task.headline
   facts = folder.read('teacher.json')
   if facts is None:
-    variables, origin = _found(config, parts, network, train)
+    variables, origin = _found(config, parts, network, train, say)
     scaling, size = parts.exp.inputs.get(name), config.eval_batch_size
     facts = {'network': config.teacher.name, **origin}
     for split_name in dict.fromkeys(('test', config.teacher.expected_on)):
@@ -106,7 +105,11 @@ def obtain(
 
 
 def _found(
-  config: ConfigDict, parts: build.Parts, network: nn.Module, train: Train
+  config: ConfigDict,
+  parts: build.Parts,
+  network: nn.Module,
+  train: Train,
+  say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns the teacher's variables, trained if need be, and their facts."""
   if isinstance(network, models.Function):
@@ -118,7 +121,9 @@ def _found(
     train(recipe, cached, 'teacher')
     origin = str(cached.path)
   variables, facts = distributed.together(
-    lambda: _read(config, origin, network, parts)
+    lambda: _read(
+      config, origin, network, parts, lambda x: say(f"teacher's file: {x}")
+    )
   )
   if not downloads.is_url(origin):
     origin = str(run_dir.Folder(epath.Path(origin).expanduser()).path)
@@ -148,26 +153,45 @@ def check(
 
 
 def _read(
-  config: ConfigDict, path: str, network: nn.Module, parts: build.Parts
+  config: ConfigDict,
+  path: str,
+  network: nn.Module,
+  parts: build.Parts,
+  say: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads the variables of a run, an export or a file of PyTorch weights.
+
+  Args:
+    config: The configuration of the run.
+    path: The path or the URL.
+    network: The teacher.
+    parts: The parts of the run.
+    say: A function that prints what of a file was taken and what was left.
 
   Returns:
     The variables, and the fields of the run's result; a file of weights has
     none.
   """
   info = parts.source.info
-  if downloads.is_url(path) or path.endswith(_WEIGHTS):
+  if downloads.is_url(path) or contents.is_weights(
+    epath.Path(path).expanduser()
+  ):
     file = _file(config)
-    with _about(path):
-      weights = convert.load(network, file)
+    with _about(path), errors.keys('config.teacher.'):
+      weights = convert.load(network, file, config.teacher.key, say)
     return sharding.put(weights, sharding.replicated(parts.mesh)), {}
+  if config.teacher.key:
+    raise errors.UsageError(
+      f'config.teacher.key={config.teacher.key!r}: it is for a file of '
+      f"weights, and config.teacher.path={path!r} is none; give ''"
+    )
   with _about(path):
     trained = restore.load(path, parts.mesh)
     variables = restore.variables(
       trained, network, len(info.class_names), info.image_size
     )
     _check_normalisation(config, info, trained.facts)
+    _check_finite(variables)
   return variables, trained.facts.get('result', {})
 
 
@@ -206,10 +230,10 @@ def _file(config: ConfigDict) -> epath.Path:
 
 def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
   name = pathlib.PurePosixPath(parse.urlsplit(wanted.url).path).name
-  if not name.endswith(_WEIGHTS):
+  if not name.lower().endswith(contents.SUFFIXES):
     raise errors.UsageError(
-      f'a URL names a file of weights ({", ".join(_WEIGHTS)}); fetch a run or '
-      'an export, and give its folder'
+      f'a URL names a file of weights ({", ".join(contents.SUFFIXES)}); fetch '
+      'a run or an export, and give its folder'
     )
   if not wanted.checksum:
     raise errors.UsageError(
@@ -244,6 +268,17 @@ def _check_normalisation(
         f'it was trained with {key} {tuple(facts[key])}, and here it would see '
         f'images with {tuple(used)}: set config.teacher.{key}='
         f'{tuple(facts[key])}'
+      )
+
+
+def _check_finite(variables: dict[str, Any]) -> None:
+  """Raises UsageError where a variable has a value that is no finite number."""
+  finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), variables)
+  for path, is_finite in jax.tree_util.tree_leaves_with_path(finite):
+    if not is_finite:
+      raise errors.UsageError(
+        f'{pytrees.path_name(path)} has values that are no finite numbers (NaN '
+        'or infinite): its training diverged'
       )
 
 

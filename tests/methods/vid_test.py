@@ -140,5 +140,5 @@ def test_dead_maps_have_finite_gradients():
 
 @pytest.mark.parametrize(('variance', 'least'), [(1.0, 2.0), (1.0, 0.0)])
 def test_a_variance_below_the_least_is_refused(variance, least):
-  with pytest.raises(errors.UsageError, match=r'^variance='):
+  with pytest.raises(errors.UsageError, match='variance='):
     tiny.method('vid', variance=variance, least_variance=least)

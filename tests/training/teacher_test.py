@@ -24,6 +24,7 @@ from kd_jax.training import report
 from kd_jax.training import run as run_lib
 from kd_jax.training import teacher as teacher_lib
 from tests import finished
+from tests.models import saved as files
 
 
 def config(path, widths=(4, 4, 8, 16)):
@@ -128,6 +129,7 @@ def test_a_file_of_pytorch_weights_teaches(tmp_path):
     ({'sha256': 'abc'}, 'first 8 or more'),
     ({'sha256': 'abcdef0123'}, 'truncated or another file'),
     ({'name': 'resnet14'}, 'missing'),
+    ({'key': 'ema'}, r"config\.teacher\.key='ema': there are no weights"),
   ],
 )
 def test_wrong_weights_are_refused(tmp_path, changes, message):
@@ -138,6 +140,71 @@ def test_wrong_weights_are_refused(tmp_path, changes, message):
   with pytest.raises(errors.UsageError, match=message):
     run_lib.train(made, run_dir.Folder(tmp_path / 'run'))
   assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_what_was_taken_of_a_checkpoint_is_said_and_another_by_its_key(
+  tmp_path,
+):
+  made = config(tmp_path / 'a.CKPT')
+  want = saved(tmp_path / 'a.safetensors', made)
+  state = numpy.load_file(tmp_path / 'a.safetensors')
+  content = {
+    'state_dict': files.tensors({f'model.{k}': v for k, v in state.items()}),
+    'ema': files.tensors(
+      {name: value * 0 + 1 for name, value in state.items()}
+    ),
+  }
+  files.save(content, made.teacher.path)
+  parts = build.build(made)
+  test = resident.Resident(digits.read('test'), digits.INFO, parts.mesh)
+  lines = []
+  folder = run_dir.Folder(tmp_path / 'run')
+  frozen, _ = teacher_lib.obtain(
+    made, parts, folder, {'test': test}.get, None, lines.append
+  )
+  jax.tree.map(np.testing.assert_array_equal, frozen['teacher'], dict(want))
+  assert lines[:2] == [
+    "teacher's file: the weights under 'state_dict.model' were taken; left: "
+    "'ema'",
+    "teacher's file: the network fits under 'ema' too",
+  ]
+  made.teacher.key = 'ema'
+  frozen, _ = teacher_lib.obtain(
+    made,
+    parts,
+    run_dir.Folder(tmp_path / 'run2'),
+    {'test': test}.get,
+    None,
+    print,
+  )
+  assert (frozen['teacher']['params']['fc']['bias'] == 1).all()
+
+
+@pytest.mark.parametrize('suffix', ['PTH', 't7', 'pkl', 'whatever'])
+def test_a_file_that_is_no_weights_is_named_whatever_its_suffix(
+  tmp_path, suffix
+):
+  file = tmp_path / f'teacher.{suffix}'
+  file.write_text('<html>')
+  with pytest.raises(errors.UsageError, match='a web page') as raised:
+    run_lib.train(config(file), run_dir.Folder(tmp_path / 'run'))
+  assert str(raised.value).startswith('config.teacher.path=')
+
+
+def test_a_teacher_whose_training_diverged_is_found_when_it_is_loaded(
+  tmp_path,
+):
+  made = config(tmp_path / 'a.safetensors')
+  saved(tmp_path / 'a.safetensors', made)
+  state = numpy.load_file(tmp_path / 'a.safetensors')
+  state['fc.bias'][2] = np.nan
+  numpy.save_file(state, tmp_path / 'a.safetensors')
+  with pytest.raises(errors.UsageError, match=r'fc\.bias has 1 of 10 values'):
+    run_lib.train(made, run_dir.Folder(tmp_path / 'run'))
+  # Of a run, whose files have digests, as it is restored.
+  variables = {'params': {'fc': {'bias': jnp.array([1.0, jnp.inf])}}}
+  with pytest.raises(errors.UsageError, match='params/fc/bias has values'):
+    teacher_lib._check_finite(variables)
 
 
 def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):

@@ -1,14 +1,14 @@
 """Conversion of PyTorch weights to Linen variables, all of them or none.
 
-A file of weights is a '.safetensors', which is read without torch, or was
-written by `torch.save` and is read with `weights_only=True`, so that it runs no
-code. It holds a state dict, bare or under 'model' or 'state_dict' as training
-scripts save it. The prefixes of wrappers, such as 'module.', are removed.
+A file of weights is a '.safetensors', or was written by `torch.save`; both are
+read without PyTorch, and neither can run code. It holds a state dict, bare or
+under any key, and names may have the prefixes of wrappers (see `states`). Only
+floating weights load, and only finite ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
 import os
-import pickle
 from typing import Any
 
 from flax import traverse_util
@@ -17,9 +17,8 @@ import jax
 import numpy as np
 
 from kd_jax import errors
+from kd_jax.models.pretrained import contents, states, torch_save
 from kd_jax.models.pretrained import layouts as layouts_lib
-
-State = dict[str, np.ndarray]
 
 # By the name of a Linen variable, the name that PyTorch has for it.
 LEAVES = {
@@ -29,20 +28,24 @@ LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-# The prefixes that wrappers add to every name.
-PREFIXES = ('module.', '_orig_mod.')
-# The keys under which training scripts save the state dict.
-INSIDE = ('model', 'state_dict')
 SHOWN = 8  # entries of a kind that an error message lists
 
 
-def load(network: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
+def load(
+  network: nn.Module,
+  path: str | os.PathLike[str],
+  key: str = '',
+  say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
   """Returns a network's variables from a file of PyTorch weights.
 
   Args:
     network: A network of `models.NETWORKS`, with as many classes as the
       weights.
     path: The path of the file; see the module's docstring.
+    key: Where the weights stand in it: a key, or keys joined by dots; '' looks
+      for them.
+    say: A function that prints a line of what was taken and what was left.
 
   Returns:
     'params' and 'batch_stats', f32 on the host.
@@ -52,83 +55,21 @@ def load(network: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
       message lists missing, unexpected and misshapen weights; nothing is
       loaded.
   """
-  return convert(network, read(path))
-
-
-def read(path: str | os.PathLike[str]) -> State:
-  """Returns the state dict in a file of PyTorch weights, as f32.
-
-  Raises:
-    UsageError: The file does not exist, holds no state dict, or needs torch
-      while torch is not installed.
-  """
-  path = os.fspath(path)
-  if not os.path.isfile(path):
-    raise errors.UsageError(f'there is no file of weights {path!r}')
-  content = (
-    _safetensors(path) if path.endswith('.safetensors') else _torch(path)
-  )
-  for key in INSIDE:
-    if isinstance(content.get(key), Mapping):
-      content = content[key]
-  state = {
-    name: np.asarray(value, np.float32)
-    for name, value in content.items()
-    if isinstance(value, np.ndarray)
-  }
-  if not state:
-    raise errors.UsageError(
-      f'{path} holds no state dict: its entries are '
-      f'{", ".join(map(repr, list(content)[:SHOWN])) or "none"}; save the '
-      "network's state_dict(), bare or under 'model' or 'state_dict'"
-    )
-  for prefix in PREFIXES:
-    if all(name.startswith(prefix) for name in state):
-      state = {name.removeprefix(prefix): x for name, x in state.items()}
-  return state
-
-
-def _safetensors(path: str) -> Mapping[str, Any]:
-  import safetensors
-  from safetensors import numpy
-
-  try:
-    return numpy.load_file(path)
-  except safetensors.SafetensorError as error:
-    raise errors.UsageError(f'cannot read {path}: {error}') from error
-
-
-def _torch(path: str) -> Mapping[str, Any]:
-  try:
-    import torch
-  except ModuleNotFoundError as error:
-    raise errors.UsageError(
-      f'{path} was written by torch.save, and torch is not installed: '
-      "'pip install torch' (its CPU build will do), or save the weights where "
-      'torch is with safetensors.torch.save_file'
-    ) from error
-
-  def plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-      return value.detach().float().numpy()
-    if isinstance(value, Mapping):
-      return {str(key): plain(entry) for key, entry in value.items()}
-    return value
-
-  try:
-    content = torch.load(path, map_location='cpu', weights_only=True)
-  except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-    raise errors.UsageError(
-      f'cannot read {path} without running code of its own: '
-      f'{str(error).splitlines()[0]}; save its state dict alone: '
-      "torch.save(torch.load(file, weights_only=False)['model'], new_file), if "
-      'you trust the file'
-    ) from error
-  if not isinstance(content, Mapping):
-    raise errors.UsageError(
-      f'{path} holds a {type(content).__name__}, no state dict'
-    )
-  return plain(content)
+  layouts = plans(network)
+  names = [tuple(plan.values()) for plan in layouts.values()]
+  with contents.opened(path) as content:
+    try:
+      state = states.choose(content, names, key)
+    except errors.ArgumentError:
+      raise
+    except errors.UsageError as error:
+      raise errors.UsageError(f'{os.fspath(path)}: {error}') from error
+    _check_dtypes(state, {name for plan in names for name in plan})
+    with contents.damage(os.fspath(path)):
+      variables = _converted_all(network, layouts, state.weights)
+  for note in state.notes if say else ():
+    say(note)  # type: ignore[misc]
+  return variables
 
 
 def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
@@ -136,13 +77,39 @@ def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
 
   Convolutions [O,I,h,w] become [h,w,I,O], linear layers [O,I] become [I,O].
   """
+  weights = {
+    name: torch_save.Tensor(
+      str(value.dtype), value.shape, functools.partial(np.asarray, value)
+    )
+    for name, value in state.items()
+  }
+  wrapped = states.State(weights, '', ())
+  layouts = plans(network)
+  _check_dtypes(
+    wrapped, {n for plan in layouts.values() for n in plan.values()}
+  )
+  return _converted_all(network, layouts, weights)
+
+
+def _check_dtypes(state: states.State, wanted: set[str]) -> None:
+  for name, tensor in state.weights.items():
+    if name in wanted and tensor.dtype not in torch_save.FLOATS:
+      raise errors.UsageError(
+        f'{state.prefix}{name} is {tensor.dtype}, and only floating weights '
+        f'load ({", ".join(torch_save.FLOATS)}): save the weights before they '
+        'are quantised'
+      )
+
+
+def _converted_all(
+  network: nn.Module,
+  layouts: Mapping[str, dict[tuple[str, ...], str]],
+  state: Mapping[str, torch_save.Tensor],
+) -> dict:
   expected = traverse_util.flatten_dict(shapes(network))
   weights = {
-    name: value
-    for name, value in state.items()
-    if not name.endswith('num_batches_tracked')
+    name: value for name, value in state.items() if not states.is_counter(name)
   }
-  layouts = plans(network)
   layout = max(
     layouts, key=lambda key: len(weights.keys() & layouts[key].values())
   )
@@ -161,7 +128,10 @@ def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
     misshapen=misshapen,
   )
   return traverse_util.unflatten_dict(
-    {path: _converted(path, weights[name]) for path, name in plan.items()}
+    {
+      path: _converted(path, name, weights[name].values())
+      for path, name in plan.items()
+    }
   )
 
 
@@ -224,9 +194,18 @@ def _name(path: tuple[str, ...], namer: layouts_lib.Namer) -> str:
   return f'{namer("/".join(module))}.{LEAVES[leaf]}'
 
 
-def _converted(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+def _converted(
+  path: tuple[str, ...], name: str, value: np.ndarray
+) -> np.ndarray:
+  with np.errstate(over='ignore'):
+    value = np.asarray(value, np.float32)
+  if count := value.size - np.count_nonzero(np.isfinite(value)):
+    raise errors.UsageError(
+      f'{name} has {count} of {value.size} values that are no finite numbers '
+      '(NaN or infinite): its training diverged, or the file is damaged'
+    )
   if path[-1] != 'kernel':
-    return np.asarray(value, np.float32)
+    return value
   axes = (2, 3, 1, 0) if value.ndim == 4 else tuple(range(value.ndim))[::-1]
   return np.ascontiguousarray(value.transpose(axes), np.float32)
 

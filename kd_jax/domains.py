@@ -1,0 +1,207 @@
+"""What numbers an argument, a field or a key may be: one table for each.
+
+A value outside of its domain is refused when it is given, and not by a NaN or a
+division by zero in the middle of a run.
+"""
+
+from collections.abc import Mapping
+import inspect
+import math
+import numbers
+from typing import Any, NamedTuple
+
+from kd_jax import errors
+
+
+class Domain(NamedTuple):
+  """The numbers that a value may be; of a tuple, each of its values.
+
+  Attributes:
+    allowed: What is allowed, in words.
+    least: The least number.
+    most: The greatest number.
+    open_below: Whether `least` itself is not allowed.
+    open_above: Whether `most` itself is not allowed.
+    whole: Whether only whole numbers are allowed.
+  """
+
+  allowed: str
+  least: float = -math.inf
+  most: float = math.inf
+  open_below: bool = False
+  open_above: bool = False
+  whole: bool = False
+
+  def has(self, value: Any) -> bool:
+    """Returns whether a value, or each value of a tuple, is allowed."""
+    if isinstance(value, tuple | list):
+      return all(map(self.has, value))
+    kind = numbers.Integral if self.whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+      return False
+    number = float(value)
+    above = number > self.least if self.open_below else number >= self.least
+    below = number < self.most if self.open_above else number <= self.most
+    return above and below and math.isfinite(number)
+
+
+POSITIVE = Domain('a number above 0', 0, open_below=True)
+NOT_NEGATIVE = Domain('a number of 0 or more', 0)
+FRACTION = Domain('a fraction from 0 to 1', 0, 1)
+PART = Domain('0 to less than 1', 0, 1, open_above=True)
+PERCENT = Domain('a percentage from 0 to 100', 0, 100)
+COUNT = Domain('a whole number, 1 or more', 1, whole=True)
+COUNT_OR_NONE = Domain('a whole number, 0 or more', 0, whole=True)
+PAIR = Domain('a whole number, 2 or more', 2, whole=True)
+FINITE = Domain('a finite number')
+
+# By the name of a method's field.
+METHODS: dict[str, Domain] = {
+  'alpha': NOT_NEGATIVE,
+  'beta': NOT_NEGATIVE,
+  'bn_group_size': COUNT_OR_NONE,
+  'common_students': PAIR,
+  'contrast_temperature': POSITIVE,
+  'dist_temperature': POSITIVE,
+  'epsilon': POSITIVE,
+  'factor': COUNT,
+  'least_variance': POSITIVE,
+  'margin': NOT_NEGATIVE,
+  'max_width': COUNT,
+  'momentum': FRACTION,
+  'negatives': COUNT,
+  'num_classes': COUNT_OR_NONE,
+  'projectors': COUNT,
+  'rate': POSITIVE,
+  'se_reduction': COUNT,
+  'slope': FRACTION,
+  'stages': COUNT,
+  'teacher_stages': COUNT,
+  'temperature': POSITIVE,
+  'variance': POSITIVE,
+  'widened': COUNT,
+  'width': COUNT,
+}
+
+# By the name of a network's field.
+NETWORKS: dict[str, Domain] = {
+  'alpha': NOT_NEGATIVE,
+  'bn_group_size': COUNT_OR_NONE,
+  'depth': COUNT,
+  'groups': COUNT,
+  'growth': COUNT,
+  'hidden': COUNT,
+  'num_classes': COUNT,
+  'stage_sizes': COUNT,
+  'stages': COUNT,
+  'widen': COUNT,
+  'width': POSITIVE,
+  'widths': COUNT,
+}
+
+# By the name of a schedule's field.
+SCHEDULES: dict[str, Domain] = {
+  'epochs': POSITIVE,
+  'factor': NOT_NEGATIVE,
+  'first': NOT_NEGATIVE,
+  'milestones': NOT_NEGATIVE,
+  'start': NOT_NEGATIVE,
+  'value': NOT_NEGATIVE,
+  'warmup_epochs': NOT_NEGATIVE,
+}
+
+# By the path of a configuration's key; other checks know more of the others.
+KEYS: dict[str, Domain] = {
+  'checkpoint_every': POSITIVE,
+  'checkpoint_seconds': NOT_NEGATIVE,
+  'data.crop_padding': COUNT_OR_NONE,
+  'data.device_mb': NOT_NEGATIVE,
+  'data.image_size': COUNT_OR_NONE,
+  'data.mean': FRACTION,
+  'data.std': POSITIVE,
+  'data.train_size': COUNT_OR_NONE,
+  'data.val_fraction': PART,
+  'data.workers': COUNT_OR_NONE,
+  'epochs': COUNT,
+  'eval_every': POSITIVE,
+  'heartbeat_timeout_seconds': COUNT,
+  'log_every': COUNT_OR_NONE,
+  'optimizer.clip_norm': NOT_NEGATIVE,
+  'optimizer.momentum': FRACTION,
+  'optimizer.reset_momentum_at': NOT_NEGATIVE,
+  'optimizer.weight_decay': NOT_NEGATIVE,
+  'steps_per_dispatch': COUNT_OR_NONE,
+  'teacher.expected_top1': PERCENT,
+  'teacher.mean': FRACTION,
+  'teacher.std': POSITIVE,
+  'watchdog_seconds': NOT_NEGATIVE,
+}
+
+
+def check(name: str, value: Any, domain: Domain) -> None:
+  """Checks that a value is within its domain.
+
+  Args:
+    name: What its user calls it.
+    value: The value.
+    domain: Its domain.
+
+  Raises:
+    UsageError: It is not.
+  """
+  if not domain.has(value):
+    each = ' each' if isinstance(value, tuple | list) else ''
+    raise errors.ArgumentError(f'{name}={value!r}: give {domain.allowed}{each}')
+
+
+def check_key(path: str, value: Any, name: str = '') -> None:
+  """Checks the value of a configuration's key, if it has a domain.
+
+  Args:
+    path: The key's path, such as 'data.val_fraction'.
+    value: Its value.
+    name: What its user calls it; '' is the path.
+
+  Raises:
+    UsageError: The value is not within the domain.
+  """
+  if path in KEYS:
+    check(name or path, value, KEYS[path])
+
+
+def check_fields(
+  cls: Any, values: Mapping[str, Any], table: Mapping[str, Domain]
+) -> None:
+  """Checks the values of a class's fields, where they are those of kd_jax.
+
+  A field that the user's own class declares may be anything.
+
+  Args:
+    cls: The class of a method or a network.
+    values: Values by the names of fields.
+    table: The domains by the names of fields, such as `METHODS`.
+
+  Raises:
+    UsageError: A value is not within its domain, is not True or False where
+      it is to be, or a string where it is to be a tuple of strings.
+  """
+  for name, value in values.items():
+    kind = _declared(cls, name)
+    if kind is bool and not isinstance(value, bool):
+      raise errors.ArgumentError(f'{name}={value!r}: give True or False')
+    if kind == tuple[str, ...] and isinstance(value, str):
+      raise errors.ArgumentError(
+        f'{name}={value!r}: give a tuple of names, such as ({value!r},)'
+      )
+    if kind is not None and name in table:
+      check(name, value, table[name])
+
+
+def _declared(cls: Any, name: str) -> Any:
+  """Returns the annotation of a field in a class of kd_jax, or else None."""
+  for base in cls.__mro__:
+    annotations = inspect.get_annotations(base)
+    if name in annotations:
+      ours = base.__module__.split('.')[0] == __name__.split('.')[0]
+      return annotations[name] if ours else None
+  return None
