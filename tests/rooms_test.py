@@ -19,7 +19,8 @@ FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings
 # The rooms and modules that may read a configuration; others get arguments.
 READERS = (
-  'config', 'distill.build', 'training.api', 'training.run', 'training.teacher',
+  'config', 'distill.build', 'distill.rules', 'training.api', 'training.run',
+  'training.teacher',
   'training.restore', 'training.report', 'study.trained', 'study.sweep',
   'benchmark.case', 'benchmark.pairing', 'benchmark.planned',
   'reproduce.runner', 'cli.configured', 'cli.train', 'cli.sweep',

@@ -301,6 +301,6 @@ def test_a_run_refuses_labels_before_anything_is_traced(
   config.data.train_size, config.data.val_fraction = 0, fraction
   config.mesh.data, config.batch_size = 1, 8
   data.open_source.cache_clear()
-  monkeypatch.setattr(build, 'phases_of', None)  # the first that traces
+  monkeypatch.setattr(build, 'trace', None)
   with pytest.raises(errors.UsageError, match=message):
     build.build(config)

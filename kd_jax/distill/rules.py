@@ -1,0 +1,62 @@
+"""The optimizer of a configuration: its rules, its rate and what is trained."""
+
+from collections.abc import Callable
+import re
+
+from ml_collections import ConfigDict
+import optax
+
+from kd_jax import domains, errors
+from kd_jax.distill import optim
+
+
+def optimizer(
+  config: ConfigDict, steps_per_epoch: int
+) -> tuple[
+  optax.GradientTransformation, Callable[[str], bool], optim.Schedule | None
+]:
+  """Returns the optimizer, a function that says if it trains a path, a rate.
+
+  The rate is the schedule of the parameters that no rule changes; None if they
+  are frozen.
+
+  Raises:
+    UsageError: An expression is invalid, or a field is unknown.
+  """
+  common = config.optimizer.to_dict()
+  clip_norm = common.pop('clip_norm')
+  rules, frozen = [], []
+  all_rules = common.pop('rules')
+  for expression in (*(rule[0] for rule in all_rules), *config.trainable):
+    try:
+      re.compile(expression)
+    except re.error as error:
+      raise errors.UsageError(
+        f'config.optimizer.rules or trainable: {expression!r} is no regular '
+        f'expression: {error}'
+      ) from error
+  for expression, changes in (*all_rules, ('.*', {})):
+    fields = optim.of_rule(common, dict(changes))
+    for key, value in fields.items():
+      if key not in common:
+        raise errors.unknown('field of an optimizer rule:', key, common)
+      place = f'config.optimizer.rules {expression!r}: {key}'
+      domains.check_key(f'optimizer.{key}', value, place)
+    with errors.keys('config.'):
+      spec, name = fields.pop('learning_rate'), 'optimizer.learning_rate'
+      rate = optim.schedule(spec, steps_per_epoch, config.epochs, name)
+    name = fields.pop('name')
+    resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
+    fields['reset_momentum_at'] = resets
+    rules.append((expression, optim.transformation(name, rate, **fields)))
+    frozen.append(name == 'frozen')
+  group = optim.grouping([rule[0] for rule in rules], config.trainable)
+
+  def trained(path: str) -> bool:
+    index = group(path)
+    return index >= 0 and not frozen[index]
+
+  tx = optim.by_path(rules, config.trainable)
+  if clip_norm:
+    tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+  return tx, trained, None if frozen[-1] else rate
