@@ -8,6 +8,7 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.data.sets import builders, digits, folder, npz, prepared
+from kd_jax.runtime import run_dir
 
 # The names that `open_source` takes, and what they stand for.
 SETS = {
@@ -55,8 +56,12 @@ def open_source(
   data_dir: str = '',
   archive: str = '',
   any_checksum: bool = False,
+  cache_dir: str = '',
 ) -> source.Source:
   """Returns a data set by name; `Source.split` reads its images.
+
+  `Info.fingerprint` says what it holds. So that only files that have changed
+  are read again for it, their digests are kept; see `runtime.digests`.
 
   Args:
     name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path',
@@ -79,6 +84,7 @@ def open_source(
     archive: The path of the data set's archive; '' takes the file in the
       download folder, which is downloaded if it is missing.
     any_checksum: Whether to accept `archive` whatever its checksum.
+    cache_dir: The folder that all runs share; see `run_dir.cache_root`.
 
   Raises:
     UsageError: The name is unknown, the data is missing, or a number is out of
@@ -88,6 +94,7 @@ def open_source(
     raise errors.ArgumentError(
       f"image_size={image_size}: give pixels, or 0 for the images' own size"
     )
+  home = run_dir.cache_root(cache_dir)
   if name == 'digits':
     whole = digits.open_source()
     if image_size not in (0, whole.info.image_size):
@@ -95,9 +102,11 @@ def open_source(
         f'image_size={image_size}: digits has 8 pixels; give 0'
       )
   elif name.startswith('folder:'):
-    whole = folder.open_folder(name, image_size)
+    whole = folder.open_folder(name, image_size, home)
   elif name.startswith('npz:'):
-    whole = npz.open_npz(name, image_size, measured=not (mean and std))
+    whole = npz.open_npz(
+      name, image_size, measured=not (mean and std), home=home
+    )
   elif ':' in name:
     whole = _imported(name, image_size)
   else:
@@ -108,6 +117,7 @@ def open_source(
       archive_path=archive,
       any_checksum=any_checksum,
       image_size=image_size,
+      home=home,
     )
   info = whole.info
   for key, value in (('mean', mean), ('std', std)):

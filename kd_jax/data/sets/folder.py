@@ -1,12 +1,14 @@
 """A folder of images, `folder:/path`: train/<class>/* and val/<class>/*."""
 
 import dataclasses
+import os
 
 from etils import epath
 import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import decode, source
+from kd_jax.runtime import digests, gcs
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.ppm')
 # The most images, evenly spaced, from which the image size, unless it is
@@ -37,7 +39,9 @@ class Files:
     return image, int(self.labels[index])
 
 
-def open_folder(name: str, image_size: int = 0) -> source.Source:
+def open_folder(
+  name: str, image_size: int = 0, home: epath.Path | None = None
+) -> source.Source:
   """Returns a folder of images as a data set.
 
   The classes are the sub-folders of `train`, in alphabetical order. The test
@@ -47,6 +51,7 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
     name: 'folder:/path'.
     image_size: The height and width of the network's input in pixels; 0 takes
       the images' own size.
+    home: The folder where digests of the files are kept; see `digests`.
 
   Raises:
     UsageError: A split's folder is missing, a class is empty, the classes
@@ -81,8 +86,30 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
     num_test=len(splits['test']),
     mean=mean,
     std=std,
+    fingerprint=_fingerprint(root, names['train'], splits, home),
+    place=gcs.absolute(root),
   )
   return source.Source(info, splits.__getitem__)
+
+
+def _fingerprint(
+  root: epath.Path,
+  names: list[str],
+  splits: dict[str, Files],
+  home: epath.Path | None,
+) -> str:
+  """Returns a digest of names, splits, classes and bytes of all images."""
+  start = len(os.fspath(root)) + 1
+  paths, roles = {}, {}
+  for split, images in splits.items():
+    for path, label in zip(images.paths, images.labels.tolist(), strict=True):
+      text = os.fspath(path)
+      paths[text[start:]] = text
+      roles[text[start:]] = f'{split} {names[label]}'
+  found = digests.of_files(paths, gcs.absolute(root), home)
+  return digests.of_contents(
+    {name: f'{role} {found[name]}' for name, role in roles.items()}, home
+  )
 
 
 def _classes(folder: epath.Path) -> list[str]:
