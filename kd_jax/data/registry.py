@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,10 @@ SETS = {
 # The seed of the subsets that `train_size` and `val_fraction` take; it does not
 # depend on the seed of the run.
 SUBSET_SEED = 0
+
+# The facts of the folders and files that are open in this process, by the
+# arguments of `open_source`.
+_OPENED: dict[tuple[Any, ...], source.Info] = {}
 
 
 def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
@@ -124,7 +129,32 @@ def open_source(
     if len(value) not in (0, 3):
       raise errors.ArgumentError(f'{key}={value}: give 3 numbers')
   info = info._replace(mean=mean or info.mean, std=std or info.std)
-  return _part(source.Source(info, whole.split), train_size, val_fraction)
+  opened = _part(source.Source(info, whole.split), train_size, val_fraction)
+  if name.startswith(('folder:', 'npz:')):
+    given = (name, train_size, val_fraction, image_size, mean, std, cache_dir)
+    _OPENED[given] = opened.info
+  return opened
+
+
+def forget_changed() -> None:
+  """Closes all data sets if a folder or a file has changed since it was opened.
+
+  A program that trains twice, or changes its working directory, then sees what
+  is there now.
+  """
+  keys = (
+    'train_size', 'val_fraction', 'image_size', 'mean', 'std', 'cache_dir'
+  )  # fmt: skip
+  for (name, *values), info in list(_OPENED.items()):
+    options = dict(zip(keys, values, strict=True))
+    try:
+      same = open_source.__wrapped__(name, **options).info == info
+    except errors.UsageError:
+      same = False  # whoever wants it is told why
+    if not same:
+      _OPENED.clear()
+      open_source.cache_clear()
+      return
 
 
 def _imported(name: str, image_size: int) -> source.Source:

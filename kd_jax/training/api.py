@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kd_jax import data as data_lib
 from kd_jax import errors
 from kd_jax.export import artifact
 from kd_jax.runtime import run_dir
@@ -33,6 +34,7 @@ def train(
     RunError: The run went wrong.
     kd_jax.Interrupted: `should_stop` said so; the same call goes on.
   """
+  data_lib.forget_changed()
   return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)
 
 
@@ -80,6 +82,7 @@ def evaluate(
   """
   if not isinstance(trained, artifact.Trained):
     trained = load(trained)
+  data_lib.forget_changed()
   opened = datasets.open_data(trained, data)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if split not in splits:

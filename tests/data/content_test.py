@@ -117,3 +117,34 @@ def test_prepared_records_are_known_by_their_bytes(tmp_path):
   files[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
   os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
   assert prepared('two') != first
+
+
+def test_a_program_sees_what_has_changed_since_it_opened_data(
+  tmp_path, monkeypatch
+):
+  for name in ('one', 'two'):
+    photos(tmp_path / name / 'photos')
+  monkeypatch.chdir(tmp_path / 'one')
+  first = opened('folder:photos')
+  options = {'mean': (0.5,) * 3, 'std': (0.3,) * 3}
+
+  def again():
+    data.forget_changed()
+    return data.open_source('folder:photos', **options)
+
+  assert again() is first
+  swap(*(tmp_path / f'one/photos/val/{c}/0.png' for c in ('cat', 'dog')))
+  second = again()
+  assert second.info.fingerprint != first.info.fingerprint
+  monkeypatch.chdir(tmp_path / 'two')
+  assert again().info.place == str(tmp_path / 'two/photos')
+  assert again().info.fingerprint == first.info.fingerprint
+
+
+def test_processes_that_see_other_data_are_refused(monkeypatch):
+  info = data.open_source('digits').info
+  monkeypatch.setattr(
+    run_lib.distributed, 'gather', lambda value: [value, '1', value]
+  )
+  with pytest.raises(errors.UsageError, match='process 1 sees other images'):
+    run_lib._check_same(info)
