@@ -18,7 +18,7 @@ from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.export import artifact
 from kd_jax.runtime import command
-from kd_jax.training import measure, report, restore
+from kd_jax.training import datasets, measure, report, restore
 
 _MOST_ROWS = 20  # the most classes that are printed
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     )
   if args.network:
     with errors.keys('--'):
-      opened = restore.open_named(args.data, args.image_size, args.data_dir)
+      opened = datasets.open_named(args.data, args.image_size, args.data_dir)
     with errors.keys('--'):
       trained = restore.of_weights(
         args.path,
@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> int:
       )
   else:
     trained = restore.load(args.path)
-    with errors.keys(data_dir='--data_dir'):
-      opened = restore.open_data(trained, args.data, args.data_dir)
+    with errors.keys(data_dir='--data_dir', data='--data'):
+      opened = datasets.open_data(trained, args.data, args.data_dir)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)
@@ -74,13 +74,15 @@ def main(argv: Sequence[str]) -> int:
   figures = measure.accuracy(
     trained, images, opened.info, args.batch_size, args.workers
   )
-  print(text(trained, opened.info, args.split, figures))
+  own = not args.network and not args.data
+  changed = datasets.changed(trained, opened) if own else ''
+  print(text(trained, opened.info, args.split, figures, changed))
   if args.json:
+    named = {'data': opened.info.name, 'split': args.split}
+    named |= {'changed': changed} if changed else {}
     try:
       with open(args.json, 'w', encoding='utf-8') as file:
-        json.dump(
-          {'data': opened.info.name, 'split': args.split} | figures, file
-        )
+        json.dump(named | figures, file)
     except OSError as error:
       raise errors.UsageError(f'cannot write {args.json}: {error}') from error
   return 0
@@ -91,6 +93,7 @@ def text(
   info: source.Info,
   split: str,
   figures: dict[str, Any],
+  changed: str = '',
 ) -> str:
   """Returns the text that the command prints.
 
@@ -99,6 +102,8 @@ def text(
     info: The facts about the data set.
     split: The name of the split.
     figures: The figures, as returned by `measure.accuracy`.
+    changed: What has changed of the data since the training; see
+      `datasets.changed`.
   """
   facts = found.facts
   lines = [
@@ -107,6 +112,8 @@ def text(
     f'top-1 {figures["top1"]:.2f}%'
     + (f', top-5 {figures["top5"]:.2f}%' if 'top5' in figures else ''),
   ]
+  if changed:
+    lines.append(changed)
   if {*facts['class_names']} != {*info.class_names}:
     lines.append('the classes have other names there: they are met by number')
   classes = [c for c in figures['classes'] if c['images']]

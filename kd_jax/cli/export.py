@@ -15,7 +15,7 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.export import artifact, onnx
 from kd_jax.runtime import command
-from kd_jax.training import restore
+from kd_jax.training import datasets, restore
 
 
 @command.reporting()
@@ -41,9 +41,10 @@ def main(argv: Sequence[str]) -> int:
   args = parser.parse_args(argv)
   with artifact.beside(args.out) as folder:
     trained = restore.load(args.run)
-    test = None
+    test, changed = None, ''
     if args.with_test_set:
-      test = restore.open_data(trained, data_dir=args.data_dir).arrays('test')
+      opened = datasets.open_data(trained, data_dir=args.data_dir)
+      test, changed = opened.arrays('test'), datasets.changed(trained, opened)
     artifact.write(trained, folder, test)
     check(trained, artifact.read(folder))
     if args.onnx:
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
     f'{accuracy["correct"]} of {accuracy["images"]} {accuracy["data"]} '
     f'{accuracy["split"]} images correct ({accuracy["top1"]:.2f}%)'
   )
+  if changed:
+    print(f'{artifact.TEST} is of other data: {changed}')
   if test is not None:
     print(f'score it: python {args.out}/predict.py {args.out}/{artifact.TEST}')
   return 0

@@ -114,15 +114,22 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
     values: The configuration, as returned by `plain`.
   """
   kept = copy.deepcopy(dict(values))
-  for path in schema.INDIFFERENT:
+  for path in (*schema.INDIFFERENT, *schema.ADDED):
     *groups, last = path.split('.')
     group = kept
     for name in groups:
       group = group.get(name, {})
-    group.pop(last, None)
+    default = schema.ADDED.get(path)
+    if path in schema.INDIFFERENT or _same(group.get(last), default):
+      group.pop(last, None)
     if groups and not group:
       kept.pop(groups[0], None)
   return kept
+
+
+def _same(value: Any, default: Any) -> bool:
+  """Returns whether a value of JSON, where a tuple is a list, is a default."""
+  return value == json.loads(json.dumps(default))
 
 
 def digest(config: ConfigDict, more: Any = None) -> str:

@@ -23,6 +23,8 @@ class Key(NamedTuple):
       where and how often something is computed or written does not.
     for_teacher: Whether a teacher that is trained for a run takes its value
       from the run and not from its own recipe.
+    added: Whether runs of older versions lack it. It identifies a run only
+      where it is not the default.
   """
 
   path: str
@@ -31,6 +33,7 @@ class Key(NamedTuple):
   choices: tuple[Any, ...] = ()
   changes_result: bool = True
   for_teacher: bool = False
+  added: bool = False
 
 
 def network(name: str, **args: Any) -> ConfigDict:
@@ -179,6 +182,13 @@ KEYS = (
     changes_result=False,
   ),
   Key(
+    'teacher.class_names', (),
+    "The data's classes in the order of its outputs, for a file that does not "
+    "name them: ('dog', 'cat'); 'natural' is the order 0, 1, 2, 10, and "
+    "'data' the data's; () goes by the names of its own.",
+    added=True,
+  ),
+  Key(
     'teacher.mean', (),
     "Of pixels in 0..1, that it was trained with; () is the data set's.",
   ),
@@ -312,6 +322,7 @@ KEYS = (
 )  # fmt: skip
 
 INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)
+ADDED = {key.path: key.default for key in KEYS if key.added}
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
 

@@ -2,12 +2,14 @@
 
 import difflib
 import functools
+from typing import Any
 
 import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.data.sets import builders, digits, folder, npz, prepared
+from kd_jax.runtime import run_dir
 
 # The names that `open_source` takes, and what they stand for.
 SETS = {
@@ -25,6 +27,10 @@ SETS = {
 # The seed of the subsets that `train_size` and `val_fraction` take; it does not
 # depend on the seed of the run.
 SUBSET_SEED = 0
+
+# The facts of the folders and files that are open in this process, by the
+# arguments of `open_source`.
+_OPENED: dict[tuple[Any, ...], source.Info] = {}
 
 
 def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
@@ -56,8 +62,12 @@ def open_source(
   data_dir: str = '',
   archive: str = '',
   any_checksum: bool = False,
+  cache_dir: str = '',
 ) -> source.Source:
   """Returns a data set by name; `Source.split` reads its images.
+
+  `Info.fingerprint` says what it holds. So that only files that have changed
+  are read again for it, their digests are kept; see `runtime.digests`.
 
   Args:
     name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path',
@@ -80,6 +90,7 @@ def open_source(
     archive: The path of the data set's archive; '' takes the file in the
       download folder, which is downloaded if it is missing.
     any_checksum: Whether to accept `archive` whatever its checksum.
+    cache_dir: The folder that all runs share; see `run_dir.cache_root`.
 
   Raises:
     UsageError: The name is unknown, the data is missing, or a number is out of
@@ -89,6 +100,7 @@ def open_source(
     raise errors.ArgumentError(
       f"image_size={image_size}: give pixels, or 0 for the images' own size"
     )
+  home = run_dir.cache_root(cache_dir)
   if name == 'digits':
     whole = digits.open_source()
     if image_size not in (0, whole.info.image_size):
@@ -96,9 +108,11 @@ def open_source(
         f'image_size={image_size}: digits has 8 pixels; give 0'
       )
   elif name.startswith('folder:'):
-    whole = folder.open_folder(name, image_size)
+    whole = folder.open_folder(name, image_size, home)
   elif name.startswith('npz:'):
-    whole = npz.open_npz(name, image_size, measured=not (mean and std))
+    whole = npz.open_npz(
+      name, image_size, measured=not (mean and std), home=home
+    )
   elif ':' in name.partition('?')[0]:
     whole = _imported(name, image_size)
   else:
@@ -109,6 +123,7 @@ def open_source(
       archive_path=archive,
       any_checksum=any_checksum,
       image_size=image_size,
+      home=home,
     )
   info = whole.info
   for key, value in (('mean', mean), ('std', std)):
@@ -116,7 +131,32 @@ def open_source(
       raise errors.ArgumentError(f'{key}={value}: give 3 numbers')
   info = info._replace(mean=mean or info.mean, std=std or info.std)
   renamed = source.Source(info, whole.split, whole.notes)
-  return _part(renamed, train_size, val_fraction)
+  opened = _part(renamed, train_size, val_fraction)
+  if name.startswith(('folder:', 'npz:')):
+    given = (name, train_size, val_fraction, image_size, mean, std, cache_dir)
+    _OPENED[given] = opened.info
+  return opened
+
+
+def forget_changed() -> None:
+  """Closes all data sets if a folder or a file has changed since it was opened.
+
+  A program that trains twice, or changes its working directory, then sees what
+  is there now.
+  """
+  keys = (
+    'train_size', 'val_fraction', 'image_size', 'mean', 'std', 'cache_dir'
+  )  # fmt: skip
+  for (name, *values), info in list(_OPENED.items()):
+    options = dict(zip(keys, values, strict=True))
+    try:
+      same = open_source.__wrapped__(name, **options).info == info
+    except errors.UsageError:
+      same = False  # whoever wants it is told why
+    if not same:
+      _OPENED.clear()
+      open_source.cache_clear()
+      return
 
 
 def _imported(name: str, image_size: int) -> source.Source:

@@ -24,8 +24,11 @@ class Info(NamedTuple):
     std: The standard deviation of each channel, of pixels scaled to 0..1.
     num_val: The number of images in the split 'val', which is held out of
       training or is the data set's own.
-    fingerprint: A digest that distinguishes different contents under the same
-      name; '' where none is known.
+    fingerprint: A digest of the images and labels, which distinguishes
+      different contents under the same name; '' for data that never change.
+    task: The name of the task; see `tasks.find`.
+    place: The absolute path of the folder or the file, or of the folder of
+      prepared data sets; '' elsewhere. It is no part of the identity.
   """
 
   name: str
@@ -38,14 +41,17 @@ class Info(NamedTuple):
   num_val: int = 0
   fingerprint: str = ''
   task: str = 'classification'
+  place: str = ''
 
   def identity(self) -> dict[str, Any]:
-    """Returns all fields by name, by which runs and caches compare data sets.
+    """Returns the fields by name by which runs and caches compare data sets.
 
-    An empty fingerprint is left out, so that the result equals that of run
-    folders and caches written before fingerprints existed.
+    The place is not one of them. An empty fingerprint is left out, so that the
+    result equals that of run folders and caches written before fingerprints
+    existed.
     """
     facts = self._asdict()
+    del facts['place']
     if not self.fingerprint:
       del facts['fingerprint']
     if self.task == 'classification':

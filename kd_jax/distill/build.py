@@ -140,6 +140,7 @@ def open_source(config: ConfigDict) -> source.Source:
       data_dir=options.data_dir,
       archive=options.archive,
       any_checksum=options.any_checksum,
+      cache_dir=config.cache_dir,
     )
 
 

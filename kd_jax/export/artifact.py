@@ -134,7 +134,10 @@ def write(
     'jax': jax.__version__,
     'sha256': {name: _sha256(folder / name) for name in (WEIGHTS, FORWARD)},
   }
-  text = json.dumps({**format_facts, **trained.facts}, indent=2)
+  facts = dict(trained.facts)
+  if 'data' in facts:  # a path of this machine is for nobody else
+    facts['data'] = {k: x for k, x in facts['data'].items() if k != 'place'}
+  text = json.dumps({**format_facts, **facts}, indent=2)
   (folder / FACTS).write_text(text + '\n')
 
 

@@ -27,6 +27,12 @@ def is_bucket(path: epath.PathLike) -> bool:
   return '://' in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> str:
+  """Returns a path as it can be read from every working directory."""
+  text = os.fspath(path)
+  return text if is_bucket(text) else os.path.abspath(text)
+
+
 def prepare(path: epath.PathLike) -> None:
   """Configures gcsfs; must run before the first path of a bucket is read.
 

@@ -14,6 +14,7 @@ teacher/        the teacher's variables; teacher.json has its accuracy
 student/        the trained student's variables, if it predicts by itself
 deployed/       otherwise, the trained variables of the prediction, such as
                 those of SimKD's projector
+data.json       where the data were on this machine, if they are files
 result.json     the results; it exists once the run is finished
 alone.json      the results of its student trained alone, if they are known
 """
@@ -30,7 +31,7 @@ from etils import epath
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.runtime import distributed, gcs, locks
+from kd_jax.runtime import digests, distributed, gcs, locks
 
 # A file by which the processes check that all of them see the folder.
 _SHARED = '.shared'
@@ -85,8 +86,8 @@ class Folder:
       data_facts: A JSON value that identifies the data.
 
     Raises:
-      UsageError: The folder holds a run of another configuration, or files
-        but no run, or cannot be written.
+      UsageError: The folder holds a run of another configuration or of other
+        data, or files but no run, or cannot be written.
     """
     distributed.first(lambda: self._claim(_joined(config, data_facts)))
 
@@ -105,14 +106,23 @@ class Folder:
 
   def _claim(self, new: dict[str, Any]) -> None:
     if not self._fits(new):
+      old = self.read_alone('config.json')
+      if old is not None and _adopts(old, new):
+        distributed.say(
+          f'{self.path} was begun before data were known by their content: it '
+          'is taken to be a run of these data'
+        )
       self.write_alone('config.json', new)
 
   def _fits(self, new: dict[str, Any]) -> bool:
     """Returns whether config.json holds that; it raises as `claim` does."""
     old = self.read_alone('config.json')
     if old is not None:
-      self._compare(config_lib.determining(old), config_lib.determining(new))
-      return old['epochs'] == new['epochs']
+      home = cache_root(new['cache_dir'])
+      self._compare(
+        config_lib.determining(old), config_lib.determining(new), home
+      )
+      return old['epochs'] == new['epochs'] and not _adopts(old, new)
     if self.path.exists() and any(
       p.name not in _OWN for p in self.path.iterdir()
     ):
@@ -121,7 +131,11 @@ class Folder:
       )
     return False
 
-  def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+  def _compare(
+    self, old: dict[str, Any], new: dict[str, Any], home: epath.Path
+  ) -> None:
+    if _adopts(old, new):
+      new['data_facts'].pop('fingerprint')
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
     relevant = {key: new[key] for key in ('optimizer', 'weights')}
     lines = config_lib.difference(old, new)
@@ -134,6 +148,15 @@ class Folder:
       lines.append(
         f'config.epochs: {epochs_old} there, {epochs_new} here; it may only '
         'grow'
+      )
+    if lines and all(line.startswith('config.data_facts.') for line in lines):
+      was, now = (x['data_facts'].get('fingerprint', '') for x in (old, new))
+      lines += filter(None, [digests.changed(was, now, home)])
+      raise errors.UsageError(
+        f'{self.path} holds a run of other data: {new["data"]["name"]} has '
+        'changed since it was begun; give another --workdir, or put the data '
+        'back:\n'
+        + '\n'.join(f'  {line.removeprefix("config.")}' for line in lines)
       )
     if lines:
       raise errors.UsageError(
@@ -303,6 +326,12 @@ class Folder:
 def _joined(config: dict[str, Any], data_facts: Any) -> dict[str, Any]:
   """Returns the content of config.json."""
   return {**config, 'data_facts': json.loads(json.dumps(data_facts))}
+
+
+def _adopts(old: dict[str, Any], new: dict[str, Any]) -> bool:
+  """Returns whether an older run has no fingerprint, and gets the new one."""
+  there, here = old.get('data_facts') or {}, new['data_facts']
+  return bool(here.get('fingerprint')) and not there.get('fingerprint')
 
 
 def _depends_on_epochs(value: Any) -> bool:

@@ -104,7 +104,9 @@ def _others(group: Group, reference: Group) -> list[str]:
   a method with one, and a file may lack its teacher's accuracy. Phases and the
   teacher's use of batch statistics belong to the method, so they may differ.
   """
-  ours, theirs = _recipe(group), _recipe(reference)
+  facts = group.data_facts, reference.data_facts
+  ours = _recipe(group, groups_lib.known(*facts))
+  theirs = _recipe(reference, groups_lib.known(*facts[::-1]))
   names = [
     name
     for name, value in ours.items()
@@ -122,9 +124,9 @@ def _others(group: Group, reference: Group) -> list[str]:
   return names
 
 
-def _recipe(group: Group) -> dict[str, Any]:
+def _recipe(group: Group, facts: Any) -> dict[str, Any]:
   config = group.config
-  teacher, facts = config['teacher'], group.data_facts
+  teacher = config['teacher']
   args = {k: v for k, v in teacher['args'].items() if k != 'batch_norm'}
   origin = teacher['path'] or teacher['recipe']
   return {

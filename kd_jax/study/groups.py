@@ -84,8 +84,18 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
 
 
 def _agree(one: Any, other: Any) -> bool:
-  """Returns whether two values are equal, as far as they are known."""
-  return None in (one, other) or one == other
+  """Returns whether facts of data are equal, as far as they are known."""
+  return None in (one, other) or known(one, other) == known(other, one)
+
+
+def known(facts: Any, others: Any) -> Any:
+  """Returns facts of data without a fingerprint that the others lack.
+
+  Runs of older versions have none.
+  """
+  if not facts or not others or others.get('fingerprint'):
+    return facts
+  return {key: x for key, x in facts.items() if key != 'fingerprint'}
 
 
 def _with_alone(group: Group, groups: Sequence[Group]) -> Group:

@@ -19,7 +19,7 @@ from kd_jax.data import source, stream
 from kd_jax.export import artifact
 from kd_jax.runtime import sharding
 from kd_jax.study import similarity, tapped
-from kd_jax.training import measure, restore
+from kd_jax.training import datasets, measure, restore
 
 LEAST_IMAGES = 10  # that features are read of
 MOST_EMBEDDED = 1000  # images of t-SNE, whose time grows with them
@@ -124,7 +124,7 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   else:
     found = restore.teacher(path)
     why = '' if found else f'{_result(student, "method")} has no teacher'
-  opened = restore.open_data(student, data_dir=options.data_dir)
+  opened = datasets.open_data(student, data_dir=options.data_dir)
   splits = ('test', *(['val'] if opened.info.num_val else []))
   if options.split not in splits:
     raise errors.unknown(f'--split of {path}:', options.split, splits)
@@ -331,6 +331,7 @@ def _result(trained: artifact.Trained, key: str) -> Any:
 def _facts(opened: Opened) -> dict[str, Any]:
   """Returns what is known of a run, as far as its folder says it."""
   facts, info = opened.student.facts, opened.source.info
+  changed = datasets.changed(opened.student, opened.source)
   teacher = opened.teacher
   return {
     'method': _result(opened.student, 'method'),
@@ -345,6 +346,7 @@ def _facts(opened: Opened) -> dict[str, Any]:
     'epochs': _result(opened.student, 'epochs'),
     'seed': _result(opened.student, 'seed'),
     'fingerprint': info.fingerprint,
+    **({'changed': changed} if changed else {}),
     'top1': facts.get('accuracy', {}).get('top1'),
   }
 

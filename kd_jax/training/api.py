@@ -6,10 +6,11 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from kd_jax import data as data_lib
 from kd_jax import errors
 from kd_jax.export import artifact
 from kd_jax.runtime import run_dir
-from kd_jax.training import measure, restore, run
+from kd_jax.training import datasets, measure, restore, run
 
 
 def train(
@@ -33,6 +34,7 @@ def train(
     RunError: The run went wrong.
     kd_jax.Interrupted: `should_stop` said so; the same call goes on.
   """
+  data_lib.forget_changed()
   return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)
 
 
@@ -72,16 +74,22 @@ def evaluate(
   Returns:
     'images' and 'correct' (counts), 'top1' (percent), of more than 5 classes
     'correct5' and 'top5' too, 'loss' (mean cross-entropy), and 'classes': the
-    images, correct and top1 of each class.
+    images, correct and top1 of each class. 'changed' says what has changed of
+    the network's own data since its training; it is there only then.
 
   Raises:
     UsageError: The data set has no such split, or other classes.
   """
   if not isinstance(trained, artifact.Trained):
     trained = load(trained)
-  opened = restore.open_data(trained, data)
+  data_lib.forget_changed()
+  opened = datasets.open_data(trained, data)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if split not in splits:
     raise errors.unknown('split', split, splits)
   images = opened.split(split)
-  return measure.accuracy(trained, images, opened.info, batch_size, workers)
+  changed = '' if data else datasets.changed(trained, opened)
+  return {
+    **measure.accuracy(trained, images, opened.info, batch_size, workers),
+    **({'changed': changed} if changed else {}),
+  }

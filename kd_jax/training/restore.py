@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import data, errors, models, pytrees
+from kd_jax import errors, models, pytrees
 from kd_jax.data import augment, source
 from kd_jax.distill import build, evaluation, inspect, step
 from kd_jax.export import artifact
@@ -95,6 +95,7 @@ def _read(
   try:
     stored, result = folder.read('config.json'), folder.read('result.json')
     info = source.Info(**stored.pop('data_facts'))
+    info = info._replace(**(folder.read('data.json') or {}))
     config = ConfigDict(stored)
     return config, info, _facts(config, info, result)
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -274,7 +275,11 @@ def _facts(
       'correct': round(result['top1'] * images / 100),
       **{key: result[key] for key in ('top1', 'top5') if key in result},
     },
-    'data': {key: config.data[key] for key in _DATA},
+    'data': {
+      **{key: config.data[key] for key in _DATA},
+      **({'fingerprint': info.fingerprint} if info.fingerprint else {}),
+      **({'place': info.place} if info.place else {}),
+    },
     'result': {key: result[key] for key in _RESULT if key in result},
     'teacher': (result['teacher'] or {}).get('network'),
   }
@@ -399,65 +404,3 @@ def _said(tree: dict[str, Any], name: str) -> str:
   if name not in tree:
     return 'missing'
   return f'{tree[name].dtype}{list(tree[name].shape)}'
-
-
-def open_data(
-  found: artifact.Trained, name: str = '', data_dir: str = ''
-) -> source.Source:
-  """Opens a data set at the image size of a trained network.
-
-  Args:
-    found: The trained network.
-    name: The name, as in `config.data.name`; '' is the data set that the
-      network was trained on.
-    data_dir: The folder of prepared data sets; '' is the default.
-
-  Raises:
-    UsageError: The data set is not available, or has another number of classes.
-  """
-  facts, size = found.facts, found.facts['image_size']
-  options = facts['data'] if not name else {}
-  name = name or options['name']
-  opened = open_named(
-    name,
-    size,
-    data_dir,
-    train_size=options.get('train_size', 0),
-    val_fraction=options.get('val_fraction', 0.0),
-  )
-  data_classes, network_classes = (
-    len(opened.info.class_names),
-    len(facts['class_names']),
-  )
-  if data_classes != network_classes:
-    raise errors.UsageError(
-      f'{name} has {data_classes} classes, and the network {network_classes}: '
-      'they cannot be compared'
-    )
-  return opened
-
-
-def open_named(
-  name: str, image_size: int, data_dir: str = '', **parts: Any
-) -> source.Source:
-  """Opens a data set by name, with images of a given size.
-
-  Args:
-    name: The name, as in `config.data.name`.
-    image_size: Height and width in pixels; 0 is the data set's.
-    data_dir: The folder of prepared data sets; '' is the default.
-    **parts: Other arguments of `data.open_source`.
-
-  Raises:
-    UsageError: The data set is not available.
-  """
-  if not name:
-    raise errors.UsageError('--data is missing: weights do not name their data')
-  small = name == 'digits'  # its images have 8 pixels and are scaled later
-  opened = data.open_source(
-    name, image_size=0 if small else image_size, data_dir=data_dir, **parts
-  )
-  if not image_size:
-    return opened
-  info = opened.info._replace(image_size=image_size)
-  return source.Source(info, opened.split, opened.notes)

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax import tasks
+from kd_jax import errors, tasks
 from kd_jax.data import augment, dataset, resident, source, stream
 from kd_jax.distill import build
 from kd_jax.runtime import (
@@ -98,9 +98,14 @@ def _train(
   began = run_dir.now()
   reporter = _reporter(config, folder, label)
   parts = distributed.together(lambda: build.build(config))
+  info = parts.source.info
+  _check_same(info)
   teacher_lib.check(config, parts, folder)
   with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
-    folder.claim(config_lib.plain(config), parts.source.info.identity())
+    folder.claim(config_lib.plain(config), info.identity())
+    place = {'place': info.place}
+    if info.place and folder.read('data.json') != place:
+      folder.write('data.json', place)
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
       if not shared:  # a network that runs share is expected to be there
@@ -173,6 +178,17 @@ def _reporter(
   tags['kd_jax'] = __version__
   plain = config_lib.plain(config)
   return logging.Reporter(folder, label, named, config=plain, tags=tags)
+
+
+def _check_same(info: source.Info) -> None:
+  """Raises UsageError in all processes if they see other data."""
+  prints = distributed.gather(info.fingerprint)
+  if other := [i for i, found in enumerate(prints) if found != prints[0]]:
+    raise errors.UsageError(
+      f'process {other[0]} sees other images or labels as {info.name} than '
+      f'process 0 (fingerprints {prints[other[0]]!r} and {prints[0]!r}): give '
+      'all machines the same data'
+    )
 
 
 def loop_options(config: ConfigDict) -> options.LoopOptions:

@@ -29,9 +29,11 @@ from kd_jax.runtime import (
   run_dir,
   sharding,
 )
-from kd_jax.training import restore
+from kd_jax.training import classes, origin, restore
 from kd_jax.version import __version__
 
+# What is kept of the facts of a teacher from elsewhere.
+_KEPT = ('best_on_test', 'wall_s', 'notes')
 _DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 
 Train = Callable[[ConfigDict, run_dir.Folder, str], dict[str, Any]]
@@ -100,7 +102,8 @@ def obtain(
       place = folder.path / 'teacher'
       variables = restore.restore(place, variables, parts.mesh)
   value = facts[metric.name]
-  say(f'teacher {config.teacher.name}: {metric.text} {value:.2f}% on test')
+  line = f'teacher {config.teacher.name}: {metric.text} {value:.2f}% on test'
+  say('; '.join((line, *facts.get('notes', ()))))
   return {name: variables}, facts
 
 
@@ -114,22 +117,25 @@ def _found(
   """Returns the teacher's variables, trained if need be, and their facts."""
   if isinstance(network, models.Function):
     return {'params': {}}, {'from': config.teacher.name}
-  origin = config.teacher.path
-  if not origin:
+  place, known = config.teacher.path, {}
+  if place:
+    known = {'digest': distributed.first(lambda: _digest(config))}
+  else:
     recipe = config_lib.of_teacher(config)
     cached = cache_folder(recipe, parts.source.info, 'teacher')
     train(recipe, cached, 'teacher')
-    origin = str(cached.path)
+    place = str(cached.path)
   variables, facts = distributed.together(
     lambda: _read(
-      config, origin, network, parts, lambda x: say(f"teacher's file: {x}")
+      config, place, network, parts, lambda x: say(f"teacher's file: {x}")
     )
   )
-  if not downloads.is_url(origin):
-    origin = str(run_dir.Folder(epath.Path(origin).expanduser()).path)
+  if not downloads.is_url(place):
+    place = str(run_dir.Folder(epath.Path(place).expanduser()).path)
   return variables, {
-    'from': origin,
-    **{key: facts[key] for key in ('best_on_test', 'wall_s') if key in facts},
+    'from': place,
+    **known,
+    **{key: facts[key] for key in _KEPT if key in facts},
   }
 
 
@@ -142,14 +148,32 @@ def check(
   behind.
 
   Raises:
-    UsageError: The path holds no network, or another one.
+    UsageError: The path holds no network, or another one than that which
+      teaches the run in the folder.
   """
   path, networks = config.teacher.path, parts.exp.teachers
-  if path and networks and folder.read('teacher.json') is None:
+  if config.teacher.class_names and not (path and networks):
+    raise errors.UsageError(
+      f'config.teacher.class_names={config.teacher.class_names}: they are for '
+      'a teacher of config.teacher.path; leave them out'
+    )
+  facts = folder.read('teacher.json')
+  if path and facts is not None:
+    was = facts.get('digest', '')
+    distributed.first(lambda: origin.check(was, _digest(config), path, folder))
+  elif path and networks:
     (network,) = networks.values()
     if downloads.is_url(path):
       distributed.first(lambda: str(_file(config)))
     distributed.together(lambda: _read(config, path, network, parts))
+
+
+def _digest(config: ConfigDict) -> str:
+  """Returns a digest of what `config.teacher.path` holds; '' if it is gone."""
+  if downloads.is_url(config.teacher.path):
+    return config.teacher.sha256.lower()
+  home = run_dir.cache_root(config.cache_dir)
+  return origin.digest(config.teacher.path, home)
 
 
 def _read(
@@ -161,6 +185,8 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Reads the variables of a run, an export or a file of PyTorch weights.
 
+  The outputs are in the order of the data's classes.
+
   Args:
     config: The configuration of the run.
     path: The path or the URL.
@@ -169,30 +195,48 @@ def _read(
     say: A function that prints what of a file was taken and what was left.
 
   Returns:
-    The variables, and the fields of the run's result; a file of weights has
-    none.
+    The variables, and the fields of the run's result, of which a file of
+    weights has none; with 'notes' for the user, if there are any.
   """
-  info = parts.source.info
+  info, replicated = parts.source.info, sharding.replicated(parts.mesh)
+  notes = []
   if downloads.is_url(path) or contents.is_weights(
     epath.Path(path).expanduser()
   ):
     file = _file(config)
     with _about(path), errors.keys('config.teacher.'):
       weights = convert.load(network, file, config.teacher.key, say)
-    return sharding.put(weights, sharding.replicated(parts.mesh)), {}
-  if config.teacher.key:
+    variables = sharding.put(weights, replicated)
+    names, result = None, {}
+  elif config.teacher.key:
     raise errors.UsageError(
       f'config.teacher.key={config.teacher.key!r}: it is for a file of '
       f"weights, and config.teacher.path={path!r} is none; give ''"
     )
-  with _about(path):
-    trained = restore.load(path, parts.mesh)
-    variables = restore.variables(
-      trained, network, len(info.class_names), info.image_size
-    )
-    _check_normalisation(config, info, trained.facts)
-    _check_finite(variables)
-  return variables, trained.facts.get('result', {})
+  else:
+    with _about(path):
+      trained = restore.load(path, parts.mesh)
+      variables = restore.variables(
+        trained, network, len(info.class_names), info.image_size
+      )
+      _check_normalisation(config, info, trained.facts)
+      _check_finite(variables)
+    names, size = (trained.facts[key] for key in ('class_names', 'image_size'))
+    result = trained.facts.get('result', {})
+    if size != info.image_size:
+      notes.append(
+        f'it was trained on images of {size} pixels, and sees '
+        f'{info.image_size} here'
+      )
+  with _about(path), errors.keys('config.teacher.'):
+    met = classes.match(names, info.class_names, config.teacher.class_names)
+    if met.order is not None:
+      variables = sharding.put(
+        classes.ordered(network, variables, met.order, info.image_size),
+        replicated,
+      )
+  notes += filter(None, [met.note])
+  return variables, {**result, 'notes': notes} if notes else result
 
 
 @contextlib.contextmanager

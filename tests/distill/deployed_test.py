@@ -6,7 +6,7 @@ import pytest
 from kd_jax import errors
 from kd_jax.distill import build
 from kd_jax.runtime import run_dir
-from kd_jax.training import measure, restore, run
+from kd_jax.training import datasets, measure, restore, run
 from tests.cli import train_test
 from tests.training.end_to_end_test import leaves
 from tests.training.phases_test import teacher  # noqa: F401  (a fixture)
@@ -31,7 +31,7 @@ def with_teacher(config, folder):
 
 def measured(found):
   """The accuracy of what was trained, on the test split of its data."""
-  opened = restore.open_data(found)
+  opened = datasets.open_data(found)
   return measure.accuracy(found, opened.split('test'), opened.info)
 
 

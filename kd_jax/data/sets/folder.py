@@ -5,6 +5,7 @@ result. With one of them, it is both, as the split 'test'.
 """
 
 import dataclasses
+import os
 import unicodedata
 
 from etils import epath
@@ -13,6 +14,7 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.data import decode, source
 from kd_jax.data.sets import tree
+from kd_jax.runtime import digests, gcs
 
 # The most images, evenly spaced, from which the image size, unless it is
 # given, and the normalisation are determined.
@@ -44,7 +46,9 @@ class Files:
     return decode.read(self.paths[index]), int(self.labels[index])
 
 
-def open_folder(name: str, image_size: int = 0) -> source.Source:
+def open_folder(
+  name: str, image_size: int = 0, home: epath.Path | None = None
+) -> source.Source:
   """Returns a folder of images as a data set.
 
   The classes are the sub-folders of `train`, in alphabetical order. Images are
@@ -56,6 +60,7 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
     name: 'folder:/path'.
     image_size: The height and width of the network's input in pixels; 0 takes
       the images' own size.
+    home: The folder where digests of the files are kept; see `digests`.
 
   Returns:
     The data set. Its notes tell which folder is which split, and what is left
@@ -99,6 +104,8 @@ def open_folder(name: str, image_size: int = 0) -> source.Source:
     mean=mean,
     std=std,
     num_val=len(splits.get('val', ())),
+    fingerprint=_fingerprint(root, order, splits, home),
+    place=gcs.absolute(root),
   )
   notes = (_roles(folders, splits), str(left_out))
   return source.Source(info, splits.__getitem__, tuple(filter(None, notes)))
@@ -153,6 +160,26 @@ def _roles(folders: dict[str, epath.Path], splits: dict[str, Files]) -> str:
   return (
     f'{line}, and {counted["test"]} is both for choosing and the result, '
     f'called test: there is no {other}/ with classes'
+  )
+
+
+def _fingerprint(
+  root: epath.Path,
+  names: list[str],
+  splits: dict[str, Files],
+  home: epath.Path | None,
+) -> str:
+  """Returns a digest of names, splits, classes and bytes of all images."""
+  start = len(os.fspath(root)) + 1
+  paths, roles = {}, {}
+  for split, images in splits.items():
+    for path, label in zip(images.paths, images.labels.tolist(), strict=True):
+      text = os.fspath(path)
+      paths[text[start:]] = text
+      roles[text[start:]] = f'{split} {names[label]}'
+  found = digests.of_files(paths, gcs.absolute(root), home)
+  return digests.of_contents(
+    {name: f'{role} {found[name]}' for name, role in roles.items()}, home
   )
 
 

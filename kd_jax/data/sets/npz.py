@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 from typing import IO, Any, NamedTuple
 import zipfile
@@ -28,7 +26,7 @@ import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import source
-from kd_jax.runtime import gcs
+from kd_jax.runtime import digests, gcs
 
 _SPLITS = ('train', 'val', 'test')
 # The dtype that an error message recommends for each array.
@@ -91,7 +89,11 @@ class Images:
 
 
 def open_npz(
-  name: str, image_size: int = 0, *, measured: bool = True
+  name: str,
+  image_size: int = 0,
+  *,
+  measured: bool = True,
+  home: epath.Path | None = None,
 ) -> source.Source:
   """Returns a file of arrays as a data set, with all but the pixels checked.
 
@@ -102,6 +104,7 @@ def open_npz(
     measured: Whether to compute the mean and the standard deviation of each
       channel, exactly, over all training images as the file holds them; else
       both are empty.
+    home: The folder that remembers what the file held; see `digests`.
 
   Raises:
     UsageError: The file is missing or damaged, or its arrays are not those of a
@@ -110,7 +113,7 @@ def open_npz(
   path = epath.Path(name.removeprefix('npz:')).expanduser()
   if os.fspath(path).startswith('gs://'):
     gcs.prepare(path)  # first of all, for the run's folder may be there too
-  headers, fingerprint = _contents(path)
+  headers, fingerprint = _contents(path, home)
   splits = [split for split in _SPLITS if f'{split}_images' in headers]
   _check_images(path, splits, headers)
   labels = {split: _labels(path, split, headers) for split in splits}
@@ -131,6 +134,7 @@ def open_npz(
     std=std,
     num_val=len(labels.get('val', ())),
     fingerprint=fingerprint,
+    place=gcs.absolute(path),
   )
   return source.Source(info, images.__getitem__)
 
@@ -152,7 +156,9 @@ def _archive(path: epath.Path) -> Iterator[zipfile.ZipFile]:
     ) from error
 
 
-def _contents(path: epath.Path) -> tuple[dict[str, _Header], str]:
+def _contents(
+  path: epath.Path, home: epath.Path | None
+) -> tuple[dict[str, _Header], str]:
   """Returns the headers of the known arrays by key, and a fingerprint.
 
   The fingerprint is computed from the CRC-32 of every array in the directory of
@@ -180,8 +186,10 @@ def _contents(path: epath.Path) -> tuple[dict[str, _Header], str]:
         f'{path}: {key} is an object array, which is never unpickled; write '
         f'it as np.array({key}, dtype={_DTYPES[key]})'
       )
-  sums = [(key, members[key].CRC, members[key].file_size) for key in headers]
-  return headers, hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
+  sums = {
+    key: f'{members[key].CRC} {members[key].file_size}' for key in headers
+  }
+  return headers, digests.of_contents(sums, home)
 
 
 def _header(file: IO[bytes]) -> _Header:

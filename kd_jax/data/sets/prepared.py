@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 from typing import Any
 
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 from kd_jax import errors
 from kd_jax.data import decode, source
 from kd_jax.data.sets import archive, builders
-from kd_jax.runtime import locks
+from kd_jax.runtime import digests, locks
 
 # The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -27,6 +28,9 @@ _SCAN = 10_000  # records read together
 _SMALL = 2**30
 _CURE = 'leave these images out as you prepare it'
 _KEYS = {'image': 'image', 'label': 'label'}  # of the features, unless named
+# In a prepared folder, the archive from which it was made. Encoders of images
+# differ between machines, so that one archive may give several record files.
+_ORIGIN = 'kd_jax_origin.json'
 
 # The split to test on, for data sets in which it is not 'test'.
 TEST_SPLITS = {'imagenet2012': 'validation'}
@@ -125,6 +129,7 @@ def open_prepared(
   archive_path: str = '',
   any_checksum: bool = False,
   image_size: int = 0,
+  home: epath.Path | None = None,
 ) -> source.Source:
   """Returns a data set that is prepared, or that `builders` can prepare.
 
@@ -137,6 +142,7 @@ def open_prepared(
     any_checksum: Whether to accept the archive whatever its checksum.
     image_size: The height and width of the network's input in pixels; 0 takes
       the data set's own size.
+    home: The folder where digests of the files are kept; see `digests`.
 
   Raises:
     UsageError: The data set is neither prepared nor known, its archive cannot
@@ -144,11 +150,11 @@ def open_prepared(
       TensorFlow can read it, or `image_size` is 0 and its images have no common
       square size.
   """
-  full_name, home = name, root(data_dir)
+  full_name, prepared_root = name, root(data_dir)
   name, keys = parsed(name)
-  folder = find(name, home)
+  folder = find(name, prepared_root)
   if folder is None:
-    folder = _prepare(name, home, archive_path, any_checksum)
+    folder = _prepare(name, prepared_root, archive_path, any_checksum)
   builder = tfds.builder_from_directory(str(folder))
   if builder.info.file_format.value != 'array_record':
     raise errors.ArgumentError(
@@ -199,6 +205,8 @@ def open_prepared(
     num_test=len(records['test']),
     mean=mean,
     std=std,
+    fingerprint=_fingerprint(folder, home),
+    place=os.path.abspath(prepared_root),
   )
   return source.Source(info, records.__getitem__)
 
@@ -291,6 +299,38 @@ def _numbered(name: str, labels: np.ndarray) -> tuple[str, ...]:
   return tuple(str(k) for k in range(len(present)))
 
 
+def _fingerprint(folder: epath.Path, home: epath.Path | None) -> str:
+  """Returns a digest of the records and of the names of their classes.
+
+  It is that of the archive if the files are as they were made from it.
+  """
+  files = {
+    path.name: path
+    for path in folder.iterdir()
+    if '.array_record' in path.name or path.name.endswith('.labels.txt')
+  }
+  found = digests.of_files(files, os.path.abspath(folder), home)
+  fingerprint = digests.of_contents(found, home)
+  origin = folder / _ORIGIN
+  if origin.exists():
+    made = json.loads(origin.read_text())
+    if made['records'] == fingerprint:
+      return made['fingerprint']
+  return fingerprint
+
+
+def _remember(name: str, folder: epath.Path, archive_file: epath.Path) -> None:
+  """Writes from what archive a data set was prepared."""
+  found = digests.of_files({'archive': archive_file}, name)
+  version = str(builders.BUILDERS[name].VERSION)
+  made = {
+    **found,
+    'fingerprint': digests.of_contents({**found, 'version': version}),
+    'records': _fingerprint(folder, None),
+  }
+  (folder / _ORIGIN).write_text(json.dumps(made, indent=2) + '\n')
+
+
 def find(name: str, home: epath.Path) -> epath.Path | None:
   """Returns the newest complete version of a prepared data set, or None.
 
@@ -346,4 +386,5 @@ def _prepare(
     builder.download_and_prepare()
     complete = find(name, home)
     assert complete is not None
+    _remember(name, complete, builder.archive_path)
     return complete

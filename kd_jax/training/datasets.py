@@ -1,0 +1,119 @@
+"""The data of trained networks, opened to measure them."""
+
+from typing import Any
+
+from etils import epath
+
+from kd_jax import data, errors
+from kd_jax.data import source
+from kd_jax.export import artifact
+from kd_jax.runtime import digests, run_dir
+
+
+def open_data(
+  found: artifact.Trained, name: str = '', data_dir: str = ''
+) -> source.Source:
+  """Opens a data set at the image size of a trained network.
+
+  Args:
+    found: The trained network.
+    name: The name, as in `config.data.name`; '' is the data set that the
+      network was trained on.
+    data_dir: The folder of prepared data sets; '' is the default.
+
+  Raises:
+    UsageError: The data set is not available, or has another number of classes.
+  """
+  facts, size = found.facts, found.facts['image_size']
+  options = facts['data'] if not name else {}
+  if not name:
+    name, data_dir = _found_again(options, data_dir)
+  opened = open_named(
+    name,
+    size,
+    data_dir,
+    train_size=options.get('train_size', 0),
+    val_fraction=options.get('val_fraction', 0.0),
+  )
+  data_classes, network_classes = (
+    len(opened.info.class_names),
+    len(facts['class_names']),
+  )
+  if data_classes != network_classes:
+    raise errors.UsageError(
+      f'{name} has {data_classes} classes, and the network {network_classes}: '
+      'they cannot be compared'
+    )
+  return opened
+
+
+def _found_again(options: dict[str, Any], data_dir: str) -> tuple[str, str]:
+  """Returns the name of the data of a run, and the folder of prepared data.
+
+  The place where the data were in the training comes before what has the name
+  seen from here, which may be something else.
+
+  Args:
+    options: The facts of the data.
+    data_dir: The folder that the caller gave, which comes before all.
+
+  Raises:
+    UsageError: The data are in neither place.
+  """
+  name, place = options['name'], options.get('place', '')
+  kind, _, path = name.partition(':')
+  if kind not in ('folder', 'npz'):
+    is_there = place and not data_dir and epath.Path(place).is_dir()
+    return name, place if is_there else data_dir
+  if place and epath.Path(place).exists():
+    return f'{kind}:{place}', data_dir
+  if not epath.Path(path).expanduser().exists():
+    where = f' or at {place}, where they were in its training' if place else ''
+    raise errors.ArgumentError(
+      f'data={name!r}, on which it was trained, are not here'
+      f'{where}: give their place'
+    )
+  return name, data_dir
+
+
+def changed(found: artifact.Trained, opened: source.Source) -> str:
+  """Returns a line if data have changed since a training on them, else ''.
+
+  Args:
+    found: The trained network.
+    opened: Its data, as `open_data` returns them without a name.
+  """
+  info = opened.info
+  was, now = found.facts['data'].get('fingerprint', ''), info.fingerprint
+  if not was or was == now:
+    return ''
+  why = digests.changed(was, now, run_dir.cache_root(''))
+  return f'{info.name} has changed since the network was trained on it' + (
+    f': {why}' if why else f' (fingerprint {was}, now {now})'
+  )
+
+
+def open_named(
+  name: str, image_size: int, data_dir: str = '', **parts: Any
+) -> source.Source:
+  """Opens a data set by name, with images of a given size.
+
+  Args:
+    name: The name, as in `config.data.name`.
+    image_size: Height and width in pixels; 0 is the data set's.
+    data_dir: The folder of prepared data sets; '' is the default.
+    **parts: Other arguments of `data.open_source`.
+
+  Raises:
+    UsageError: The data set is not available.
+  """
+  if not name:
+    raise errors.UsageError('--data is missing: weights do not name their data')
+  small = name == 'digits'  # its images have 8 pixels and are scaled later
+  opened = data.open_source(
+    name, image_size=0 if small else image_size, data_dir=data_dir, **parts
+  )
+  if not image_size:
+    return opened
+  info = opened.info._replace(image_size=image_size)
+  return source.Source(info, opened.split, opened.notes)
