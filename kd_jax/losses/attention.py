@@ -9,6 +9,9 @@ from kd_jax.losses import basic
 def attention_map(x: jax.Array) -> jax.Array:
   """Returns the attention map of a feature map.
 
+  Activations beyond 1.8e19 overflow, as in the originals: to scale them first
+  would read every map once more.
+
   Args:
     x: The feature map, [N,H,W,C] f32.
 
@@ -16,6 +19,18 @@ def attention_map(x: jax.Array) -> jax.Array:
     The mean over channels of the squared activations, [N,H,W] f32.
   """
   return jnp.square(x.astype(jnp.float32)).mean(axis=-1)
+
+
+def unit_attention(x: jax.Array) -> jax.Array:
+  """Returns the attention map of a feature map at length 1 for each image.
+
+  Args:
+    x: The feature map, [N,H,W,C] f32.
+
+  Returns:
+    The flattened attention map, [N,H*W] f32; see `basic.unit`.
+  """
+  return basic.unit(basic.flat(attention_map(x)))
 
 
 def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -33,8 +48,7 @@ def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
   Source: Zagoruyko & Komodakis, ICLR 2017, with p=2; `Attention` of
   RepDistiller b84f547, which takes the mean over positions too.
   """
-  s, t = (basic.unit(basic.flat(attention_map(x))) for x in (student, teacher))
-  return basic.mse(s, t)
+  return basic.mse(unit_attention(student), unit_attention(teacher))
 
 
 def neuron_selectivity(student: jax.Array, teacher: jax.Array) -> jax.Array:

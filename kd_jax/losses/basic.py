@@ -1,6 +1,7 @@
 """Building blocks that the other losses share."""
 
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,23 +84,132 @@ def aligned(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
   return avg_pool_to(a, height, width), avg_pool_to(b, height, width)
 
 
-def unit(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
-  """Returns `x` scaled to length 1 along `axis`.
+def power_of_2(
+  x: jax.Array, axis: int | tuple[int, ...] | None = -1
+) -> jax.Array:
+  """Returns the power of 2 that brings the largest entry of `x` to 1..2.
 
-  A vector shorter than 1e-12 becomes 0, and its gradient is 0. torch's
-  `normalize` divides such a vector by 1e-12, so that its gradient explodes.
+  Squares of entries times it do not overflow, and the product is exact. It
+  counts as a constant: no gradient flows through it.
+
+  Args:
+    x: [...] f32.
+    axis: The axis or axes over which the largest entry is taken; None is all.
+
+  Returns:
+    The power of 2, at least 2^-63 and at most 2^63, so that its own square is
+    finite too (XLA may square the factors of a product one by one), f32, in the
+    shape of `x` with 1 in place of `axis`.
+  """
+  magnitudes = jnp.abs(jax.lax.stop_gradient(x))
+  largest = magnitudes.max(axis=axis, keepdims=True)
+  # A float32 2^e has the bits e+127, followed by 23 zeros.
+  exponent = jax.lax.bitcast_convert_type(largest, jnp.int32) >> 23
+  opposite = jnp.clip(254 - exponent, 127 - 63, 127 + 63) << 23
+  return jax.lax.bitcast_convert_type(opposite, jnp.float32)
+
+
+def lessened(
+  x: jax.Array, axis: int | tuple[int, ...] | None = None
+) -> jax.Array:
+  """Returns `x` times a power of 2 that leaves no entry of 2 or more.
+
+  Where all entries are below 2, they stay as they are. It stands before
+  squares whose scale does not matter unless it is tiny.
+
+  Args:
+    x: [...] f32.
+    axis: The axis or axes that share a power of 2; None is all.
+
+  Returns:
+    The product in the shape of `x`, f32.
+  """
+  x = x.astype(jnp.float32)
+  return x * jnp.minimum(power_of_2(x, axis), 1.0)
+
+
+def unit(
+  x: jax.Array, axis: int | tuple[int, ...] = -1, least: float = 1e-12
+) -> jax.Array:
+  """Returns `x` scaled to length 1 along `axis`, as torch's `normalize` does.
+
+  A vector shorter than `least` is divided by `least` instead, and so is its
+  gradient. A vector that is 0 has the gradient 0, which is our choice.
+
+  Args:
+    x: [...] f32.
+    axis: The axis or axes over which the length is taken.
+    least: The least length by which a vector is divided.
+
+  Returns:
+    The normalised array in the shape of `x`, f32.
+  """
+  return _unit(x.astype(jnp.float32), axis, least)
+
+
+def _unit_and_factor(x, axis, least):
+  """Returns the unit vectors, 1 over their lengths, and which are not short."""
+  scale = power_of_2(x, axis)
+  scaled = x * scale
+  squared = jnp.square(scaled).sum(axis=axis, keepdims=True)
+  least_squared = jnp.square(least * scale)
+  inverse = jax.lax.rsqrt(jnp.maximum(squared, least_squared))
+  factor = jnp.where(squared == 0, 0.0, inverse * scale)
+  return scaled * inverse, factor, squared > least_squared
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _unit(x, axis, least):
+  return _unit_and_factor(x, axis, least)[0]
+
+
+@_unit.defjvp
+def _unit_derivative(axis, least, given, moved):
+  # Written out, it is not the product of a cube that overflows and a square
+  # that vanishes.
+  unit, factor, is_long = _unit_and_factor(given[0], axis, least)
+  along = (moved[0] * unit).sum(axis=axis, keepdims=True)
+  return unit, (moved[0] - unit * jnp.where(is_long, along, 0.0)) * factor
+
+
+def length(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
+  """Returns the length of `x` along `axis`; where it is 0, so is its gradient.
 
   Args:
     x: [...] f32.
     axis: The axis or axes over which the length is taken.
 
   Returns:
-    The normalised array in the shape of `x`, f32.
+    The length, f32, in the shape of `x` with 1 in place of `axis`.
   """
   x = x.astype(jnp.float32)
-  squared = jnp.square(x).sum(axis=axis, keepdims=True)
-  safe = squared > 1e-24
-  return jnp.where(safe, x * jax.lax.rsqrt(jnp.where(safe, squared, 1.0)), 0.0)
+  scale = power_of_2(x, axis)
+  squared = jnp.square(x * scale).sum(axis=axis, keepdims=True)
+  is_zero = squared == 0
+  return jnp.where(
+    is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)) / scale
+  )
+
+
+def softened(x: jax.Array, epsilon: float) -> jax.Array:
+  """Returns `x` divided by its length along the last axis plus a constant.
+
+  A vector that is 0 has the gradient 0, which is our choice.
+
+  Args:
+    x: [...,C] f32.
+    epsilon: The constant added to the length.
+
+  Returns:
+    The quotient in the shape of `x`, f32.
+  """
+  x = x.astype(jnp.float32)
+  scale = power_of_2(x)
+  x = x * scale
+  squared = jnp.square(x).sum(axis=-1, keepdims=True)
+  is_zero = squared == 0
+  lengths = jnp.sqrt(jnp.where(is_zero, 1.0, squared))
+  return jnp.where(is_zero, 0.0, x / (lengths + epsilon * scale))
 
 
 def flat(x: jax.Array) -> jax.Array:

@@ -68,8 +68,5 @@ def factor_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
   Source: Kim et al., NeurIPS 2018, equation 3; `FactorTransfer` of RepDistiller
   b84f547, which compares attention maps of the factors.
   """
-  s, t = (
-    basic.unit(basic.flat(attention.attention_map(x)))
-    for x in basic.aligned(student, teacher)
-  )
+  s, t = map(attention.unit_attention, basic.aligned(student, teacher))
   return jnp.abs(s - t).mean()

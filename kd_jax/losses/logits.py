@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from kd_jax.losses import basic
+
 
 def classes(labels: jax.Array) -> jax.Array:
   """Returns the class index of each image's label.
@@ -97,9 +99,8 @@ def standardized(logits: jax.Array, epsilon: float = 1e-7) -> jax.Array:
   """Returns logits with mean 0 and standard deviation 1 for each image.
 
   The logits are divided by the unbiased deviation (K-1) plus `epsilon`;
-  gradients flow through both moments. Where the deviation is not above
-  `epsilon` (the logits of an image are all equal), the result and its gradient
-  are 0, which is our choice.
+  gradients flow through both moments. Where the logits of an image are all
+  equal, the result and its gradient are 0, which is our choice.
 
   Args:
     logits: The logits, [N,K] f32.
@@ -113,11 +114,8 @@ def standardized(logits: jax.Array, epsilon: float = 1e-7) -> jax.Array:
   """
   logits = logits.astype(jnp.float32)
   centred = logits - logits.mean(axis=-1, keepdims=True)
-  squares = jnp.square(centred).sum(axis=-1, keepdims=True)
-  variance = squares / (logits.shape[-1] - 1)
-  varies = variance > epsilon**2
-  deviation = jnp.sqrt(jnp.where(varies, variance, 1.0))
-  return jnp.where(varies, centred / (epsilon + deviation), 0.0)
+  root = (logits.shape[-1] - 1) ** 0.5
+  return root * basic.softened(centred, root * epsilon)
 
 
 def tckd(
@@ -155,7 +153,7 @@ def tckd(
     )
     for x in _log_softened(student, teacher, temperature)
   )
-  return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
+  return temperature**2 * _divergence(log_q, log_p).mean()
 
 
 def nckd(
@@ -183,11 +181,13 @@ def nckd(
   """
   others = ~_one_hot(labels, student.shape[-1])
   log_q, log_p = (
-    x - jax.nn.logsumexp(x, axis=-1, where=others, keepdims=True)
-    for x in _log_softened(student, teacher, temperature)
+    _log_softmax_where(x / temperature, others)
+    for x in (
+      student.astype(jnp.float32),
+      jax.lax.stop_gradient(teacher.astype(jnp.float32)),
+    )
   )
-  summands = jnp.where(others, jnp.exp(log_p) * (log_p - log_q), 0.0)
-  return temperature**2 * summands.sum(axis=-1).mean()
+  return temperature**2 * _divergence(log_q, log_p).mean()
 
 
 def inter_class(
@@ -245,6 +245,33 @@ def _one_hot(labels: jax.Array, count: int) -> jax.Array:
   return jax.nn.one_hot(classes(labels), count, dtype=bool)
 
 
+def _divergence(log_q: jax.Array, log_p: jax.Array) -> jax.Array:
+  """Returns KL(p || q) from log-probabilities, [N] f32, each [N,K] f32.
+
+  The sum of q - p is 0 but for rounding, most of which it takes from the sum of
+  the logarithms: by itself that is off by 1e-7, much of a small divergence.
+  """
+  q, p = jnp.exp(log_q), jnp.exp(log_p)
+  return (p * (log_p - log_q) + (q - p)).sum(axis=-1)
+
+
+def _log_softmax_where(x: jax.Array, where: jax.Array) -> jax.Array:
+  """Returns the log-probabilities among some classes, and 0 at the others.
+
+  The others' logits never meet an exponential: it could overflow, and infinity
+  times 0 would be the gradient.
+
+  Args:
+    x: The logits, [N,K] f32.
+    where: The classes that count, [N,K] bool.
+
+  Returns:
+    The log-probabilities, [N,K] f32.
+  """
+  total = jax.nn.logsumexp(x, axis=-1, where=where, keepdims=True)
+  return jnp.where(where, x - total, 0.0)
+
+
 def _log_softened(
   student: jax.Array, teacher: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -285,8 +312,5 @@ def _correlation(
     The correlation of each pair of rows, [M] f32.
   """
   a, b = (x - x.mean(axis=-1, keepdims=True) for x in (a, b))
-  squares = [jnp.square(x).sum(axis=-1) for x in (a, b)]
-  varies = (squares[0] > 1e-24) & (squares[1] > 1e-24)
-  length_a, length_b = (jnp.sqrt(jnp.where(varies, x, 1.0)) for x in squares)
-  dot = jnp.where(varies, (a * b).sum(axis=-1), 0.0)
-  return dot / (length_a * length_b + epsilon)
+  lengths = basic.length(a) * basic.length(b)
+  return (a * b).sum(axis=-1) / (lengths[:, 0] + epsilon)

@@ -40,7 +40,7 @@ def diversity(x: jax.Array, previous: jax.Array) -> jax.Array:
   follow in attracting to a shifted attention map.
   """
   target, _ = _shifted(jax.lax.stop_gradient(previous))
-  return basic.mse(basic.unit(basic.flat(attention.attention_map(x))), target)
+  return basic.mse(attention.unit_attention(x), target)
 
 
 def shifted_map(x: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def _shifted(x: jax.Array) -> tuple[jax.Array, jax.Array]:
       f'a map of {positions} positions has no third of least attention; take '
       'an earlier tap'
     )
-  length = jnp.sqrt(jnp.square(energy).sum(axis=-1, keepdims=True))
+  length = basic.length(energy)
   unit = basic.unit(energy)
   threshold = jnp.sort(unit, axis=-1)[:, positions // 3 - 1][:, None]
   half = length / 2

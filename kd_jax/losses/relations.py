@@ -26,7 +26,7 @@ def similarity_preserving(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """
 
   def gram(x):
-    rows = basic.flat(x)
+    rows = basic.flat(basic.lessened(x))
     return basic.unit(jnp.matmul(rows, rows.T, precision=FULL))
 
   return basic.mse(gram(student), gram(teacher))
@@ -48,9 +48,13 @@ def relational_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
   """
 
   def relative(x):
-    squares = jnp.square(_differences(x)).sum(axis=-1)
+    x = x.astype(jnp.float32)
+    scale = jnp.minimum(basic.power_of_2(x, None), 1.0)
+    squares = jnp.square(_differences(x * scale)).sum(axis=-1)
+    # The originals' 1e-12; beside large vectors it vanishes.
+    least = jnp.maximum(1e-12 * jnp.square(scale), 1e-30)
     diagonal = jnp.eye(len(x), dtype=bool)
-    distances = jnp.where(diagonal, 0.0, jnp.sqrt(jnp.maximum(squares, 1e-12)))
+    distances = jnp.where(diagonal, 0.0, jnp.sqrt(jnp.maximum(squares, least)))
     pairs = max(len(x) * (len(x) - 1), 1)
     mean = distances.sum() / pairs
     # The mean is 0 where the batch is a single image.
@@ -110,11 +114,7 @@ def probabilistic_transfer(
   """
 
   def probabilities(x):
-    x = x.astype(jnp.float32)
-    squared = jnp.square(x).sum(axis=-1, keepdims=True)
-    is_zero = squared == 0
-    length = jnp.sqrt(jnp.where(is_zero, 1.0, squared))
-    x = jnp.where(is_zero, 0.0, x / (length + epsilon))
+    x = basic.softened(x, epsilon)
     similarity = (jnp.matmul(x, x.T, precision=FULL) + 1) / 2
     return similarity / similarity.sum(axis=1, keepdims=True)
 

@@ -3,6 +3,7 @@ from jax import test_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from kd_jax import errors, losses
 from kd_jax.methods import fpd
@@ -74,43 +75,153 @@ def conv3x3(x, kernel, bias):
   return out
 
 
-def weighted(values):
-  values = np.array(values)
-  w = np.exp(values - values.max())
-  return float((w / w.sum() * values).sum())
+def leaky_norm(x, params):
+  """A 3x3 convolution, BatchNorm on the batch and LeakyReLU: 'CBL'."""
+  x = conv3x3(x, params['conv']['kernel'], 0)
+  x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+  x = x * params['bn']['scale'] + params['bn']['bias']
+  return np.where(x > 0, x, 0.1 * x)
 
 
-def test_version_a_equals_the_formulas_written_out_in_numpy():
-  method = fpd.Method(width=16, se_reduction=4)
-  variables, feats, batch = start(method)
-  terms, _ = apply(method, variables, feats, batch)
-  p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables['params'])
+def pyramid(maps, version, params, laterals):
+  """The smoothed and the gated levels of a network's four maps."""
+  lateral = []
+  for k, x in enumerate(maps):
+    if version == 'A':
+      own = params[laterals][f'lateral{k}']
+      lateral.append(x @ own['kernel'][0, 0] + own['bias'])
+    else:
+      widened = leaky_norm(x, params[laterals][f'widen{k}'])
+      lateral.append(leaky_norm(widened, params[laterals][f'lateral{k}']))
+  levels = [lateral[3]]
+  for k in (2, 1, 0):
+    levels.insert(0, resize(levels[0], lateral[k].shape[1]) + lateral[k])
+  if version == 'A':
+    kernel, bias = params['smooth']['kernel'], params['smooth']['bias']
+    smoothed = [conv3x3(x, kernel, bias) for x in levels]
+  else:
+    smoothed = [leaky_norm(x, params['smooth']) for x in levels]
+  gated = []
+  for g in smoothed:
+    inner = np.maximum(g.mean((1, 2)) @ params['gate']['fc1']['kernel'], 0)
+    gate = 1 / (1 + np.exp(-(inner @ params['gate']['fc2']['kernel'])))
+    gated.append(g * gate[:, None, None])
+  return smoothed, gated
 
-  def pyramid(maps):
-    lateral = [
-      maps[name] @ p['laterals'][f'lateral{k}']['kernel'][0, 0]
-      + p['laterals'][f'lateral{k}']['bias']
-      for k, name in enumerate(SHAPES)
+
+def specified(params, feats, label, version, guided, weights):
+  """The terms, in float64, written from the specification.
+
+  Args:
+    params: The pyramid's parameters.
+    feats: The features of both networks.
+    label: The labels.
+    version: The version, 'A' or 'B'.
+    guided: Whether only images count that the teacher gets right.
+    weights: The softmax weights by name, which are constants; those that are
+      missing are computed and kept in it.
+  """
+
+  def weighted(name, values):
+    values = np.array(values)
+    kept = weights.setdefault(name, special.softmax(values))
+    return float(kept @ values)
+
+  def mse(s, t):
+    return ((s - t) ** 2).mean()
+
+  z_s, z_t = (feats[n]['logits'] for n in ('student', 'teacher'))
+  right = z_t.argmax(1) == label if guided else np.full(len(label), True)
+  own = 'teacher_laterals' if 'teacher_laterals' in params else 'laterals'
+  (g_s, e_s), (g_t, e_t) = (
+    [
+      [level * right[:, None, None, None] for level in part]
+      for part in pyramid(
+        [feats[name][tap] for tap in SHAPES], version, params, laterals
+      )
     ]
-    levels = [lateral[3]]
-    for k in (2, 1, 0):
-      levels.insert(0, resize(levels[0], lateral[k].shape[1]) + lateral[k])
-    smooth = [
-      conv3x3(x, p['smooth']['kernel'], p['smooth']['bias']) for x in levels
+    for name, laterals in (('student', 'laterals'), ('teacher', own))
+  )
+  if version == 'A':
+    parts = [
+      weighted(name, [mse(s, t) for s, t in zip(*levels, strict=True)])
+      for name, levels in (('m', (g_s, g_t)), ('n', (e_s, e_t)))
     ]
-    gated = []
-    for g in smooth:
-      inner = np.maximum(g.mean((1, 2)) @ p['gate']['fc1']['kernel'], 0)
-      gate = 1 / (1 + np.exp(-(inner @ p['gate']['fc2']['kernel'])))
-      gated.append(g * gate[:, None, None])
-    return smooth, gated
+  else:
+    parts = [
+      sum(mse(s.mean(-1), t.mean(-1)) for s, t in zip(g_s, g_t, strict=True)),
+      sum(
+        mse(s.mean((1, 2)), t.mean((1, 2)))
+        for s, t in zip(e_s, e_t, strict=True)
+      ),
+    ]
+  log_q, log_p = (special.log_softmax(z / 4, axis=1) for z in (z_s, z_t))
+  divergences = 4**2 * (np.exp(log_p) * (log_p - log_q)).sum(1)
+  log_s = special.log_softmax(z_s, axis=1)
+  return {
+    'ce': -log_s[np.arange(len(label)), label].mean(),
+    'kd': divergences[right].mean(),
+    'fpd': weighted('fpd', parts),
+  }
 
-  (g_s, e_s), (g_t, e_t) = pyramid(feats['student']), pyramid(feats['teacher'])
-  parts = [
-    weighted([((s - t) ** 2).mean() for s, t in zip(a, b, strict=True)])
-    for a, b in ((g_s, g_t), (e_s, e_t))
-  ]
-  np.testing.assert_allclose(terms['fpd'], weighted(parts), rtol=1e-5)
+
+@pytest.mark.parametrize(
+  ('version', 'wider', 'guided'),
+  [('A', 1, False), ('A', 2, True), ('B', 1, False), ('B', 2, True)],
+)
+def test_the_terms_and_gradients_are_put_together_as_specified(
+  version, wider, guided
+):
+  shapes = {name: (hw, wider * c) for name, (hw, c) in SHAPES.items()}
+  feats, batch = pair(shapes=shapes), tiny.batch(4)
+  feats['teacher']['logits'][[0, 2], batch['label'][[0, 2]]] += 9
+  feats['teacher']['logits'][[1, 3], batch['label'][[1, 3]]] -= 9
+  method = fpd.Method(
+    width=16, se_reduction=4, version=version, widened=(8, 8, 12, 8),
+    guided=guided,
+  )  # fmt: skip
+  variables, *_ = start(method, feats)
+  rng = np.random.default_rng(3)
+
+  def near(tree, size):
+    return jax.tree.map(
+      lambda x: (x + size * rng.normal(size=x.shape)).astype(np.float32), tree
+    )
+
+  # BatchNorm's scale and bias are not 1 and 0.
+  params = near(variables['params'], 0.1)
+
+  def fpd_and_terms(params, student):
+    own = {**feats, 'student': student}
+    terms, _ = apply(method, {**variables, 'params': params}, own, batch)
+    return terms['fpd'], terms
+
+  given = params, feats['student']
+  derive = jax.value_and_grad(fpd_and_terms, argnums=(0, 1), has_aux=True)
+  (_, terms), slopes = jax.jit(derive)(*given)
+  weights = {}
+
+  def moved(step, part, along):
+    """The specified terms, where a part of what is given has moved."""
+    own = [double(x) for x in given]
+    own[part] = jax.tree.map(lambda x, d: x + step * d, own[part], along)
+    features = {**double(feats), 'student': own[1]}
+    return specified(own[0], features, batch['label'], version, guided, weights)
+
+  def double(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+  for part in (0, 1):  # the pyramid's parameters, the student's features
+    along = double(near(jax.tree.map(np.zeros_like, given[part]), 1.0))
+    want = moved(0, part, along)
+    assert set(terms) == set(want)
+    for name, value in want.items():
+      np.testing.assert_allclose(terms[name], value, rtol=1e-4, err_msg=name)
+    # The softmax weights, which are constants, are those of the first call.
+    ahead, behind = (moved(step, part, along)['fpd'] for step in (1e-7, -1e-7))
+    slope = jax.tree.map(lambda g, d: float((g * d).sum()), slopes[part], along)
+    found = sum(jax.tree.leaves(slope))
+    np.testing.assert_allclose(found, (ahead - behind) / 2e-7, rtol=1e-3)
 
 
 @pytest.mark.parametrize('version', ['A', 'B'])

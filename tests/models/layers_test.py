@@ -163,3 +163,41 @@ def test_nothing_is_folded_where_batch_statistics_are_used():
   variables = pair_variables(net, x)
   _, made = net.apply(variables, x, train=False, mutable=[layers.FOLDED])
   assert not made
+
+
+@pytest.mark.parametrize('ratio', [0, 10, 100, 1000])
+@pytest.mark.parametrize(
+  ('shape', 'group_size'), [((8, 6, 6, 4), 0), ((8, 6, 6, 4), 4), ((64, 4), 0)]
+)
+def test_fresh_statistics_are_those_of_float64_whatever_the_mean(
+  shape, group_size, ratio
+):
+  rng = np.random.default_rng(0)
+  x, weights = rng.normal(size=(2, *shape)).astype(np.float32)
+  x = 3 * (x + np.float32(ratio))
+  norm = layers.BatchNorm(group_size=group_size)
+  variables = norm.init(jax.random.key(0), x, train=True)
+
+  def loss(x):
+    y, moved = norm.apply(variables, x, train=True, mutable=['batch_stats'])
+    return (y * weights).sum(), (y, moved['batch_stats'])
+
+  (_, (found, moved)), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
+  groups = shape[0] // (group_size or shape[0])
+
+  def split(x):
+    return x.reshape(groups, -1, shape[-1]).astype(np.float64)
+
+  rows, slopes = split(x), split(weights)
+  mean, var = (f(rows, 1, keepdims=True) for f in (np.mean, np.var))
+  inverse = 1 / np.sqrt(var + 1e-5)
+  want = (rows - mean) * inverse
+  want_grad = inverse * (
+    slopes
+    - slopes.mean(1, keepdims=True)
+    - want * (slopes * want).mean(1, keepdims=True)
+  )
+  for ours, theirs in ((found, want), (grad, want_grad)):
+    np.testing.assert_allclose(split(np.asarray(ours)), theirs, atol=1e-5)
+  stored = (moved['var'] - 0.9) / 0.1 * (1 - 1 / rows.shape[1])
+  np.testing.assert_allclose(stored, var.mean(axis=(0, 1)), rtol=1e-5)

@@ -40,11 +40,16 @@ class Network(nn.Module, kw_only=True):
 
   @property
   def norm(self) -> Callable[..., batch_norm_lib.BatchNorm]:
-    """Returns the constructor of a BatchNorm in the network's mode."""
+    """Returns the constructor of a BatchNorm in the network's mode.
+
+    Its sums are those about the running mean. What random kernels make of
+    standardised images has means that are small beside the deviations.
+    """
     return functools.partial(
       batch_norm_lib.BatchNorm,
       mode=self.batch_norm,
       group_size=self.bn_group_size,
+      shift='running',
     )
 
   def classify(
