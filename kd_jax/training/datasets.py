@@ -1,4 +1,4 @@
-"""The data of trained networks, opened to measure them."""
+"""The data of trained networks, opened to measure them; data of processes."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from etils import epath
 from kd_jax import data, errors
 from kd_jax.data import source
 from kd_jax.export import artifact
-from kd_jax.runtime import digests, run_dir
+from kd_jax.runtime import digests, distributed, run_dir
 
 
 def open_data(
@@ -117,3 +117,14 @@ def open_named(
     return opened
   info = opened.info._replace(image_size=image_size)
   return source.Source(info, opened.split, opened.notes)
+
+
+def check_same(info: source.Info) -> None:
+  """Raises UsageError in all processes if they see other data."""
+  prints = distributed.gather(info.fingerprint)
+  if other := [i for i, found in enumerate(prints) if found != prints[0]]:
+    raise errors.UsageError(
+      f'process {other[0]} sees other images or labels as {info.name} than '
+      f'process 0 (fingerprints {prints[other[0]]!r} and {prints[0]!r}): give '
+      'all machines the same data'
+    )

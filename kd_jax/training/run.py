@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax import errors, tasks
+from kd_jax import tasks
 from kd_jax.data import augment, dataset, resident, source, stream
 from kd_jax.distill import build
 from kd_jax.runtime import (
@@ -24,7 +24,7 @@ from kd_jax.runtime import (
   run_dir,
   watchdog,
 )
-from kd_jax.training import loop, options, picture, report
+from kd_jax.training import datasets, loop, options, picture, report
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
@@ -99,7 +99,7 @@ def _train(
   reporter = _reporter(config, folder, label)
   parts = distributed.together(lambda: build.build(config))
   info = parts.source.info
-  _check_same(info)
+  datasets.check_same(info)
   teacher_lib.check(config, parts, folder)
   with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
@@ -178,17 +178,6 @@ def _reporter(
   tags['kd_jax'] = __version__
   plain = config_lib.plain(config)
   return logging.Reporter(folder, label, named, config=plain, tags=tags)
-
-
-def _check_same(info: source.Info) -> None:
-  """Raises UsageError in all processes if they see other data."""
-  prints = distributed.gather(info.fingerprint)
-  if other := [i for i, found in enumerate(prints) if found != prints[0]]:
-    raise errors.UsageError(
-      f'process {other[0]} sees other images or labels as {info.name} than '
-      f'process 0 (fingerprints {prints[other[0]]!r} and {prints[0]!r}): give '
-      'all machines the same data'
-    )
 
 
 def loop_options(config: ConfigDict) -> options.LoopOptions:

@@ -1,40 +1,31 @@
 """A run's teacher: located or trained, measured, and kept with the run."""
 
-from collections.abc import Callable, Iterator
-import contextlib
-import pathlib
-import re
+from collections.abc import Callable
 from typing import Any
-from urllib import parse
 
 from etils import epath
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
-from kd_jax import errors, models, pytrees, tasks
+from kd_jax import errors, models, tasks
 from kd_jax.data import dataset, resident, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
-from kd_jax.models.pretrained import contents, convert
 from kd_jax.runtime import (
   checkpoint,
   distributed,
   downloads,
-  gcs,
-  locks,
   run_dir,
   sharding,
 )
-from kd_jax.training import classes, origin, restore
+from kd_jax.training import origin, restore, teacher_path
 from kd_jax.version import __version__
 
 # What is kept of the facts of a teacher from elsewhere.
 _KEPT = ('best_on_test', 'wall_s', 'notes')
-_DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 
 Train = Callable[[ConfigDict, run_dir.Folder, str], dict[str, Any]]
 
@@ -119,14 +110,14 @@ def _found(
     return {'params': {}}, {'from': config.teacher.name}
   place, known = config.teacher.path, {}
   if place:
-    known = {'digest': distributed.first(lambda: _digest(config))}
+    known = {'digest': distributed.first(lambda: teacher_path.digest(config))}
   else:
     recipe = config_lib.of_teacher(config)
     cached = cache_folder(recipe, parts.source.info, 'teacher')
     train(recipe, cached, 'teacher')
     place = str(cached.path)
   variables, facts = distributed.together(
-    lambda: _read(
+    lambda: teacher_path.read(
       config, place, network, parts, lambda x: say(f"teacher's file: {x}")
     )
   )
@@ -160,170 +151,16 @@ def check(
   facts = folder.read('teacher.json')
   if path and facts is not None:
     was = facts.get('digest', '')
-    distributed.first(lambda: origin.check(was, _digest(config), path, folder))
+    distributed.first(
+      lambda: origin.check(was, teacher_path.digest(config), path, folder)
+    )
   elif path and networks:
     (network,) = networks.values()
     if downloads.is_url(path):
-      distributed.first(lambda: str(_file(config)))
-    distributed.together(lambda: _read(config, path, network, parts))
-
-
-def _digest(config: ConfigDict) -> str:
-  """Returns a digest of what `config.teacher.path` holds; '' if it is gone."""
-  if downloads.is_url(config.teacher.path):
-    return config.teacher.sha256.lower()
-  home = run_dir.cache_root(config.cache_dir)
-  return origin.digest(config.teacher.path, home)
-
-
-def _read(
-  config: ConfigDict,
-  path: str,
-  network: nn.Module,
-  parts: build.Parts,
-  say: Callable[[str], None] | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads the variables of a run, an export or a file of PyTorch weights.
-
-  The outputs are in the order of the data's classes.
-
-  Args:
-    config: The configuration of the run.
-    path: The path or the URL.
-    network: The teacher.
-    parts: The parts of the run.
-    say: A function that prints what of a file was taken and what was left.
-
-  Returns:
-    The variables, and the fields of the run's result, of which a file of
-    weights has none; with 'notes' for the user, if there are any.
-  """
-  info, replicated = parts.source.info, sharding.replicated(parts.mesh)
-  notes = []
-  if downloads.is_url(path) or contents.is_weights(
-    epath.Path(path).expanduser()
-  ):
-    file = _file(config)
-    with _about(path), errors.keys('config.teacher.'):
-      weights = convert.load(network, file, config.teacher.key, say)
-    variables = sharding.put(weights, replicated)
-    names, result = None, {}
-  elif config.teacher.key:
-    raise errors.UsageError(
-      f'config.teacher.key={config.teacher.key!r}: it is for a file of '
-      f"weights, and config.teacher.path={path!r} is none; give ''"
+      distributed.first(lambda: str(teacher_path.file(config)))
+    distributed.together(
+      lambda: teacher_path.read(config, path, network, parts)
     )
-  else:
-    with _about(path):
-      trained = restore.load(path, parts.mesh)
-      variables = restore.variables(
-        trained, network, len(info.class_names), info.image_size
-      )
-      _check_normalisation(config, info, trained.facts)
-      _check_finite(variables)
-    names, size = (trained.facts[key] for key in ('class_names', 'image_size'))
-    result = trained.facts.get('result', {})
-    if size != info.image_size:
-      notes.append(
-        f'it was trained on images of {size} pixels, and sees '
-        f'{info.image_size} here'
-      )
-  with _about(path), errors.keys('config.teacher.'):
-    met = classes.match(names, info.class_names, config.teacher.class_names)
-    if met.order is not None:
-      variables = sharding.put(
-        classes.ordered(network, variables, met.order, info.image_size),
-        replicated,
-      )
-  notes += filter(None, [met.note])
-  return variables, {**result, 'notes': notes} if notes else result
-
-
-@contextlib.contextmanager
-def _about(path: str) -> Iterator[None]:
-  try:
-    yield
-  except errors.UsageError as error:
-    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
-
-
-def _file(config: ConfigDict) -> epath.Path:
-  """Returns the file of weights, downloaded if need be.
-
-  Its SHA-256 is checked if `config.teacher.sha256` is set.
-
-  Raises:
-    UsageError: `config.teacher.sha256` is invalid, or is missing for a URL.
-  """
-  path, digits = config.teacher.path, config.teacher.sha256
-  wanted = downloads.Published(path, 'sha256', digits)
-  with _about(path):
-    if digits and not _DIGITS.fullmatch(digits):
-      raise errors.UsageError(
-        f'config.teacher.sha256={digits!r}: give its 64 hexadecimal digits, or '
-        'the first 8 or more'
-      )
-    if not downloads.is_url(path):
-      place = epath.Path(path).expanduser()
-    else:
-      place = _downloaded(config, wanted)
-    if digits and place.exists():
-      downloads.verify(wanted, place, 'See config.teacher.sha256')
-  return place
-
-
-def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
-  name = pathlib.PurePosixPath(parse.urlsplit(wanted.url).path).name
-  if not name.lower().endswith(contents.SUFFIXES):
-    raise errors.UsageError(
-      f'a URL names a file of weights ({", ".join(contents.SUFFIXES)}); fetch '
-      'a run or an export, and give its folder'
-    )
-  if not wanted.checksum:
-    raise errors.UsageError(
-      'set config.teacher.sha256 to what its publisher says, or to the first 8 '
-      'digits or more, so that another file is noticed'
-    )
-  folder = run_dir.cache_root(config.cache_dir) / 'downloads'
-  if gcs.is_bucket(folder):  # a download into a bucket cannot resume
-    folder = epath.Path('~/.cache/kd_jax/downloads').expanduser()
-  place = folder / f'{wanted.checksum[:8].lower()}-{name}'
-  with contextlib.suppress(OSError):  # `locks.hold` raises a better error
-    folder.mkdir(parents=True, exist_ok=True)
-  with locks.hold(folder / '.lock', wait=True):
-    if not place.exists():
-      cure = 'Fetch it yourself, and give its path'
-      downloads.fetch(wanted, place, cure, distributed.say)
-  return place
-
-
-def _check_normalisation(
-  config: ConfigDict, info: source.Info, facts: dict[str, Any]
-) -> None:
-  """Checks that the teacher sees images as it saw them in its training.
-
-  Raises:
-    UsageError: The run has another mean or standard deviation.
-  """
-  for key, data_value in (('mean', info.mean), ('std', info.std)):
-    used = config.teacher[key] or data_value
-    if not np.allclose(used, facts[key], atol=1e-4):
-      raise errors.UsageError(
-        f'it was trained with {key} {tuple(facts[key])}, and here it would see '
-        f'images with {tuple(used)}: set config.teacher.{key}='
-        f'{tuple(facts[key])}'
-      )
-
-
-def _check_finite(variables: dict[str, Any]) -> None:
-  """Raises UsageError where a variable has a value that is no finite number."""
-  finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), variables)
-  for path, is_finite in jax.tree_util.tree_leaves_with_path(finite):
-    if not is_finite:
-      raise errors.UsageError(
-        f'{pytrees.path_name(path)} has values that are no finite numbers (NaN '
-        'or infinite): its training diverged'
-      )
 
 
 def measured(network: Any, seen: Any = None) -> step.Experiment:

@@ -260,7 +260,7 @@ def test_what_is_no_such_data_set_is_one_line_before_compiling(
   tmp_path, monkeypatch, case
 ):
   changes, message = REFUSED[case]
-  monkeypatch.setattr(build, 'phases_of', None)  # the first that traces
+  monkeypatch.setattr(build, 'trace', None)
   name = write(tmp_path / 'x.npz', **arrays(**changes))
   with pytest.raises(errors.UsageError, match=message) as raised:
     small(name, tmp_path / 'run')

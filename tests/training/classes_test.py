@@ -16,7 +16,7 @@ from kd_jax.data.sets import digits
 from kd_jax.distill import build
 from kd_jax.export import artifact
 from kd_jax.runtime import run_dir
-from kd_jax.training import classes, restore
+from kd_jax.training import classes, restore, teacher_path
 from kd_jax.training import teacher as teacher_lib
 from tests import finished
 from tests.training import teacher_test
@@ -179,11 +179,11 @@ def test_a_run_and_an_export_in_its_place_are_other_teachers(tmp_path):
   made = teacher_test.config(tmp_path / 'teacher')
   shutil.copytree(finished.places() / 'kd_out', tmp_path / 'teacher')
   parts, folder = build.build(made), run_dir.Folder(tmp_path / 'run')
-  folder.write('teacher.json', {'digest': teacher_lib._digest(made)})
+  folder.write('teacher.json', {'digest': teacher_path.digest(made)})
   teacher_lib.check(made, parts, folder)
   shutil.rmtree(tmp_path / 'teacher')
   shutil.copytree(finished.places() / 'kd', tmp_path / 'teacher')
   with pytest.raises(errors.UsageError, match='holds another teacher'):
     teacher_lib.check(made, parts, folder)
-  folder.write('teacher.json', {'digest': teacher_lib._digest(made)})
+  folder.write('teacher.json', {'digest': teacher_path.digest(made)})
   teacher_lib.check(made, parts, folder)

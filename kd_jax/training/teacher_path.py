@@ -1,0 +1,190 @@
+"""The teacher that `config.teacher.path` names: a run, an export or weights."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import pathlib
+import re
+from typing import Any
+from urllib import parse
+
+from etils import epath
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from kd_jax import errors, pytrees
+from kd_jax.data import source
+from kd_jax.distill import build
+from kd_jax.models.pretrained import contents, convert
+from kd_jax.runtime import (
+  distributed,
+  downloads,
+  gcs,
+  locks,
+  run_dir,
+  sharding,
+)
+from kd_jax.training import classes, origin, restore
+
+_DIGITS = re.compile('[0-9a-fA-F]{8,64}')
+
+
+def digest(config: ConfigDict) -> str:
+  """Returns a digest of what `config.teacher.path` holds; '' if it is gone."""
+  if downloads.is_url(config.teacher.path):
+    return config.teacher.sha256.lower()
+  home = run_dir.cache_root(config.cache_dir)
+  return origin.digest(config.teacher.path, home)
+
+
+def read(
+  config: ConfigDict,
+  path: str,
+  network: nn.Module,
+  parts: build.Parts,
+  say: Callable[[str], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads the variables of a run, an export or a file of PyTorch weights.
+
+  The outputs are in the order of the data's classes.
+
+  Args:
+    config: The configuration of the run.
+    path: The path or the URL.
+    network: The teacher.
+    parts: The parts of the run.
+    say: A function that prints what of a file was taken and what was left.
+
+  Returns:
+    The variables, and the fields of the run's result, of which a file of
+    weights has none; with 'notes' for the user, if there are any.
+  """
+  info, replicated = parts.source.info, sharding.replicated(parts.mesh)
+  notes = []
+  if downloads.is_url(path) or contents.is_weights(
+    epath.Path(path).expanduser()
+  ):
+    weights_file = file(config)
+    with about(path), errors.keys('config.teacher.'):
+      weights = convert.load(network, weights_file, config.teacher.key, say)
+    variables = sharding.put(weights, replicated)
+    names, result = None, {}
+  elif config.teacher.key:
+    raise errors.UsageError(
+      f'config.teacher.key={config.teacher.key!r}: it is for a file of '
+      f"weights, and config.teacher.path={path!r} is none; give ''"
+    )
+  else:
+    with about(path):
+      trained = restore.load(path, parts.mesh)
+      variables = restore.variables(
+        trained, network, len(info.class_names), info.image_size
+      )
+      _check_normalisation(config, info, trained.facts)
+      check_finite(variables)
+    names, size = (trained.facts[key] for key in ('class_names', 'image_size'))
+    result = trained.facts.get('result', {})
+    if size != info.image_size:
+      notes.append(
+        f'it was trained on images of {size} pixels, and sees '
+        f'{info.image_size} here'
+      )
+  with about(path), errors.keys('config.teacher.'):
+    met = classes.match(names, info.class_names, config.teacher.class_names)
+    if met.order is not None:
+      variables = sharding.put(
+        classes.ordered(network, variables, met.order, info.image_size),
+        replicated,
+      )
+  notes += filter(None, [met.note])
+  return variables, {**result, 'notes': notes} if notes else result
+
+
+@contextlib.contextmanager
+def about(path: str) -> Iterator[None]:
+  """Puts the key and the path before the message of a UsageError."""
+  try:
+    yield
+  except errors.UsageError as error:
+    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
+
+
+def file(config: ConfigDict) -> epath.Path:
+  """Returns the file of weights, downloaded if need be.
+
+  Its SHA-256 is checked if `config.teacher.sha256` is set.
+
+  Raises:
+    UsageError: `config.teacher.sha256` is invalid, or is missing for a URL.
+  """
+  path, digits = config.teacher.path, config.teacher.sha256
+  wanted = downloads.Published(path, 'sha256', digits)
+  with about(path):
+    if digits and not _DIGITS.fullmatch(digits):
+      raise errors.UsageError(
+        f'config.teacher.sha256={digits!r}: give its 64 hexadecimal digits, or '
+        'the first 8 or more'
+      )
+    if not downloads.is_url(path):
+      place = epath.Path(path).expanduser()
+    else:
+      place = _downloaded(config, wanted)
+    if digits and place.exists():
+      downloads.verify(wanted, place, 'See config.teacher.sha256')
+  return place
+
+
+def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
+  name = pathlib.PurePosixPath(parse.urlsplit(wanted.url).path).name
+  if not name.lower().endswith(contents.SUFFIXES):
+    raise errors.UsageError(
+      f'a URL names a file of weights ({", ".join(contents.SUFFIXES)}); fetch '
+      'a run or an export, and give its folder'
+    )
+  if not wanted.checksum:
+    raise errors.UsageError(
+      'set config.teacher.sha256 to what its publisher says, or to the first 8 '
+      'digits or more, so that another file is noticed'
+    )
+  folder = run_dir.cache_root(config.cache_dir) / 'downloads'
+  if gcs.is_bucket(folder):  # a download into a bucket cannot resume
+    folder = epath.Path('~/.cache/kd_jax/downloads').expanduser()
+  place = folder / f'{wanted.checksum[:8].lower()}-{name}'
+  with contextlib.suppress(OSError):  # `locks.hold` raises a better error
+    folder.mkdir(parents=True, exist_ok=True)
+  with locks.hold(folder / '.lock', wait=True):
+    if not place.exists():
+      cure = 'Fetch it yourself, and give its path'
+      downloads.fetch(wanted, place, cure, distributed.say)
+  return place
+
+
+def _check_normalisation(
+  config: ConfigDict, info: source.Info, facts: dict[str, Any]
+) -> None:
+  """Checks that the teacher sees images as it saw them in its training.
+
+  Raises:
+    UsageError: The run has another mean or standard deviation.
+  """
+  for key, data_value in (('mean', info.mean), ('std', info.std)):
+    used = config.teacher[key] or data_value
+    if not np.allclose(used, facts[key], atol=1e-4):
+      raise errors.UsageError(
+        f'it was trained with {key} {tuple(facts[key])}, and here it would see '
+        f'images with {tuple(used)}: set config.teacher.{key}='
+        f'{tuple(facts[key])}'
+      )
+
+
+def check_finite(variables: dict[str, Any]) -> None:
+  """Raises UsageError where a variable has a value that is no finite number."""
+  finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), variables)
+  for path, is_finite in jax.tree_util.tree_leaves_with_path(finite):
+    if not is_finite:
+      raise errors.UsageError(
+        f'{pytrees.path_name(path)} has values that are no finite numbers (NaN '
+        'or infinite): its training diverged'
+      )
