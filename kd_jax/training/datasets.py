@@ -128,3 +128,10 @@ def check_same(info: source.Info) -> None:
       f'process 0 (fingerprints {prints[other[0]]!r} and {prints[0]!r}): give '
       'all machines the same data'
     )
+
+
+def remember_place(info: source.Info, folder: run_dir.Folder) -> None:
+  """Writes where a run's data are, so that it finds them from anywhere."""
+  place = {'place': info.place}
+  if info.place and folder.read('data.json') != place:
+    folder.write('data.json', place)

@@ -103,9 +103,7 @@ def _train(
   teacher_lib.check(config, parts, folder)
   with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
-    place = {'place': info.place}
-    if info.place and folder.read('data.json') != place:
-      folder.write('data.json', place)
+    datasets.remember_place(info, folder)
     result = folder.read('result.json')
     if result is not None and result['steps'] == parts.total_steps:
       if not shared:  # a network that runs share is expected to be there
