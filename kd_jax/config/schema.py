@@ -172,8 +172,8 @@ KEYS = (
   ),
   Key(
     'teacher.key', '',
-    "Where the weights stand in that file, such as 'model_ema' or "
-    "'state_dict.student'; '' looks for them and says what it took.",
+    "Where that file has the weights, such as 'model_ema'; '' looks for them.",
+    added=True,
   ),
   Key(
     'teacher.sha256', '',

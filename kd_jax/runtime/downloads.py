@@ -133,9 +133,10 @@ def _continue(
   try:
     response = urllib.request.urlopen(request, timeout=_TIMEOUT)
   except urllib.error.HTTPError as error:
-    if error.code == _BEYOND and done and not wanted.size:
-      return True
-    raise
+    with error:  # it holds the connection
+      if error.code == _BEYOND and done and not wanted.size:
+        return True
+      raise
   with response:
     resumed = response.status == http.client.PARTIAL_CONTENT
     done = done if resumed else 0

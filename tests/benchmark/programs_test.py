@@ -27,12 +27,13 @@ JITTED = {
   'cli/export.py',  # what 'predict' compiles
   'distill/jitted.py',
   'distill/evaluation.py',
-  'distill/step.py',  # inlined
   'runtime/checkpoint.py',
   'runtime/distributed.py',
   'export/artifact.py',  # also what 'predict' compiles
   'export/predict_template.py',  # what 'export' compiles
   'export/onnx.py',  # on a CPU, beside onnxruntime
+  'study/tapped.py',  # pictures of finished runs
+  'training/classes.py',  # two images through what 'evaluate' compiles
 }
 
 

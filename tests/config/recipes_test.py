@@ -57,7 +57,6 @@ def test_the_recipes_of_every_configuration_build(name):
   'name',
   [
     'ofd:cifar100_wrn_28_4_wrn_16_2',
-    'ffsd:cifar100_wrn_16_2',
     'tf_fd:cifar100_vgg8',
     'simkd:cifar100_r32x4_vgg8',
   ],

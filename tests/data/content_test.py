@@ -9,8 +9,8 @@ import pytest
 from kd_jax import config as config_lib
 from kd_jax import data, errors
 from kd_jax.runtime import run_dir
+from kd_jax.training import datasets, teacher
 from kd_jax.training import run as run_lib
-from kd_jax.training import teacher
 from tests.data import archives
 
 
@@ -144,7 +144,7 @@ def test_a_program_sees_what_has_changed_since_it_opened_data(
 def test_processes_that_see_other_data_are_refused(monkeypatch):
   info = data.open_source('digits').info
   monkeypatch.setattr(
-    run_lib.distributed, 'gather', lambda value: [value, '1', value]
+    datasets.distributed, 'gather', lambda value: [value, '1', value]
   )
   with pytest.raises(errors.UsageError, match='process 1 sees other images'):
-    run_lib._check_same(info)
+    datasets.check_same(info)

@@ -4,13 +4,16 @@ import json
 
 
 class Own:
+  name = 'own'  # of its files
+
   def open(self, about, step, past):
-    self._path = about.folder.path / 'own.jsonl'
+    self._path = about.folder.path / f'{self.name}.jsonl'
     lines = self._path.read_text().splitlines() if self._path.exists() else []
     kept = [line for line in lines if json.loads(line)['step'] <= step]
     self._path.write_text(''.join(f'{line}\n' for line in kept))
     told = {'step': step, 'past': [r['step'] for r in past], **about.tags}
-    about.folder.write_alone('own.json', {**told, 'config': about.config})
+    told['config'] = about.config
+    about.folder.write_alone(f'{self.name}.json', told)
 
   def scalars(self, step, values):
     with self._path.open('a') as file:
@@ -20,7 +23,7 @@ class Own:
     pass
 
   def close(self, result):
-    self._path.with_name('closed.json').write_text(json.dumps(result))
+    self._path.with_suffix('.closed').write_text(json.dumps(result))
 
 
 class Slow(Own):
@@ -37,6 +40,8 @@ class Slow(Own):
 
 class Gone(Own):
   """A writer whose server goes away at step 3."""
+
+  name = 'gone'
 
   def scalars(self, step, values):
     if step == 3:

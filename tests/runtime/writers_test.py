@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -86,10 +85,8 @@ def wandb_records(folder):
   found = []
   for path in sorted(folder.glob('wandb/offline-run-*/*.wandb')):
     command = [sys.executable, '-m', 'wandb', 'beta', 'leet', 'inspect']
-    said = subprocess.check_output(
-      [*command, '--json', path], stderr=subprocess.DEVNULL
-    )
-    found += map(json.loads, said.splitlines())
+    said = children.run([*command, '--json', str(path)], check=True)
+    found += map(json.loads, said.stdout.splitlines())
   return found
 
 

@@ -113,7 +113,7 @@ def test_a_run_logs_points_records_and_where_both_meet_one_line(
     return [json.loads(x) for x in (tmp_path / name).read_text().splitlines()]
 
   assert own('own.jsonl') == lines
-  assert own('closed.json') == [result]
+  assert own('own.closed') == [result]
   told = json.loads((tmp_path / 'own.json').read_text())
   assert (told['step'], told['past'], told['method']) == (0, [], 'tfd')
   assert told['config']['epochs'] == 2
