@@ -118,7 +118,8 @@ def test_an_export_of_another_jax_agrees_or_is_refused_in_one_line(
   folder = shutil.copytree(stored, tmp_path / 'export')
   shutil.copy(predict_template.__file__, folder / 'predict.py')
   written = json.loads((folder / 'network.json').read_text())['jax']
-  expected = np.load(folder / 'expected.npz')
+  with np.load(folder / 'expected.npz') as file:
+    expected = dict(file)
   line = refusal(folder)
   ended = predict(folder, folder / 'expected.npz')
   if line is None:
