@@ -83,7 +83,7 @@ def of_files(
 
 
 def of_contents(
-  contents: Mapping[str, str], home: epath.Path | None = None
+  contents: Mapping[str, str], home: epath.Path | None = None, text: str = ''
 ) -> str:
   """Returns a digest of contents by name, 16 hexadecimal digits.
 
@@ -91,12 +91,14 @@ def of_contents(
     contents: What is there, by name: digests, labels.
     home: The folder that all runs share, where the contents are remembered for
       `changed` if they are at most 100,000; None remembers nothing.
+    text: What the digest is of, where older versions wrote the contents in
+      another way.
   """
-  text = json.dumps(sorted(contents.items())).encode()
-  digest = hashlib.sha256(text).hexdigest()[:16]
+  written = json.dumps(sorted(contents.items()))
+  digest = hashlib.sha256((text or written).encode()).hexdigest()[:16]
   place = _place(home, f'of-{digest}.json.gz')
   if place and len(contents) <= _REMEMBERED and not place.exists():
-    _write(place, gzip.compress(text, 1, mtime=0))
+    _write(place, gzip.compress(written.encode(), 1, mtime=0))
   return digest
 
 

@@ -133,5 +133,9 @@ def check_same(info: source.Info) -> None:
 def remember_place(info: source.Info, folder: run_dir.Folder) -> None:
   """Writes where a run's data are, so that it finds them from anywhere."""
   place = {'place': info.place}
-  if info.place and folder.read('data.json') != place:
-    folder.write('data.json', place)
+
+  def write():
+    if info.place and folder.read_alone('data.json') != place:
+      folder.write_alone('data.json', place)
+
+  distributed.first(write)

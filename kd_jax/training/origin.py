@@ -29,6 +29,8 @@ def digest(path: epath.PathLike, home: epath.Path) -> str:
     UsageError: A file cannot be read.
   """
   place = epath.Path(gcs.absolute(epath.Path(path).expanduser()))
+  if gcs.is_bucket(place):
+    gcs.prepare(place)
   if not place.exists():
     return ''
   if not place.is_dir():
@@ -43,7 +45,7 @@ def digest(path: epath.PathLike, home: epath.Path) -> str:
       for kept in ('student', 'deployed')
       for file in _below(place / kept)
     }
-    config = run_dir.Folder(place).read('config.json') or {}
+    config = run_dir.Folder(place).read_alone('config.json') or {}
     facts = config.get('data_facts', {})
     seen = {key: json.dumps(facts.get(key)) for key in _SEEN}
   found = digests.of_files(files, str(place), home)

@@ -42,7 +42,7 @@ def obtain(
 
   A teacher that is a function has no variables. Another teacher comes from the
   run's folder, else from `config.teacher.path`, else from the cache, where it
-  is trained first if it is missing. It is split_name and then copied to the
+  is trained first if it is missing. It is measured and then copied to the
   run's folder.
 
   Args:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from typing import IO, Any, NamedTuple
 import zipfile
@@ -189,7 +190,10 @@ def _contents(
   sums = {
     key: f'{members[key].CRC} {members[key].file_size}' for key in headers
   }
-  return headers, digests.of_contents(sums, home)
+  text = json.dumps(
+    [(key, members[key].CRC, members[key].file_size) for key in headers]
+  )
+  return headers, digests.of_contents(sums, home, text)
 
 
 def _header(file: IO[bytes]) -> _Header:
