@@ -154,7 +154,7 @@ def _configuration(argv: Sequence[str]) -> ConfigDict | None:
     if name == '--config' and equals:
       try:
         return config_lib.load(value)
-      except Exception:
+      except Exception:  # of the file, which is the error that is reported
         return None
   return None
 

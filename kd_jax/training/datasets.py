@@ -26,14 +26,17 @@ def open_data(
   """
   facts, size = found.facts, found.facts['image_size']
   options = facts['data'] if not name else {}
+  normalised = {}
   if not name:
     name, data_dir = _found_again(options, data_dir)
+    normalised = {key: tuple(facts[key]) for key in ('mean', 'std')}
   opened = open_named(
     name,
     size,
     data_dir,
     train_size=options.get('train_size', 0),
     val_fraction=options.get('val_fraction', 0.0),
+    **normalised,
   )
   data_classes, network_classes = (
     len(opened.info.class_names),

@@ -265,7 +265,7 @@ def _label(name: str, features: Any, key: str, named: bool) -> tuple[str, ...]:
   classes, numbers = [], []
   for k in features:
     feature = features[k]
-    if getattr(feature, 'num_classes', None):
+    if getattr(feature, 'num_classes', None) and feature.shape == ():
       classes.append(k)
     elif feature.shape == () and np.dtype(feature.np_dtype).kind in 'iu':
       numbers.append(k)
