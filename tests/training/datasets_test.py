@@ -67,6 +67,17 @@ def test_a_run_finds_its_data_from_another_directory(
   assert '1 gone (val/3/0.png)' in figures['changed']
 
 
+def test_a_runs_data_are_reopened_with_its_own_normalisation(place, tmp_path):
+  file = tmp_path / 'run/config.json'
+  config = json.loads(file.read_text())
+  mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+  config['data_facts'] |= {'mean': mean, 'std': std}
+  file.write_text(json.dumps(config))
+  there, changed = opened(tmp_path / 'run')
+  assert (there.info.mean, there.info.std) == (mean, std)
+  assert not changed
+
+
 def test_data_that_are_gone_are_one_line(place, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   shutil.rmtree(place)
