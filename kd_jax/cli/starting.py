@@ -86,14 +86,20 @@ def stopping() -> Iterator[Stop]:
     CtrlC: The run was interrupted by Ctrl-C.
   """
   stop = Stop()
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, stop.on_signal)
+  before = {
+    number: signal.signal(number, stop.on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT)
+  }
   try:
     yield stop
   except run.Interrupted as error:
     if stop.code == CTRL_C:
       raise CtrlC(str(error)) from error
     raise
+  finally:
+    if not stop():  # else a second signal finds what the first one has set
+      for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
