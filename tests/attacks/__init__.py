@@ -53,10 +53,10 @@ def attack(*, quick: bool, cases: Iterable[object] | dict | None = None):
     if cases is None:
       named = {name: function}
     else:
-      pairs = cases.items() if isinstance(cases, dict) else zip(cases, cases)
+      by_name = cases if isinstance(cases, dict) else {str(c): c for c in cases}
       named = {
-        f'{name}[{case}]': lambda place, v=value: function(place, v)
-        for case, value in pairs
+        f'{name}[{case}]': lambda place, value=value: function(place, value)
+        for case, value in by_name.items()
       }
     for each, run in named.items():
       assert each not in _ATTACKS, f'two attacks are called {each}'
