@@ -36,6 +36,7 @@ def on_this_backend():
   return build.build(config).deployed
 
 
+@pytest.mark.drill
 def test_every_command_ends_with_0_and_the_same_figures(tmp_path):
   ended = children.run(
     [sys.executable, '-m', 'tests.cli.silent_backend', 'silent', str(tmp_path)],

@@ -97,6 +97,7 @@ def undisturbed(tmp_path_factory):
   return folder
 
 
+@pytest.mark.drill
 def test_stopped_and_killed_it_ends_with_the_same_files(
   undisturbed, tmp_path, monkeypatch, capsys
 ):

@@ -92,6 +92,7 @@ def test_a_mistake_is_one_line_before_anything_trains(
   assert not (tmp_path / 'cache').exists()
 
 
+@pytest.mark.drill
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_table(
   tmp_path, monkeypatch, capsys
 ):

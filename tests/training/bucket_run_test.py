@@ -63,6 +63,7 @@ def events(content):
   return found
 
 
+@pytest.mark.drill
 def test_a_run_in_a_bucket_is_killed_and_ends_as_one_on_a_disk(
   server, tmp_path
 ):

@@ -12,6 +12,7 @@ def drill(tmp_path_factory):
   return fault_drill.Drill(home, heartbeat_s=100, watchdog_s=600)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize('row', fault_drill.QUICK, ids=fault_drill.Row.text)
 def test_a_harmed_run_ends_bit_for_bit_the_same(drill, row):
   result = drill.run(fault_drill.QUICK.index(row), row)

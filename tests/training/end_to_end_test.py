@@ -117,6 +117,7 @@ def killed(folder, moment, count):
   finish(begin(folder, **more), code=-signal.SIGKILL)
 
 
+@pytest.mark.drill
 def test_killed_at_any_moment_the_run_ends_bit_for_bit_the_same(
   reference, tmp_path
 ):
@@ -169,7 +170,11 @@ def test_a_run_folder_holds_everything(reference):
 
 
 @pytest.mark.parametrize(
-  ('every', 'name', 'code'), [('0.2', 'SIGTERM', 75), ('100.0', 'SIGINT', 130)]
+  ('every', 'name', 'code'),
+  [
+    ('0.2', 'SIGTERM', 75),
+    pytest.param('100.0', 'SIGINT', 130, marks=pytest.mark.drill),
+  ],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
   reference, tmp_path, every, name, code
@@ -227,6 +232,7 @@ def test_a_nan_names_step_and_term_and_keeps_the_last_good_checkpoint(
   assert all(np.isfinite(value).all() for value in found.values())
 
 
+@pytest.mark.drill
 def test_a_streamed_run_ends_bit_for_bit_like_one_on_the_device(
   reference, tmp_path
 ):

@@ -19,8 +19,6 @@ from kd_jax.training import picture, run
 from tests import tiny
 from tests.cli import train_test
 
-METHODS = ('kd', 'ofd', 'ffsd', 'crd')
-
 
 class Small(layers.Network):
   """A ResNet's taps with one BatchNorm per stage; it compiles fast."""
