@@ -115,6 +115,11 @@ def text(runs: Sequence[look.Looked], split: str) -> str:
     )
   lines = [
     report.table(rows),
+    *(
+      f'{run.path}: {run.facts["changed"]}'
+      for run in runs
+      if 'changed' in run.facts
+    ),
     'difference: mean absolute difference of the correlations of logits, '
     'teacher and student; pooled, logits: CKA of the two taps',
   ]

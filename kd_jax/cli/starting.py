@@ -5,13 +5,14 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 from typing import Any
 
 from absl import logging
 import jax
 
 from kd_jax import errors
-from kd_jax.runtime import distributed, run_dir
+from kd_jax.runtime import distributed, gcs, run_dir
 from kd_jax.training import run
 
 # XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
@@ -40,7 +41,19 @@ def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
   # A persistent cache, so that later starts need not compile.
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     compiled = run_dir.cache_root(cache_dir) / 'compiled'
-    jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+    try:
+      if not gcs.is_bucket(compiled):
+        compiled.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      # JAX has not started, so that no process knows yet whether it is first.
+      print(
+        'compiled programs are not kept, and every start compiles: '
+        f'{compiled} cannot be made ({error.strerror}); set config.cache_dir '
+        'or KD_JAX_CACHE to a folder that can be written',
+        file=sys.stderr,
+      )
+    else:
+      jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
 
 
 class CtrlC(Exception):  # noqa: N818  (this is no error)

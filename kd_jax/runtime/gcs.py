@@ -61,6 +61,29 @@ def prepare(path: epath.PathLike) -> None:
   logging.getLogger('gcsfs').setLevel(logging.CRITICAL)
 
 
+def exists(path: epath.Path) -> bool:
+  """Returns whether there is an object or a folder of a path.
+
+  Args:
+    path: The path, 'gs://bucket/...'.
+
+  Raises:
+    UnreachableError: The bucket did not answer, or refused.
+    UsageError: The path is not in a Google bucket, or gcsfs is missing.
+  """
+  prepare(path)
+  try:
+    return path.exists()
+  # gcsfs lets errors of aiohttp, google.auth and requests through.
+  except Exception as error:
+    raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> UnreachableError:
+  line = ' '.join(str(error).split())[:200]
+  return UnreachableError(f'{type(error).__name__}: {line}')
+
+
 class Object:
   """An object of a bucket, which is written on condition of its generation."""
 
@@ -158,5 +181,4 @@ class Object:
       raise
     # gcsfs lets errors of aiohttp, google.auth and requests through.
     except Exception as error:
-      line = ' '.join(str(error).split())[:200]
-      raise UnreachableError(f'{type(error).__name__}: {line}') from error
+      raise _unreachable(error) from error

@@ -26,12 +26,14 @@ def digest(path: epath.PathLike, home: epath.Path) -> str:
     neither.
 
   Raises:
-    UsageError: A file cannot be read.
+    UsageError: A file cannot be read, or a bucket does not answer.
   """
   place = epath.Path(gcs.absolute(epath.Path(path).expanduser()))
-  if gcs.is_bucket(place):
-    gcs.prepare(place)
-  if not place.exists():
+  try:
+    is_there = gcs.exists(place) if gcs.is_bucket(place) else place.exists()
+  except OSError as error:
+    raise errors.UsageError(f'{path} cannot be reached: {error}') from error
+  if not is_there:
     return ''
   if not place.is_dir():
     return digests.of_files({'file': place}, str(place), home)['file']

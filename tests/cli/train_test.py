@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 import sys
 
-from kd_jax.cli import train
+from kd_jax.cli import starting, train
 from kd_jax.runtime import distributed
 from tests import children, compiled
 
@@ -86,7 +86,7 @@ MISTAKES = {
 # Imports once, then runs each command line in a process of its own.
 SERVE = """
 import json, os, sys
-from kd_jax.cli import train
+from kd_jax.cli import starting, train
 for arguments in json.load(sys.stdin):
   out, err = os.pipe(), os.pipe()
   child = os.fork()
@@ -144,3 +144,14 @@ def test_the_module_itself_ends_with_that_code_and_line(tmp_path):
     out, err = process.communicate()
   assert (process.returncode, out) == (2, '')
   assert "did you mean 'fpd'" in err
+
+
+def test_a_cache_that_cannot_be_made_is_one_line_with_the_key(
+  monkeypatch, capsys
+):
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  starting.before_jax_starts(deterministic=False, cache_dir='/proc/none')
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1
+  assert '/proc/none/compiled cannot be made' in said
+  assert 'config.cache_dir' in said
