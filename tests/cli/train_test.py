@@ -86,7 +86,7 @@ MISTAKES = {
 # Imports once, then runs each command line in a process of its own.
 SERVE = """
 import json, os, sys
-from kd_jax.cli import starting, train
+from kd_jax.cli import train
 for arguments in json.load(sys.stdin):
   out, err = os.pipe(), os.pipe()
   child = os.fork()
