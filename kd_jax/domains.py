@@ -86,12 +86,18 @@ METHODS: dict[str, Domain] = {
 # By the name of a network's field.
 NETWORKS: dict[str, Domain] = {
   'alpha': NOT_NEGATIVE,
+  'aspp_width': COUNT,
   'bn_group_size': COUNT_OR_NONE,
+  'decoder_width': COUNT,
   'depth': COUNT,
+  'dilations': COUNT,
+  'grid': COUNT,
   'groups': COUNT,
   'growth': COUNT,
   'hidden': COUNT,
+  'low_width': COUNT,
   'num_classes': COUNT,
+  'output_stride': COUNT,
   'stage_sizes': COUNT,
   'stages': COUNT,
   'widen': COUNT,

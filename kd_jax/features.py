@@ -95,11 +95,7 @@ def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
   Returns:
     `x` itself, in its own dtype.
   """
-  module.sow(
-    'intermediates',
-    name,
-    x.astype(jnp.float32),
-    init_fn=lambda: None,
-    reduce_fn=lambda _, new: new,
-  )
+  # `Module.sow` refuses a name that a layer has too, such as 'decoder'.
+  if module.is_mutable_collection('intermediates'):
+    module.put_variable('intermediates', name, x.astype(jnp.float32))
   return x

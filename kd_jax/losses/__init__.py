@@ -20,6 +20,11 @@ from kd_jax.losses.basic import (
   unit,
 )
 from kd_jax.losses.contrastive import contrastive, similarities
+from kd_jax.losses.dense import (
+  kl_of_positions,
+  masked_cross_entropy,
+  position_cross_entropies,
+)
 from kd_jax.losses.initial import activation_boundary, factor_transfer, flow
 from kd_jax.losses.logits import (
   classes,
@@ -74,12 +79,15 @@ __all__ = [
   'intra_class',
   'intra_layer',
   'kl',
+  'kl_of_positions',
   'kl_per_image',
   'margin',
+  'masked_cross_entropy',
   'mse',
   'nckd',
   'neuron_selectivity',
   'partial_l2',
+  'position_cross_entropies',
   'probabilistic_transfer',
   'relational_angle',
   'relational_distance',

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from kd_jax import domains, errors, features
 from kd_jax.models import (
+  deeplab,
   densenet,
   googlenet,
   mobilenet,
@@ -33,6 +34,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     pyramidnet,
     densenet,
     googlenet,
+    deeplab,
   )
   for name, factory in module.NETWORKS.items()
 }
@@ -126,9 +128,21 @@ def _factory(name: str) -> Any:
   raise errors.unknown('network', name, NETWORKS)
 
 
+def task(network: nn.Module) -> str:
+  """Returns the task that a network is for, as `tasks.find` names it.
+
+  A module of one's own says it by an attribute `task`; without one it is a
+  classifier.
+  """
+  return getattr(network, 'task', 'classification')
+
+
 def image_size(network: nn.Module) -> int:
   """Returns the height and width in pixels that a network is designed for."""
-  return 224 if getattr(network, 'stem', 'cifar') == 'imagenet' else 32
+  small = getattr(network, 'stem', 'cifar') != 'imagenet'
+  if task(network) == 'segmentation':
+    return 48 if small else 513
+  return 32 if small else 224
 
 
 class Description(NamedTuple):

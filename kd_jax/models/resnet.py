@@ -15,7 +15,7 @@ initialisation and parameter counts.
 
 from collections.abc import Callable
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,7 @@ class Block(nn.Module):
   bottleneck: bool
   norm: Callable[..., nn.Module]
   dtype: jnp.dtype
+  dilation: int = 1  # of the 3x3 convolutions
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -52,7 +53,13 @@ class Block(nn.Module):
       plan = ((self.width, 3, self.stride), (out, 3, 1))
     y = x
     for i, (features, kernel, stride) in enumerate(plan, 1):
-      convolution = conv(features, kernel, stride, name=f'conv{i}')
+      convolution = conv(
+        features,
+        kernel,
+        stride,
+        dilation=self.dilation if kernel > 1 else 1,
+        name=f'conv{i}',
+      )
       y = layers.conv_bn(y, convolution, self.norm(name=f'bn{i}'), train=train)
       if i < len(plan):
         y = nn.relu(y)
@@ -64,6 +71,119 @@ class Block(nn.Module):
     return x + y
 
 
+Stem = Literal['cifar', 'strided', 'imagenet']
+# The stride of each stem, in pixels.
+STEMS: dict[str, int] = {'cifar': 1, 'strided': 2, 'imagenet': 4}
+
+
+class Plan(NamedTuple):
+  """What the stages of a ResNet are made of.
+
+  Attributes:
+    stage_sizes: See `ResNet`.
+    widths: See `ResNet`.
+    bottleneck: See `ResNet`.
+    stem: See `ResNet`.
+    output_stride: See `ResNet`.
+    grid: See `ResNet`.
+  """
+
+  stage_sizes: tuple[int, ...]
+  widths: tuple[int, ...]
+  bottleneck: bool
+  stem: Stem
+  output_stride: int = 32
+  grid: tuple[int, ...] = ()
+
+  def check(self) -> None:
+    """Raises UsageError if the values contradict each other."""
+    if len(self.widths) != len(self.stage_sizes) + 1:
+      raise errors.ArgumentError(
+        f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
+        f"needs {len(self.stage_sizes) + 1}, the stem's first"
+      )
+    layers.check_choice('stem', self.stem, tuple(STEMS))
+    first = STEMS[self.stem]
+    known = [first * 2**i for i in range(6)]
+    if self.output_stride not in known:
+      raise errors.ArgumentError(
+        f'output_stride={self.output_stride}: the stem {self.stem!r} has the '
+        f'stride {first}; give one of {", ".join(map(str, known))}'
+      )
+    if len(self.grid) not in (0, self.stage_sizes[-1]):
+      raise errors.ArgumentError(
+        f'grid={self.grid}: the last stage has {self.stage_sizes[-1]} blocks; '
+        'give a factor for each, or () for none'
+      )
+
+  def strides(self) -> list[tuple[int, int]]:
+    """Returns the stride and the dilation of every stage."""
+    total, dilation, stages = STEMS[self.stem], 1, []
+    for i in range(len(self.stage_sizes)):
+      stride = 2 if i else 1
+      if stride * total > self.output_stride:
+        stride, dilation = 1, dilation * 2
+      total *= stride
+      stages.append((stride, dilation))
+    return stages
+
+  def dilations(self, stage: int, dilation: int) -> list[int]:
+    """Returns the dilation of every block of a stage, counted from 0."""
+    last = stage == len(self.stage_sizes) - 1
+    factors = (last and self.grid) or (1,) * self.stage_sizes[stage]
+    return [dilation * factor for factor in factors]
+
+
+def trunk(
+  images: jax.Array,
+  plan: Plan,
+  norm: Callable[..., nn.Module],
+  dtype: jnp.dtype,
+  *,
+  train: bool,
+) -> dict[str, jax.Array]:
+  """Returns the maps of a ResNet without its classifier.
+
+  It makes its layers in the module in whose compact method it is called.
+
+  Args:
+    images: Normalised images, [N,H,W,3] f32.
+    plan: What the stages are made of.
+    norm: The constructor of a BatchNorm.
+    dtype: The dtype of the computation.
+    train: Whether the network trains.
+
+  Returns:
+    'stem', and 'stage{i}_pre' and 'stage{i}' of every stage, [N,h,w,C] each, in
+    the order of computation.
+  """
+  kernel, stride = {'cifar': (3, 1), 'strided': (3, 2), 'imagenet': (7, 2)}[
+    plan.stem
+  ]
+  conv1 = layers.Conv(plan.widths[0], kernel, stride, dtype=dtype, name='conv1')
+  x = layers.conv_bn(images, conv1, norm(name='bn1'), train=train)
+  maps = {'stem': (x := nn.relu(x))}
+  if plan.stem == 'imagenet':
+    # After a ReLU, padding with zeros is equivalent to padding with -inf,
+    # and jax2onnx requires it.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+  for i, (stride, dilation) in enumerate(plan.strides()):
+    for j, dilation_of_block in enumerate(plan.dilations(i, dilation)):
+      pre = Block(
+        width=plan.widths[i + 1],
+        stride=1 if j else stride,
+        bottleneck=plan.bottleneck,
+        norm=norm,
+        dtype=dtype,
+        dilation=dilation_of_block,
+        name=f'stage{i + 1}_block{j + 1}',
+      )(x, train=train)
+      x = nn.relu(pre)
+    maps |= {f'stage{i + 1}_pre': pre, f'stage{i + 1}': x}
+  return maps
+
+
 class ResNet(layers.Network):
   """A ResNet; see `layers.Network`.
 
@@ -72,55 +192,38 @@ class ResNet(layers.Network):
     widths: The channels of the stem, then of every stage. A bottleneck returns
       four times the channels of its stage.
     bottleneck: Whether a block has three convolutions instead of two.
-    stem: The stem: 'cifar' is a 3x3 convolution; 'imagenet' is a 7x7
-      convolution of stride 2 and a 3x3 max-pool of stride 2.
+    stem: The stem: 'cifar' is a 3x3 convolution; 'strided' is one of stride 2;
+      'imagenet' is a 7x7 convolution of stride 2 and a 3x3 max-pool of stride
+      2.
+    output_stride: The largest stride of a map, in pixels. A stage that would
+      exceed it has the stride 1, and its 3x3 convolutions and those of later
+      stages are dilated by twice as much.
+    grid: The factor of the dilation in each block of the last stage; () is 1.
   """
 
   stage_sizes: tuple[int, ...]
   widths: tuple[int, ...]
   bottleneck: bool = False
-  stem: Literal['cifar', 'imagenet'] = 'cifar'
+  stem: Stem = 'cifar'
+  output_stride: int = 32
+  grid: tuple[int, ...] = ()
 
   def __post_init__(self):
     """Raises UsageError if the fields contradict each other."""
-    if len(self.widths) != len(self.stage_sizes) + 1:
-      raise errors.ArgumentError(
-        f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
-        f"needs {len(self.stage_sizes) + 1}, the stem's first"
-      )
-    layers.check_choice('stem', self.stem, ('cifar', 'imagenet'))
+    self.plan.check()
     super().__post_init__()
+
+  @property
+  def plan(self) -> Plan:
+    """What the stages are made of."""
+    return Plan(*(getattr(self, name) for name in Plan._fields))
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
-    norm = self.norm
-    kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-    conv1 = layers.Conv(
-      self.widths[0], kernel, stride, dtype=self.dtype, name='conv1'
-    )
-    x = layers.conv_bn(images, conv1, norm(name='bn1'), train=train)
-    x = tap(self, 'stem', nn.relu(x))
-    if self.stem == 'imagenet':
-      # After a ReLU, padding with zeros is equivalent to padding with -inf,
-      # and jax2onnx requires it.
-      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-      x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
-
-    stages = zip(self.stage_sizes, self.widths[1:], strict=True)
-    for i, (blocks, width) in enumerate(stages, 1):
-      for j in range(blocks):
-        pre = Block(
-          width=width,
-          stride=2 if i > 1 and j == 0 else 1,
-          bottleneck=self.bottleneck,
-          norm=norm,
-          dtype=self.dtype,
-          name=f'stage{i}_block{j + 1}',
-        )(x, train=train)
-        x = nn.relu(pre)
-      tap(self, f'stage{i}_pre', pre)
-      tap(self, f'stage{i}', x)
+    maps = trunk(images, self.plan, self.norm, self.dtype, train=train)
+    for name, x in maps.items():
+      tap(self, name, x)
     return self.classify(x)
 
 

@@ -4,8 +4,10 @@ from kd_jax import errors
 from kd_jax.tasks.base import Metric as Metric
 from kd_jax.tasks.base import Task as Task
 from kd_jax.tasks.classification import Classification
+from kd_jax.tasks.segmentation import Segmentation
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+_ALL: tuple[Task, ...] = (Classification(), Segmentation())
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 
 
 def find(name: str) -> Task:

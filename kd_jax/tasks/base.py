@@ -51,7 +51,7 @@ class Task(Protocol):
     ...
 
   def count_classes(self, outputs: Any, batch: Batch) -> Counts:
-    """Returns the sums of `count` for each class: 'images', 'correct', [K]."""
+    """Returns sums for each class, [K] each; 'correct' is among them."""
     ...
 
   def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ MAPS, VECTORS, LABELS = (
   losses_test.VECTORS,
   losses_test.LABELS,
 )
+# A third of the positions has no class.
+DENSE = np.arange(4 * 6 * 6).reshape(4, 6, 6) % 12
 INDEX = np.arange(12).reshape(6, 2) % 6
 # What `losses_test.CALLS` does not have: (shape, the loss of a and b).
 OTHERS = {
@@ -33,6 +35,10 @@ OTHERS = {
   ),
   'inter_layers': (MAPS, lambda a, b: losses.inter_layers([a, b, a])),
   'intra_layer': (MAPS, lambda a, _: losses.intra_layer(a)),
+  'masked_cross_entropy': (
+    MAPS,
+    lambda a, _: losses.masked_cross_entropy(a, DENSE),
+  ),
   'shifted_map': (MAPS, lambda a, _: losses.shifted_map(a).mean()),
   'softmax_weighted_sum': (
     VECTORS,
@@ -46,7 +52,10 @@ OTHERS = {
 }
 # `margin` is computed once of a trained BatchNorm and has no gradient; the rest
 # moves or counts entries, or is a part of what is here.
-WITHOUT = {'classes', 'flat', 'kl_per_image', 'margin', 'similarities'}
+WITHOUT = {
+  'classes', 'flat', 'kl_per_image', 'margin', 'position_cross_entropies',
+  'similarities',
+}  # fmt: skip
 # The largest features whose squares, or fourth powers, a float32 holds: of
 # what grows with them, and of attention maps.
 GROWING = {

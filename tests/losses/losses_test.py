@@ -28,6 +28,7 @@ CALLS = {
   'inter_layer': (MAPS, ()),
   'intra_class': (VECTORS, (2.0,)),
   'kl': (VECTORS, (4.0,)),
+  'kl_of_positions': (MAPS, (4.0,)),
   'mse': (MAPS, ()),
   'nckd': (VECTORS, (LABELS, 4.0)),
   'neuron_selectivity': (MAPS, ()),
@@ -45,8 +46,8 @@ CALLS = {
 OTHERS = {
   'aligned', 'attention_map', 'avg_pool_to', 'classes', 'contrastive',
   'cross_entropy', 'flat', 'flow', 'guided_kl', 'inter_layers', 'intra_layer',
-  'kl_per_image', 'margin', 'shifted_map', 'similarities',
-  'softmax_weighted_sum', 'standardized', 'unit',
+  'kl_per_image', 'margin', 'masked_cross_entropy', 'position_cross_entropies',
+  'shifted_map', 'similarities', 'softmax_weighted_sum', 'standardized', 'unit',
 }  # fmt: skip
 
 

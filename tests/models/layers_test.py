@@ -43,6 +43,28 @@ def test_a_transposed_convolution_equals_linens_with_its_gradients(
   )
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'stride', 'dilation', 'padding', 'linens'),
+  [(3, 1, 2, None, 2), (3, 2, 4, None, 4), (1, 1, 8, None, 0), (3, 1, 2, 0, 0)],
+)
+def test_a_dilated_convolution_equals_linens(
+  kernel, stride, dilation, padding, linens
+):
+  ours = layers.Conv(5, kernel, stride, dilation=dilation, padding=padding)
+  other = nn.Conv(
+    5,
+    (kernel, kernel),
+    (stride, stride),
+    padding=((linens, linens),) * 2,
+    kernel_dilation=dilation,
+    use_bias=False,
+  )
+  x = jax.random.normal(jax.random.key(0), (2, 9, 7, 3))
+  variables = other.init(jax.random.key(1), x)
+  found, want = ours.apply(variables, x), other.apply(variables, x)
+  np.testing.assert_array_equal(found, want)
+
+
 class Pair(nn.Module):
   """A convolution and the BatchNorm after it, as one or one by one."""
 
@@ -52,12 +74,19 @@ class Pair(nn.Module):
   mode: str = 'auto'
   group_size: int = 0
   dtype: jnp.dtype = jnp.float32
+  dilation: int = 1
 
   @nn.compact
   def __call__(self, x, *, train):
     bias_init = nn.initializers.normal() if self.bias else None
     conv = layers.Conv(
-      6, 3, self.stride, dtype=self.dtype, bias_init=bias_init, name='conv'
+      6,
+      3,
+      self.stride,
+      dilation=self.dilation,
+      dtype=self.dtype,
+      bias_init=bias_init,
+      name='conv',
     )
     norm = layers.BatchNorm(self.mode, self.group_size, name='bn')
     if self.together:
@@ -155,6 +184,16 @@ def test_a_convolution_may_stand_before_two_batch_norms():
   found = net.apply({**variables, **made}, x, train=False)
   for a, b in zip(found, want, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_dilated_convolution_is_folded_too():
+  x = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
+  net = Pair(True, 1, False, dilation=3)
+  variables = pair_variables(net, x)
+  want = net.apply(variables, x, train=False)
+  found, made = net.apply(variables, x, train=False, mutable=[layers.FOLDED])
+  assert made
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_is_folded_where_batch_statistics_are_used():

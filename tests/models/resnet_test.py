@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import models
+from kd_jax import errors, models
 from kd_jax.distill import inspect
 from kd_jax.models import layers
 from tests import tiny
@@ -158,3 +158,55 @@ def test_batch_norm_groups_have_their_own_statistics():
 def test_batch_norm_refuses_a_group_that_does_not_divide_the_batch():
   with pytest.raises(ValueError, match='bn_group_size=3'):
     batch_norm(np.zeros((8, 4), np.float32), train=True, group_size=3)
+
+
+def dilations(**fields):
+  """The sides of the stages at 64 pixels, and the dilations of 3x3 kernels."""
+  network = models.make('resnet50', 2, widths=(4,) * 5, **fields)
+  image = jnp.zeros((1, 64, 64, 3))
+
+  def maps(image):
+    found = network.init(jax.random.key(0), image, train=False, mutable=True)
+    return [found['intermediates'][f'stage{i}'] for i in range(1, 5)]
+
+  graph = jax.make_jaxpr(maps)(image)
+  sides = [x.aval.shape[1] for x in graph.jaxpr.outvars]
+  convolutions = [
+    equation
+    for equation in graph.jaxpr.eqns
+    if equation.primitive.name == 'conv_general_dilated'
+    and equation.invars[1].aval.shape[0] == 3
+  ]
+  return sides, [e.params['rhs_dilation'][0] for e in convolutions]
+
+
+@pytest.mark.parametrize(
+  ('fields', 'sides', 'stage3', 'stage4'),
+  [
+    ({}, [16, 8, 4, 2], 1, [1, 1, 1]),
+    ({'output_stride': 16}, [16, 8, 4, 4], 1, [2, 2, 2]),
+    ({'output_stride': 16, 'grid': (1, 2, 4)}, [16, 8, 4, 4], 1, [2, 4, 8]),
+    ({'output_stride': 8, 'grid': (1, 2, 4)}, [16, 8, 8, 8], 2, [4, 8, 16]),
+  ],
+)
+def test_stages_beyond_the_output_stride_are_dilated(
+  fields, sides, stage3, stage4
+):
+  want = [1] * 7 + [stage3] * 6 + stage4
+  assert dilations(stage_sizes=(3, 4, 6, 3), **fields) == (sides, want)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'output_stride': 12}, "'imagenet' has the stride 4; give one of 4, 8"),
+    ({'output_stride': 2}, 'give one of 4, 8'),
+    ({'grid': (1, 2)}, r'grid=\(1, 2\): the last stage has 3 blocks'),
+    ({'grid': (1, 0, 2)}, 'give a whole number, 1 or more each'),
+  ],
+)
+def test_an_output_stride_or_a_grid_that_does_not_fit_is_refused(
+  fields, message
+):
+  with pytest.raises(errors.UsageError, match=message):
+    models.make('resnet50', 2, **fields)

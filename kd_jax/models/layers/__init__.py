@@ -11,9 +11,11 @@ from kd_jax.models.layers.conv import ConvTranspose as ConvTranspose
 from kd_jax.models.layers.conv import Linear as Linear
 from kd_jax.models.layers.conv import conv_init as conv_init
 from kd_jax.models.layers.conv import enlarge as enlarge
+from kd_jax.models.layers.conv import he_init as he_init
 from kd_jax.models.layers.conv import small_init as small_init
 from kd_jax.models.layers.conv import torch_bias_init as torch_bias_init
 from kd_jax.models.layers.conv import torch_conv as torch_conv
 from kd_jax.models.layers.conv import torch_init as torch_init
 from kd_jax.models.layers.network import Network as Network
 from kd_jax.models.layers.network import check_choice as check_choice
+from kd_jax.models.layers.resize import resize as resize

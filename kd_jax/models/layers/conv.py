@@ -22,6 +22,10 @@ torch_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 small_init = nn.initializers.normal(0.01)
 
 
+# N(0, 2 / fan_in), torch's `kaiming_normal_`.
+he_init = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+
+
 def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
   """Returns the initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) of a bias."""
 
@@ -33,7 +37,7 @@ def torch_bias_init(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-  """A square convolution that pads k//2 pixels on every side, as torch's does.
+  """A square convolution that pads every side by the same, as torch's does.
 
   Flax's 'SAME' pads (0, 1) where the stride is 2; torch pads (1, 1).
 
@@ -42,6 +46,9 @@ class Conv(nn.Module):
     kernel_size: The side k of the kernel, in pixels.
     stride: The stride along both axes, in pixels.
     groups: The number of channel groups.
+    dilation: The distance between the kernel's taps, in pixels.
+    padding: The zeros on every side, in pixels; None is dilation * (k//2),
+      which keeps the map's size where k is odd and the stride is 1.
     dtype: The dtype of the computation.
     kernel_init: Initialises the kernel [k,k,I/groups,O].
     bias_init: Initialises the bias [O]; None leaves the bias out.
@@ -51,6 +58,8 @@ class Conv(nn.Module):
   kernel_size: int
   stride: int = 1
   groups: int = 1
+  dilation: int = 1
+  padding: int | None = None
   dtype: jnp.dtype = jnp.float32
   kernel_init: nn.initializers.Initializer = conv_init
   bias_init: nn.initializers.Initializer | None = None
@@ -68,12 +77,15 @@ class Conv(nn.Module):
 
   def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns the convolution of x by `kernel`, without a bias."""
-    side = self.kernel_size
+    padding = self.padding
+    if padding is None:
+      padding = self.dilation * (self.kernel_size // 2)
     return jax.lax.conv_general_dilated(
       x.astype(self.dtype),
       kernel.astype(self.dtype),
       (self.stride,) * 2,
-      ((side // 2,) * 2,) * 2,
+      ((padding,) * 2,) * 2,
+      rhs_dilation=(self.dilation,) * 2,
       dimension_numbers=_DIMENSIONS,
       feature_group_count=self.groups,
     )
