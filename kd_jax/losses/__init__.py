@@ -40,6 +40,7 @@ from kd_jax.losses.maps import (
   margin,
   partial_l2,
 )
+from kd_jax.losses.multibox import multibox, multibox_kl, multibox_selected
 from kd_jax.losses.online import diversity, shifted_map, unit_distance
 from kd_jax.losses.pyramid import hierarchical_context
 from kd_jax.losses.relations import (
@@ -77,6 +78,9 @@ __all__ = [
   'kl_per_image',
   'margin',
   'mse',
+  'multibox',
+  'multibox_kl',
+  'multibox_selected',
   'nckd',
   'neuron_selectivity',
   'partial_l2',

@@ -13,6 +13,9 @@ MAPS, VECTORS, LABELS = (
   losses_test.VECTORS,
   losses_test.LABELS,
 )
+PRIORS = (3, 8, 5)
+# What priors are to predict; there are no objects in the last image.
+CLASSES = np.int32([[0, 1, 0, 2, 0, 0, 0, 0], [4] + [0] * 7, [0] * 8])
 INDEX = np.arange(12).reshape(6, 2) % 6
 # What `losses_test.CALLS` does not have: (shape, the loss of a and b).
 OTHERS = {
@@ -33,6 +36,14 @@ OTHERS = {
   ),
   'inter_layers': (MAPS, lambda a, b: losses.inter_layers([a, b, a])),
   'intra_layer': (MAPS, lambda a, _: losses.intra_layer(a)),
+  'multibox': (
+    PRIORS,
+    lambda a, b: sum(losses.multibox(a[..., :4], b, CLASSES, b[..., 1:])),
+  ),
+  'multibox_kl': (
+    PRIORS,
+    lambda a, b: losses.multibox_kl(a, b, CLASSES, 4.0),
+  ),
   'shifted_map': (MAPS, lambda a, _: losses.shifted_map(a).mean()),
   'softmax_weighted_sum': (
     VECTORS,
@@ -46,7 +57,9 @@ OTHERS = {
 }
 # `margin` is computed once of a trained BatchNorm and has no gradient; the rest
 # moves or counts entries, or is a part of what is here.
-WITHOUT = {'classes', 'flat', 'kl_per_image', 'margin', 'similarities'}
+WITHOUT = {
+  'classes', 'flat', 'kl_per_image', 'margin', 'multibox_selected', 'similarities',
+}  # fmt: skip
 # The largest features whose squares, or fourth powers, a float32 holds: of
 # what grows with them, and of attention maps.
 GROWING = {

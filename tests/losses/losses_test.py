@@ -45,7 +45,8 @@ CALLS = {
 OTHERS = {
   'aligned', 'attention_map', 'avg_pool_to', 'classes', 'contrastive',
   'cross_entropy', 'flat', 'flow', 'guided_kl', 'inter_layers', 'intra_layer',
-  'kl_per_image', 'margin', 'shifted_map', 'similarities',
+  'kl_per_image', 'margin', 'multibox', 'multibox_kl', 'multibox_selected',
+  'shifted_map', 'similarities',
   'softmax_weighted_sum', 'standardized', 'unit',
 }  # fmt: skip
 
