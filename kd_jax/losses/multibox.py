@@ -93,8 +93,10 @@ def multibox_kl(
 
   Source: our choice; OFD's detectors were not distilled by their logits.
   """
-  flat = (x.reshape(-1, x.shape[-1]) for x in (student, teacher))
-  divergence = logits_lib.kl_per_image(*flat, temperature)
+  count = student.shape[-1]
+  divergence = logits_lib.kl_per_image(
+    student.reshape(-1, count), teacher.reshape(-1, count), temperature
+  )
   counted = multibox_selected(student, classes).reshape(-1)
   divisor = jnp.maximum((classes > 0).sum(), 1).astype(jnp.float32)
   return jnp.where(counted, divergence, 0.0).sum() / divisor

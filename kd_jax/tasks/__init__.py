@@ -4,8 +4,11 @@ from kd_jax import errors
 from kd_jax.tasks.base import Metric as Metric
 from kd_jax.tasks.base import Task as Task
 from kd_jax.tasks.classification import Classification
+from kd_jax.tasks.detection import Detection
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+TASKS: dict[str, Task] = {
+  task.name: task for task in (Classification(), Detection())
+}
 
 
 def find(name: str) -> Task:

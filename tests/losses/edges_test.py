@@ -58,7 +58,8 @@ OTHERS = {
 # `margin` is computed once of a trained BatchNorm and has no gradient; the rest
 # moves or counts entries, or is a part of what is here.
 WITHOUT = {
-  'classes', 'flat', 'kl_per_image', 'margin', 'multibox_selected', 'similarities',
+  'classes', 'flat', 'kl_per_image', 'margin', 'multibox_selected',
+  'similarities',
 }  # fmt: skip
 # The largest features whose squares, or fourth powers, a float32 holds: of
 # what grows with them, and of attention maps.
