@@ -87,8 +87,8 @@ def parts(case, sizes):
   feats, batch, _ = case
   sums, rows, start = [], [], 0
   for size in sizes:
-    index = np.arange(start, start + 4) % 4
     mask = np.float32(np.arange(4) < size)
+    index = np.where(mask > 0, (start + np.arange(4)) % 4, 2)
     part = {name: value[index] for name, value in batch.items()}
     part['mask'] = mask
     outputs = TASK.outputs({name: x[index] for name, x in feats.items()})
