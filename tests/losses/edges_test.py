@@ -15,6 +15,9 @@ MAPS, VECTORS, LABELS = (
 )
 # A third of the positions has no class.
 DENSE = np.arange(4 * 6 * 6).reshape(4, 6, 6) % 12
+PRIORS = (3, 8, 5)
+# What priors are to predict; there are no objects in the last image.
+CLASSES = np.int32([[0, 1, 0, 2, 0, 0, 0, 0], [4] + [0] * 7, [0] * 8])
 INDEX = np.arange(12).reshape(6, 2) % 6
 # What `losses_test.CALLS` does not have: (shape, the loss of a and b).
 OTHERS = {
@@ -39,6 +42,14 @@ OTHERS = {
     MAPS,
     lambda a, _: losses.masked_cross_entropy(a, DENSE),
   ),
+  'multibox': (
+    PRIORS,
+    lambda a, b: sum(losses.multibox(a[..., :4], b, CLASSES, b[..., 1:])),
+  ),
+  'multibox_kl': (
+    PRIORS,
+    lambda a, b: losses.multibox_kl(a, b, CLASSES, 4.0),
+  ),
   'shifted_map': (MAPS, lambda a, _: losses.shifted_map(a).mean()),
   'softmax_weighted_sum': (
     VECTORS,
@@ -53,8 +64,8 @@ OTHERS = {
 # `margin` is computed once of a trained BatchNorm and has no gradient; the rest
 # moves or counts entries, or is a part of what is here.
 WITHOUT = {
-  'classes', 'flat', 'kl_per_image', 'margin', 'position_cross_entropies',
-  'similarities',
+  'classes', 'flat', 'kl_per_image', 'margin', 'multibox_selected',
+  'position_cross_entropies', 'similarities',
 }  # fmt: skip
 # The largest features whose squares, or fourth powers, a float32 holds: of
 # what grows with them, and of attention maps.
