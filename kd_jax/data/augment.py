@@ -1,10 +1,13 @@
 """Augmentation and normalisation of uint8 images, inside jit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# The label of a pixel that counts nowhere.
+VOID = 255
 
 
 class CropFlip(NamedTuple):
@@ -22,9 +25,24 @@ class CropFlip(NamedTuple):
   flip: bool = True
 
 
+class Moved(NamedTuple):
+  """Where the pixels of cropped and mirrored images come from.
+
+  Attributes:
+    y: The image row of every row of the crop, before mirroring, [N,H] i32;
+      outside 0..H-1 it is padding. None where nothing is cropped.
+    x: The same for columns, [N,W] i32.
+    flipped: Which images are mirrored after the crop, [N] bool.
+  """
+
+  y: jax.Array | None
+  x: jax.Array | None
+  flipped: jax.Array
+
+
 def crop_flip(
   images: jax.Array, key: jax.Array, how: CropFlip
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, Moved]:
   """Returns randomly cropped and mirrored images.
 
   Every image has a random offset and flip of its own. A crop is two products
@@ -38,7 +56,7 @@ def crop_flip(
     how: The augmentation.
 
   Returns:
-    The images [N,H,W,3] u8, and which of them are mirrored, [N] bool.
+    The images [N,H,W,3] u8, and where their pixels come from.
   """
   count, height, width, _ = images.shape
   key_y, key_x, key_flip = jax.random.split(key, 3)
@@ -50,19 +68,67 @@ def crop_flip(
     position = offset + jnp.arange(size, dtype=jnp.int32)[None, :]
     return reflect(position, size) if how.mode == 'reflect' else position
 
+  y = x = None
   if how.padding:
+    y, x = positions(key_y, height), positions(key_x, width)
     images = jax.lax.platform_dependent(
-      images,
-      positions(key_y, height),
-      positions(key_x, width),
-      cpu=_gathered,
-      default=_multiplied,
+      images, y, x, cpu=gathered, default=_multiplied
     )
   flipped = jnp.zeros((count,), bool)
   if how.flip:
     flipped = jax.random.bernoulli(key_flip, shape=(count, 1))[:, 0]
     images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
-  return images, flipped
+  return images, Moved(y, x, flipped)
+
+
+def targets(
+  given: Mapping[str, jax.Array], moved: Moved | None = None
+) -> dict[str, jax.Array]:
+  """Returns the targets of a batch, moved as its images are.
+
+  Class indices stay. Pixels of a mask from outside the image are `VOID`. An
+  object goes where its centre leaves the image; the others' boxes are clipped.
+
+  Args:
+    given: The targets: 'label', which is [N] class indices, [N,H,W] masks or
+      [N,M] classes of objects (-1 pads), and 'boxes' [N,M,4] f32 of objects,
+      (x1, y1, x2, y2) in fractions of the image; others stay.
+    moved: How the images were moved; None where they were not.
+
+  Returns:
+    The targets; integers are i32.
+  """
+  found = dict(given)
+  if moved is not None and 'boxes' in given:
+    found |= _moved_boxes(given['boxes'], given['label'], moved)
+  elif moved is not None and given['label'].ndim == 3:
+    mask = given['label']
+    if moved.y is not None and moved.x is not None:
+      mask = gathered(mask, moved.y, moved.x, VOID)
+    mirrored = moved.flipped[:, None, None]
+    found['label'] = jnp.where(mirrored, mask[:, :, ::-1], mask)
+  return {
+    name: value.astype(jnp.int32) if value.dtype == jnp.uint8 else value
+    for name, value in found.items()
+  }
+
+
+def _moved_boxes(
+  boxes: jax.Array, label: jax.Array, moved: Moved
+) -> dict[str, jax.Array]:
+  if moved.y is not None and moved.x is not None:
+    # Positions grow by one a pixel: only the first is needed.
+    height, width = moved.y.shape[1], moved.x.shape[1]
+    offset = jnp.stack([moved.x[:, 0] / width, moved.y[:, 0] / height], -1)
+    boxes = boxes - jnp.tile(offset, 2)[:, None]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    inside = ((centre >= 0) & (centre < 1)).all(-1)
+    label = jnp.where(inside, label, -1)
+    boxes = boxes.clip(0, 1)
+  x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
+  mirrored = jnp.stack([1 - x2, y1, 1 - x1, y2], -1)
+  boxes = jnp.where(moved.flipped[:, None, None], mirrored, boxes)
+  return {'boxes': boxes, 'label': label}
 
 
 def _multiplied(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
@@ -87,15 +153,25 @@ def _multiplied(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
   return pixels.astype(jnp.uint8)
 
 
-def _gathered(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-  """Returns what `_multiplied` returns, by a gather."""
+def gathered(
+  images: jax.Array, y: jax.Array, x: jax.Array, outside: int = 0
+) -> jax.Array:
+  """Returns crops of images, by a gather.
+
+  Args:
+    images: The images, [N,H,W,...] of any dtype.
+    y: The image row of every row of the crop, [N,H] i32.
+    x: The image column of every column of the crop, [N,W] i32.
+    outside: The value of a pixel from outside the image.
+  """
   count, height, width, _ = images.shape
   inside = ((y >= 0) & (y < height))[:, :, None]
   inside &= ((x >= 0) & (x < width))[:, None, :]
   y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
   index = jnp.arange(count, dtype=jnp.int32)[:, None, None]
   cropped = images[index, y[:, :, None], x[:, None, :]]
-  return jnp.where(inside[..., None], cropped, jnp.uint8(0))
+  inside = inside.reshape(*inside.shape, *(1,) * (images.ndim - 3))
+  return jnp.where(inside, cropped, jnp.asarray(outside, images.dtype))
 
 
 def reflect(position: jax.Array, size: int) -> jax.Array:

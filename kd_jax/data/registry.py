@@ -231,7 +231,8 @@ def _part(
     UsageError: A number is out of range, or the data set has a 'val' already.
   """
   info = whole.info
-  least, most = len(info.class_names), info.num_train
+  is_dense = info.task != 'classification'
+  least, most = 1 if is_dense else len(info.class_names), info.num_train
   if train_size and not least <= train_size <= most:
     raise errors.ArgumentError(
       f'train_size={train_size}: {info.name} has {most} training '
@@ -260,12 +261,11 @@ def _part(
     if name == 'test' or (name == 'val' and whole.info.num_val):
       return whole.split(name)
     images = whole.split('train')
-    kept = source.stratified(images.labels, num_kept, SUBSET_SEED)
+    strata = source.strata(images.labels)
+    kept = source.stratified(strata, num_kept, SUBSET_SEED)
     if num_val:
-      _check_small(info, images.labels[kept], val_fraction, num_kept)
-    positions = source.stratified(
-      images.labels[kept], num_val, SUBSET_SEED, leave=1
-    )
+      _check_small(info, strata[kept], val_fraction, num_kept)
+    positions = source.stratified(strata[kept], num_val, SUBSET_SEED, leave=1)
     if name == 'train':
       positions = np.setdiff1d(np.arange(len(kept)), positions)
     return source.Subset(images, kept[positions])
@@ -280,7 +280,7 @@ def _check_small(
   info: source.Info, labels: np.ndarray, val_fraction: float, num_kept: int
 ) -> None:
   """Raises ArgumentError if a class is too small for two parts."""
-  counts = np.bincount(labels, minlength=len(info.class_names))
+  counts = np.bincount(labels)
   if small := np.flatnonzero(counts == 1).tolist():
     names = ', '.join(info.class_names[k] for k in small[:5])
     raise errors.ArgumentError(

@@ -16,8 +16,9 @@ class Resident:
   """A split on the device, which is read in order: a `dataset.EvalSet`.
 
   Attributes:
-    arrays: 'image' [M,H*W*3] u8 and 'label' [M] i32, on every device. A TPU
-      would copy images of four dimensions into such rows at every dispatch.
+    arrays: 'image' [M,H*W*3] u8 and the targets, such as 'label' [M] i32, on
+      every device. A TPU would copy images of four dimensions into such rows at
+      every dispatch.
     size: M, the number of images.
   """
 
@@ -27,8 +28,9 @@ class Resident:
     self._info, self._mesh = info, mesh
     self._shape = split.image.shape[1:]
     rows = split.image.reshape(self.size, -1)
+    self._targets = tuple(split.targets)
     self.arrays: dict[str, jax.Array] = sharding.put(
-      {'image': rows, 'label': split.labels}, sharding.replicated(mesh)
+      {'image': rows, **split.targets}, sharding.replicated(mesh)
     )
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
@@ -44,9 +46,10 @@ class Resident:
     """Returns the images of a feed, [B,H,W,3] u8."""
     return arrays['image'][feed['index']].reshape(-1, *self._shape)
 
-  def _batch(self, arrays, images, feed) -> Batch:
+  def _batch(self, arrays, images, feed, moved=None) -> Batch:
     image = dataset.normalised(images, self._info)
-    return {'image': image, 'label': arrays['label'][feed['index']], **feed}
+    targets = {name: arrays[name][feed['index']] for name in self._targets}
+    return {'image': image, **augment.targets(targets, moved), **feed}
 
 
 class Training(Resident):
@@ -89,15 +92,15 @@ class Training(Resident):
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
     """Returns the augmented batch of a feed; see `dataset.TrainSet`."""
     index = feed['index']
-    images, flipped = augment.crop_flip(
+    images, moved = augment.crop_flip(
       self._taken(arrays, feed), key, self._crop_flip
     )
     known_logits = {
-      name: logits[index, flipped.astype(jnp.int32)]
+      name: logits[index, moved.flipped.astype(jnp.int32)]
       for name, logits in arrays.items()
-      if name not in ('image', 'label')
+      if name not in ('image', *self._targets)
     }
-    return {**self._batch(arrays, images, feed), **known_logits}
+    return {**self._batch(arrays, images, feed, moved), **known_logits}
 
   def views(self, image: jax.Array) -> list[jax.Array]:
     """Returns all augmented variants of images when training does not crop.

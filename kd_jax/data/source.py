@@ -1,6 +1,6 @@
 """A data set: facts that are cheap to read, and splits opened on demand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import time
 from typing import Any, NamedTuple, Protocol
@@ -59,20 +59,25 @@ class Info(NamedTuple):
     return facts
 
 
+# What an image's network is to predict: a class index, or the arrays of a dense
+# task by their key in a batch, such as a mask 'label' [H,W].
+Target = int | dict[str, np.ndarray]
+
+
 class Images(Protocol):
   """The images of a split, which are read by index."""
 
   @property
   def labels(self) -> np.ndarray:
-    """The class indices, [N] i32."""
+    """The labels: of whole images the class indices, [N] i32."""
     ...
 
   def __len__(self) -> int:
     """Returns the number of images, N."""
     ...
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
+  def read(self, index: int) -> tuple[np.ndarray, Target]:
+    """Returns the decoded image [h,w,3] u8 at an index, and its target."""
     ...
 
 
@@ -82,19 +87,30 @@ class Arrays:
 
   Attributes:
     image: The images, [N,H,W,3] u8.
-    labels: The class indices, [N] i32.
+    labels: What a batch has as 'label': the class indices, [N] i32, the masks,
+      [N,H,W] u8, or the objects' classes, [N,M] i32.
+    others: The other targets of a dense task, by their key in a batch.
   """
 
   image: np.ndarray
   labels: np.ndarray
+  others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  @property
+  def targets(self) -> dict[str, np.ndarray]:
+    """All targets by their key in a batch, [N,...] each."""
+    return {'label': self.labels, **self.others}
 
   def __len__(self) -> int:
     """Returns the number of images, N."""
     return len(self.labels)
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Returns the image [H,W,3] u8 at an index, and its label."""
-    return self.image[index], int(self.labels[index])
+  def read(self, index: int) -> tuple[np.ndarray, Target]:
+    """Returns the image [H,W,3] u8 at an index, and its target."""
+    if self.labels.ndim == 1:
+      return self.image[index], int(self.labels[index])
+    targets = {name: values[index] for name, values in self.targets.items()}
+    return self.image[index], targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,15 +127,15 @@ class Subset:
 
   @property
   def labels(self) -> np.ndarray:
-    """The class indices, [N] i32."""
+    """The labels of the chosen images."""
     return self.whole.labels[self.chosen]
 
   def __len__(self) -> int:
     """Returns the number of images, N."""
     return len(self.chosen)
 
-  def read(self, index: int) -> tuple[np.ndarray, int]:
-    """Returns the decoded image [h,w,3] u8 at an index, and its label."""
+  def read(self, index: int) -> tuple[np.ndarray, Target]:
+    """Returns the decoded image [h,w,3] u8 at an index, and its target."""
     return self.whole.read(int(self.chosen[index]))
 
 
@@ -167,16 +183,54 @@ class Source:
     if name not in self._arrays:
       images, size = self.split(name), self.info.image_size
       pixels = np.empty((len(images), size, size, 3), np.uint8)
-      labels = np.empty(len(images), np.int32)
+      targets: dict[str, np.ndarray] = {}
       last_report = time.monotonic()
       for i in range(len(images)):
-        image, labels[i] = images.read(i)
-        pixels[i] = decode.fit(image, size)
+        pixels[i], target = fitted(*images.read(i), size)
+        for key, value in target.items():
+          if not i:
+            targets[key] = np.empty((len(images), *value.shape), value.dtype)
+          targets[key][i] = value
         if time.monotonic() - last_report > 5:
           last_report = time.monotonic()
           say(f'decoding {self.info.name}: {i} of {len(images)} {name} images')
-      self._arrays[name] = Arrays(pixels, labels)
+      self._arrays[name] = Arrays(pixels, targets.pop('label'), targets)
     return self._arrays[name]
+
+
+def fitted(
+  image: np.ndarray, target: Target, size: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns an image at the size of the network's input, and its targets.
+
+  Args:
+    image: The decoded image, [h,w,3] u8.
+    target: Its target; the arrays of a dense task are of an image of this size.
+    size: The height and width of the network's input, in pixels.
+
+  Returns:
+    The image [size,size,3] u8, and the targets by their key in a batch; a class
+    index is 'label' [] i32.
+  """
+  if not isinstance(target, dict):
+    return decode.fit(image, size), {'label': np.array(target, np.int32)}
+  if image.shape[:2] != (size, size):
+    raise errors.UsageError(
+      f'an image of {image.shape[1]}x{image.shape[0]} pixels has a mask or '
+      f'boxes, which are not resized to {size}: give images of {size} pixels'
+    )
+  return image, target
+
+
+def strata(labels: np.ndarray) -> np.ndarray:
+  """Returns the classes [N] whose proportions a subset keeps.
+
+  They are the labels of whole images; images of a dense task are one class.
+
+  Args:
+    labels: The labels of a split.
+  """
+  return labels if labels.ndim == 1 else np.zeros(len(labels), np.int32)
 
 
 def stratified(

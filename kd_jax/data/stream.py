@@ -18,6 +18,7 @@ from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
 _BUFFER = 2  # batches that each worker keeps ready
+_OURS = ('index', 'mask')  # what a feed has beside its images and targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +39,17 @@ class Decoder:
   seed: int = 0
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
-    """Returns an item: 'image' [size,size,3] u8, 'label' and 'index' i32."""
-    image, label = self.images.read(index)
-    return {
-      'image': self._sized(image, index, epoch),
-      'label': np.int32(label),
-      'index': np.int32(index),
-    }
+    """Returns an item: 'image' [size,size,3] u8, its targets, 'index' i32."""
+    image, target = self.images.read(index)
+    if self.area:
+      assert not isinstance(target, dict)  # `build.build` checks
+      image = self._cropped(image, index, epoch)
+      targets = {'label': np.array(target, np.int32)}
+    else:
+      image, targets = source.fitted(image, target, self.size)
+    return {'image': image, **targets, 'index': np.int32(index)}
 
-  def _sized(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
-    if not self.area:
-      return decode.fit(image, self.size)
+  def _cropped(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
     bits = np.random.Philox(np.random.SeedSequence((self.seed, epoch, index)))
     rng = np.random.Generator(bits)
     least, most = self.area
@@ -190,10 +191,10 @@ class Streamed:
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
     """Returns the augmented batch of a feed; see `dataset.TrainSet`."""
-    images, how = feed['image'], self._crop_flip
+    images, how, moved = feed['image'], self._crop_flip, None
     if how is not None:
-      images, _ = augment.crop_flip(images, key, how)
-    return {**feed, 'image': dataset.normalised(images, self._info)}
+      images, moved = augment.crop_flip(images, key, how)
+    return self._batch(images, feed, moved)
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """Returns feeds of all images in order; see `dataset.EvalSet`."""
@@ -204,4 +205,10 @@ class Streamed:
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
     """Returns the batch of a feed; see `dataset.EvalSet`."""
-    return {**feed, 'image': dataset.normalised(feed['image'], self._info)}
+    return self._batch(feed['image'], feed)
+
+  def _batch(self, images, feed, moved=None) -> Batch:
+    others = {k: v for k, v in feed.items() if k in _OURS}
+    targets = {k: v for k, v in feed.items() if k not in (*_OURS, 'image')}
+    image = dataset.normalised(images, self._info)
+    return {'image': image, **augment.targets(targets, moved), **others}

@@ -123,7 +123,8 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
     'val': info.num_val,
     'test': info.num_test,
   }[split]
-  return images * info.image_size**2 * 3 <= config.data.device_mb * 1e6
+  channels = 4 if info.task == 'segmentation' else 3  # with the mask
+  return images * info.image_size**2 * channels <= config.data.device_mb * 1e6
 
 
 def open_source(config: ConfigDict) -> source.Source:
@@ -211,9 +212,12 @@ def experiment(
   of_student = (config.student, classes, config.dtype, config.bn_group_size)
   with errors.keys('config.student.args.'):
     students = {name: make_network(*of_student) for name in method.students}
+  teachers = _teachers(config, classes, method)
+  if 'task' in facts:
+    _check_task(config, facts['task'], {**students, **teachers})
   return step.Experiment(
     students=students,
-    teachers=_teachers(config, classes, method),
+    teachers=teachers,
     method=method,
     weights=_weights(config, method, steps_per_epoch, first),
     tx=tx,
@@ -222,6 +226,38 @@ def experiment(
     inputs=_inputs(config, facts, method),
     learning_rate=rate and (lambda step: rate(step - first)),
   )
+
+
+def _check_task(
+  config: ConfigDict, task: tasks.Task, networks: Mapping[str, nn.Module]
+) -> None:
+  """Checks that the networks and the method are for the data's task.
+
+  Raises:
+    UsageError: One of them is for another task.
+  """
+  for name, network in networks.items():
+    if (other := models.task(network)) != task.name:
+      key = 'teacher' if name in ('teacher',) else 'student'
+      raise errors.UsageError(
+        f'config.{key}.name={config[key].name!r} is a network for {other}, and '
+        f'config.data.name={config.data.name!r} is for {task.name}: '
+        f'`kd-jax list networks` says what each network is for'
+      )
+  if task.name == 'classification':
+    return
+  if not registry.method_class(config.method).is_dense:
+    dense = [n for n in registry.names() if registry.method_class(n).is_dense]
+    raise errors.UsageError(
+      f'method {config.method} reads one label and one vector of logits an '
+      f'image, and config.data.name={config.data.name!r} is for {task.name}: '
+      f'take one of {", ".join(dense)}'
+    )
+  if config.data.augment == 'random_resized_crop':
+    raise errors.UsageError(
+      "config.data.augment='random_resized_crop' moves no masks or boxes: give "
+      "'crop_flip'"
+    )
 
 
 def _inputs(

@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from kd_jax import tasks
+from kd_jax import models, tasks
 from kd_jax.data import dataset
 from kd_jax.distill import step
 from kd_jax.methods import base
 from kd_jax.runtime import sharding
 
-Counts = dict[str, dict[str, jax.Array]]
+Counts = dict[str, dict[str, dict[str, jax.Array]]]
 
 
 def make(
@@ -30,9 +30,9 @@ def make(
     mesh: The devices.
 
   Returns:
-    A function of (params, model_state, frozen, arrays, feed) that returns the
-    counts of every network that the method predicts. A process passes its rows
-    of the batch as `feed`.
+    A function of (params, model_state, frozen, arrays, feed) that returns of
+    every network that the method predicts the 'sums' of `task.count` and the
+    'rows' of `task.rows`. A process passes its rows of the batch as `feed`.
   """
   of_batch = counted(exp, split, mesh)
 
@@ -50,8 +50,14 @@ def counted(exp: step.Experiment, split: dataset.EvalSet, mesh: Mesh) -> Any:
 
   def counts(params, model_state, frozen, arrays, feed):
     batch = split.eval_batch(arrays, feed)
-    logits = step.predict_step(exp, params, model_state, frozen, batch)
-    return {name: task.count(value, batch) for name, value in logits.items()}
+    outputs = step.predict_step(exp, params, model_state, frozen, batch)
+    return {
+      name: {
+        'sums': task.count(value, batch),
+        'rows': task.rows(value, batch),
+      }
+      for name, value in outputs.items()
+    }
 
   whole = sharding.replicated(mesh)
   return jax.jit(
@@ -90,7 +96,13 @@ def evaluate(
     batches = [
       counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
     ]
-  return {name: task.figures(sums) for name, sums in total(batches).items()}
+  return {
+    name: task.figures(
+      total([batch[name]['sums'] for batch in batches]),
+      rows([batch[name]['rows'] for batch in batches]),
+    )
+    for name in batches[0]
+  }
 
 
 def total(batches: Sequence[Any]) -> Any:
@@ -105,8 +117,19 @@ def total(batches: Sequence[Any]) -> Any:
   )
 
 
+def rows(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Returns what a task's figures need of every image of a split.
+
+  Args:
+    batches: The results of `task.rows` of each batch.
+  """
+  return {
+    name: np.concatenate([np.asarray(batch[name]) for batch in batches])
+    for name in batches[0]
+  }
+
+
 def alone(network: nn.Module) -> step.Experiment:
   """Returns an experiment that can only predict, with the network 'student'."""
-  return step.Experiment(
-    {'student': network}, {}, base.Method(), {}, optax.identity()
-  )
+  method = base.Method(task=tasks.find(models.task(network)))
+  return step.Experiment({'student': network}, {}, method, {}, optax.identity())

@@ -13,11 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import errors, models, pytrees
+from kd_jax import errors, models, pytrees, tasks
 from kd_jax.distill import step
 from kd_jax.features import NetFeatures, known
 from kd_jax.methods import base
 from kd_jax.runtime import jaxprs
+from kd_jax.tasks import classification
+
+_CLASSIFICATION = classification.Classification()
 
 
 class Deployed(NamedTuple):
@@ -50,12 +53,16 @@ class Traced(NamedTuple):
   deployed: Deployed
 
 
-def example(image_size: int, batch_size: int) -> dict[str, Any]:
+def example(
+  image_size: int,
+  batch_size: int,
+  task: tasks.Task = _CLASSIFICATION,
+) -> dict[str, Any]:
   """Returns a training `Batch` with shapes and dtypes in place of arrays."""
   image = (batch_size, image_size, image_size, 3)
   return {
     'image': jax.ShapeDtypeStruct(image, jnp.float32),
-    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    **task.example(batch_size, image_size),
     'index': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
   }
 
@@ -126,7 +133,7 @@ def trace(
   taught = frozen(exp, image_size)
   try:
     state, feats = jax.eval_shape(
-      steps, taught, example(image_size, batch_size)
+      steps, taught, example(image_size, batch_size, exp.method.task)
     )
     return Traced(feats, state, deployed(exp, state, taught, image_size))
   except (TypeError, ValueError) as error:
@@ -150,7 +157,7 @@ def first_state(exp: step.Experiment, image_size: int) -> step.TrainState:
     image_size: Height and width in pixels.
   """
   init = functools.partial(step.init, exp)
-  batch = example(image_size, 2)
+  batch = example(image_size, 2, exp.method.task)
   return jax.eval_shape(init, jnp.int32(0), frozen(exp, image_size), batch)
 
 

@@ -17,6 +17,7 @@ from kd_jax.methods import base
 class Method(base.WithTaps):
   """The method AT, which sums the attention maps' distances over taps."""
 
+  is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',), 'at': ('student',)}
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:

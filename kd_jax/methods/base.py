@@ -42,6 +42,9 @@ class Method(nn.Module):
   # Whether the last of `taps` is the last map before pooling, after its ReLU:
   # where a configuration names no taps, they are chosen from the networks.
   reads_last_map: ClassVar[bool] = False
+  # Whether the method also distils tasks with a target for each position, such
+  # as segmentation: it compares maps, and leaves labels to the task.
+  is_dense: ClassVar[bool] = False
 
   def __post_init__(self):
     """Raises UsageError where a value is not in its field's domain."""
@@ -65,16 +68,16 @@ class Method(nn.Module):
     raise NotImplementedError
 
   def predict(self, feats: NetFeatures) -> dict[str, jax.Array]:
-    """Returns the logits with which the method predicts.
+    """Returns what the method predicts.
 
     Args:
       feats: The features of every network.
 
     Returns:
-      The logits, [N,K] f32, by the network's name; the deployed network is
-      first.
+      What `task.outputs` returns, in classification the logits [N,K] f32, by
+      the network's name; the deployed network is first.
     """
-    return {'student': feats['student']['logits']}
+    return {'student': self.task.outputs(feats['student'])}
 
   def measure(self, name: str, value: jax.Array) -> None:
     """Logs a scalar that is not a loss, under 'method/<name>'."""

@@ -24,6 +24,7 @@ class Method(base.WithTaps):
     width: The width of the embeddings.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

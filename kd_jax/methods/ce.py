@@ -9,6 +9,7 @@ from kd_jax.methods import base
 class Method(base.Method):
   """The method CE, which trains on the labels without a teacher."""
 
+  is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',)}
   teachers = ()
 

@@ -168,6 +168,7 @@ class Method(base.WithTaps):
       `layers.BatchNorm.group_size`.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),
@@ -207,10 +208,16 @@ class Method(base.WithTaps):
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd' and 'fpd'."""
     student, teacher = feats['student'], feats['teacher']
+    is_dense = self.task.name != 'classification'
+    if self.guided and is_dense:
+      raise errors.ArgumentError(
+        'guided=True asks whether the teacher is right about a whole image, '
+        f'and the task is {self.task.name}: give False'
+      )
     if self.guided:
       guide = teacher['logits'].argmax(-1) == losses.classes(batch['label'])
     else:
-      guide = jnp.ones(teacher['logits'].shape[:1], bool)
+      guide = jnp.ones(len(teacher['logits']), bool)
     smooth_t, gated_t, smooth_s, gated_s = self.pyramids(feats)
     selected = guide[:, None, None, None]
     levels = [
@@ -230,11 +237,15 @@ class Method(base.WithTaps):
         ).sum()
         for part, axis in ((smooth, -1), (gated, (1, 2)))
       ]
+    if is_dense:
+      kd = self.task.distilled(student, teacher, batch, self.temperature)
+    else:
+      kd = losses.guided_kl(
+        student['logits'], teacher['logits'], guide, self.temperature
+      )
     return {
       'ce': self.task.supervised(student, batch),
-      'kd': losses.guided_kl(
-        student['logits'], teacher['logits'], guide, self.temperature
-      ),
+      'kd': kd,
       'fpd': losses.softmax_weighted_sum(parts),
     }
 

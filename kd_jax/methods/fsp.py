@@ -25,6 +25,7 @@ class Method(base.WithTaps):
     taps: The student's maps, shallow first, two or more.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

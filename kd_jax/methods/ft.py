@@ -104,6 +104,7 @@ class Method(base.WithTaps):
       `layers.BatchNorm.group_size`.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

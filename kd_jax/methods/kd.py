@@ -8,7 +8,7 @@ f6e5aa5 (0.1 CE + 9 KD, T=2).
 
 from typing import ClassVar
 
-from kd_jax import losses
+from kd_jax import errors, losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
@@ -23,6 +23,7 @@ class Method(base.Method):
       deviation 1 first.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',)}
 
   temperature: float = 4.0
@@ -31,6 +32,11 @@ class Method(base.Method):
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce' and 'kd'."""
     student, teacher = feats['student'], feats['teacher']
+    if self.standardize and self.task.name != 'classification':
+      raise errors.ArgumentError(
+        'standardize=True standardises the logits of a whole image, and the '
+        f'task is {self.task.name}: give False'
+      )
     if self.standardize:
       kd = losses.kl(
         losses.standardized(student['logits']),

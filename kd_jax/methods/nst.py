@@ -17,6 +17,7 @@ from kd_jax.methods import base
 class Method(base.WithTaps):
   """The method NST, which sums the channels' discrepancies over taps."""
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

@@ -39,6 +39,7 @@ class Method(base.WithTeacher):
       `layers.BatchNorm.group_size`.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

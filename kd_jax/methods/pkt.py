@@ -21,6 +21,7 @@ class Method(base.WithTaps):
     epsilon: The constant added to lengths and to probabilities.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

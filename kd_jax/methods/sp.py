@@ -17,6 +17,7 @@ from kd_jax.methods import base
 class Method(base.WithTaps):
   """The method SP, which sums the similarities' distances over taps."""
 
+  is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',), 'sp': ('student',)}
 
   taps: tuple[str, ...] = ('stage3',)

@@ -22,6 +22,8 @@ class Method(base.WithTeacher):
     with_kd: Whether there is a teacher, whose logits the term 'kd' uses.
   """
 
+  is_dense: ClassVar = True
+
   taps: tuple[str, ...] = ('stage1', 'stage2', 'stage3')
   detach_salient: bool = False
   with_kd: bool = False

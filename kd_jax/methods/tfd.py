@@ -22,6 +22,7 @@ class Method(base.Method):
       shallower.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',), 'inter': ('student',)}
   teachers: ClassVar = ()
   reconstructed: ClassVar = (

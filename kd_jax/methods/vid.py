@@ -46,6 +46,7 @@ class Method(base.WithTaps):
     least_variance: The constant added to the softplus of the learned parameter.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

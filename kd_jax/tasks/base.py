@@ -39,6 +39,10 @@ class Task(Protocol):
   name: ClassVar[str]
   headline: ClassVar[Metric]
 
+  def example(self, batch_size: int, image_size: int) -> dict[str, Any]:
+    """Returns shapes and dtypes of the targets of a batch, by key."""
+    ...
+
   def supervised(self, feats: Features, batch: Batch) -> jax.Array:
     """Returns the loss [] f32 of a network's features against the targets."""
     ...

@@ -19,6 +19,11 @@ class Classification:
   name: ClassVar[str] = 'classification'
   headline: ClassVar[base.Metric] = base.Metric('top1', 'top-1')
 
+  def example(self, batch_size: int, image_size: int) -> dict[str, Any]:
+    """Returns 'label' [N] i32."""
+    del image_size
+    return {'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
+
   def supervised(self, feats: Features, batch: Batch) -> jax.Array:
     """Returns the cross-entropy of the network's logits [N,K]."""
     return losses.cross_entropy(feats['logits'], batch['label'])

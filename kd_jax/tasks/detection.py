@@ -28,6 +28,16 @@ class Detection:
   name: ClassVar[str] = 'detection'
   headline: ClassVar[base.Metric] = base.Metric('map', 'mAP')
 
+  def example(self, batch_size: int, image_size: int) -> dict[str, Any]:
+    """Returns the targets of 2 objects an image; a data set has its own M."""
+    del image_size
+    shape = (batch_size, 2)
+    return {
+      'boxes': jax.ShapeDtypeStruct((*shape, 4), jnp.float32),
+      'label': jax.ShapeDtypeStruct(shape, jnp.int32),
+      'difficult': jax.ShapeDtypeStruct(shape, jnp.bool_),
+    }
+
   def supervised(self, feats: Features, batch: Batch) -> jax.Array:
     """Returns the sum of multibox's losses; difficult objects do not count."""
     box, entropy, _ = _losses(self.outputs(feats), batch)

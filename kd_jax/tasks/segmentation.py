@@ -29,6 +29,11 @@ class Segmentation:
   name: ClassVar[str] = 'segmentation'
   headline: ClassVar[base.Metric] = base.Metric('miou', 'mIoU')
 
+  def example(self, batch_size: int, image_size: int) -> dict[str, Any]:
+    """Returns 'label' [N,H,W] i32."""
+    shape = (batch_size, image_size, image_size)
+    return {'label': jax.ShapeDtypeStruct(shape, jnp.int32)}
+
   def supervised(self, feats: Features, batch: Batch) -> jax.Array:
     """Returns the mean cross-entropy of the logits [N,H,W,K]."""
     return losses.masked_cross_entropy(feats['logits'], batch['label'])

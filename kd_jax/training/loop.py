@@ -93,7 +93,9 @@ class Loop:
   def _restore(self, whole: jax.sharding.Sharding) -> None:
     """Sets state, step and records, from the folder if it has them."""
     shapes = inspect.example(
-      self._parts.source.info.image_size, self._options.batch_size
+      self._parts.source.info.image_size,
+      self._options.batch_size,
+      self._parts.task,
     )
     batch: Any = {k: np.zeros(x.shape, x.dtype) for k, x in shapes.items()}
 

@@ -121,7 +121,7 @@ def test_a_batch_is_a_function_of_seed_and_step_alone():
 def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(mode):
   _, split = training()
   how = augment.CropFlip(2, mode, True)
-  crops, flipped = augment.crop_flip(
+  crops, (_, _, flipped) = augment.crop_flip(
     jnp.asarray(split.image), jax.random.key(0), how
   )
   pad = {'zero': 'constant', 'reflect': 'reflect'}[mode]
@@ -154,7 +154,7 @@ def test_a_crop_by_products_is_the_gather_to_the_bit():
   y, x = (rng.integers(-4, n + 4, (7, n), np.int32) for n in (9, 6))
   found, want = (
     jax.jit(each)(images, y, x)
-    for each in (augment._multiplied, augment._gathered)
+    for each in (augment._multiplied, augment.gathered)
   )
   assert found.dtype == want.dtype == np.uint8
   np.testing.assert_array_equal(found, want)
