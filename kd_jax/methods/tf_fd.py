@@ -5,6 +5,8 @@ follow: terms are means over pairs and over maps, and the salient half is not
 detached. With a teacher's logits the method is the paper's "KD + Tf-FD".
 """
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from kd_jax import errors, losses
