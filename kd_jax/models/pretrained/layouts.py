@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from kd_jax.models import (
+  deeplab,
   densenet,
   googlenet,
   mobilenet,
@@ -62,20 +63,23 @@ def _same(name: str) -> str:
 
 def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
   def rules(shortcut: str, last: str) -> Rules:
-    return [
-      ('(conv1|bn1)', _same),
-      ('fc', lambda: last),
-      (
-        BLOCK + r'shortcut_(conv|bn)',
-        lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
-      ),
-      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
-    ]
+    return [*_resnet_trunk(shortcut), ('fc', lambda: last)]
 
   return {
     'torchvision, timm, RepDistiller, SimKD, FFSD': rules('downsample', 'fc'),
     'RepDistiller (resnetv2.py)': rules('shortcut', 'linear'),
   }
+
+
+def _resnet_trunk(shortcut: str) -> Rules:
+  return [
+    ('(conv1|bn1)', _same),
+    (
+      BLOCK + r'shortcut_(conv|bn)',
+      lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
+    ),
+    (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+  ]
 
 
 def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, Rules]:
@@ -281,6 +285,34 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
 
+def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
+  def aspp(kind: str, number: int | str) -> str:
+    bn = kind == 'bn'
+    if number == 'pool':
+      return f'aspp.global_avg_pool.{1 + bn}'
+    if number == 'last':
+      return f'aspp.{kind}1'
+    return f'aspp.aspp{number}.{"bn" if bn else "atrous_conv"}'
+
+  def decoder(kind: str, number: int | str) -> str:
+    if number == 'low':
+      return f'decoder.{kind}1'
+    return f'decoder.last_conv.{4 * (int(number) - 1) + (kind == "bn")}'
+
+  def within(make: Callable[..., str]) -> Callable[..., str]:
+    return lambda *groups: f'backbone.{make(*groups)}'
+
+  trunk = _resnet_trunk('downsample')
+  return {
+    'overhaul-distillation (Segmentation)': [
+      *((f'backbone/{pattern}', within(make)) for pattern, make in trunk),
+      ('decoder/scores', lambda: 'decoder.last_conv.8'),
+      (r'aspp/(conv|bn)_?(\w+)', aspp),
+      (r'decoder/(conv|bn)_?(\w+)', decoder),
+    ]
+  }
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -292,4 +324,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   pyramidnet.PyramidNet: _pyramidnet,
   densenet.DenseNet: _densenet,
   googlenet.GoogLeNet: _googlenet,
+  deeplab.DeepLab: _deeplab,
 }
