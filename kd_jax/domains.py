@@ -111,6 +111,7 @@ NETWORKS: dict[str, Domain] = {
   'output_stride': COUNT,
   'stage_sizes': COUNT,
   'stages': COUNT,
+  'stem_width': COUNT,
   'widen': COUNT,
   'width': POSITIVE,
   'widths': COUNT,

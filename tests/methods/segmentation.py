@@ -29,8 +29,22 @@ _SIXTEENTH = {
   'widths': (4, 4, 8, 16, 32),
   'dropout': 'none',
 }
+_EIGHTH = {
+  'aspp_width': 32,
+  'low_width': 6,
+  'decoder_width': 32,
+  'stem_width': 4,
+  'stages': (
+    ((1, 2, 1, 1), (6, 3, 2, 2)),
+    ((6, 4, 3, 2),),
+    ((6, 8, 4, 2), (6, 12, 3, 1)),
+    ((6, 20, 3, 2), (6, 40, 1, 1)),
+  ),
+  'dropout': 'none',
+}
 STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
   'dense_deeplab_resnet': ('deeplab_resnet18', _SIXTEENTH),
+  'dense_deeplab_mobilenet': ('deeplab_mobilenetv2', _EIGHTH),
 }
 TEACHER = ('deeplab_resnet101', {'stage_sizes': (1, 2, 2, 3), **_SIXTEENTH})
 
@@ -151,7 +165,7 @@ def computed(file: str) -> Computed:
   variables = convert.convert(student, of(case, 'par_student/'))
   frozen = convert.convert(teacher, of(case, 'par_teacher/'))
   divisors = tuple(meta['dividers'])
-  method = ofd.Method(
+  method = Watched(
     stages=STAGES, divisors=divisors, task=segmentation.Segmentation()
   )
   count = len(case['in_image'])
@@ -186,70 +200,83 @@ def computed(file: str) -> Computed:
   return Computed(case, meta, _keyed(outputs, meta, plan, teachers_plan))
 
 
+def _taps(method, feats, network):
+  names = [pair[network == 'student'] for pair in method.pairs()]
+  return [feats[network][name] for name in names]
+
+
+class Watched(ofd.Method):
+  """OFD, which reports the maps that it reads beside its terms."""
+
+  @nn.compact
+  def __call__(self, feats, batch):
+    for name in ('teacher', 'student'):
+      self.measure(f'{name} taps', _taps(self, feats, name))
+      self.measure(f'{name} logits', feats[name]['logits'])
+    return super().__call__(feats, batch)
+
+
+def _sums(state, margins, taps):
+  """Returns the distance of each stage, summed over the batch."""
+  for stage, margin, theirs, mine in zip(STAGES, margins, *taps, strict=True):
+    variables = {
+      'params': state.params['method'][f'connector{stage}'],
+      'batch_stats': state.model_state['method']['batch_stats'][
+        f'connector{stage}'
+      ],
+    }
+    joined, _ = adapters.Connector().apply(
+      variables, mine, theirs.shape[-1], mutable=['batch_stats']
+    )
+    yield losses.partial_l2(joined, theirs, margin) * len(mine)
+
+
 def _program(exp, state, frozen, batch):
   student, teacher = exp.students['student'], exp.teachers['teacher']
-  image = batch['image']
-
-  def run(network: nn.Module, variables, train):
-    logits, changed = network.apply(
-      variables, image, train=train, mutable=['intermediates', 'batch_stats']
-    )
-    return logits, changed['intermediates'], changed['batch_stats']
 
   @jax.jit
   def program(state, frozen, batch):
     new, terms = step.train_step(exp, np.int32(0), state, frozen, batch)
-    params = state.params['student']
-    variables = {'params': params, **state.model_state['student']}
-    _, mine, _ = run(student, variables, True)
-    _, theirs, moved = run(teacher, frozen['teacher'], True)
-    plain = teacher.clone(batch_norm='auto')
-    evaluated = {
-      'out_eval_logits_student': run(student, variables, False)[0],
-      'out_eval_logits_teacher': run(plain, frozen['teacher'], False)[0],
-    }
-    margins, sums = [], []
-    for stage, (theirs_tap, ours_tap) in zip(
-      STAGES, exp.method.pairs(), strict=True
-    ):
-      norm = read_params.last_bn(frozen['teacher']['params'], stage)
-      margins.append(losses.margin(*norm))
-      name = f'connector{stage}'
-      joined, _ = adapters.Connector().apply(
-        {
-          'params': state.params['method'][name],
-          'batch_stats': state.model_state['method']['batch_stats'][name],
-        },
-        mine[ours_tap],
-        theirs[theirs_tap].shape[-1],
-        mutable=['batch_stats'],
-      )
-      distance = losses.partial_l2(joined, theirs[theirs_tap], margins[-1])
-      sums.append(distance * len(image))
-    taps = [
-      [maps[tap] for tap in names]
-      for maps, names in zip(
-        (theirs, mine), zip(*exp.method.pairs(), strict=True), strict=True
-      )
-    ]
-    logits = (theirs['logits'], mine['logits'])
-    return new, terms, evaluated, margins, sums, taps, logits, moved
+    params = {'params': state.params['student']}
+    evaluated = student.apply(
+      {**params, **state.model_state['student']}, batch['image'], train=False
+    )
+    params = frozen['teacher']['params']
+    norms = [read_params.last_bn(params, stage) for stage in STAGES]
+    margins = [losses.margin(*norm) for norm in norms]
+    taps = [terms[f'method/{name} taps'] for name in ('teacher', 'student')]
+    return new, terms, evaluated, margins, list(_sums(state, margins, taps))
 
-  return jax.device_get(program(state, frozen, batch))
+  outputs = program(state, frozen, batch)
+  return jax.device_get(
+    (*outputs, *_teacher(teacher, frozen['teacher'], batch['image']))
+  )
+
+
+@functools.partial(jax.jit, static_argnames='network')
+def _teacher(network, variables, image):
+  """Returns logits in evaluation, and running statistics after training."""
+  plain = network.clone(batch_norm='auto')
+  _, changed = network.apply(
+    variables, image, train=True, mutable=['batch_stats']
+  )
+  return plain.apply(variables, image, train=False), changed['batch_stats']
 
 
 def _keyed(outputs, meta, plan, teachers_plan):
-  new, terms, evaluated, margins, sums, taps, logits, moved = outputs
-  count = len(taps[0][0])
-  found = {key: np.moveaxis(x, -1, 1) for key, x in evaluated.items()}
-  for name, maps, classes in zip(
-    ('teacher', 'student'), taps, logits, strict=True
-  ):
-    found[f'out_logits_{name}'] = np.moveaxis(classes, -1, 1)
-    for i, x in enumerate(maps, 1):
-      found[f'out_{name}_tap_{i}'] = np.moveaxis(x, -1, 1)
+  new, terms, evaluated, margins, sums, teachers_logits, moved = outputs
+  maps = {
+    'out_eval_logits_student': evaluated,
+    'out_eval_logits_teacher': teachers_logits,
+  }
+  for name in ('teacher', 'student'):
+    maps[f'out_logits_{name}'] = terms[f'method/{name} logits']
+    for i, x in enumerate(terms[f'method/{name} taps'], 1):
+      maps[f'out_{name}_tap_{i}'] = x
+  found = {key: np.moveaxis(x, -1, 1) for key, x in maps.items()}
   for i, (margin, total) in enumerate(zip(margins, sums, strict=True), 1):
     found |= {f'out_margin_{i}': margin, f'out_loss_tap_{i}': total}
+  count = len(evaluated)
   found['out_distill_sum'] = terms['loss/ofd'] * count
   found['out_ce_over_batch'] = terms['weighted/ce']
   found['out_total'] = terms['total']

@@ -217,7 +217,9 @@ def _places(
       row += 1
 
 
-def _expands(network: mobilenet.MobileNetV2, i: int, j: int) -> bool:
+def _expands(
+  network: mobilenet.MobileNetV2 | deeplab.DeepLabMobileNetV2, i: int, j: int
+) -> bool:
   """Returns whether block j of stage i has an expanding 1x1 convolution."""
   expansions = [t for t, _, n, _ in network.stages[i - 1] for _ in range(n)]
   return expansions[j - 1] != 1
@@ -285,6 +287,20 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
 
+def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> Rules:
+  places = dict(_places(network.stages))
+
+  def layer(i: int, j: int, kind: str, number: int) -> str:
+    _, _, position = places[i, j]
+    before = number - 1 if _expands(network, i, j) else number - 2
+    return f'features.{position + 1}.conv.{3 * before + (kind == "bn")}'
+
+  return [
+    ('(conv|bn)1', lambda kind: f'features.0.{int(kind == "bn")}'),
+    (BLOCK + r'(conv|bn)(\d)', layer),
+  ]
+
+
 def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
   def aspp(kind: str, number: int | str) -> str:
     bn = kind == 'bn'
@@ -302,7 +318,11 @@ def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
   def within(make: Callable[..., str]) -> Callable[..., str]:
     return lambda *groups: f'backbone.{make(*groups)}'
 
-  trunk = _resnet_trunk('downsample')
+  trunk = (
+    _mobilenet_trunk(network)
+    if isinstance(network, deeplab.DeepLabMobileNetV2)
+    else _resnet_trunk('downsample')
+  )
   return {
     'overhaul-distillation (Segmentation)': [
       *((f'backbone/{pattern}', within(make)) for pattern, make in trunk),
