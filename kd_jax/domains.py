@@ -14,7 +14,7 @@ from kd_jax import errors
 
 
 class Domain(NamedTuple):
-  """The numbers that a value may be; of a tuple, each of its values.
+  """The numbers or names that a value may be; of a tuple, each of its values.
 
   Attributes:
     allowed: What is allowed, in words.
@@ -23,6 +23,7 @@ class Domain(NamedTuple):
     open_below: Whether `least` itself is not allowed.
     open_above: Whether `most` itself is not allowed.
     whole: Whether only whole numbers are allowed.
+    names: Strings that are allowed too.
   """
 
   allowed: str
@@ -31,11 +32,14 @@ class Domain(NamedTuple):
   open_below: bool = False
   open_above: bool = False
   whole: bool = False
+  names: tuple[str, ...] = ()
 
   def has(self, value: Any) -> bool:
     """Returns whether a value, or each value of a tuple, is allowed."""
     if isinstance(value, tuple | list):
       return all(map(self.has, value))
+    if isinstance(value, str):
+      return value in self.names
     kind = numbers.Integral if self.whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
       return False
@@ -53,6 +57,12 @@ PERCENT = Domain('a percentage from 0 to 100', 0, 100)
 COUNT = Domain('a whole number, 1 or more', 1, whole=True)
 COUNT_OR_NONE = Domain('a whole number, 0 or more', 0, whole=True)
 PAIR = Domain('a whole number, 2 or more', 2, whole=True)
+STAGE = Domain(
+  "a whole number, 1 or more, 'aspp' or 'decoder'",
+  1,
+  whole=True,
+  names=('aspp', 'decoder'),
+)
 FINITE = Domain('a finite number')
 
 # By the name of a method's field.
@@ -63,6 +73,7 @@ METHODS: dict[str, Domain] = {
   'common_students': PAIR,
   'contrast_temperature': POSITIVE,
   'dist_temperature': POSITIVE,
+  'divisors': POSITIVE,
   'epsilon': POSITIVE,
   'factor': COUNT,
   'least_variance': POSITIVE,
@@ -75,8 +86,8 @@ METHODS: dict[str, Domain] = {
   'rate': POSITIVE,
   'se_reduction': COUNT,
   'slope': FRACTION,
-  'stages': COUNT,
-  'teacher_stages': COUNT,
+  'stages': STAGE,
+  'teacher_stages': STAGE,
   'temperature': POSITIVE,
   'variance': POSITIVE,
   'widened': COUNT,
@@ -100,6 +111,7 @@ NETWORKS: dict[str, Domain] = {
   'output_stride': COUNT,
   'stage_sizes': COUNT,
   'stages': COUNT,
+  'stem_width': COUNT,
   'widen': COUNT,
   'width': POSITIVE,
   'widths': COUNT,
@@ -111,6 +123,7 @@ SCHEDULES: dict[str, Domain] = {
   'factor': NOT_NEGATIVE,
   'first': NOT_NEGATIVE,
   'milestones': NOT_NEGATIVE,
+  'power': POSITIVE,
   'start': NOT_NEGATIVE,
   'value': NOT_NEGATIVE,
   'warmup_epochs': NOT_NEGATIVE,

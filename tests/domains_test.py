@@ -1,6 +1,7 @@
 """Values outside of their domains are refused before anything is read."""
 
 import dataclasses
+import types
 import typing
 
 import numpy as np
@@ -15,7 +16,7 @@ from kd_jax.methods import base, registry
 
 def is_numeric(kind):
   """Whether a field's annotation is a number or a tuple of numbers."""
-  if typing.get_origin(kind) is tuple:
+  if typing.get_origin(kind) in (tuple, types.UnionType):
     return any(is_numeric(part) for part in typing.get_args(kind))
   return kind in (int, float)
 

@@ -17,6 +17,7 @@ KINDS: dict[str, tuple[str, ...]] = {
   'constant': ('value',),
   'step': ('value', 'milestones', 'factor'),
   'cosine': ('value',),
+  'poly': ('value', 'power', 'epochs', 'first'),
   'linear': ('start', 'value', 'epochs'),
   'ramp': ('value', 'epochs', 'first'),
   'gaussian_ramp': ('value', 'epochs'),
@@ -39,6 +40,9 @@ def schedule(
       milestone, in epochs. With milestone 150, the 151st epoch is the first
       at the lower value.
     'cosine' (value): from value to 0 at the end of the run.
+    'poly' (value, power, epochs, first): value * (1 - e / epochs)^power after
+      e epochs, counted from first with every step, and 0 from the end on. A
+      phase before this one takes its epochs as first.
     'linear' (start, value, epochs): from start to value over the first
       epochs, then constant.
     'ramp' (value, epochs, first): value * min(1, e / epochs) in epoch e,
@@ -150,6 +154,9 @@ def _shape(kind, fields, step, steps_per_epoch, epochs):
   if kind == 'cosine':
     done = step / (epochs * steps_per_epoch)
     return value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+  if kind == 'poly':
+    done = (step / steps_per_epoch + fields['first']) / fields['epochs']
+    return value * jnp.maximum(0.0, 1 - done) ** fields['power']
   if kind == 'ramp':
     epoch = jnp.floor(step / steps_per_epoch) + fields['first']
     return value * jnp.minimum(1.0, epoch / fields['epochs'])

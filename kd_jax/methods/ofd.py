@@ -4,9 +4,10 @@ The student's maps before the ReLU pass through a connector and the teacher's
 through a margin ReLU; a partial L2 distance compares them.
 
 Source: Heo et al., ICCV 2019; overhaul-distillation 76344a8
-(CIFAR-100/distiller.py), which we follow. Its WideResNets run the tapped
-BatchNorm twice per step, so that the running statistics are updated twice. Here
-networks run once, which changes no loss.
+(CIFAR-100/distiller.py and Segmentation/distiller.py), which we follow. Its
+WideResNets run the tapped BatchNorm twice per step, so that the running
+statistics are updated twice. Here networks run once, which changes no loss. Its
+segmentation teacher drops units of the decoder; here a teacher drops none.
 """
 
 from typing import ClassVar
@@ -15,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kd_jax import losses
+from kd_jax import errors, losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import adapters, base
 from kd_jax.models import read_params
@@ -31,10 +32,12 @@ class Method(base.WithTeacher):
   teacher's map is larger; the paper's maps have equal sizes.
 
   Attributes:
-    stages: The student's stages whose maps are compared, shallow first. The
-      deepest weighs 1, each shallower stage half as much as the next.
+    stages: The student's stages whose maps are compared, shallow first; of a
+      DeepLab, 'aspp' and 'decoder' are stages too.
     teacher_stages: The teacher's stages, one for each of the student's; ()
       stands for the student's.
+    divisors: What the distance of each stage is divided by; () divides the last
+      by 1, and each stage by twice as much as the next.
     bn_group_size: The BatchNorm group size of the connectors; see
       `layers.BatchNorm.group_size`.
   """
@@ -46,13 +49,19 @@ class Method(base.WithTeacher):
     'ofd': ('student', 'method'),
   }
 
-  stages: tuple[int, ...] = (1, 2, 3)
-  teacher_stages: tuple[int, ...] = ()
+  stages: tuple[int | str, ...] = (1, 2, 3)
+  teacher_stages: tuple[int | str, ...] = ()
+  divisors: tuple[float, ...] = ()
   bn_group_size: int = 0
 
   def __post_init__(self):
-    """Raises UsageError where the stages cannot be paired."""
+    """Raises UsageError where stages or divisors cannot be paired."""
     base.paired(self.stages, self.teacher_stages, 'stages')
+    if len(self.divisors) not in (0, len(self.stages)):
+      raise errors.ArgumentError(
+        f'divisors={self.divisors}: there are {len(self.stages)} stages; give '
+        'a divisor for each, or () for powers of 2'
+      )
     super().__post_init__()
 
   @nn.compact
@@ -61,9 +70,10 @@ class Method(base.WithTeacher):
     teacher = feats['teacher']
     features = base.met(feats, self.pairs())
     stages = base.paired(self.stages, self.teacher_stages, 'stages')
+    halving = tuple(2**i for i in reversed(range(len(stages))))
     total = jnp.zeros(())
-    for i, ((s, t), (student_stage, teacher_stage)) in enumerate(
-      zip(features, stages, strict=True)
+    for (s, t), (student_stage, teacher_stage), divisor in zip(
+      features, stages, self.divisors or halving, strict=True
     ):
       scale, bias = read_params.last_bn(teacher['params'], teacher_stage)
       margin = jax.lax.stop_gradient(losses.margin(scale, bias))
@@ -72,14 +82,14 @@ class Method(base.WithTeacher):
         self.bn_group_size, name=f'connector{student_stage}'
       )
       distance = losses.partial_l2(connector(s, t.shape[-1]), t, margin)
-      total += distance / 2 ** (len(self.stages) - 1 - i)
+      total += distance / divisor
     return {**self.standard(feats, batch), 'ofd': total}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:
     """Returns the pairs of taps before each stage's last ReLU."""
-    return tuple(
-      (f'stage{teacher_stage}_pre', f'stage{student_stage}_pre')
-      for student_stage, teacher_stage in base.paired(
-        self.stages, self.teacher_stages, 'stages'
-      )
-    )
+    stages = base.paired(self.stages, self.teacher_stages, 'stages')
+    return tuple((_tap(theirs), _tap(ours)) for ours, theirs in stages)
+
+
+def _tap(stage: int | str) -> str:
+  return f'{stage}_pre' if isinstance(stage, str) else f'stage{stage}_pre'

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from kd_jax import errors
 from kd_jax.features import tap
-from kd_jax.models import layers, resnet
+from kd_jax.models import layers, mobilenet, resnet
 
 Dropout = Literal['all', 'decoder', 'none']
 Maps = dict[str, jax.Array]
@@ -268,6 +268,45 @@ class DeepLabResNet(DeepLab):
     )
 
 
+class DeepLabMobileNetV2(DeepLab):
+  """A DeepLabV3+ with a MobileNetV2 as its backbone; see `DeepLab`.
+
+  The tap 'stage{i}_pre' of all stages but the last is what the next stage's
+  first block expands the stage to, before the ReLU6; see `mobilenet.trunk`.
+
+  Attributes:
+    stem_width: The channels of the first convolution.
+    stages: See `mobilenet.MobileNetV2`; the channels are not rounded.
+    padding: See `mobilenet.Inverted`; the original's is 'block', with the
+      weights of torchvision's 'depthwise'.
+  """
+
+  stem_width: int = 32
+  stages: tuple[tuple[mobilenet.Row, ...], ...] = mobilenet.MobileNetV2.stages
+  padding: mobilenet.Padding = 'block'
+
+  def __post_init__(self):
+    """Raises UsageError if a field's value is not allowed."""
+    layers.check_choice('padding', self.padding, get_args(mobilenet.Padding))
+    if self.output_stride not in (8, 16, 32):
+      raise errors.ArgumentError(
+        f'output_stride={self.output_stride}: give 8, 16 or 32'
+      )
+    super().__post_init__()
+
+  def trunk(self) -> Callable[..., Maps]:
+    """Returns the function that makes the backbone; see `Backbone`."""
+    return functools.partial(
+      mobilenet.trunk,
+      stem_width=self.stem_width,
+      stages=self.stages,
+      output_stride=self.output_stride,
+      padding=self.padding,
+      norm=self.norm,
+      dtype=self.dtype,
+    )
+
+
 WIDTHS = (64, 64, 128, 256, 512)
 _small = functools.partial(
   DeepLabResNet,
@@ -288,6 +327,7 @@ NETWORKS: Mapping[str, Callable[..., DeepLab]] = {
     bottleneck=True,
     grid=(1, 2, 4),
   ),
+  'deeplab_mobilenetv2': DeepLabMobileNetV2,
   # For images of 48 pixels: a student and its teacher.
   'deeplab_resnet10_small': functools.partial(
     _small,

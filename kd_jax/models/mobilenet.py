@@ -95,10 +95,29 @@ class MobileNetV1(layers.Network):
     return self.classify(x)
 
 
+Padding = Literal['depthwise', 'block']
+# A row of the paper's table 2: expansion, channels, blocks, stride.
+Row = tuple[int, int, int, int]
+
+
 class Inverted(nn.Module):
   """An inverted residual block: a 1x1, a depthwise and a 1x1 convolution.
 
   No ReLU follows the last convolution.
+
+  Attributes:
+    width: The channels of the result.
+    stride: The stride of the depthwise convolution.
+    expansion: The factor of the channels within the block.
+    expand: Whether there is the first 1x1 convolution.
+    act: The activation.
+    norm: The constructor of a BatchNorm.
+    dtype: The dtype of the computation.
+    dilation: The dilation of the depthwise convolution.
+    padding: What is padded with zeros: 'depthwise' the input of the depthwise
+      convolution, 'block' that of the block, so that the border of the expanded
+      map is what the first BatchNorm makes of 0.
+    kernel_init: Initialises the kernels.
   """
 
   width: int
@@ -108,24 +127,135 @@ class Inverted(nn.Module):
   act: Callable[[jax.Array], jax.Array]
   norm: Callable[..., nn.Module]
   dtype: jnp.dtype
+  dilation: int = 1
+  padding: Padding = 'depthwise'
+  kernel_init: nn.initializers.Initializer = layers.conv_init
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Returns [N,H/stride,W/stride,width] for x [N,H,W,C]."""
-    conv = functools.partial(layers.Conv, dtype=self.dtype)
+  def __call__(
+    self, x: jax.Array, *, train: bool, only_expanded: bool = False
+  ) -> jax.Array:
+    """Returns [N,H/stride,W/stride,width] for x [N,H,W,C].
+
+    Args:
+      x: The input.
+      train: Whether the network trains.
+      only_expanded: Whether to return what the first 1x1 convolution and its
+        BatchNorm make of x, without any padding, [N,H,W,expansion*C]. Its batch
+        statistics are its own, and do not move the running ones.
+    """
+    conv = functools.partial(
+      layers.Conv, dtype=self.dtype, kernel_init=self.kernel_init
+    )
     y, inner = x, self.expansion * x.shape[-1]
+    padded = self.padding == 'block' and not only_expanded
+    if padded:
+      sides = (self.dilation,) * 2
+      y = jnp.pad(y, ((0, 0), sides, sides, (0, 0)))
     if self.expand:
+      norm = self.norm(name='bn1')
       convolution = conv(inner, 1, name='conv1')
-      y = self.act(
-        layers.conv_bn(y, convolution, self.norm(name='bn1'), train=train)
-      )
-    convolution = conv(inner, 3, self.stride, groups=inner, name='conv2')
+      moves = not only_expanded
+      y = norm(y, train=train, after=convolution, moves=moves)
+      if only_expanded:
+        return y
+      y = self.act(y)
+    convolution = conv(
+      inner,
+      3,
+      self.stride,
+      groups=inner,
+      dilation=self.dilation,
+      padding=0 if padded else None,
+      name='conv2',
+    )
     y = self.act(
       layers.conv_bn(y, convolution, self.norm(name='bn2'), train=train)
     )
     convolution = conv(self.width, 1, name='conv3')
     y = layers.conv_bn(y, convolution, self.norm(name='bn3'), train=train)
     return x + y if x.shape == y.shape and self.stride == 1 else y
+
+
+def trunk(
+  images: jax.Array,
+  stem_width: int,
+  stages: tuple[tuple[Row, ...], ...],
+  output_stride: int,
+  padding: Padding,
+  norm: Callable[..., nn.Module],
+  dtype: jnp.dtype,
+  *,
+  train: bool,
+) -> dict[str, jax.Array]:
+  """Returns the maps of a MobileNetV2 as a DeepLab's backbone.
+
+  It makes its layers in the module in whose compact method it is called.
+
+  Args:
+    images: Normalised images, [N,H,W,3] f32.
+    stem_width: The channels of the first convolution.
+    stages: The rows of every stage; see `MobileNetV2`.
+    output_stride: The largest stride of a map. A row of stride 2 that would
+      exceed it has the stride 1, and the rows after it twice the dilation.
+    padding: See `Inverted`.
+    norm: The constructor of a BatchNorm.
+    dtype: The dtype of the computation.
+    train: Whether the network trains.
+
+  Returns:
+    'stem', and 'stage{i}_pre' and 'stage{i}' of every stage, [N,h,w,C] each.
+    The pre map of a stage is what the next stage's first block expands it to,
+    before the ReLU6; that of the last is the stage itself.
+
+  Source: overhaul-distillation 76344a8 (Segmentation, mobilenet.py). There the
+  BatchNorms that give the pre maps move their running statistics twice a step.
+  """
+  conv1 = layers.Conv(
+    stem_width, 3, 2, dtype=dtype, kernel_init=layers.he_init, name='conv1'
+  )
+  x = layers.conv_bn(images, conv1, norm(name='bn1'), train=train)
+  maps = {'stem': (x := nn.relu6(x))}
+  for i, blocks in enumerate(_dilated(stages, output_stride), 1):
+    for number, (expansion, width, stride, dilation) in enumerate(blocks, 1):
+      block = Inverted(
+        width=width,
+        stride=stride,
+        expansion=expansion,
+        expand=expansion != 1,
+        act=nn.relu6,
+        norm=norm,
+        dtype=dtype,
+        dilation=dilation,
+        padding=padding,
+        kernel_init=layers.he_init,
+        name=f'stage{i}_block{number}',
+      )
+      y = block(x, train=train)
+      if i > 1 and number == 1:
+        pre = block(x, train=train, only_expanded=True)
+        maps |= {f'stage{i - 1}_pre': pre, f'stage{i - 1}': x}
+      x = y
+  last = len(stages)
+  return {**maps, f'stage{last}_pre': x, f'stage{last}': x}
+
+
+def _dilated(
+  stages: tuple[tuple[Row, ...], ...], output_stride: int
+) -> list[list[tuple[int, int, int, int]]]:
+  """Returns expansion, channels, stride and dilation of each stage's blocks."""
+  total, later, found = 2, 1, []
+  for rows in stages:
+    blocks: list[tuple[int, int, int, int]] = []
+    for expansion, width, count, stride in rows:
+      dilation = 1
+      if total == output_stride:
+        stride, dilation, later = 1, later, later * stride
+      total *= stride
+      for j in range(count):
+        blocks.append((expansion, width, 1 if j else stride, dilation))
+    found.append(blocks)
+  return found
 
 
 class MobileNetV2(layers.Network):
@@ -148,7 +278,7 @@ class MobileNetV2(layers.Network):
 
   width: float = 1.0
   stem: Stem = 'imagenet'
-  stages: tuple[tuple[tuple[int, int, int, int], ...], ...] = (
+  stages: tuple[tuple[Row, ...], ...] = (
     ((1, 16, 1, 1), (6, 24, 2, 2)),
     ((6, 32, 3, 2),),
     ((6, 64, 4, 2), (6, 96, 3, 1)),

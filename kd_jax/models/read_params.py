@@ -7,8 +7,13 @@ import jax.numpy as jnp
 
 from kd_jax import errors
 
+# The last BatchNorm of each part of a DeepLab's head.
+_HEADS = {'aspp': 'bn_last', 'decoder': 'bn2'}
 
-def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
+
+def last_bn(
+  params: dict[str, Any], stage: int | str
+) -> tuple[jax.Array, jax.Array]:
   """Returns the parameters of the BatchNorm that yields 'stage{stage}_pre'.
 
   Where blocks end with a BatchNorm, it is the last of the stage's last block,
@@ -18,7 +23,8 @@ def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
 
   Args:
     params: The parameters of a network for which OFD is defined.
-    stage: The stage, counted from 1.
+    stage: The stage, counted from 1; of a DeepLab also 'aspp' or 'decoder', for
+      'aspp_pre' or 'decoder_pre'.
 
   Returns:
     The scale and the bias, each [C].
@@ -26,9 +32,18 @@ def last_bn(params: dict[str, Any], stage: int) -> tuple[jax.Array, jax.Array]:
   Raises:
     UsageError: The network has no such BatchNorm.
 
-  Source: `get_bn_before_relu` of overhaul-distillation 76344a8 and of
-  RepDistiller b84f547.
+  Source: `get_bn_before_relu` of overhaul-distillation 76344a8 (also its
+  Segmentation) and of RepDistiller b84f547.
   """
+  if isinstance(stage, str):
+    if stage not in params:
+      raise errors.UsageError(
+        f'the teacher has no {stage} whose BatchNorm gives a margin; take a '
+        'DeepLab, or stages by their numbers'
+      )
+    norm = params[stage][_HEADS[stage]]
+    return norm['scale'], norm['bias']
+  params = params.get('backbone', params)
   blocks = _blocks(params, stage)
   if not blocks:
     raise errors.UsageError(

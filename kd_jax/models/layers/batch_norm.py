@@ -61,7 +61,12 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, *, train: bool, after: conv.Conv | None = None
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    after: conv.Conv | None = None,
+    moves: bool = True,
   ) -> jax.Array:
     """Normalises x [N,..,C].
 
@@ -71,6 +76,8 @@ class BatchNorm(nn.Module):
       after: A convolution of x [N,H,W,I], whose result is normalised instead of
         x. With running statistics the two can be folded into one convolution;
         see `FOLDED`.
+      moves: Whether batch statistics move the running ones; False for a second
+        map that the layer normalises in the same step.
 
     Returns:
       [N,..,C], in the dtype of what is normalised.
@@ -120,7 +127,8 @@ class BatchNorm(nn.Module):
         rows.reshape(-1, count, channels)
       )
       new_mean, new_var = means.mean(axis=0), variances.mean(axis=0)
-    if self.is_mutable_collection('batch_stats') and not self.is_initializing():
+    moves = moves and self.is_mutable_collection('batch_stats')
+    if moves and not self.is_initializing():
       unbiased = new_var * (count / max(count - 1, 1))
       momentum = self.momentum
       mean.value = momentum * mean.value + (1 - momentum) * new_mean

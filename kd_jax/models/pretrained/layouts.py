@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from kd_jax.models import (
+  deeplab,
   densenet,
   googlenet,
   mobilenet,
@@ -62,20 +63,23 @@ def _same(name: str) -> str:
 
 def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
   def rules(shortcut: str, last: str) -> Rules:
-    return [
-      ('(conv1|bn1)', _same),
-      ('fc', lambda: last),
-      (
-        BLOCK + r'shortcut_(conv|bn)',
-        lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
-      ),
-      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
-    ]
+    return [*_resnet_trunk(shortcut), ('fc', lambda: last)]
 
   return {
     'torchvision, timm, RepDistiller, SimKD, FFSD': rules('downsample', 'fc'),
     'RepDistiller (resnetv2.py)': rules('shortcut', 'linear'),
   }
+
+
+def _resnet_trunk(shortcut: str) -> Rules:
+  return [
+    ('(conv1|bn1)', _same),
+    (
+      BLOCK + r'shortcut_(conv|bn)',
+      lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
+    ),
+    (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+  ]
 
 
 def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, Rules]:
@@ -213,7 +217,9 @@ def _places(
       row += 1
 
 
-def _expands(network: mobilenet.MobileNetV2, i: int, j: int) -> bool:
+def _expands(
+  network: mobilenet.MobileNetV2 | deeplab.DeepLabMobileNetV2, i: int, j: int
+) -> bool:
   """Returns whether block j of stage i has an expanding 1x1 convolution."""
   expansions = [t for t, _, n, _ in network.stages[i - 1] for _ in range(n)]
   return expansions[j - 1] != 1
@@ -281,6 +287,52 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
 
+def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> Rules:
+  places = dict(_places(network.stages))
+
+  def layer(i: int, j: int, kind: str, number: int) -> str:
+    _, _, position = places[i, j]
+    before = number - 1 if _expands(network, i, j) else number - 2
+    return f'features.{position + 1}.conv.{3 * before + (kind == "bn")}'
+
+  return [
+    ('(conv|bn)1', lambda kind: f'features.0.{int(kind == "bn")}'),
+    (BLOCK + r'(conv|bn)(\d)', layer),
+  ]
+
+
+def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
+  def aspp(kind: str, number: int | str) -> str:
+    bn = kind == 'bn'
+    if number == 'pool':
+      return f'aspp.global_avg_pool.{1 + bn}'
+    if number == 'last':
+      return f'aspp.{kind}1'
+    return f'aspp.aspp{number}.{"bn" if bn else "atrous_conv"}'
+
+  def decoder(kind: str, number: int | str) -> str:
+    if number == 'low':
+      return f'decoder.{kind}1'
+    return f'decoder.last_conv.{4 * (int(number) - 1) + (kind == "bn")}'
+
+  def within(make: Callable[..., str]) -> Callable[..., str]:
+    return lambda *groups: f'backbone.{make(*groups)}'
+
+  trunk = (
+    _mobilenet_trunk(network)
+    if isinstance(network, deeplab.DeepLabMobileNetV2)
+    else _resnet_trunk('downsample')
+  )
+  return {
+    'overhaul-distillation (Segmentation)': [
+      *((f'backbone/{pattern}', within(make)) for pattern, make in trunk),
+      ('decoder/scores', lambda: 'decoder.last_conv.8'),
+      (r'aspp/(conv|bn)_?(\w+)', aspp),
+      (r'decoder/(conv|bn)_?(\w+)', decoder),
+    ]
+  }
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -292,4 +344,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   pyramidnet.PyramidNet: _pyramidnet,
   densenet.DenseNet: _densenet,
   googlenet.GoogLeNet: _googlenet,
+  deeplab.DeepLab: _deeplab,
 }
