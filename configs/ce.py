@@ -26,4 +26,13 @@ def cifar100_r20() -> base.ConfigDict:
   return base.tf_fd_recipe('resnet20')
 
 
-RECIPES = {'digits': digits, 'cifar100_r20': cifar100_r20}
+def scenes_segmentation() -> base.ConfigDict:
+  """The teacher of all `scenes_segmentation` recipes."""
+  return base.of_teacher(base.scenes_segmentation())
+
+
+RECIPES = {
+  'digits': digits,
+  'cifar100_r20': cifar100_r20,
+  'scenes_segmentation': scenes_segmentation,
+}

@@ -1,5 +1,6 @@
 """Data sets by name."""
 
+from collections.abc import Callable
 import difflib
 import functools
 from typing import Any
@@ -8,12 +9,21 @@ import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import source
-from kd_jax.data.sets import builders, digits, folder, npz, prepared
+from kd_jax.data.sets import (
+  builders,
+  digits,
+  folder,
+  npz,
+  prepared,
+  scenes,
+)
 from kd_jax.runtime import run_dir
 
 # The names that `open_source` takes, and what they stand for.
 SETS = {
   'digits': 'embedded: 1,797 digits of 8x8 pixels (scikit-learn), 10 classes',
+  'scenes_segmentation': 'embedded: 3,300 scenes of 48x48 pixels with masks',
+  'scenes_detection': 'embedded: the same scenes with boxes',
   'cifar10': '60,000 images of 32x32 pixels, 10 classes',
   'cifar100': '60,000 images of 32x32 pixels, 100 classes',
   'tiny_imagenet': '110,000 images of 64x64 pixels, 200 classes',
@@ -22,6 +32,15 @@ SETS = {
   'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
   '<name>?label=KEY&image=KEY': 'the same, with other features of it',
+}
+
+# What opens the data sets that scikit-learn or kd_jax bring along.
+_EMBEDDED: dict[str, Callable[[], source.Source]] = {
+  'digits': digits.open_source,
+  **{
+    info.name: functools.partial(scenes.open_source, task)
+    for task, info in scenes.INFOS.items()
+  },
 }
 
 # The seed of the subsets that `train_size` and `val_fraction` take; it does not
@@ -70,9 +89,10 @@ def open_source(
   are read again for it, their digests are kept; see `runtime.digests`.
 
   Args:
-    name: 'digits', 'cifar10', 'cifar100', 'tiny_imagenet', 'folder:/path',
-      'npz:/path/file.npz', 'package.module:name' for a function of the user's
-      own (see `_imported`), or any data set that tfds has prepared as
+    name: 'digits', 'scenes_segmentation', 'scenes_detection', 'cifar10',
+      'cifar100', 'tiny_imagenet', 'folder:/path', 'npz:/path/file.npz',
+      'package.module:name' for a function of the user's own (see
+      `_imported`), or any data set that tfds has prepared as
       array_record.
     train_size: The number of training images to keep, as a fixed stratified
       subset; 0 keeps all.
@@ -101,11 +121,12 @@ def open_source(
       f"image_size={image_size}: give pixels, or 0 for the images' own size"
     )
   home = run_dir.cache_root(cache_dir)
-  if name == 'digits':
-    whole = digits.open_source()
+  if name in _EMBEDDED:
+    whole = _EMBEDDED[name]()
     if image_size not in (0, whole.info.image_size):
       raise errors.ArgumentError(
-        f'image_size={image_size}: digits has 8 pixels; give 0'
+        f'image_size={image_size}: {name} has {whole.info.image_size} pixels; '
+        'give 0'
       )
   elif name.startswith('folder:'):
     whole = folder.open_folder(name, image_size, home)
@@ -207,7 +228,7 @@ def _check_name(name: str, data_dir: str) -> None:
   name, _ = prepared.parsed(name)
   if name in builders.BUILDERS or prepared.find(name, prepared.root(data_dir)):
     return
-  names = ['digits', *builders.BUILDERS]
+  names = [*_EMBEDDED, *builders.BUILDERS]
   matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
   hint = f'; did you mean {matches[0]!r}?' if matches else ''
   raise errors.UsageError(

@@ -50,6 +50,23 @@ INFOS = {
 }
 
 
+def open_source(task: str) -> source.Source:
+  """Returns the scenes with the targets of a task.
+
+  Args:
+    task: 'segmentation' or 'detection'.
+  """
+
+  def split(name: str) -> source.Arrays:
+    scenes = read(name)
+    if task == 'segmentation':
+      return source.Arrays(scenes.image, scenes.mask)
+    others = {'boxes': scenes.boxes, 'difficult': scenes.difficult}
+    return source.Arrays(scenes.image, scenes.label, others)
+
+  return source.Source(INFOS[task], split)
+
+
 class Scenes(NamedTuple):
   """Scenes with what is to be found in them.
 
