@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_jax import tasks
 from kd_jax.study.spread import Spread, spread
 from kd_jax.training import report
 
@@ -19,30 +20,35 @@ def summary(
       not trained.
 
   Returns:
-    The text, and a dict: 'seeds' and 'top1' have one value per seed, and so
-    have 'alone_top1' and 'teacher_top1' if every seed has them; 'student',
-    'alone' and 'difference' have the fields of `Spread`, the last two only if
+    The text, and a dict: 'seeds' and the task's headline, such as 'top1', have
+    one value per seed, and so have 'alone_top1' and 'teacher_top1' (by that
+    name) if every seed has them; 'student', 'alone' and 'difference' have the fields of `Spread`, the last two only if
     every seed has its student alone.
   """
-  top1 = [result['top1'] for result in results]
-  distilled = spread(top1)
+  metric = tasks.headline(results[0])
+  name = metric.name
+  values = [result[name] for result in results]
+  distilled = spread(values)
   figures: dict[str, Any] = {
     'seeds': [result['seed'] for result in results],
-    'top1': top1,
+    name: values,
     'student': distilled._asdict(),
   }
   if all(result['teacher'] for result in results):
-    figures['teacher_top1'] = [r['teacher']['top1'] for r in results]
-  rows = [('top-1, last epoch', 'mean', 'std', 'seeds')]
-  trained = [a['top1'] for a in alone if a is not None]
+    figures[f'teacher_{name}'] = [r['teacher'][name] for r in results]
+  rows = [(f'{metric.text}, last epoch', 'mean', 'std', 'seeds')]
+  trained = [a[name] for a in alone if a is not None]
   has_alone = len(trained) == len(results)
   if has_alone:
-    figures |= {'alone_top1': trained, 'alone': spread(trained)._asdict()}
+    figures |= {
+      f'alone_{name}': trained,
+      'alone': spread(trained)._asdict(),
+    }
     rows.append(('student alone', *_cells(spread(trained))))
   rows.append((f'student, {results[0]["method"]}', *_cells(distilled)))
   text = report.table(rows)
   if has_alone:
-    paired = [t - a for t, a in zip(top1, trained, strict=True)]
+    paired = [t - a for t, a in zip(values, trained, strict=True)]
     difference = spread(paired)
     figures['difference'] = difference._asdict()
     if difference.is_claim:

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax import errors, models
+from kd_jax import errors, models, tasks
 from kd_jax.distill import build
 from kd_jax.runtime import distributed, run_dir
 from kd_jax.study import compare, finished, grid, groups, trained
@@ -253,8 +253,9 @@ def _train(
     return
   say(f'{name}: {task}')
   result, alone = trained.run(config, folder, name, should_stop=should_stop)
-  beside = f', alone {alone["top1"]:.2f}%' if alone else ''
-  say(f'{name} is done: top-1 {result["top1"]:.2f}%{beside}')
+  metric = tasks.headline(result)
+  beside = f', alone {alone[metric.name]:.2f}%' if alone else ''
+  say(f'{name} is done: {metric.text} {result[metric.name]:.2f}%{beside}')
 
 
 def report(planned: Plan, failed: dict[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from kd_jax import models
+from kd_jax import models, tasks
 from kd_jax.distill import build
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
@@ -150,8 +150,10 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
     result: The result of the run.
     alone: The result of the student alone; None if it was not trained.
   """
+  metric = tasks.headline(result)
   head = (
-    '', 'network', 'top-1 (last)', 'best_on_test', 'parameters', 'FLOPs', 'time'
+    '', 'network', f'{metric.text} (last)', 'best_on_test', 'parameters',
+    'FLOPs', 'time',
   )  # fmt: skip
   rows: list[tuple[str, ...]] = [head]
   teacher = result['teacher']
@@ -160,7 +162,7 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
       (
         'teacher',
         teacher['network'],
-        f'{teacher["top1"]:.2f}%',
+        _percent(teacher.get(metric.name)),
         _percent(teacher.get('best_on_test')),
         short(teacher['params']),
         short(teacher['flops']),
@@ -189,7 +191,7 @@ def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
   return (
     name,
     result['network'],
-    f'{result["top1"]:.2f}%',
+    f'{result[tasks.headline(result).name]:.2f}%',
     _percent(result.get('best_on_test')),
     short(result['params']),
     short(result['flops']),
