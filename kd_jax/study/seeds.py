@@ -22,8 +22,8 @@ def summary(
   Returns:
     The text, and a dict: 'seeds' and the task's headline, such as 'top1', have
     one value per seed, and so have 'alone_top1' and 'teacher_top1' (by that
-    name) if every seed has them; 'student', 'alone' and 'difference' have the fields of `Spread`, the last two only if
-    every seed has its student alone.
+    name) if every seed has them; 'student', 'alone' and 'difference' have the
+    fields of `Spread`, the last two only if every seed has its student alone.
   """
   metric = tasks.headline(results[0])
   name = metric.name
