@@ -101,7 +101,14 @@ def refusal(exported, weights, facts):
   tree = jax.tree.structure(((dict.fromkeys(weights, 0), 0), {}))
   if exported.in_tree != tree or said[0] != inputs:
     return 'takes other weights or images than this folder has'
-  if exported.out_tree != jax.tree.structure(0) or said[1] != output:
+  batch = str(exported.in_avals[-1].shape[0])
+  if not batch.isidentifier():
+    return f'takes {batch} images, not any number'
+  if (
+    exported.out_tree != jax.tree.structure(0)
+    or said[1] != output
+    or str(exported.out_avals[0].shape[0]) != batch
+  ):
     return f'returns something else than the logits of {classes} classes'
   with jax.interpreters.mlir.make_ir_context() as context:
     serialized = exported.mlir_module_serialized

@@ -53,9 +53,10 @@ def accuracy(
   sums, of_classes = total['all'], total['classes']
   figures = task.figures(sums)
   if not np.isfinite(figures['loss']):
+    loss = float(figures['loss'])
     raise errors.RunError(
-      f"the network's cross-entropy is {float(figures['loss'])}: its logits are "
-      'no finite numbers, and an accuracy would mean nothing'
+      f'the cross-entropy is {loss}: the logits are no finite numbers, and an '
+      'accuracy would mean nothing'
     )
   classes = [
     {
