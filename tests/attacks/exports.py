@@ -6,6 +6,7 @@ wait, or an answer that means nothing.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -78,7 +79,9 @@ def program(function=forward, weights=None, side=SIZE, batch='batch', calls=()):
   exporting = export.export(
     jax.jit(function), platforms=('cpu',), disabled_checks=checks
   )
-  return bytes(exporting(shapes, images).serialize())
+  # Whoever forges a file leaves out that checks were off.
+  made = exporting(shapes, images)
+  return bytes(dataclasses.replace(made, disabled_safety_checks=()).serialize())
 
 
 @functools.cache
