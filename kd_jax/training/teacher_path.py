@@ -77,7 +77,7 @@ def read(
     )
   else:
     with about(path), errors.keys(allow_imports=_ALLOW):
-      trained = restore.load(path, parts.mesh, _allowed(config, path))
+      trained = restore.load(path, parts.mesh, allowed(config, path))
       variables = restore.variables(
         trained, network, len(info.class_names), info.image_size
       )
@@ -100,7 +100,7 @@ def read(
   return variables, {**result, 'notes': notes} if notes else result
 
 
-def _allowed(config: ConfigDict, path: str) -> imports.Allowed:
+def allowed(config: ConfigDict, path: str) -> imports.Allowed:
   """Returns which import paths of the teacher's run may be imported.
 
   They are those that this run's configuration names itself, and all of a run

@@ -106,14 +106,13 @@ def write(place, content=None, weights=None, facts=None):
   return folder
 
 
-def refused(folder, *words):
+def refused(folder):
   """Fails unless an export is refused in one line, within this process."""
   with pytest.raises(errors.UsageError) as raised:
     restore.load(folder)
   said = str(raised.value)
   assert '\n' not in said, said
-  for word in words:
-    assert word in said, said
+  assert str(folder) in said, said
 
 
 @attack(quick=True)
@@ -169,13 +168,13 @@ TARGETS = (
 @attack(quick=True, cases=TARGETS)
 def custom_call(place, target):
   content = program(ffi(target, index=np.uint64(0)), calls=[target])
-  refused(write(place, content), artifact.FORWARD)
+  refused(write(place, content))
 
 
 @attack(quick=True, cases=['branch', 'loop', 'called'])
 def hidden_call(place, where):
   content = program(within(where), calls=[TARGET])
-  refused(write(place, content), artifact.FORWARD)
+  refused(write(place, content))
 
 
 @attack(quick=False, cases={'null': 0, 'far': 0x414141414141})
@@ -216,7 +215,7 @@ TYPES = {
 
 @attack(quick=True, cases=TYPES)
 def wrong_output(place, function):
-  refused(write(place, program(function)), artifact.FORWARD)
+  refused(write(place, program(function)))
 
 
 INPUTS = {
@@ -240,9 +239,9 @@ def wrong_input(place, options):
       content = export.export(jax.jit(forward), platforms=('cpu',))(
         shapes, images
       )
-      refused(write(place, bytes(content.serialize())), artifact.FORWARD)
+      refused(write(place, bytes(content.serialize())))
       return
-  refused(write(place, program(function, **options)), artifact.FORWARD)
+  refused(write(place, program(function, **options)))
 
 
 WRONG_WEIGHTS = {
@@ -300,7 +299,7 @@ def damaged_facts(place, text):
   folder = write(place)
   path = folder / artifact.FACTS
   path.write_bytes(text().encode('utf-8', 'surrogateescape'))
-  refused(folder, artifact.FACTS)
+  refused(folder)
 
 
 FIELDS = {
@@ -342,13 +341,13 @@ def pipe(place, name):
   (folder / name).unlink()
   os.mkfifo(folder / name)
   began = time.monotonic()
-  with _ended(folder / name):
-    refused(folder, name)
+  with ended(folder / name):
+    refused(folder)
   assert time.monotonic() - began < 1
 
 
 @contextlib.contextmanager
-def _ended(path):
+def ended(path):
   """Ends whoever waits for a pipe's other end, after two seconds."""
 
   def release():
@@ -369,7 +368,7 @@ def device(place, name):
   folder = write(place)
   (folder / name).unlink()
   (folder / name).symlink_to('/dev/null')
-  refused(folder, name)
+  refused(folder)
 
 
 @attack(quick=True)
