@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.data import source
 from kd_jax.export import artifact
 from kd_jax.runtime import command
@@ -109,23 +109,28 @@ def text(
     changed: What has changed of the data since the training; see
       `datasets.changed`.
   """
-  facts = found.facts
+  facts, metric = found.facts, tasks.find(info.task).headline
+  where = f'{facts["network"]} on {info.name} {split}'
+  if 'correct' in figures:
+    counted = f'{figures["correct"]} of {figures["images"]} images correct'
+  else:
+    counted = f'{figures["images"]} images'
   lines = [
-    f'{facts["network"]} on {info.name} {split}: {figures["correct"]} of '
-    f'{figures["images"]} images correct',
-    f'top-1 {figures["top1"]:.2f}%'
+    f'{where}: {counted}',
+    f'{metric.text} {figures[metric.name]:.2f}%'
     + (f', top-5 {figures["top5"]:.2f}%' if 'top5' in figures else ''),
   ]
   if changed:
     lines.append(changed)
   if {*facts['class_names']} != {*info.class_names}:
     lines.append('the classes have other names there: they are met by number')
-  classes = [c for c in figures['classes'] if c['images']]
+  _, *counts, percent = figures['classes'][0]
+  classes = [c for c in figures['classes'] if c[percent] is not None]
   if len(classes) > _MOST_ROWS:
-    classes = sorted(classes, key=lambda c: c['top1'])[:_MOST_ROWS]
+    classes = sorted(classes, key=lambda c: c[percent])[:_MOST_ROWS]
     lines.append(f'the {_MOST_ROWS} classes with the lowest accuracy:')
-  rows = [('class', 'images', 'correct', 'top-1')] + [
-    (c['name'], str(c['images']), str(c['correct']), f'{c["top1"]:.2f}%')
+  rows = [('class', *counts, {'top1': 'top-1', 'iou': 'IoU'}[percent])] + [
+    (c['name'], *(str(c[key]) for key in counts), f'{c[percent]:.2f}%')
     for c in classes
   ]
   return '\n'.join([*lines, report.table(rows)])

@@ -14,7 +14,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.export import artifact, onnx
 from kd_jax.runtime import command
 from kd_jax.training import datasets, imports, restore
@@ -45,6 +45,11 @@ def main(argv: Sequence[str]) -> int:
   allow, key = args.allow_imports, errors.keys(allow_imports='--allow_imports')
   with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
     trained = restore.load(args.run, allow_imports=allow)
+    if args.onnx and (task := trained.facts.get('task')):
+      raise errors.UsageError(
+        f'--onnx is for classification, and {args.run} is for {task}: leave it '
+        'out'
+      )
     test, changed = None, ''
     if args.with_test_set:
       opened = datasets.open_data(trained, '', args.data_dir, allow)
@@ -54,10 +59,15 @@ def main(argv: Sequence[str]) -> int:
     if args.onnx:
       onnx.write(trained, folder / 'student.onnx')
   facts, accuracy = trained.facts, trained.facts['accuracy']
+  metric = tasks.find(facts.get('task', 'classification')).headline
+  of = f'{accuracy["images"]} {accuracy["data"]} {accuracy["split"]} images'
+  value = f'{accuracy[metric.name]:.2f}%'
+  if 'correct' in accuracy:
+    said = f'{accuracy["correct"]} of {of} correct ({value})'
+  else:
+    said = f'{metric.text} {value} on {of}'
   print(
-    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, '
-    f'{accuracy["correct"]} of {accuracy["images"]} {accuracy["data"]} '
-    f'{accuracy["split"]} images correct ({accuracy["top1"]:.2f}%)'
+    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, {said}'
   )
   if changed:
     print(f'{artifact.TEST} is of other data: {changed}')

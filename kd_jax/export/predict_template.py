@@ -29,7 +29,8 @@ _HOST = ('infeed', 'outfeed', 'recv', 'send')
 def load(folder):
   """Returns the facts of network.json and the forward pass of an export.
 
-  The latter is a function from images [N,H,W,3] u8 to logits [N,K] f32.
+  The latter is a function from images [N,H,W,3] u8 to logits [N,K] f32, or
+  [N,H,W,K] of a network that labels pixels.
   """
   facts = json.loads((folder / 'network.json').read_text())
   program = (folder / 'forward.jax_export').read_bytes()
@@ -93,7 +94,8 @@ def refusal(exported, weights, facts):
     tensor(weights[name].shape, weights[name].dtype) for name in sorted(weights)
   ]
   inputs = [*arrays, tensor(('?', size, size, 3), np.dtype(np.uint8))]
-  output = [tensor(('?', classes), np.dtype(np.float32))]
+  places = 2 * (size,) if facts.get('task') == 'segmentation' else ()
+  output = [tensor(('?', *places, classes), np.dtype(np.float32))]
   said = [
     [tensor(x.shape, x.dtype) for x in avals]
     for avals in (exported.in_avals, exported.out_avals)

@@ -19,7 +19,9 @@ def last_bn(
   Where blocks end with a BatchNorm, it is the last of the stage's last block,
   and the shortcut's contribution to the map is ignored. Where blocks begin with
   a BatchNorm, as in WideResNet and PyramidNet, it is in the next stage's first
-  block, or the network's last BatchNorm.
+  block, or the network's last BatchNorm. Where a DeepLab taps what the next
+  stage's first block expands a stage to, as of MobileNetV2, it is that block's
+  first.
 
   Args:
     params: The parameters of a network for which OFD is defined.
@@ -43,6 +45,7 @@ def last_bn(
       )
     norm = params[stage][_HEADS[stage]]
     return norm['scale'], norm['bias']
+  within_deeplab = 'backbone' in params
   params = params.get('backbone', params)
   blocks = _blocks(params, stage)
   if not blocks:
@@ -51,9 +54,12 @@ def last_bn(
       'margin; take a ResNet, WideResNet, PyramidNet, VGG or MobileNet, or '
       'fewer stages'
     )
-  if 'bn_last' not in params:
+  following = _blocks(params, stage + 1)
+  if within_deeplab and following and _is_inverted(following[0]):
+    norm = following[0]['bn1']
+  elif 'bn_last' not in params:
     norm = _norms(blocks[-1])[-1]
-  elif following := _blocks(params, stage + 1):
+  elif following:
     # PyramidNet's bottleneck has no ReLU before its first convolution.
     norm = _norms(following[0])[1 if 'bn4' in following[0] else 0]
   else:
@@ -66,6 +72,11 @@ def _blocks(params: dict[str, Any], stage: int) -> list[dict[str, Any]]:
   names = [name for name in params if name.startswith(prefix)]
   names.sort(key=lambda name: int(name.removeprefix(prefix)))
   return [params[name] for name in names]
+
+
+def _is_inverted(block: dict[str, Any]) -> bool:
+  """Returns whether a block's second convolution is depthwise."""
+  return block['conv2']['kernel'].shape[2] == 1
 
 
 def _norms(block: dict[str, Any]) -> list[dict[str, Any]]:

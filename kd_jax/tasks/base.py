@@ -65,6 +65,16 @@ class Task(Protocol):
     """Returns sums for each class, [K] each; 'correct' is among them."""
     ...
 
+  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns [K] of a table of the classes.
+
+    They are counts, and last a figure in percent, NaN where nothing counts.
+
+    Args:
+      sums: The results of `count_classes`, added up over the split's batches.
+    """
+    ...
+
   def rows(self, outputs: Any, batch: Batch) -> Counts:
     """Returns what the figures need of every image of a batch, [N,...] each.
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax import losses
 from kd_jax.features import Batch, Features
@@ -47,6 +48,12 @@ class Classification:
   def count_classes(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count_classes` of the logits [N,K]."""
     return count_classes(outputs, batch)
+
+  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns 'images', 'correct' and 'top1' of each class."""
+    images, correct = (np.asarray(sums[key]) for key in ('images', 'correct'))
+    top1 = np.where(images > 0, 100 * correct / np.maximum(images, 1), np.nan)
+    return {'images': images, 'correct': correct, 'top1': top1}
 
   def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns nothing: accuracy needs sums alone."""

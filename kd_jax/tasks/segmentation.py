@@ -71,6 +71,10 @@ class Segmentation:
     """Returns `count_classes` of the logits [N,H,W,K]."""
     return count_classes(outputs, batch)
 
+  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns 'pixels', 'predicted', 'correct' and 'iou' of each class."""
+    return {**sums, 'iou': ious(sums)}
+
   def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns nothing: the confusion matrix is a sum."""
     del outputs, batch

@@ -30,10 +30,12 @@ def accuracy(
     workers: The number of processes that decode; 0 decodes in this process.
 
   Returns:
-    A dict with 'images' and 'correct' (counts), 'top1' (percent), of more than
-    5 classes 'correct5' and 'top5' too, 'loss' (mean cross-entropy), and
-    'classes': a list with a dict for each class of 'name', 'images', 'correct'
-    (counts) and 'top1' (percent, or None without images).
+    A dict with the figures of the task, among them 'images' and 'loss' (mean
+    cross-entropy), and 'classes': a list with a dict for each class of 'name'
+    and what `task.of_classes` returns, None where nothing counts. In
+    classification it has 'correct' (a count) and 'top1' (percent), of more than
+    5 classes 'correct5' and 'top5' too, and of each class 'images', 'correct'
+    and 'top1'.
 
   Raises:
     RunError: The loss is no finite number.
@@ -41,7 +43,9 @@ def accuracy(
   task = tasks.find(info.task)
   counts = artifact.counted(found.forward, task)
   names = found.facts['class_names']
-  numbers = order(names, info.class_names)
+  # The other values of a mask, such as `augment.VOID`, stay what they are.
+  numbers = np.arange(max(256, len(names)), dtype=np.int32)
+  numbers[: len(names)] = order(names, info.class_names)
   split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
     total = evaluation.total(
@@ -58,26 +62,21 @@ def accuracy(
       f'the cross-entropy is {loss}: the logits are no finite numbers, and an '
       'accuracy would mean nothing'
     )
+  columns = task.of_classes(of_classes)
+  *counted, percent = columns
   classes = [
     {
       'name': name,
-      'images': int(count),
-      'correct': int(correct),
-      'top1': float(100 * correct / count) if count else None,
+      **{key: int(columns[key][i]) for key in counted},
+      percent: None if np.isnan(part := columns[percent][i]) else float(part),
     }
-    for name, count, correct in zip(
-      names, of_classes['images'], of_classes['correct'], strict=True
-    )
+    for i, name in enumerate(names)
   ]
-  top5 = {}
-  if 'top5' in sums:
-    top5 = {'correct5': int(sums['top5']), 'top5': float(figures['top5'])}
+  correct = {'top1': 'correct', 'top5': 'correct5'}
   return {
+    **{to: int(sums[key]) for key, to in correct.items() if key in sums},
+    **{name: float(value) for name, value in figures.items()},
     'images': int(figures['images']),
-    'correct': int(sums['top1']),
-    'top1': float(figures['top1']),
-    **top5,
-    'loss': float(figures['loss']),
     'classes': classes,
   }
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import errors, models, pytrees
+from kd_jax import errors, models, pytrees, tasks
 from kd_jax.data import augment, source
 from kd_jax.distill import build, evaluation, inspect, step
 from kd_jax.export import artifact
@@ -296,7 +296,8 @@ def _facts(
   config: ConfigDict, info: source.Info, result: dict[str, Any]
 ) -> dict[str, Any]:
   """Returns a run's facts, as network.json has them."""
-  images = result['test_images']
+  images, name = result['test_images'], tasks.headline(result).name
+  is_counted = name == 'top1'  # an image is right or wrong
   return {
     'network': config.student.name,
     'network_args': config.student.args.to_dict(),
@@ -308,12 +309,13 @@ def _facts(
     'kept': result['kept'],
     'parameters': result['params'],
     'flops': result['flops'],
+    **({'task': info.task} if info.task != 'classification' else {}),
     'accuracy': {
       'data': info.name,
       'split': 'test',
       'images': images,
-      'correct': round(result['top1'] * images / 100),
-      **{key: result[key] for key in ('top1', 'top5') if key in result},
+      **({'correct': round(result[name] * images / 100)} if is_counted else {}),
+      **{key: result[key] for key in (name, 'top5') if key in result},
     },
     'data': {
       **{key: config.data[key] for key in _DATA},

@@ -26,6 +26,13 @@ def test_a_cosine_falls_to_zero_at_the_end():
   np.testing.assert_allclose(found, [2, 1, 0], atol=1e-6)
 
 
+def test_a_poly_schedule_falls_with_every_step_and_counts_a_phase_before():
+  spec = {'kind': 'poly', 'value': 2.0, 'power': 0.9, 'epochs': 4, 'first': 1}
+  found = optim.schedule(spec, 10, 3)
+  for step, share in ((0, 3 / 4), (1, 29 / 40), (29, 1 / 40), (30, 0), (35, 0)):
+    np.testing.assert_allclose(found(step), 2 * share**0.9, rtol=1e-5)
+
+
 def test_a_linear_schedule_stays_at_its_value():
   spec = {'kind': 'linear', 'start': 0.0, 'value': 4.0, 'epochs': 4}
   np.testing.assert_allclose(values(spec, [0, 20, 40, 99]), [0, 2, 4, 4])
@@ -63,6 +70,7 @@ def test_a_wrong_schedule_is_refused(spec, message):
     {'kind': 'step', 'value': 0.5, 'milestones': (5,), 'factor': 0.1},
     {'kind': 'linear', 'start': 1.0, 'value': 0.5, 'epochs': 4},
     {'kind': 'cosine', 'value': 0.5, 'warmup_epochs': 2},
+    {'kind': 'poly', 'value': 0.5, 'power': 0.9, 'epochs': 9, 'first': 1},
   ],
 )
 def test_a_scaled_rate_follows_the_common_schedule(common):

@@ -218,3 +218,65 @@ def test_vectors_are_refused_with_both_shapes():
 def test_stages_that_cannot_be_paired_are_refused():
   with pytest.raises(errors.UsageError, match=r'stages=\(1, 2\)'):
     tiny.method('ofd', stages=(1, 2), teacher_stages=(2,))
+
+
+def dense_feats(names=('stage4', 'aspp')):
+  rng = np.random.default_rng(0)
+  params = {
+    'backbone': {'stage4_block1': _norm('bn2', 3)},
+    'aspp': _norm('bn_last', 3),
+  }
+  maps = {f'{name}_pre': rng.normal(size=(2, 2, 2, 3)) for name in names}
+  maps = {name: x.astype(np.float32) for name, x in maps.items()}
+  student = {name: x[::-1] for name, x in maps.items()}
+  return {
+    'student': {**student, 'logits': np.zeros((2, 10), np.float32)},
+    'teacher': {
+      **maps,
+      'logits': np.zeros((2, 10), np.float32),
+      'params': params,
+    },
+  }
+
+
+def _norm(name, width):
+  # Its margin is far below the maps, so that every distance counts.
+  return {name: {'scale': np.ones(width), 'bias': np.full(width, -9.0)}}
+
+
+def test_each_distance_is_divided_by_its_divisor():
+  feats, batch = dense_feats(), tiny.batch(2)
+  stages = (4, 'aspp')
+  made = tiny.method('ofd', stages=stages).init(jax.random.key(0), feats, batch)
+
+  def term(**fields):
+    method = tiny.method('ofd', stages=stages, **fields)
+    return method.apply(made, feats, batch, mutable=['batch_stats'])[0]['ofd']
+
+  first, second = (term(divisors=divisors) for divisors in ((1, 1e9), (1e9, 1)))
+  assert first > 0
+  assert second > 0
+  for divisors, want in (
+    ({}, first / 2 + second),
+    ({'divisors': (8, 16)}, first / 8 + second / 16),
+  ):
+    np.testing.assert_allclose(term(**divisors), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'divisors': (1, 2)}, r'divisors=\(1, 2\): there are 3 stages; give a'),
+    ({'divisors': (1, 0, 2)}, 'divisors=.* give a number above 0 each'),
+    ({'stages': (1, 'asp')}, "give a whole number, 1 or more, 'aspp' or 'dec"),
+    ({'teacher_stages': ('head', 1, 2)}, "'aspp' or 'decoder' each"),
+  ],
+)
+def test_stages_and_divisors_that_make_no_sense_are_refused(fields, message):
+  with pytest.raises(errors.UsageError, match=message):
+    tiny.method('ofd', **fields)
+
+
+def test_a_classifier_as_the_teacher_has_no_margin_of_a_head():
+  with pytest.raises(errors.UsageError, match='has no aspp whose BatchNorm'):
+    read_params.last_bn({'fc': {}}, 'aspp')

@@ -108,7 +108,9 @@ def _converted_all(
 ) -> dict:
   expected = traverse_util.flatten_dict(shapes(network))
   weights = {
-    name: value for name, value in state.items() if not states.is_counter(name)
+    name: value
+    for name, value in state.items()
+    if not (states.is_counter(name) or states.is_copy(name))
   }
   layout = max(
     layouts, key=lambda key: len(weights.keys() & layouts[key].values())

@@ -19,6 +19,9 @@ from kd_jax.models.pretrained.torch_save import Tensor
 COUNTERS = (
   'num_batches_tracked', 'n_averaged', 'total_ops', 'total_params',
 )  # fmt: skip
+# Layers that overhaul-distillation's state dict of a DeepLab with a MobileNetV2
+# lists a second time, the first time under 'backbone.features.'.
+COPIES = ('backbone.low_level_features.', 'backbone.high_level_features.')
 # The keys of a training script's own network, the most usual first.
 USUAL = (
   'model', 'state_dict', 'model_state_dict', 'model_state', 'net', 'network',
@@ -116,6 +119,11 @@ def choose(
 def is_counter(name: str) -> bool:
   """Returns whether a name is that of a counter; see `COUNTERS`."""
   return name.rpartition('.')[2] in COUNTERS
+
+
+def is_copy(name: str) -> bool:
+  """Returns whether a name is that of a weight's second entry; see `COPIES`."""
+  return name.startswith(COPIES)
 
 
 def _fitting(
@@ -221,5 +229,11 @@ def _notes(
     kinds = dict.fromkeys(name.rpartition('.')[2] for name in counters)
     notes.append(
       f'{len(counters)} numbers that count were left out ({", ".join(kinds)})'
+    )
+  copies = [name for name in weights if is_copy(name)]
+  if copies:
+    notes.append(
+      f'{len(copies)} weights that are listed twice were taken once '
+      f'(left: {", ".join(name + "*" for name in COPIES)})'
     )
   return tuple(notes)
