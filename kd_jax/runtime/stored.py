@@ -104,8 +104,8 @@ _RESULT = {
   'epochs': NUMBER, 'steps': COUNT, 'train_images': COUNT,
   'test_images': COUNT, 'params': COUNT, 'flops': NUMBER, 'top1': PERCENT,
   'top5': PERCENT, 'miou': PERCENT, 'map': PERCENT, 'headline': TEXT,
-  'best_on_test': PERCENT, 'best_on_val': PERCENT, 'wall_s': NUMBER, 'commit': TEXT, 'teacher': _or_none(OBJECT),
-  'versions': OBJECT,
+  'best_on_test': PERCENT, 'best_on_val': PERCENT, 'wall_s': NUMBER,
+  'commit': TEXT, 'teacher': _or_none(OBJECT), 'versions': OBJECT,
 }  # fmt: skip
 # The fields by file and path; a field may be missing.
 FIELDS: dict[str, dict[str, Kind]] = {
@@ -132,10 +132,12 @@ FIELDS: dict[str, dict[str, Kind]] = {
     'format': COUNT, 'kd_jax': TEXT, 'jax': TEXT, 'sha256': OBJECT,
     'network': TEXT, 'network_args': OBJECT, 'dtype': TEXT,
     'task': TEXT, 'image_size': SIDE, 'class_names': NAMES, 'mean': MEAN,
-    'std': STD, 'kept': NAMES, 'parameters': COUNT, 'flops': NUMBER, 'accuracy': OBJECT,
-    'accuracy.data': TEXT, 'accuracy.split': TEXT, 'accuracy.images': COUNT,
-    'accuracy.correct': COUNT, 'accuracy.top1': PERCENT,
-    'accuracy.top5': PERCENT, 'accuracy.miou': PERCENT, 'data': OBJECT, 'data.name': TEXT,
+    'std': STD, 'kept': NAMES, 'parameters': COUNT, 'flops': NUMBER,
+    'accuracy': OBJECT, 'accuracy.data': TEXT, 'accuracy.split': TEXT,
+    'accuracy.images': COUNT, 'accuracy.correct': COUNT,
+    'accuracy.top1': PERCENT,
+    'accuracy.top5': PERCENT, 'accuracy.miou': PERCENT, 'data': OBJECT,
+    'data.name': TEXT,
     'data.train_size': COUNT, 'data.val_fraction': NUMBER,
     'data.image_size': COUNT, 'data.fingerprint': TEXT, 'data.place': TEXT,
     'result': OBJECT, 'result.method': TEXT, 'result.wall_s': NUMBER,
