@@ -1,7 +1,10 @@
 """Predicts the classes of images: `kd-jax predict EXPORT IMAGES...`.
 
 IMAGES are files or folders, in any image format that training reads. The output
-has one line per image: path, class and probability.
+has one line per image: path, class and probability. A network that labels
+pixels sees the whole image, resized to its size; the classes are written to
+`--out` as PNG files with Pascal VOC's palette, which have the image's sides,
+and the line names the file.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +19,7 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.data import decode
 from kd_jax.data.sets import tree
-from kd_jax.export import artifact
+from kd_jax.export import artifact, predict_template
 from kd_jax.runtime import command
 from kd_jax.training import imports, restore
 
@@ -33,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('export', help='the folder of an export or of a run')
   parser.add_argument('images', nargs='+', help='files or folders')
   parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--out', help='a folder for masks; it must be new')
   parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
   args = parser.parse_args(argv)
   if args.batch_size < 1:
@@ -41,6 +45,17 @@ def main(argv: Sequence[str]) -> int:
   paths = [path for name in args.images for path in files(name, say)]
   with errors.keys(allow_imports='--allow_imports'):
     trained = restore.load(args.export, allow_imports=args.allow_imports)
+  task = trained.facts.get('task', 'classification')
+  if (task == 'segmentation') != bool(args.out):
+    raise errors.UsageError(
+      f'{args.export} is for {task}: '
+      + ('leave out --out' if args.out else 'give --out, a folder for masks')
+    )
+  if args.out:
+    with artifact.beside(args.out) as folder:
+      for path, written in masks(trained, paths, args.batch_size, folder):
+        print(f'{path}\t{pathlib.Path(args.out, written.name)}', flush=True)
+    return 0
   for path, name, probability in label(trained, paths, args.batch_size):
     print(f'{path}\t{name}\t{100 * probability:.2f}%', flush=True)
   return 0
@@ -71,6 +86,51 @@ def files(name: str, say: Callable[[str], None] = print) -> list[pathlib.Path]:
   if str(left_out):
     say(f'{path}: {left_out}')
   return paths
+
+
+def masks(
+  found: artifact.Trained,
+  paths: Sequence[pathlib.Path],
+  batch_size: int,
+  folder: pathlib.Path,
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+  """Writes the classes of the pixels of images; yields image and file.
+
+  Args:
+    found: The trained network, which labels pixels.
+    paths: The image files, at least one.
+    batch_size: The most images per step.
+    folder: The folder of the PNG files, 'NAME.png' for each image.
+
+  Raises:
+    UsageError: An image cannot be read, or two have one name.
+    RunError: The network's logits are no finite numbers.
+  """
+  names = [f'{path.stem}.png' for path in paths]
+  if twice := {name for name in names if names.count(name) > 1}:
+    raise errors.UsageError(
+      f'several images would become {min(twice)}: give them one by one'
+    )
+  size = found.facts['image_size']
+  classes = artifact.classes(found.forward)
+  count = min(batch_size, len(paths))
+  for first in range(0, len(paths), count):
+    batch = paths[first : first + count]
+    images = np.zeros((count, size, size, 3), np.uint8)
+    sides = []
+    for i, path in enumerate(batch):
+      image = decode.read(path)
+      sides.append((image.shape[1], image.shape[0]))
+      images[i] = decode.squared(image, size)
+    rows = zip(batch, sides, *classes(found.weights, images), strict=False)
+    for path, side, row, is_finite in rows:
+      if not is_finite:
+        raise errors.RunError(
+          f"{path}: the network's logits are no finite numbers"
+        )
+      written = folder / f'{path.stem}.png'
+      predict_template.save_mask(np.asarray(row), written, side)
+      yield path, written
 
 
 def label(

@@ -195,3 +195,16 @@ def random_resized_crop(
     (size, size), Image.Resampling.BILINEAR, box=box
   )
   return np.asarray(crop)
+
+
+def squared(image: np.ndarray, size: int) -> np.ndarray:
+  """Returns the whole image resized to [size,size,3] u8, whatever its sides.
+
+  Args:
+    image: The image, [h,w,3] u8.
+    size: The height and width of the result, in pixels.
+  """
+  if image.shape[:2] == (size, size):
+    return image
+  bilinear = Image.Resampling.BILINEAR
+  return np.asarray(Image.fromarray(image).resize((size, size), bilinear))

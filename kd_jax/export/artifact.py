@@ -330,3 +330,22 @@ def probabilities(forward: Forward) -> Any:
     A function from (weights, images [N,H,W,3] u8) to probabilities [N,K] f32.
   """
   return jax.jit(lambda w, x: jax.nn.softmax(forward(w, x)))
+
+
+def classes(forward: Forward) -> Any:
+  """Returns a jitted function that computes the classes of pixels.
+
+  Args:
+    forward: The forward pass of a `Trained` that labels pixels.
+
+  Returns:
+    A function from (weights, images [N,H,W,3] u8) to the likeliest classes
+    [N,H,W] u8, and whether all logits of an image are finite, [N] bool.
+  """
+
+  def likeliest(weights, images):
+    logits = forward(weights, images)
+    finite = jnp.isfinite(logits).all((1, 2, 3))
+    return logits.argmax(-1).astype(jnp.uint8), finite
+
+  return jax.jit(likeliest)

@@ -136,6 +136,34 @@ def refusal(exported, weights, facts):
   return ''
 
 
+def palette():
+  """Returns Pascal VOC's colours of 256 classes, 768 numbers.
+
+  The bits of a class's number are the high bits of its colour, by turns.
+  """
+  bits = range(8)
+  return [
+    sum((k >> (3 * i + c) & 1) << (7 - i) for i in bits)
+    for k in range(256)
+    for c in range(3)
+  ]
+
+
+def save_mask(classes, path, sides):
+  """Writes classes [h,w] u8 of pixels as a PNG with a palette.
+
+  Args:
+    classes: The classes.
+    path: The file.
+    sides: The width and the height of the image, which the PNG has.
+  """
+  from PIL import Image
+
+  mask = Image.fromarray(classes).resize(sides, Image.Resampling.NEAREST)
+  mask.putpalette(palette())
+  mask.save(path)
+
+
 def tensor(shape, dtype):
   """Returns the name of a type in StableHLO; only a batch has any size."""
   short = {'V': 'bf', 'b': 'i', 'u': 'ui'}.get(dtype.kind, dtype.kind)
