@@ -74,6 +74,7 @@ def _row(group: Group, reference: Group) -> dict[str, Any]:
     'label': group.label,
     'method': group.method,
     'network': _network(group.config),
+    'metric': next(iter(group.runs.values())).metric,
     'seeds': list(group.top1),
     'top1': list(group.top1.values()),
     'student': spread(list(group.top1.values()))._asdict(),
@@ -188,7 +189,8 @@ def markdown(shown: Mapping[str, Any]) -> str:
     )
     for row in rows
   )
-  head = ['method', 'student', 'top-1', 'std', 'from alone']
+  metrics = list(dict.fromkeys(row['metric'] for row in rows))
+  head = ['method', 'student', ' or '.join(metrics), 'std', 'from alone']
   align = ['---', '---', '---:', '---:', '---:']
   if not is_even:
     head.insert(2, 'seeds')
@@ -242,7 +244,10 @@ def _difference(found: Mapping[str, Any] | None, is_even: bool) -> str:
 
 
 def _caption(rows: Sequence[Mapping[str, Any]], is_even: bool) -> str:
-  parts = ['Top-1 (%) on test after the last epoch']
+  metrics = dict.fromkeys(row['metric'] for row in rows)
+  shown = ' or '.join(metrics)
+  shown = shown[:1].upper() + shown[1:] if shown == 'top-1' else shown
+  parts = [f'{shown} (%) on test after the last epoch']
   counts = [len(row['seeds']) for row in rows]
   if is_even:
     seeds = ', '.join(map(str, rows[0]['seeds']))

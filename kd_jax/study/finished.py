@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from kd_jax import config as config_lib
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.runtime import run_dir, stored
 
 _SEEDS_FILE = re.compile(r'seeds-\d+(-\d+)*\.json')
@@ -44,11 +44,13 @@ class Run(NamedTuple):
     config: What determines its result, but for the seed.
     data_facts: What identifies the data; None if it is not known.
     seed: Its seed.
-    top1: Top-1 (%) on test after the last epoch.
+    top1: The headline of its task (%) on test after the last epoch, such as
+      top-1.
     alone: That of the student alone with this seed; None if it is not known.
     teacher: That of the teacher; None if there is none or it is not known.
     made: Hardware, versions and commit, as far as they are known.
     is_copy: Whether this is read from a file, and a folder may have it too.
+    metric: The headline's name for a person.
   """
 
   place: str
@@ -60,6 +62,7 @@ class Run(NamedTuple):
   teacher: float | None
   made: dict[str, Any]
   is_copy: bool
+  metric: str = 'top-1'
 
 
 class Found(NamedTuple):
@@ -185,6 +188,7 @@ def of_folder(place: epath.Path) -> Run:
       done = f'{records[-1]["epoch"]:.4g}' if records else '0'
       raise _UnusableError(f'unfinished, at epoch {done} of {total}')
     teacher = result.get('teacher') or {}
+    metric = tasks.headline(result)
     if alone and alone.get('epochs') != config['epochs']:
       alone = None  # it is of an earlier run with fewer epochs
     return Run(
@@ -192,9 +196,10 @@ def of_folder(place: epath.Path) -> Run:
       config=_determining(config),
       data_facts=config.get('data_facts'),
       seed=config['seed'],
-      top1=result['top1'],
-      alone=alone['top1'] if alone else None,
-      teacher=teacher.get('top1'),
+      top1=result[metric.name],
+      alone=alone[metric.name] if alone else None,
+      teacher=teacher.get(metric.name),
+      metric=metric.text,
       made=_made(result),
       is_copy=False,
     )
@@ -221,12 +226,12 @@ def of_file(path: epath.Path) -> list[Run]:
   """
   try:
     figures = stored.read(path, _SEEDS_FIELDS)
-    seeds = figures['seeds']
+    seeds, metric = figures['seeds'], tasks.headline(figures)
     lists = {
       name: figures.get(name) or [None] * len(seeds)
-      for name in ('alone_top1', 'teacher_top1')
+      for name in (f'alone_{metric.name}', f'teacher_{metric.name}')
     }
-    columns = (seeds, figures['top1'], *lists.values())
+    columns = (seeds, figures[metric.name], *lists.values())
     config = _determining(figures['config'])
     return [
       Run(
@@ -239,6 +244,7 @@ def of_file(path: epath.Path) -> list[Run]:
         teacher=teacher,
         made=_made(figures),
         is_copy=True,
+        metric=metric.text,
       )
       for seed, top1, alone, teacher in zip(*columns, strict=True)
     ]

@@ -119,6 +119,11 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   """
   allow = options.allow_imports
   student = restore.load(path, allow_imports=allow)
+  if task := student.facts.get('task'):
+    raise errors.UsageError(
+      f'{path} is for {task}, and look is for classification: `kd-jax predict` '
+      'shows what it predicts'
+    )
   if teacher:
     given = restore.load(teacher, allow_imports=allow)
     check_teacher(teacher, given, student)

@@ -31,6 +31,7 @@ def summary(
   distilled = spread(values)
   figures: dict[str, Any] = {
     'seeds': [result['seed'] for result in results],
+    'headline': name,
     name: values,
     'student': distilled._asdict(),
   }

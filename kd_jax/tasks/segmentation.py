@@ -73,7 +73,8 @@ class Segmentation:
 
   def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
     """Returns 'pixels', 'predicted', 'correct' and 'iou' of each class."""
-    return {**sums, 'iou': ious(sums)}
+    counts = {key: sums[key] for key in ('pixels', 'predicted', 'correct')}
+    return {**counts, 'iou': ious(sums)}
 
   def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns nothing: the confusion matrix is a sum."""
