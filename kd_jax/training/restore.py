@@ -1,6 +1,7 @@
 """Anything trained that labels images, by its path: a run or an export."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 from typing import Any
 
 from etils import epath
@@ -102,7 +103,8 @@ def _of_run(
   if len(facts['kept']) > 1:  # it predicts with the method
     names |= {'method': config.method, 'teacher.name': config.teacher.name}
   imports.check(names, allow_imports, str(folder.path))
-  trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
+  with _planning(folder):
+    trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
   if len(facts['kept']) == 1:
     variables = restore(
       folder.path / 'student', trained_shapes['student'], mesh
@@ -113,6 +115,25 @@ def _of_run(
   for name, shapes in teacher_shapes.items():
     tree[name] = restore(folder.path / 'teacher', shapes, mesh)
   return artifact.Trained(_by_path(tree), forward, facts)
+
+
+@contextlib.contextmanager
+def _planning(folder: run_dir.Folder) -> Iterator[None]:
+  """Raises UsageError where what a run names cannot be made.
+
+  Its fields are those of networks and methods, which may be anybody's.
+  """
+  place = folder.path / 'config.json'
+  try:
+    yield
+  except errors.UsageError as error:
+    raise errors.UsageError(f'{place}: {error}') from error
+  except (AttributeError, KeyError, OverflowError, TypeError) as error:
+    why = str(error).strip().partition('\n')[0]
+    raise errors.UsageError(
+      f'{place} describes what cannot be made: {type(error).__name__}: {why}; '
+      'copy the run again, or train it again'
+    ) from error
 
 
 def _read(
@@ -170,8 +191,9 @@ def teacher(
   dtype = config.teacher.dtype or config.dtype
   args = {k: v for k, v in config.teacher.args.items() if k != 'batch_norm'}
   described = ConfigDict({'name': config.teacher.name, 'args': args})
-  network = build.make_network(described, len(info.class_names), dtype)
-  variables = dict(inspect.variables_of(network, info.image_size))
+  with _planning(folder):
+    network = build.make_network(described, len(info.class_names), dtype)
+    variables = dict(inspect.variables_of(network, info.image_size))
   if jax.tree.leaves(variables):  # a function has none
     place, mesh = folder.path / 'teacher', mesh or sharding.make_mesh(1)
     try:
