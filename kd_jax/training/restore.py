@@ -52,14 +52,14 @@ def load(
   if artifact.is_export(place):
     export = artifact.read(place)
     replicated = sharding.replicated(mesh)
-    check_finite(export.weights, str(place))
+    artifact.check_finite(export.weights, str(place))
     return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
       trained = _of_run(folder, mesh, allow_imports)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
-    check_finite(trained.weights, str(place))
+    artifact.check_finite(trained.weights, str(place))
     return trained
   if (place / 'config.json').exists():
     state = (
@@ -74,24 +74,6 @@ def load(
   else:
     state = 'not there'
   raise errors.UsageError(f'{place} is {state}')
-
-
-def check_finite(weights: dict[str, Any], name: str) -> None:
-  """Checks that weights are finite numbers.
-
-  Args:
-    weights: The arrays by path.
-    name: What they are of, for the message.
-
-  Raises:
-    UsageError: One is NaN or infinite.
-  """
-  for path, array in weights.items():
-    if not np.isfinite(np.asarray(array)).all():
-      raise errors.UsageError(
-        f'{name}: {path} has values that are no finite numbers (NaN or '
-        'infinite): its training diverged, or the file is damaged'
-      )
 
 
 def _of_run(

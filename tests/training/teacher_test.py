@@ -17,10 +17,11 @@ from kd_jax import errors
 from kd_jax.data import resident
 from kd_jax.data.sets import digits
 from kd_jax.distill import build
+from kd_jax.export import artifact
 from kd_jax.models import layers
 from kd_jax.models.pretrained import convert
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import report, restore
+from kd_jax.training import report
 from kd_jax.training import run as run_lib
 from kd_jax.training import teacher as teacher_lib
 from tests import finished
@@ -204,7 +205,7 @@ def test_a_teacher_whose_training_diverged_is_found_when_it_is_loaded(
   # Of a run, whose files have digests, as it is restored.
   weights = {'params/fc/bias': jnp.array([1.0, jnp.inf])}
   with pytest.raises(errors.UsageError, match='params/fc/bias has values'):
-    restore.check_finite(weights, 'run')
+    artifact.check_finite(weights, 'run')
 
 
 def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
