@@ -18,7 +18,7 @@ from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.export import artifact
 from kd_jax.runtime import command
-from kd_jax.training import datasets, measure, report, restore
+from kd_jax.training import datasets, imports, measure, report, restore
 
 _MOST_ROWS = 20  # the most classes that are printed
 
@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
   parser.add_argument('--batch_size', type=int, default=256)
   parser.add_argument('--workers', type=int, default=0, help='that decode')
+  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
   parser.add_argument('--json', help='a file for the figures')
   args = parser.parse_args(argv)
   if args.batch_size < 1 or args.workers < 0:
@@ -64,9 +65,12 @@ def main(argv: Sequence[str]) -> int:
         lambda note: print(note, file=sys.stderr),
       )
   else:
-    trained = restore.load(args.path)
-    with errors.keys(data_dir='--data_dir', data='--data'):
-      opened = datasets.open_data(trained, args.data, args.data_dir)
+    allow = args.allow_imports
+    with errors.keys(allow_imports='--allow_imports'):
+      trained = restore.load(args.path, allow_imports=allow)
+    names = {key: f'--{key}' for key in ('data', 'data_dir', 'allow_imports')}
+    with errors.keys(**names):
+      opened = datasets.open_data(trained, args.data, args.data_dir, allow)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)

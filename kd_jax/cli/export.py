@@ -6,7 +6,9 @@ predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
 `kd_jax.export.artifact`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
+import signal
 
 from absl import logging
 import jax
@@ -15,7 +17,7 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.export import artifact, onnx
 from kd_jax.runtime import command
-from kd_jax.training import datasets, restore
+from kd_jax.training import datasets, imports, restore
 
 
 @command.reporting()
@@ -38,12 +40,14 @@ def main(argv: Sequence[str]) -> int:
     '--onnx', action='store_true', help='writes student.onnx too: kd_jax[onnx]'
   )
   parser.add_argument('--data_dir', default='', help='of the test split')
+  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
   args = parser.parse_args(argv)
-  with artifact.beside(args.out) as folder:
-    trained = restore.load(args.run)
+  allow, key = args.allow_imports, errors.keys(allow_imports='--allow_imports')
+  with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
+    trained = restore.load(args.run, allow_imports=allow)
     test, changed = None, ''
     if args.with_test_set:
-      opened = datasets.open_data(trained, data_dir=args.data_dir)
+      opened = datasets.open_data(trained, '', args.data_dir, allow)
       test, changed = opened.arrays('test'), datasets.changed(trained, opened)
     artifact.write(trained, folder, test)
     check(trained, artifact.read(folder))
@@ -60,6 +64,23 @@ def main(argv: Sequence[str]) -> int:
   if test is not None:
     print(f'score it: python {args.out}/predict.py {args.out}/{artifact.TEST}')
   return 0
+
+
+@contextlib.contextmanager
+def _ending_by_sigterm() -> Iterator[None]:
+  """Returns a context manager that SIGTERM leaves as an exception does."""
+  if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    yield
+    return
+
+  def leave(number, frame):
+    raise SystemExit(128 + number)
+
+  signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def check(found: artifact.Trained, exported: artifact.Trained) -> None:

@@ -14,16 +14,16 @@ with running statistics, and without augmentation.
 from collections.abc import Mapping, Sequence
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
+import uuid
 
 from absl import logging
 
 from kd_jax import errors
 from kd_jax.runtime import command
 from kd_jax.study import look, look_picture
-from kd_jax.training import report
+from kd_jax.training import imports, report
 from kd_jax.version import __version__
 
 _LIBRARIES = ('jax', 'flax', 'numpy', 'scikit-learn', 'matplotlib')
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
   add('--teacher', default='', help="a run or an export, in place of RUN's own")
   add('--data_dir', default='', help='as config.data.data_dir')
   add('--workers', type=int, default=0, help='that decode')
+  add('--allow_imports', action='store_true', help=imports.HELP)
   args = parser.parse_args(argv)
   if args.images < look.LEAST_IMAGES or args.workers < 0:
     raise errors.UsageError(
@@ -65,8 +66,10 @@ def main(argv: Sequence[str]) -> int:
       f'--out={args.out}: give a file that ends in .png, in a folder that is '
       'there'
     )
-  options = look.Options(args.split, args.images, args.data_dir, args.workers)
-  with errors.keys(data_dir='--data_dir'):
+  options = look.Options(
+    args.split, args.images, args.data_dir, args.workers, args.allow_imports
+  )
+  with errors.keys(data_dir='--data_dir', allow_imports='--allow_imports'):
     # All are opened before the first is read, so that a mistake is soon said.
     opened = [look.open_run(path, options, args.teacher) for path in args.runs]
   runs = [look.look(each, options) for each in opened]
@@ -148,7 +151,7 @@ def _write(contents: Mapping[pathlib.Path, bytes]) -> None:
     UsageError: A file cannot be written.
   """
   parts = {
-    path: path.with_name(f'.{path.name}.{os.getpid()}.part')
+    path: path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     for path in contents
   }
   try:

@@ -18,7 +18,7 @@ from kd_jax.data import decode
 from kd_jax.data.sets import tree
 from kd_jax.export import artifact
 from kd_jax.runtime import command
-from kd_jax.training import restore
+from kd_jax.training import imports, restore
 
 
 @command.reporting()
@@ -33,12 +33,14 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('export', help='the folder of an export or of a run')
   parser.add_argument('images', nargs='+', help='files or folders')
   parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
   args = parser.parse_args(argv)
   if args.batch_size < 1:
     raise errors.UsageError(f'--batch_size={args.batch_size}: give 1 or more')
   say = functools.partial(print, file=sys.stderr)  # standard output: results
   paths = [path for name in args.images for path in files(name, say)]
-  trained = restore.load(args.export)
+  with errors.keys(allow_imports='--allow_imports'):
+    trained = restore.load(args.export, allow_imports=args.allow_imports)
   for path, name, probability in label(trained, paths, args.batch_size):
     print(f'{path}\t{name}\t{100 * probability:.2f}%', flush=True)
   return 0
@@ -83,6 +85,7 @@ def label(
 
   Raises:
     UsageError: An image cannot be read.
+    RunError: The network's logits are no finite numbers.
   """
   size, names = found.facts['image_size'], found.facts['class_names']
   probabilities = artifact.probabilities(found.forward)
@@ -95,4 +98,8 @@ def label(
     rows = np.asarray(probabilities(found.weights, images))
     # The last batch may be padded; zip drops the padding.
     for path, row in zip(batch, rows, strict=False):
+      if not np.isfinite(row).all():
+        raise errors.RunError(
+          f"{path}: the network's logits are no finite numbers"
+        )
       yield path, names[row.argmax()], float(row.max())

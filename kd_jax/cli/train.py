@@ -68,7 +68,7 @@ def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
     result, alone = trained.run(config, folder, label, should_stop=stop)
     results.append(result)
     baselines.append(alone)
-    distributed.say(report.closing(result, alone))
+    distributed.say(report.closing(config.method, result, alone))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
     summary_text, figures = seeds_lib.summary(results, baselines)

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from kd_jax.config.values import network as network
+from kd_jax.config.values import step_schedule as step_schedule
+from kd_jax.config.values import warmed_up as warmed_up
+
 
 class Key(NamedTuple):
   """One key of a configuration.
@@ -34,32 +38,6 @@ class Key(NamedTuple):
   changes_result: bool = True
   for_teacher: bool = False
   added: bool = False
-
-
-def network(name: str, **args: Any) -> ConfigDict:
-  """Returns a network's name with the fields of its class."""
-  return ConfigDict({'name': name, 'args': ConfigDict(args)})
-
-
-def step_schedule(
-  value: float, milestones: tuple[int, ...], factor: float = 0.1
-) -> ConfigDict:
-  """Returns the schedule of `value`, times `factor` at each milestone epoch."""
-  return ConfigDict(
-    {
-      'kind': 'step',
-      'value': value,
-      'milestones': milestones,
-      'factor': factor,
-    }
-  )
-
-
-def warmed_up(value: float, epochs: int, first: int = 1) -> ConfigDict:
-  """Returns value * min(1, e / epochs) in epoch e, counted from `first`."""
-  return ConfigDict(
-    {'kind': 'ramp', 'value': value, 'epochs': epochs, 'first': first}
-  )
 
 
 DTYPES = ('float32', 'bfloat16')
@@ -179,6 +157,13 @@ KEYS = (
     'teacher.sha256', '',
     "That file's SHA-256, or its first 8 digits or more; another file is "
     'refused.',
+    changes_result=False,
+  ),
+  Key(
+    'teacher.allow_imports', False,
+    'Lets the run at that path name its network by package.module:Class, and '
+    'so run the code of that module; else only what this configuration names '
+    'is imported.',
     changes_result=False,
   ),
   Key(

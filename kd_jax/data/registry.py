@@ -50,6 +50,12 @@ def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
   return None
 
 
+def is_imported(name: str) -> bool:
+  """Returns whether a data set's name is that of a function to import."""
+  known = name.startswith(('folder:', 'npz:'))
+  return not known and ':' in name.partition('?')[0]
+
+
 @functools.cache
 def open_source(
   name: str,
@@ -113,7 +119,7 @@ def open_source(
     whole = npz.open_npz(
       name, image_size, measured=not (mean and std), home=home
     )
-  elif ':' in name.partition('?')[0]:
+  elif is_imported(name):
     whole = _imported(name, image_size)
   else:
     _check_name(name, data_dir)

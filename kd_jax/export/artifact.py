@@ -12,12 +12,15 @@ student.onnx         on request: see `kd_jax.export.onnx`
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any, NamedTuple
+import uuid
 
 from etils import epath
 import jax
@@ -31,7 +34,7 @@ from safetensors import numpy as safetensors_numpy
 from kd_jax import errors, tasks
 from kd_jax.data import source
 from kd_jax.export import predict_template
-from kd_jax.runtime import jaxprs
+from kd_jax.runtime import jaxprs, stored
 from kd_jax.version import __version__
 
 # The version of the format; it grows if older versions of kd_jax could not read
@@ -42,6 +45,7 @@ FACTS = 'network.json'
 WEIGHTS = 'weights.safetensors'
 FORWARD = 'forward.jax_export'
 TEST = 'test.npz'
+_LOCK = '.lock'
 # The error's module is jax.core up to jax 0.9.
 _INCONCLUSIVE = 'InconclusiveDimensionOperation'
 _Inconclusive: Any = getattr(
@@ -74,8 +78,9 @@ def is_export(folder: epath.PathLike) -> bool:
 def beside(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Returns a context manager that writes a folder as a whole.
 
-  It yields a temporary folder, which is renamed at the end and deleted if the
-  body raises.
+  It yields a temporary folder with a name that nobody else has, which is
+  renamed at the end and deleted if the body raises. While it is written, its
+  lock is held; what a killed process left, whose lock is free, is deleted.
 
   Args:
     folder: The final path; it must not exist, or be an empty folder.
@@ -84,20 +89,49 @@ def beside(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     UsageError: `folder` exists and is not empty, or cannot be written.
   """
   final = pathlib.Path(folder).expanduser().absolute()
-  part = final.with_name(f'.{final.name}.{os.getpid()}.part')
+  part = final.with_name(f'.{final.name}.{uuid.uuid4().hex}.part')
   try:
     if final.exists() and not (final.is_dir() and _is_empty(final)):
       raise errors.UsageError(
         f'{final} is there already; remove it or give another folder'
       )
     final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final)
     part.mkdir()
-    yield part
+    with _locked(part):
+      yield part
     part.rename(final)
   except OSError as error:
     raise errors.UsageError(f'cannot write {final}: {error}') from error
   finally:
     shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Returns a context manager that holds the lock of a temporary folder."""
+  lock = folder / _LOCK
+  with open(lock.with_suffix('.new'), 'wb') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.rename(file.name, lock)  # whoever sees it sees it locked
+    yield
+    lock.unlink()
+
+
+def _remove_abandoned(final: pathlib.Path) -> None:
+  """Deletes the temporary folders for a path whose processes have died.
+
+  A folder without a lock stays: its process may be about to lock it, or to
+  rename it.
+  """
+  name = re.compile(re.escape(f'.{final.name}.') + r'[0-9a-f]{32}\.part')
+  for folder in final.parent.iterdir():
+    if not name.fullmatch(folder.name) or folder.is_symlink():
+      continue
+    with contextlib.suppress(OSError), open(folder / _LOCK, 'rb') as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / _LOCK)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_empty(folder: pathlib.Path) -> bool:
@@ -213,7 +247,7 @@ def read(folder: epath.PathLike) -> Trained:
   path = epath.Path(folder)
   facts = _facts(path)
   try:
-    content = {name: (path / name).read_bytes() for name in (WEIGHTS, FORWARD)}
+    content = {name: stored.content(path / name) for name in (WEIGHTS, FORWARD)}
   except OSError as error:
     raise errors.UsageError(f'{path} is no whole export: {error}') from error
   for name, value in content.items():
@@ -236,15 +270,35 @@ def read(folder: epath.PathLike) -> Trained:
   return Trained(weights, forward, facts)
 
 
+def check_finite(weights: dict[str, Any], name: str) -> None:
+  """Checks that weights are finite numbers.
+
+  Args:
+    weights: The arrays by path.
+    name: What they are of, for the message.
+
+  Raises:
+    UsageError: One is NaN or infinite.
+  """
+  for path, array in weights.items():
+    if not np.isfinite(np.asarray(array)).all():
+      raise errors.UsageError(
+        f'{name}: {path} has values that are no finite numbers (NaN or '
+        'infinite): its training diverged, or the file is damaged'
+      )
+
+
 def _facts(place: epath.Path) -> dict[str, Any]:
   """Returns the content of network.json after a check of its format."""
   try:
-    facts = json.loads((place / FACTS).read_text())
+    fields = {'format': stored.COUNT, 'kd_jax': stored.TEXT}
+    facts = stored.read(place / FACTS, fields)
     version, by = facts['format'], facts['kd_jax']
     if version <= FORMAT:
+      stored.check(facts, stored.FIELDS[FACTS], str(place / FACTS))
       _ = facts['sha256'][WEIGHTS], facts['sha256'][FORWARD], facts['jax']
-      _ = facts['class_names'], facts['image_size']
-  except (OSError, ValueError, KeyError, TypeError) as error:
+      _ = facts['class_names'], facts['image_size'], facts['network']
+  except (OSError, KeyError) as error:
     raise errors.UsageError(
       f'{place / FACTS} is not what kd_jax.export writes: '
       f'{type(error).__name__}: {error}'

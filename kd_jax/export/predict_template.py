@@ -12,8 +12,18 @@ import pathlib
 import sys
 
 import jax.export
+import jax.interpreters.mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
 import numpy as np
+from safetensors import SafetensorError
 from safetensors import numpy as safetensors
+
+# The custom calls of an export's program, and why. Any other could call code of
+# this machine with arguments, such as addresses, that the file chooses.
+CALLS = {'shape_assertion': 'with it JAX refuses a batch of 0 images'}
+# These operations would exchange data with the host.
+_HOST = ('infeed', 'outfeed', 'recv', 'send')
 
 
 def load(folder):
@@ -44,14 +54,17 @@ def compiled(program, weights, facts):
     facts: The content of network.json.
 
   Raises:
-    ValueError: This version of JAX cannot read the program.
+    ValueError: The program is not a forward pass of these weights, or this
+      version of JAX cannot read it.
   """
   image = jax.ShapeDtypeStruct((1, *2 * (facts['image_size'],), 3), np.uint8)
   try:
     with quiet():  # MLIR prints the error that is reported below
-      forward = jax.export.deserialize(bytearray(program)).call
-      jax.jit(forward).lower(weights, image)
-  except (RuntimeError, ValueError) as error:
+      exported = jax.export.deserialize(bytearray(program))
+      refused = refusal(exported, weights, facts)
+      if not refused:
+        jax.jit(exported.call).lower(weights, image)
+  except Exception as error:  # what a damaged file makes JAX raise is open
     export_version, version = facts['jax'], jax.__version__
     why = str(error).strip().partition('\n')[0] or type(error).__name__
     if export_version == version:
@@ -61,7 +74,72 @@ def compiled(program, weights, facts):
       f"cannot read it ({why}): pip install 'jax=={export_version}', or export "
       f'the run again with jax {version}'
     ) from error
-  return forward
+  if refused:
+    raise ValueError(f'forward.jax_export {refused}: it is not run')
+  return exported.call
+
+
+def refusal(exported, weights, facts):
+  """Returns why a program must not run, or '': it is compared with the facts.
+
+  That it ends, and how much memory it takes, cannot be seen from outside.
+  """
+  if exported.ordered_effects or exported.unordered_effects:
+    return 'has side effects'
+  if exported.nr_devices != 1 or exported.disabled_safety_checks:
+    return 'is for several devices, or was exported without checks'
+  size, classes = facts['image_size'], len(facts['class_names'])
+  arrays = [
+    tensor(weights[name].shape, weights[name].dtype) for name in sorted(weights)
+  ]
+  inputs = [*arrays, tensor(('?', size, size, 3), np.dtype(np.uint8))]
+  output = [tensor(('?', classes), np.dtype(np.float32))]
+  said = [
+    [tensor(x.shape, x.dtype) for x in avals]
+    for avals in (exported.in_avals, exported.out_avals)
+  ]
+  tree = jax.tree.structure(((dict.fromkeys(weights, 0), 0), {}))
+  if exported.in_tree != tree or said[0] != inputs:
+    return 'takes other weights or images than this folder has'
+  batch = str(exported.in_avals[-1].shape[0])
+  if not batch.isidentifier():
+    return f'takes {batch} images, not any number'
+  if (
+    exported.out_tree != jax.tree.structure(0)
+    or said[1] != output
+    or str(exported.out_avals[0].shape[0]) != batch
+  ):
+    return f'returns something else than the logits of {classes} classes'
+  with jax.interpreters.mlir.make_ir_context() as context:
+    serialized = exported.mlir_module_serialized
+    module = stablehlo.deserialize_portable_artifact(context, serialized)
+    main = ir.SymbolTable(module.operation)['main'].type
+    kept = [inputs[i] for i in exported.module_kept_var_idx]
+    kept = ['tensor<i32>'] * (len(exported.platforms) > 1) + kept
+    types = [list(map(str, part)) for part in (main.inputs, main.results)]
+    if types != [kept, output]:
+      return 'computes something else than it says'
+    waiting = [module.operation]
+    while waiting:
+      operation = waiting.pop()
+      dialect, _, name = operation.name.partition('.')
+      if name == 'custom_call':
+        name = ir.StringAttr(operation.attributes['call_target_name']).value
+        if name not in CALLS:
+          return f'calls {name[:80]!r}, which no export of kd_jax does'
+      elif dialect not in ('builtin', 'func', 'stablehlo') or name in _HOST:
+        return f'does {operation.name}, which no export of kd_jax does'
+      for region in operation.regions:
+        waiting += [x.operation for block in region for x in block]
+  return ''
+
+
+def tensor(shape, dtype):
+  """Returns the name of a type in StableHLO; only a batch has any size."""
+  short = {'V': 'bf', 'b': 'i', 'u': 'ui'}.get(dtype.kind, dtype.kind)
+  bits = 1 if dtype.kind == 'b' else 8 * dtype.itemsize
+  sizes = [n if isinstance(n, int) else '?' for n in shape]
+  return 'tensor<' + 'x'.join([*map(str, sizes), f'{short}{bits}>'])
 
 
 @contextlib.contextmanager
@@ -131,11 +209,20 @@ if __name__ == '__main__':
     for path in map(pathlib.Path, sys.argv[1:] or sys.exit(__doc__)):
       images, labels = read(path, facts['image_size'])
       parts = [forward(images[i : i + 256]) for i in range(0, len(images), 256)]
-      chosen = np.concatenate(parts).argmax(axis=-1)  # the first, if some tie
+      if not np.isfinite(logits := np.concatenate(parts)).all():
+        raise ValueError(f'{path}: the logits are no finite numbers')
+      chosen = logits.argmax(axis=-1)  # the first, if some tie
       if labels is None:
         print(*(f'{path}\t{facts["class_names"][k]}' for k in chosen), sep='\n')
       else:
         print(f'{path}: {(chosen == labels).sum()} of {len(labels)} correct')
-  except (KeyError, OSError, ValueError) as error:
+  except (
+    KeyError,
+    OSError,
+    RecursionError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+  ) as error:
     print(f'predict.py: {error}', file=sys.stderr)
     sys.exit(2)

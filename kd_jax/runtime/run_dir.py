@@ -31,7 +31,7 @@ from etils import epath
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.runtime import digests, distributed, gcs, locks
+from kd_jax.runtime import digests, distributed, gcs, locks, stored
 
 # A file by which the processes check that all of them see the folder.
 _SHARED = '.shared'
@@ -248,13 +248,19 @@ class Folder:
       ) from error
 
   def read(self, name: str) -> Any:
-    """Returns the content of a JSON file, or None if it does not exist."""
+    """Returns the content of a JSON file, or None if it does not exist.
+
+    Args:
+      name: The file's name in the folder.
+
+    Raises:
+      UsageError: It is damaged, or a field has a wrong type; see `stored`.
+    """
     return distributed.first(lambda: self.read_alone(name))
 
   def read_alone(self, name: str) -> Any:
     """Does what `read` does, for code that only process 0 runs."""
-    path = self.path / name
-    return json.loads(path.read_text()) if path.exists() else None
+    return stored.read_if_there(self.path / name)
 
   def write(self, name: str, value: Any) -> None:
     """Writes a JSON file atomically.
@@ -368,16 +374,19 @@ class Records:
 
     Args:
       points: Whether the points are among them.
+
+    Raises:
+      UsageError: A line holds something else than a record.
     """
     path = self._folder.path / _METRICS
     if not path.exists():
       return []
-    records = []
-    for line in path.read_text().splitlines():
-      # A process that is killed may leave an incomplete line.
-      with contextlib.suppress(json.JSONDecodeError):
-        records.append(json.loads(line))
-    return [r for r in records if points or not is_point(r)]
+    text = stored.content(path).decode(errors='replace')
+    return [
+      record
+      for record in stored.records(text, str(path))
+      if points or not is_point(record)
+    ]
 
   def truncate(self, step: int) -> list[dict[str, Any]]:
     """Removes the records after `step`, and returns the others without points.

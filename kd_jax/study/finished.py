@@ -1,7 +1,6 @@
 """Finds finished runs, and reads what they were trained under."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import json
 import os
 import re
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from etils import epath
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.runtime import run_dir
+from kd_jax.runtime import run_dir, stored
 
 _SEEDS_FILE = re.compile(r'seeds-\d+(-\d+)*\.json')
 # By these keys a config.json is that of a run.
@@ -24,6 +23,13 @@ _NEEDED = (
   'teacher.name', 'teacher.args', 'teacher.path', 'teacher.recipe',
   'optimizer.rules',
 )  # fmt: skip
+# What a file that --seeds writes has, and runs are compared by.
+_SEEDS_FIELDS = {
+  'seeds': stored.NUMBERS,
+  'top1': stored.NUMBERS,
+  'config': stored.OBJECT,
+  'versions': stored.OBJECT,
+}
 _GIVE = (
   "give runs' folders, a folder that holds such, or files that --seeds writes "
   '(seeds-0-1-2.json)'
@@ -156,10 +162,9 @@ def _is_run(place: epath.Path) -> bool:
   if not path.exists():
     return False
   try:
-    config = json.loads(path.read_text())
-  except ValueError:
+    return stored.read(path, {}).keys() >= _KEYS
+  except (OSError, errors.UsageError):
     return True
-  return isinstance(config, dict) and config.keys() >= _KEYS
 
 
 def of_folder(place: epath.Path) -> Run:
@@ -172,8 +177,8 @@ def of_folder(place: epath.Path) -> Run:
     _UnusableError: The run is not finished, or one of its files is damaged.
   """
   try:
-    config, result = _json(place / 'config.json'), _json(place / 'result.json')
-    alone = _json(place / run_dir.ALONE)
+    names = ('config.json', 'result.json', run_dir.ALONE)
+    config, result, alone = (stored.read_if_there(place / x) for x in names)
     total = _epochs(config)
     if result is None or result.get('epochs', total) < total:
       records = run_dir.Records(run_dir.Folder(place)).read()
@@ -193,16 +198,11 @@ def of_folder(place: epath.Path) -> Run:
       made=_made(result),
       is_copy=False,
     )
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except errors.UsageError as error:
+    why = str(error).removeprefix(f'{place}{os.sep}')
+    raise _UnusableError(why) from error
+  except (OSError, KeyError, TypeError) as error:
     raise _UnusableError(f'damaged: {type(error).__name__}: {error}') from error
-
-
-def _json(path: epath.Path) -> Any:
-  """Returns the content of a file; None if it is not there.
-
-  `run_dir.Folder.read` would start JAX, and take memory of a GPU.
-  """
-  return json.loads(path.read_text()) if path.exists() else None
 
 
 def _epochs(config: Mapping[str, Any]) -> int:
@@ -221,7 +221,7 @@ def of_file(path: epath.Path) -> list[Run]:
     UsageError: The file cannot be read, or has another content.
   """
   try:
-    figures = json.loads(path.read_text())
+    figures = stored.read(path, _SEEDS_FIELDS)
     seeds = figures['seeds']
     lists = {
       name: figures.get(name) or [None] * len(seeds)
@@ -243,6 +243,8 @@ def of_file(path: epath.Path) -> list[Run]:
       )
       for seed, top1, alone, teacher in zip(*columns, strict=True)
     ]
+  except errors.UsageError:
+    raise
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UsageError(
       f'{_short(path)} is not what kd_jax.main --seeds writes '

@@ -38,12 +38,15 @@ class Options(NamedTuple):
     images: The number of images whose features are read, at most.
     data_dir: The folder of prepared data sets; '' is the default.
     workers: The number of processes that decode; 0 decodes in this process.
+    allow_imports: Whether runs may name code to import; see
+      `training.imports`.
   """
 
   split: str = 'test'
   images: int = 2000
   data_dir: str = ''
   workers: int = 0
+  allow_imports: bool = False
 
 
 class Looked(NamedTuple):
@@ -114,17 +117,20 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
     UsageError: The path holds neither of them, the data set is not available,
       or the teacher's classes or image size are not the run's.
   """
-  student = restore.load(path)
+  allow = options.allow_imports
+  student = restore.load(path, allow_imports=allow)
   if teacher:
-    given = restore.load(teacher)
+    given = restore.load(teacher, allow_imports=allow)
     check_teacher(teacher, given, student)
     found, why = given, ''
   elif artifact.is_export(epath.Path(path).expanduser()):
     found, why = None, 'an export holds no teacher'
   else:
-    found = restore.teacher(path)
+    found = restore.teacher(path, allow_imports=allow)
     why = '' if found else f'{_result(student, "method")} has no teacher'
-  opened = datasets.open_data(student, data_dir=options.data_dir)
+  opened = datasets.open_data(
+    student, data_dir=options.data_dir, allow_imports=allow
+  )
   splits = ('test', *(['val'] if opened.info.num_val else []))
   if options.split not in splits:
     raise errors.unknown(f'--split of {path}:', options.split, splits)

@@ -38,20 +38,25 @@ def train(
   return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)
 
 
-def load(path: epath.PathLike) -> artifact.Trained:
+def load(
+  path: epath.PathLike, *, allow_imports: bool = False
+) -> artifact.Trained:
   """Loads what a finished run deploys, or an export.
 
   Args:
     path: The folder of the run or of the export.
+    allow_imports: Whether a run may name networks and methods by import paths,
+      whose code then runs. Allow it only if you trust who made the run.
 
   Returns:
     `forward(weights, images)` maps images [N,H,W,3] u8 to logits [N,K] f32;
     `weights` holds arrays by path, and `facts` what is known of the network.
 
   Raises:
-    UsageError: The path holds neither, or what it holds is damaged.
+    UsageError: The path holds neither, or what it holds is damaged, or names
+      code to import.
   """
-  return restore.load(path)
+  return restore.load(path, allow_imports=allow_imports)
 
 
 def evaluate(
@@ -61,6 +66,7 @@ def evaluate(
   *,
   batch_size: int = 256,
   workers: int = 0,
+  allow_imports: bool = False,
 ) -> dict[str, Any]:
   """Measures a trained network on a split, every image once.
 
@@ -70,6 +76,7 @@ def evaluate(
     split: 'train', 'val' or 'test'.
     batch_size: Images of a step.
     workers: Processes that decode; 0 decodes in this process.
+    allow_imports: As for `load`; the data set may be an import path then, too.
 
   Returns:
     'images' and 'correct' (counts), 'top1' (percent), of more than 5 classes
@@ -78,12 +85,14 @@ def evaluate(
     the network's own data since its training; it is there only then.
 
   Raises:
-    UsageError: The data set has no such split, or other classes.
+    UsageError: The data set has no such split, or other classes, or code
+      would be imported that is not allowed.
+    RunError: The network's logits are no finite numbers.
   """
   if not isinstance(trained, artifact.Trained):
-    trained = load(trained)
+    trained = load(trained, allow_imports=allow_imports)
   data_lib.forget_changed()
-  opened = datasets.open_data(trained, data)
+  opened = datasets.open_data(trained, data, allow_imports=allow_imports)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if split not in splits:
     raise errors.unknown('split', split, splits)

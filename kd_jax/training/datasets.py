@@ -8,10 +8,14 @@ from kd_jax import data, errors
 from kd_jax.data import source
 from kd_jax.export import artifact
 from kd_jax.runtime import digests, distributed, run_dir
+from kd_jax.training import imports
 
 
 def open_data(
-  found: artifact.Trained, name: str = '', data_dir: str = ''
+  found: artifact.Trained,
+  name: str = '',
+  data_dir: str = '',
+  allow_imports: imports.Allowed = False,
 ) -> source.Source:
   """Opens a data set at the image size of a trained network.
 
@@ -20,14 +24,19 @@ def open_data(
     name: The name, as in `config.data.name`; '' is the data set that the
       network was trained on.
     data_dir: The folder of prepared data sets; '' is the default.
+    allow_imports: Whether the data set that the network was trained on may be
+      an import path; see `imports`.
 
   Raises:
-    UsageError: The data set is not available, or has another number of classes.
+    UsageError: The data set is not available, has another number of classes,
+      or would be code that is not allowed.
   """
   facts, size = found.facts, found.facts['image_size']
   options = facts['data'] if not name else {}
   normalised = {}
   if not name:
+    whose = 'what was trained'
+    imports.check({'data.name': options['name']}, allow_imports, whose)
     name, data_dir = _found_again(options, data_dir)
     normalised = {key: tuple(facts[key]) for key in ('mean', 'std')}
   opened = open_named(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax import tasks
+from kd_jax import errors, tasks
 from kd_jax.data import source, stream
 from kd_jax.distill import evaluation
 from kd_jax.export import artifact
@@ -34,6 +34,9 @@ def accuracy(
     5 classes 'correct5' and 'top5' too, 'loss' (mean cross-entropy), and
     'classes': a list with a dict for each class of 'name', 'images', 'correct'
     (counts) and 'top1' (percent, or None without images).
+
+  Raises:
+    RunError: The loss is no finite number.
   """
   task = tasks.find(info.task)
   counts = artifact.counted(found.forward, task)
@@ -49,6 +52,12 @@ def accuracy(
     )
   sums, of_classes = total['all'], total['classes']
   figures = task.figures(sums)
+  if not np.isfinite(figures['loss']):
+    loss = float(figures['loss'])
+    raise errors.RunError(
+      f'the cross-entropy is {loss}: the logits are no finite numbers, and an '
+      'accuracy would mean nothing'
+    )
   classes = [
     {
       'name': name,

@@ -48,7 +48,7 @@ def digest(path: epath.PathLike, home: epath.Path) -> str:
       for file in _below(place / kept)
     }
     config = run_dir.Folder(place).read_alone('config.json') or {}
-    facts = config.get('data_facts', {})
+    facts = config.get('data_facts') or {}
     seen = {key: json.dumps(facts.get(key)) for key in _SEEN}
   found = digests.of_files(files, str(place), home)
   return digests.of_contents({**found, **seen}, home)
@@ -60,7 +60,7 @@ def _below(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
       if path.is_dir():
         yield from _below(path)
-      else:
+      elif path.is_file():  # a pipe would make its reader wait
         yield path
 
 

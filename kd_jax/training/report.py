@@ -143,10 +143,13 @@ def _shape(parts: build.Parts, network: str, tap: str) -> str:
   )
 
 
-def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
+def closing(
+  method: str, result: Mapping[str, Any], alone: Mapping[str, Any] | None
+) -> str:
   """Returns the table of a run: the teacher, the student alone and distilled.
 
   Args:
+    method: The method, as the run's configuration names it.
     result: The result of the run.
     alone: The result of the student alone; None if it was not trained.
   """
@@ -176,7 +179,7 @@ def closing(result: Mapping[str, Any], alone: Mapping[str, Any] | None) -> str:
     )
   rows.append(_row(f'student, {result["method"]}', result))
   lines = [table(rows)]
-  if note := registry.method_class(result['method']).reconstructed:
+  if note := registry.method_class(method).reconstructed:
     lines.append(note)
   return '\n'.join(lines)
 

@@ -1,6 +1,7 @@
 """Anything trained that labels images, by its path: a run or an export."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 from typing import Any
 
 from etils import epath
@@ -16,7 +17,8 @@ from kd_jax.data import augment, source
 from kd_jax.distill import build, evaluation, inspect, step
 from kd_jax.export import artifact
 from kd_jax.models.pretrained import convert
-from kd_jax.runtime import checkpoint, run_dir, sharding
+from kd_jax.runtime import checkpoint, run_dir, sharding, stored
+from kd_jax.training import imports
 
 # The fields of a run's `config.data` and of its result that an export has.
 _DATA = ('name', 'train_size', 'val_fraction', 'image_size')
@@ -26,16 +28,23 @@ _RESULT = (
 )  # fmt: skip
 
 
-def load(path: epath.PathLike, mesh: Mesh | None = None) -> artifact.Trained:
+def load(
+  path: epath.PathLike,
+  mesh: Mesh | None = None,
+  allow_imports: imports.Allowed = False,
+) -> artifact.Trained:
   """Loads the deployed network of a finished run, or an export.
 
   Args:
     path: The folder of the run or of the export.
     mesh: The devices that the weights are put on; None is the first device.
+    allow_imports: Whether the networks and the method that the run names by
+      import paths may be imported, or which of them; see `imports`.
 
   Raises:
-    UsageError: The path holds neither of them, or its content is damaged or has
-      a newer version.
+    UsageError: The path holds neither of them, its content is damaged or has
+      a newer version, a weight is no finite number, or code would be imported
+      that is not allowed.
   """
   mesh = mesh or sharding.make_mesh(1)
   folder = run_dir.Folder(epath.Path(path).expanduser())
@@ -43,12 +52,15 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> artifact.Trained:
   if artifact.is_export(place):
     export = artifact.read(place)
     replicated = sharding.replicated(mesh)
+    artifact.check_finite(export.weights, str(place))
     return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
-      return _of_run(folder, mesh)
+      trained = _of_run(folder, mesh, allow_imports)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
+    artifact.check_finite(trained.weights, str(place))
+    return trained
   if (place / 'config.json').exists():
     state = (
       'a run that is not finished (without result.json): the end of its '
@@ -64,14 +76,17 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> artifact.Trained:
   raise errors.UsageError(f'{place} is {state}')
 
 
-def _of_run(folder: run_dir.Folder, mesh: Mesh) -> artifact.Trained:
-  """Loads the deployed prediction of a finished run.
-
-  Raises:
-    UsageError: This version cannot read the run's files.
-  """
+def _of_run(
+  folder: run_dir.Folder, mesh: Mesh, allow_imports: imports.Allowed
+) -> artifact.Trained:
+  """Loads the deployed prediction of a finished run; see `load`."""
   config, info, facts = _read(folder)
-  trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
+  names = {'student.name': config.student.name}
+  if len(facts['kept']) > 1:  # it predicts with the method
+    names |= {'method': config.method, 'teacher.name': config.teacher.name}
+  imports.check(names, allow_imports, str(folder.path))
+  with _planning(folder):
+    trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
   if len(facts['kept']) == 1:
     variables = restore(
       folder.path / 'student', trained_shapes['student'], mesh
@@ -82,6 +97,25 @@ def _of_run(folder: run_dir.Folder, mesh: Mesh) -> artifact.Trained:
   for name, shapes in teacher_shapes.items():
     tree[name] = restore(folder.path / 'teacher', shapes, mesh)
   return artifact.Trained(_by_path(tree), forward, facts)
+
+
+@contextlib.contextmanager
+def _planning(folder: run_dir.Folder) -> Iterator[None]:
+  """Raises UsageError where what a run names cannot be made.
+
+  Its fields are those of networks and methods, which may be anybody's.
+  """
+  place = folder.path / 'config.json'
+  try:
+    yield
+  except errors.UsageError as error:
+    raise errors.UsageError(f'{place}: {error}') from error
+  except (AttributeError, KeyError, OverflowError, TypeError) as error:
+    why = str(error).strip().partition('\n')[0]
+    raise errors.UsageError(
+      f'{place} describes what cannot be made: {type(error).__name__}: {why}; '
+      'copy the run again, or train it again'
+    ) from error
 
 
 def _read(
@@ -98,6 +132,8 @@ def _read(
     info = info._replace(**(folder.read('data.json') or {}))
     config = ConfigDict(stored)
     return config, info, _facts(config, info, result)
+  except errors.UsageError:
+    raise
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UsageError(
       f'{folder.path} is no run that this kd_jax can read: '
@@ -106,7 +142,9 @@ def _read(
 
 
 def teacher(
-  path: epath.PathLike, mesh: Mesh | None = None
+  path: epath.PathLike,
+  mesh: Mesh | None = None,
+  allow_imports: imports.Allowed = False,
 ) -> artifact.Trained | None:
   """Returns the teacher of a finished run, which predicts by itself.
 
@@ -116,22 +154,28 @@ def teacher(
   Args:
     path: The folder of the run.
     mesh: The devices that the weights are put on; None is the first device.
+    allow_imports: Whether a teacher that the run names by an import path may
+      be imported; see `imports`.
 
   Returns:
     The teacher; None if the run has none.
 
   Raises:
-    UsageError: The run's files are damaged, or of another version.
+    UsageError: The run's files are damaged, or of another version, or code
+      would be imported that is not allowed.
   """
   folder = run_dir.Folder(epath.Path(path).expanduser())
   config, info, facts = _read(folder)
   if not config.teacher.name:
     return None
+  names = {'teacher.name': config.teacher.name}
+  imports.check(names, allow_imports, str(folder.path))
   dtype = config.teacher.dtype or config.dtype
   args = {k: v for k, v in config.teacher.args.items() if k != 'batch_norm'}
   described = ConfigDict({'name': config.teacher.name, 'args': args})
-  network = build.make_network(described, len(info.class_names), dtype)
-  variables = dict(inspect.variables_of(network, info.image_size))
+  with _planning(folder):
+    network = build.make_network(described, len(info.class_names), dtype)
+    variables = dict(inspect.variables_of(network, info.image_size))
   if jax.tree.leaves(variables):  # a function has none
     place, mesh = folder.path / 'teacher', mesh or sharding.make_mesh(1)
     try:
@@ -320,7 +364,7 @@ def _forward(
     params = {n: v.pop('params', {}) for n, v in variables.items()}
     image = augment.normalise(images, facts['mean'], facts['std'])
     logits = step.predict_step(exp, params, variables, frozen, {'image': image})
-    return logits[name]
+    return logits[name].astype(jnp.float32)
 
   return forward
 
@@ -342,6 +386,7 @@ def restore(path: epath.Path, shapes: Any, mesh: Mesh) -> dict[str, Any]:
     UsageError: The folder has no checkpoint, or one with other content.
     RunError: The checkpoint is damaged.
   """
+  stored.check_regular(path)
   replicated = sharding.replicated(mesh)
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),

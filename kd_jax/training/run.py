@@ -105,7 +105,7 @@ def _train(
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
     result = folder.read('result.json')
-    if result is not None and result['steps'] == parts.total_steps:
+    if result is not None and result.get('steps') == parts.total_steps:
       if not shared:  # a network that runs share is expected to be there
         distributed.say(
           f'{folder.path} is finished and nothing was trained; give another '

@@ -85,6 +85,11 @@ def obtain(
       checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
   else:
+    if lacking := {'network', 'from', metric.name} - facts.keys():
+      raise errors.UsageError(
+        f'{folder.path}/teacher.json lacks {min(lacking)!r}: delete it, and '
+        'the teacher is taken again'
+      )
     _check(config, facts, metric)
     variables = dict(
       inspect.variables_of(network, parts.source.info.image_size)

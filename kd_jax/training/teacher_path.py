@@ -9,12 +9,10 @@ from urllib import parse
 
 from etils import epath
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import errors, pytrees
+from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.distill import build
 from kd_jax.models.pretrained import contents, convert
@@ -26,8 +24,9 @@ from kd_jax.runtime import (
   run_dir,
   sharding,
 )
-from kd_jax.training import classes, origin, restore
+from kd_jax.training import classes, imports, origin, restore
 
+_ALLOW = 'config.teacher.allow_imports'
 _DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 
 
@@ -77,13 +76,12 @@ def read(
       f"weights, and config.teacher.path={path!r} is none; give ''"
     )
   else:
-    with about(path):
-      trained = restore.load(path, parts.mesh)
+    with about(path), errors.keys(allow_imports=_ALLOW):
+      trained = restore.load(path, parts.mesh, allowed(config, path))
       variables = restore.variables(
         trained, network, len(info.class_names), info.image_size
       )
       _check_normalisation(config, info, trained.facts)
-      check_finite(variables)
     names, size = (trained.facts[key] for key in ('class_names', 'image_size'))
     result = trained.facts.get('result', {})
     if size != info.image_size:
@@ -100,6 +98,17 @@ def read(
       )
   notes += filter(None, [met.note])
   return variables, {**result, 'notes': notes} if notes else result
+
+
+def allowed(config: ConfigDict, path: str) -> imports.Allowed:
+  """Returns which import paths of the teacher's run may be imported.
+
+  They are those that this run's configuration names itself, and all of a run
+  that trained the teacher for this one.
+  """
+  if config.teacher.allow_imports or path != config.teacher.path:
+    return True
+  return (config.teacher.name, config.student.name, config.method)
 
 
 @contextlib.contextmanager
@@ -176,15 +185,4 @@ def _check_normalisation(
         f'it was trained with {key} {tuple(facts[key])}, and here it would see '
         f'images with {tuple(used)}: set config.teacher.{key}='
         f'{tuple(facts[key])}'
-      )
-
-
-def check_finite(variables: dict[str, Any]) -> None:
-  """Raises UsageError where a variable has a value that is no finite number."""
-  finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), variables)
-  for path, is_finite in jax.tree_util.tree_leaves_with_path(finite):
-    if not is_finite:
-      raise errors.UsageError(
-        f'{pytrees.path_name(path)} has values that are no finite numbers (NaN '
-        'or infinite): its training diverged'
       )

@@ -2,17 +2,20 @@
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 
 import jax
 from jax import export
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from kd_jax import errors
 from kd_jax.data.sets import digits
+from kd_jax.distill import build, inspect
 from kd_jax.export import artifact, predict_template
 from kd_jax.training import restore
 from tests import children, finished
@@ -79,7 +82,7 @@ def test_predict_labels_images_and_says_what_it_cannot_read(made, tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert message in ended.stderr
     assert 'Traceback' not in ended.stderr
-  assert len((folder / 'predict.py').read_text().splitlines()) < 150
+  assert len((folder / 'predict.py').read_text().splitlines()) < 230
 
 
 def test_the_program_is_for_every_platform_and_any_batch(made):
@@ -161,6 +164,30 @@ def test_a_network_for_some_batches_only_is_refused(made):
   odd = artifact.Trained({'kernel': jnp.ones((192, 10))}, forward, found.facts)
   with pytest.raises(errors.UsageError, match='a batch of any size'):
     artifact.program(odd)
+
+
+@pytest.mark.parametrize(
+  ('name', 'dtype', 'args'),
+  [
+    ('resnet8', 'float32', {'widths': (4, 4, 8, 16)}),
+    ('resnet8', 'bfloat16', {'widths': (4, 4, 8, 16)}),
+    ('vgg8', 'float32', {}),
+    ('mobilenetv2', 'bfloat16', {}),
+    ('shufflenetv2', 'float32', {}),
+  ],
+)
+def test_a_program_makes_the_custom_calls_of_the_table(name, dtype, args):
+  described = ConfigDict({'name': name, 'args': args})
+  network = build.make_network(described, 10, dtype)
+  variables = dict(inspect.variables_of(network, 32))
+  facts = {'network': name, 'image_size': 32, 'mean': [0.5] * 3}
+  facts |= {'std': [0.2] * 3, 'class_names': list('0123456789')}
+  trained = restore.alone(network, variables, facts)
+  weights, program = artifact.program(trained)
+  calls = re.findall(r'custom_call @"?([^"(\s]+)', program.mlir_module())
+  assert {*calls} == {*predict_template.CALLS}
+  read = export.deserialize(bytearray(program.serialize()))
+  assert not predict_template.refusal(read, weights, facts)
 
 
 def test_an_export_is_whole_or_not_there(tmp_path):

@@ -17,10 +17,11 @@ from kd_jax import errors
 from kd_jax.data import resident
 from kd_jax.data.sets import digits
 from kd_jax.distill import build
+from kd_jax.export import artifact
 from kd_jax.models import layers
 from kd_jax.models.pretrained import convert
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import report, teacher_path
+from kd_jax.training import report
 from kd_jax.training import run as run_lib
 from kd_jax.training import teacher as teacher_lib
 from tests import finished
@@ -202,9 +203,9 @@ def test_a_teacher_whose_training_diverged_is_found_when_it_is_loaded(
   with pytest.raises(errors.UsageError, match=r'fc\.bias has 1 of 10 values'):
     run_lib.train(made, run_dir.Folder(tmp_path / 'run'))
   # Of a run, whose files have digests, as it is restored.
-  variables = {'params': {'fc': {'bias': jnp.array([1.0, jnp.inf])}}}
+  weights = {'params/fc/bias': jnp.array([1.0, jnp.inf])}
   with pytest.raises(errors.UsageError, match='params/fc/bias has values'):
-    teacher_path.check_finite(variables)
+    artifact.check_finite(weights, 'run')
 
 
 def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
@@ -414,7 +415,7 @@ def test_a_teacher_of_unknown_training_stands_in_the_table():
   result = {**student, 'method': 'kd', 'best_on_test': 1.0, 'teacher': teacher}
   row = next(
     line
-    for line in report.closing(result, None).splitlines()
+    for line in report.closing('kd', result, None).splitlines()
     if line.startswith('teacher')
   )
   assert 'resnet34' in row
