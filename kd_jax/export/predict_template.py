@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import unicodedata
 
 import jax.export
 import numpy as np
@@ -81,6 +82,17 @@ def quiet():
     os.close(stderr)
 
 
+def shown(text):
+  """Returns a text as one line, with what is invisible escaped."""
+  escaped = (
+    c
+    if c.isprintable() or unicodedata.category(c) in ('Zs', 'Co', 'Cn')
+    else c.encode('unicode_escape').decode()
+    for c in str(text)
+  )
+  return ''.join(escaped)
+
+
 def rgb(image):
   """Returns a Pillow image as [h,w,3] u8; 16-bit grey is rounded to 8 bits."""
   kind, tags = f'{image.format} {image.mode}', getattr(image, 'tag_v2', {})
@@ -133,9 +145,12 @@ if __name__ == '__main__':
       parts = [forward(images[i : i + 256]) for i in range(0, len(images), 256)]
       chosen = np.concatenate(parts).argmax(axis=-1)  # the first, if some tie
       if labels is None:
-        print(*(f'{path}\t{facts["class_names"][k]}' for k in chosen), sep='\n')
+        names = [shown(facts['class_names'][k]) for k in chosen]
+        print(*(f'{shown(path)}\t{name}' for name in names), sep='\n')
       else:
-        print(f'{path}: {(chosen == labels).sum()} of {len(labels)} correct')
+        print(
+          f'{shown(path)}: {(chosen == labels).sum()} of {len(labels)} correct'
+        )
   except (KeyError, OSError, ValueError) as error:
-    print(f'predict.py: {error}', file=sys.stderr)
+    print(f'predict.py: {shown(error)}', file=sys.stderr)
     sys.exit(2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax import errors
 from kd_jax.runtime import distributed, loggers, run_dir, screen, writers
 
 _WRITTEN_S = 30.0  # seconds from one writing of points to the next
@@ -237,6 +238,7 @@ class Reporter:
     """
     if not distributed.is_first():
       return
+    text = errors.lines(text)
     if important:
       self._screen.line(text)
     self._folder.append(

@@ -381,7 +381,7 @@ def _prepare(
       path=archive_path,
       any_checksum=any_checksum,
     )
-    print(f'preparing {name} in {home}', flush=True)
+    print(errors.line(f'preparing {name} in {home}'), flush=True)
     tfds.disable_progress_bar()
     builder.download_and_prepare()
     complete = find(name, home)

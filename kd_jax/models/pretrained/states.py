@@ -49,7 +49,7 @@ def flat(content: Mapping[Any, Any]) -> dict[str, Any]:
 
   def add(entries: Mapping[Any, Any], before: str, depth: int) -> None:
     for key, value in entries.items():
-      name = f'{before}{contents.printable(str(key))}'
+      name = f'{before}{errors.shown(key)}'
       if isinstance(value, dict) and depth < _DEEPEST:
         add(value, f'{name}.', depth + 1)
       else:
