@@ -100,7 +100,7 @@ def fetch(
   number = distributed.index() or ''  # processes may share a machine
   part = path.with_name(f'{path.name}.part{number}')
   size = f' ({wanted.size / 1e6:.0f} MB)' if wanted.size else ''
-  say(f'downloading {errors.public(wanted.url)}{size}')
+  say(errors.line(f'downloading {wanted.url}{size}'))
   try:
     whole = _transferred(wanted, part, say, limits)
   except transfer.Refused as error:

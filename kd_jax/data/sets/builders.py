@@ -208,6 +208,8 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
         pixels = row[self.LABEL_BYTES :].reshape(3, 32, 32).transpose(1, 2, 0)
         key = f'{split}_{number:05d}'
         label = int(row[self.LABEL_BYTES - 1])
+        if label >= self.CLASSES:
+          raise self._broken(ValueError(f'{key} has the label {label}'))
         image = Image.fromarray(np.ascontiguousarray(pixels))
         yield key, {'id': key, 'image': image, 'label': label}
         number += 1

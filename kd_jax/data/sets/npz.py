@@ -19,6 +19,7 @@ import functools
 import json
 import math
 import os
+import tokenize
 from typing import IO, Any, NamedTuple
 import zipfile
 import zlib
@@ -39,8 +40,11 @@ _DTYPES = {
 }
 # The exceptions that a damaged file raises. ValueError: the header or the end
 # of an array is misplaced. RuntimeError: an encryption or a compression that
-# NumPy never writes.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+# NumPy never writes. The last two: a header that Python cannot parse.
+_DAMAGE = (
+  zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError,
+  SyntaxError, tokenize.TokenError,
+)  # fmt: skip
 _DEFLATED = 1032  # the most bytes that a byte of zip's deflate stands for
 _BLOCK = 2**24  # pixels that are counted together
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax.runtime import unpickling
+
 
 class _Dtype:
   """Stands for a dtype of whole numbers."""
@@ -72,9 +74,7 @@ _FUNCTIONS = {(m, n): _ARRAYS[n] for m in _MODULES for n in _ARRAYS}
 _FUNCTIONS['_codecs', 'encode'] = _encoded  # type: ignore[assignment]
 
 
-# Python's own unpickler: the one in C takes memory before it looks whether a
-# damaged file can fill it.
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _Unpickler(unpickling.Unpickler):
   """An unpickler of plain containers, numbers, text and arrays."""
 
   def find_class(self, module: str, name: str) -> Any:
@@ -84,7 +84,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
       UnpicklingError: The pickle asks for anything else.
     """
     if (module, name) not in _FUNCTIONS:
-      raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+      return super().find_class(module, name)
     return _Function(_FUNCTIONS[module, name])
 
 

@@ -27,6 +27,7 @@ USUAL = (
 # Parts of the keys of averaged weights, which stand behind those trained.
 _AVERAGED = ('ema', 'swa', 'averaged', 'shadow')
 _DEEPEST = 6  # dicts within dicts
+_MOST = 200_000  # entries of a file, which may hold a dict many times
 
 
 class State(NamedTuple):
@@ -52,6 +53,8 @@ def flat(content: Mapping[Any, Any]) -> dict[str, Any]:
       name = f'{before}{errors.shown(key)}'
       if isinstance(value, dict) and depth < _DEEPEST:
         add(value, f'{name}.', depth + 1)
+      elif len(found) == _MOST:
+        raise errors.UsageError(f'it has more than {_MOST} entries')
       else:
         found[name] = value
 
