@@ -149,10 +149,10 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def say(text: str) -> None:
-  """Prints lines as `errors.lines` shows them, in process 0 only."""
+def say(*lines: str) -> None:
+  """Prints lines, each as `errors.line` shows it, in process 0 only."""
   if is_first():
-    print(errors.lines(text), flush=True)
+    print('\n'.join(map(errors.line, lines)), flush=True)
 
 
 def name() -> str:

@@ -233,12 +233,18 @@ class Reporter:
     """Writes a line to log.txt and to the screen.
 
     Args:
-      text: The line.
+      text: The line, which is shown as `errors.line` does.
       important: Whether the screen shows it; log.txt has every line.
     """
+    self._write(errors.line(text), important)
+
+  def lines(self, text: str) -> None:
+    """Writes a text of several lines, each as `line` does."""
+    self._write(errors.lines(text), True)
+
+  def _write(self, text: str, important: bool) -> None:
     if not distributed.is_first():
       return
-    text = errors.lines(text)
     if important:
       self._screen.line(text)
     self._folder.append(
