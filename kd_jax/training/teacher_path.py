@@ -137,6 +137,10 @@ def file(config: ConfigDict) -> epath.Path:
       )
     if downloads.is_url(path):
       return _downloaded(config, wanted)
+    if gcs.is_bucket(path):
+      raise errors.UsageError(
+        'weights are read from a disk, or fetched by https:// or http://'
+      )
     place = epath.Path(path).expanduser()
     if digits and place.exists():
       downloads.verify(wanted, place, 'See config.teacher.sha256')

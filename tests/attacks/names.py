@@ -172,7 +172,10 @@ def network():
   return models.make('resnet8', 10, widths=(4, 4, 8, 8))
 
 
-@attack(quick=True, cases=NAMES)
+FEW = {name: NAMES[name] for name in ('clear', 'line feed', 'long')}
+
+
+@attack(quick=True, cases=FEW)
 def array(place, case):
   """The arrays of a file of weights are named in one short line."""
   name = case.replace('\udcff', '\u200e')  # safetensors writes UTF-8
@@ -181,7 +184,7 @@ def array(place, case):
   told.refused(lambda: convert.load(network(), file))
 
 
-@attack(quick=True, cases=NAMES)
+@attack(quick=True, cases=FEW)
 def key(place, case):
   """So is the key under which weights are looked for."""
   file = place / 'w.safetensors'

@@ -22,6 +22,7 @@ from kd_jax.runtime import unpickling
 # The numbers with which files of torch before 1.6 begin, each a pickle.
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_REPEATED = 1 << 24  # the most numbers of a tensor that repeats few
 _PICKLE = 1 << 26  # the most bytes of a pickle that has its tensors beside it
 
 # The bytes of a number of each dtype.
@@ -237,6 +238,8 @@ def _tensor(
       raise DamageError(f'{dtype} is not read')
     kind = np.dtype(jnp.bfloat16 if dtype == 'bfloat16' else dtype)
     numbers = np.frombuffer(storage.read(storage), kind.newbyteorder('<'))
+    if math.prod(shape) > max(len(numbers), _REPEATED):
+      raise DamageError(f'{len(numbers)} numbers for a tensor of shape {shape}')
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if math.prod(shape) and offset + last >= len(numbers):
       raise DamageError(f'{len(numbers)} numbers for a tensor of shape {shape}')
