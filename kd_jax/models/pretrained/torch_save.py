@@ -238,10 +238,9 @@ def _tensor(
       raise DamageError(f'{dtype} is not read')
     kind = np.dtype(jnp.bfloat16 if dtype == 'bfloat16' else dtype)
     numbers = np.frombuffer(storage.read(storage), kind.newbyteorder('<'))
-    if math.prod(shape) > max(len(numbers), _REPEATED):
-      raise DamageError(f'{len(numbers)} numbers for a tensor of shape {shape}')
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if math.prod(shape) and offset + last >= len(numbers):
+    too_many = math.prod(shape) > max(len(numbers), _REPEATED)
+    if too_many or (math.prod(shape) and offset + last >= len(numbers)):
       raise DamageError(f'{len(numbers)} numbers for a tensor of shape {shape}')
     steps = tuple(s * kind.itemsize for s in strides)
     part = numbers[offset:] if math.prod(shape) else numbers[:0]
