@@ -195,6 +195,19 @@ def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
 class _Redirects(urllib.request.HTTPRedirectHandler):
   """Follows redirects from http to http or https, and from https to https."""
 
+  def http_error_302(
+    self, req: Any, fp: Any, code: Any, msg: Any, headers: Any
+  ) -> Any:
+    """Returns the answer of another URL, or closes the connection."""
+    try:
+      return super().http_error_302(req, fp, code, msg, headers)
+    except Exception:
+      fp.close()
+      raise
+
+  http_error_301 = http_error_303 = http_error_302
+  http_error_307 = http_error_308 = http_error_302
+
   def redirect_request(
     self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any
   ) -> Any:

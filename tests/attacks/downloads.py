@@ -255,9 +255,7 @@ def short_stall(place):
 def content_length(place, case):
   """A length that is none, or that cannot be, is refused before the body."""
   size = len(BODY) if case == 'Content-Length: 5\r\n' else 0
-  refused(
-    text(OK + case + '\r\n', BODY[:5]), place, 'cannot download', size=size
-  )
+  refused(text(OK + case + '\r\n', BODY[:5]), place, size=size)
 
 
 @attack(

@@ -239,11 +239,12 @@ def _tensor(
     kind = np.dtype(jnp.bfloat16 if dtype == 'bfloat16' else dtype)
     numbers = np.frombuffer(storage.read(storage), kind.newbyteorder('<'))
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    too_many = math.prod(shape) > max(len(numbers), _REPEATED)
-    if too_many or (math.prod(shape) and offset + last >= len(numbers)):
+    size = math.prod(shape)
+    too_many = size > max(len(numbers), _REPEATED)
+    if too_many or (size and offset + last >= len(numbers)):
       raise DamageError(f'{len(numbers)} numbers for a tensor of shape {shape}')
     steps = tuple(s * kind.itemsize for s in strides)
-    part = numbers[offset:] if math.prod(shape) else numbers[:0]
+    part = numbers[offset:] if size else numbers[:0]
     return np.lib.stride_tricks.as_strided(part, shape, steps).copy()
 
   return Tensor(dtype, shape, values)
