@@ -201,7 +201,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Returns the answer of another URL, or closes the connection."""
     try:
       return super().http_error_302(req, fp, code, msg, headers)
-    except Exception:
+    except (Refused, ValueError):  # an HTTPError holds the connection itself
       fp.close()
       raise
 
