@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import sys
-import unicodedata
 
 import jax.export
 import numpy as np
@@ -84,13 +83,9 @@ def quiet():
 
 def shown(text):
   """Returns a text as one line, with what is invisible escaped."""
-  escaped = (
-    c
-    if c.isprintable() or unicodedata.category(c) in ('Zs', 'Co', 'Cn')
-    else c.encode('unicode_escape').decode()
-    for c in str(text)
-  )
-  return ''.join(escaped)
+  kept = '\xa0\u202f\u3000'  # spaces of other widths
+  escaped = (c if c.isprintable() or c in kept else ascii(c) for c in str(text))
+  return ''.join(c.strip("'") if len(c) > 1 else c for c in escaped)
 
 
 def rgb(image):
