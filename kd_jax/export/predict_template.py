@@ -83,9 +83,8 @@ def quiet():
 
 def shown(text):
   """Returns a text as one line, with what is invisible escaped."""
-  kept = '\xa0\u202f\u3000'  # spaces of other widths
-  escaped = (c if c.isprintable() or c in kept else ascii(c) for c in str(text))
-  return ''.join(c.strip("'") if len(c) > 1 else c for c in escaped)
+  seen = {c: c.isprintable() or c in '\xa0\u202f\u3000' for c in str(text)}
+  return ''.join(c if seen[c] else ascii(c)[1:-1] for c in str(text))
 
 
 def rgb(image):
@@ -140,12 +139,11 @@ if __name__ == '__main__':
       parts = [forward(images[i : i + 256]) for i in range(0, len(images), 256)]
       chosen = np.concatenate(parts).argmax(axis=-1)  # the first, if some tie
       if labels is None:
-        names = [shown(facts['class_names'][k]) for k in chosen]
+        names = map(shown, (facts['class_names'][k] for k in chosen))
         print(*(f'{shown(path)}\t{name}' for name in names), sep='\n')
       else:
-        print(
-          f'{shown(path)}: {(chosen == labels).sum()} of {len(labels)} correct'
-        )
+        count = (chosen == labels).sum()
+        print(f'{shown(path)}: {count} of {len(labels)} correct')
   except (KeyError, OSError, ValueError) as error:
     print(f'predict.py: {shown(error)}', file=sys.stderr)
     sys.exit(2)
