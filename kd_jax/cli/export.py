@@ -54,15 +54,17 @@ def main(argv: Sequence[str]) -> int:
     if args.onnx:
       onnx.write(trained, folder / 'student.onnx')
   facts, accuracy = trained.facts, trained.facts['accuracy']
-  print(
+  lines = [
     f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, '
     f'{accuracy["correct"]} of {accuracy["images"]} {accuracy["data"]} '
     f'{accuracy["split"]} images correct ({accuracy["top1"]:.2f}%)'
-  )
+  ]
   if changed:
-    print(f'{artifact.TEST} is of other data: {changed}')
+    lines.append(f'{artifact.TEST} is of other data: {changed}')
   if test is not None:
-    print(f'score it: python {args.out}/predict.py {args.out}/{artifact.TEST}')
+    script = f'{args.out}/predict.py {args.out}/{artifact.TEST}'
+    lines.append(f'score it: python {script}')
+  print('\n'.join(map(errors.line, lines)))
   return 0
 
 

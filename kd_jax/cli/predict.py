@@ -1,11 +1,11 @@
 """Predicts the classes of images: `kd-jax predict EXPORT IMAGES...`.
 
 IMAGES are files or folders, in any image format that training reads. The output
-has one line per image: path, class and probability.
+has one line per image: path, class and probability, with tabs between them. In
+names, line feeds, tabs and what is invisible are escaped: '\\n', '\\x1b'.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import functools
 import pathlib
 import sys
 
@@ -19,6 +19,8 @@ from kd_jax.data.sets import tree
 from kd_jax.export import artifact
 from kd_jax.runtime import command
 from kd_jax.training import imports, restore
+
+_PATH = 4096  # the most characters of a path, as of Linux
 
 
 @command.reporting()
@@ -37,12 +39,16 @@ def main(argv: Sequence[str]) -> int:
   args = parser.parse_args(argv)
   if args.batch_size < 1:
     raise errors.UsageError(f'--batch_size={args.batch_size}: give 1 or more')
-  say = functools.partial(print, file=sys.stderr)  # standard output: results
+
+  def say(text: str) -> None:  # standard output has the results alone
+    print(errors.line(text), file=sys.stderr)
+
   paths = [path for name in args.images for path in files(name, say)]
   with errors.keys(allow_imports='--allow_imports'):
     trained = restore.load(args.export, allow_imports=args.allow_imports)
   for path, name, probability in label(trained, paths, args.batch_size):
-    print(f'{path}\t{name}\t{100 * probability:.2f}%', flush=True)
+    row = f'{errors.shown(path, _PATH)}\t{errors.shown(name)}'
+    print(f'{row}\t{100 * probability:.2f}%', flush=True)
   return 0
 
 

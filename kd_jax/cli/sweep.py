@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
       },
     )
     distributed.first(lambda: folder.replace('sweep.md', f'{text}\n'))
-  distributed.say(f'\n{text}\n\nfolder: {folder.path}')
+  distributed.say('', *text.split('\n'), '', f'folder: {folder.path}')
   if failed:
     raise errors.RunError(
       f'{len(failed)} of {len(planned.tasks)} runs failed: {"; ".join(failed)}'

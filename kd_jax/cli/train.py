@@ -68,11 +68,12 @@ def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
     result, alone = trained.run(config, folder, label, should_stop=stop)
     results.append(result)
     baselines.append(alone)
-    distributed.say(report.closing(config.method, result, alone))
+    text = report.closing(config.method, result, alone)
+    distributed.say(*text.split('\n'))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
     summary_text, figures = seeds_lib.summary(results, baselines)
-    distributed.say(summary_text)
+    distributed.say(*summary_text.split('\n'))
     shared = _CONFIG.value.copy_and_resolve_references()
     shared.seed = 0  # the file's name lists the seeds of the runs
     summary = _folder(shared, several=False, prefix='seeds-')

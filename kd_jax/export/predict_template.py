@@ -159,6 +159,12 @@ def quiet():
     os.close(stderr)
 
 
+def shown(text):
+  """Returns a text as one line, with what is invisible escaped."""
+  seen = {c: c.isprintable() or c in '\xa0\u202f\u3000' for c in str(text)}
+  return ''.join(c if seen[c] else ascii(c)[1:-1] for c in str(text))
+
+
 def rgb(image):
   """Returns a Pillow image as [h,w,3] u8; 16-bit grey is rounded to 8 bits."""
   kind, tags = f'{image.format} {image.mode}', getattr(image, 'tag_v2', {})
@@ -213,9 +219,11 @@ if __name__ == '__main__':
         raise ValueError(f'{path}: the logits are no finite numbers')
       chosen = logits.argmax(axis=-1)  # the first, if some tie
       if labels is None:
-        print(*(f'{path}\t{facts["class_names"][k]}' for k in chosen), sep='\n')
+        names = map(shown, (facts['class_names'][k] for k in chosen))
+        print(*(f'{shown(path)}\t{name}' for name in names), sep='\n')
       else:
-        print(f'{path}: {(chosen == labels).sum()} of {len(labels)} correct')
+        count = (chosen == labels).sum()
+        print(f'{shown(path)}: {count} of {len(labels)} correct')
   except (
     KeyError,
     OSError,
@@ -224,5 +232,5 @@ if __name__ == '__main__':
     TypeError,
     ValueError,
   ) as error:
-    print(f'predict.py: {error}', file=sys.stderr)
+    print(f'predict.py: {shown(error)}', file=sys.stderr)
     sys.exit(2)

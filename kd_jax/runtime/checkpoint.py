@@ -290,7 +290,7 @@ def check(found: Any, wanted: dict[str, Any], where: str) -> None:
 
   Raises:
     UsageError: Paths, shapes or dtypes differ; the message lists the
-      differences, one per line.
+      differences.
   """
 
   def fact(tree: Any, name: str) -> str:
@@ -300,16 +300,16 @@ def check(found: Any, wanted: dict[str, Any], where: str) -> None:
 
   found = dict(found or {})
   rows = [
-    f'  {name}: checkpoint {fact(found, name)}, wanted {fact(wanted, name)}'
+    f'{name}: checkpoint {fact(found, name)}, wanted {fact(wanted, name)}'
     for name in sorted({*found, *wanted})
     if fact(found, name) != fact(wanted, name)
   ]
   if rows:
     more = len(rows) - _MOST_ROWS
-    rows = rows[:_MOST_ROWS] + ([f'  and {more} more'] if more > 0 else [])
+    rows = rows[:_MOST_ROWS] + ([f'and {more} more'] if more > 0 else [])
     raise errors.UsageError(
       f'checkpoint {where} does not fit these networks and this method; '
-      'nothing was restored:\n' + '\n'.join(rows)
+      f'nothing was restored: {"; ".join(rows)}'
     )
 
 

@@ -47,7 +47,7 @@ def reporting(
         with _devices_named():
           return command(*args, **kwargs)
       except tuple(codes) as error:
-        print(f'kd_jax: {error}', file=sys.stderr, flush=True)
+        print(f'kd_jax: {errors.line(error)}', file=sys.stderr, flush=True)
         kinds = (kind for kind in codes if isinstance(error, kind))
         code = codes[next(kinds)]
         leave(code)

@@ -149,10 +149,10 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def say(text: str) -> None:
-  """Prints a line, in process 0 only."""
+def say(*lines: str) -> None:
+  """Prints lines, each as `errors.line` shows it, in process 0 only."""
   if is_first():
-    print(text, flush=True)
+    print('\n'.join(map(errors.line, lines)), flush=True)
 
 
 def name() -> str:
@@ -298,7 +298,7 @@ def leave(code: int, why: Exception | None = None) -> None:
   if not jax.distributed.is_initialized():
     return
   if why:
-    print(f'kd_jax: {why}', file=sys.stderr, flush=True)
+    print(f'kd_jax: {errors.line(why)}', file=sys.stderr, flush=True)
   try:
     key = f'kd_jax/exit/{code}'
     _client().wait_at_barrier(key, _EXIT_MS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kd_jax import errors
 from kd_jax.runtime import distributed, loggers, run_dir, screen, writers
 
 _WRITTEN_S = 30.0  # seconds from one writing of points to the next
@@ -232,9 +233,16 @@ class Reporter:
     """Writes a line to log.txt and to the screen.
 
     Args:
-      text: The line.
+      text: The line, which is shown as `errors.line` does.
       important: Whether the screen shows it; log.txt has every line.
     """
+    self._write(errors.line(text), important)
+
+  def lines(self, text: str) -> None:
+    """Writes a text of several lines, each as `line` does."""
+    self._write(errors.lines(text), True)
+
+  def _write(self, text: str, important: bool) -> None:
     if not distributed.is_first():
       return
     if important:

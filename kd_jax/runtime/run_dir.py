@@ -155,13 +155,12 @@ class Folder:
       raise errors.UsageError(
         f'{self.path} holds a run of other data: {new["data"]["name"]} has '
         'changed since it was begun; give another --workdir, or put the data '
-        'back:\n'
-        + '\n'.join(f'  {line.removeprefix("config.")}' for line in lines)
+        f'back: {"; ".join(line.removeprefix("config.") for line in lines)}'
       )
     if lines:
       raise errors.UsageError(
         f'{self.path} holds a run of another configuration; give another '
-        '--workdir, or none:\n' + '\n'.join(f'  {line}' for line in lines)
+        f'--workdir, or none: {"; ".join(lines)}'
       )
 
   @contextlib.contextmanager

@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+from kd_jax import errors
+
 REDRAWN_S = 0.2  # seconds between two drawings of the progress line
 SILENCE_S = 60.0  # seconds after which the progress is a line of a file
 _COLUMNS = 80  # of a terminal that does not say how wide it is
@@ -35,10 +37,10 @@ class Screen:
     self._printed = time.monotonic()
 
   def line(self, text: str) -> None:
-    """Prints the lines of a text."""
+    """Prints the lines of a text, as `errors.lines` shows them."""
     with self._lock:
       self.clear()
-      for text_line in text.splitlines() or ['']:
+      for text_line in errors.lines(text).split('\n'):
         print(f'{self._label}{text_line}', flush=True)
       self._printed = time.monotonic()
 
@@ -49,7 +51,7 @@ class Screen:
       now = time.monotonic()
       if self._tty and now - self._drawn > REDRAWN_S:
         self._drawn = now
-        line = fitted(f'{self._label}{text}', columns())
+        line = fitted(f'{self._label}{errors.line(text)}', columns())
         print(f'{_CLEAR}{line}', end='', flush=True)
 
   def clear(self) -> None:

@@ -131,7 +131,7 @@ def _train(
     )
     frozen = teacher_lib.folded(parts, frozen)
     teacher_s = run_dir.now() - teacher_began
-    reporter.line(report.opening(config, parts, folder))
+    reporter.lines(report.opening(config, parts, folder))
     data = distributed.together(lambda: training(config, parts, reporter.line))
     if config.teacher.cache_logits:
       assert isinstance(data, resident.Training)  # `build.build` checks

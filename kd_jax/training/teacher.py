@@ -126,7 +126,9 @@ def _found(
       config, place, network, parts, lambda x: say(f"teacher's file: {x}")
     )
   )
-  if not downloads.is_url(place):
+  if downloads.is_url(place):
+    place = errors.public(place)
+  else:
     place = str(run_dir.Folder(epath.Path(place).expanduser()).path)
   return variables, {
     'from': place,

@@ -208,7 +208,21 @@ def open_prepared(
     fingerprint=_fingerprint(folder, home),
     place=os.path.abspath(prepared_root),
   )
-  return source.Source(info, records.__getitem__)
+  return source.Source(info, records.__getitem__, _counted(name, info))
+
+
+def _counted(name: str, info: source.Info) -> tuple[str, ...]:
+  """Returns a line if a published data set has another number of images."""
+  if name not in builders.BUILDERS:
+    return ()
+  here = {'train': info.num_train, 'test': info.num_test}
+  published = builders.BUILDERS[name].COUNTS
+  if here == published:
+    return ()
+  return (
+    f'{name} is published with {published["train"]} training and '
+    f'{published["test"]} test images, so that these are other data',
+  )
 
 
 def parsed(name: str) -> tuple[str, dict[str, str]]:
@@ -381,7 +395,7 @@ def _prepare(
       path=archive_path,
       any_checksum=any_checksum,
     )
-    print(f'preparing {name} in {home}', flush=True)
+    print(errors.line(f'preparing {name} in {home}'), flush=True)
     tfds.disable_progress_bar()
     builder.download_and_prepare()
     complete = find(name, home)
