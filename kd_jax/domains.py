@@ -52,6 +52,7 @@ PART = Domain('0 to less than 1', 0, 1, open_above=True)
 PERCENT = Domain('a percentage from 0 to 100', 0, 100)
 COUNT = Domain('a whole number, 1 or more', 1, whole=True)
 COUNT_OR_NONE = Domain('a whole number, 0 or more', 0, whole=True)
+SEED = Domain('a whole number, 0 to 2147483647', 0, 2**31 - 1, whole=True)
 PAIR = Domain('a whole number, 2 or more', 2, whole=True)
 FINITE = Domain('a finite number')
 
