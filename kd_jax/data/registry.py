@@ -171,6 +171,11 @@ def _imported(name: str, image_size: int) -> source.Source:
     UsageError: There is no such function, or it returns something else.
   """
   make = errors.imported(*name.split(':', 1))
+  if not callable(make):
+    raise errors.UsageError(
+      f'{name} is no function, but a {type(make).__name__}; name a function of '
+      'the image size'
+    )
   opened = make(image_size)
   if not isinstance(opened, source.Source):
     raise errors.UsageError(

@@ -33,7 +33,7 @@ def said(*arguments, run=None):
     flags.FLAGS.unparse_flags()
     enter(mock.patch.object(sys, 'argv', []))
     enter(mock.patch.object(trained, 'run', run or mock.Mock(side_effect=Ran)))
-    enter(mock.patch.object(train, '_before_jax_starts', lambda config: None))
+    enter(mock.patch.object(train, '_before_jax_starts'))
     enter(contextlib.redirect_stderr(err))
     enter(contextlib.redirect_stdout(io.StringIO()))
     enter(warnings.catch_warnings())
