@@ -14,7 +14,6 @@ import numpy as np
 
 from kd_jax import errors
 
-
 _LONGEST = 100  # characters of a value in a message
 _GREATEST = float(np.finfo(np.float32).max)
 
@@ -207,9 +206,12 @@ def check_key(path: str, value: Any, name: str = '') -> None:
   """
   if path not in KEYS:
     return
-  if path in _TUPLES and not isinstance(value, tuple | list):
+  is_many = isinstance(value, tuple | list)
+  if is_many != (path in _TUPLES):
+    wanted = KEYS[path].allowed
     raise errors.ArgumentError(
-      f'{name or path}={value!r}: give a tuple, each {KEYS[path].allowed}'
+      f'{name or path}={value!r}: give '
+      + (f'{wanted}, and one alone' if is_many else f'a tuple, each {wanted}')
     )
   check(name or path, value, KEYS[path])
 

@@ -50,8 +50,9 @@ def _train(argv: Sequence[str]) -> int:
   """
   if len(argv) > 1:
     raise configured.stray(argv[1])
-  if _CONFIG.value is None:
+  if not flags.FLAGS['config'].present:
     raise configured.missing()
+  config_lib.checked(_CONFIG.value, '--config')
   given = _SEEDS.value
   seeds = [_CONFIG.value.seed] if given is None else starting.seeds(given)
   _before_jax_starts(_CONFIG.value)

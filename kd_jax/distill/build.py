@@ -190,7 +190,8 @@ def phases_of(
     changes = config.phases[name] if name else ConfigDict()
     if not isinstance(changes, ConfigDict):
       raise errors.UsageError(
-        f"config.phases.{name}={changes!r}: give a group, such as {{'epochs': 1}}"
+        f'config.phases.{name}={changes!r}: give a group of keys, such as '
+        "{'epochs': 1}"
       )
     for key, value in changes.items():
       if key == 'learning_rate':
@@ -207,7 +208,7 @@ def phases_of(
         known = ('epochs', 'learning_rate', 'trainable', 'weights')
         raise errors.unknown(f'field of config.phases.{name}:', key, known)
     where = f'config.phases.{name}' if name else 'config'
-    domains.check(f'{where}.epochs', changed.epochs, domains.COUNT)
+    domains.check_key('epochs', changed.epochs, f'{where}.epochs')
     first = phases[-1].last if phases else 0
     last = first + changed.epochs * steps_per_epoch
     if last >= 2**31:

@@ -98,6 +98,18 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)
   values = {'num_classes': num_classes, **kwargs}
+  bound = getattr(factory, 'keywords', {})
+  needed = {
+    f.name
+    for f in dataclasses.fields(network_class)
+    if f.init and f.default is f.default_factory is dataclasses.MISSING
+  }
+  if 'num_classes' not in fields or needed - {*values, *bound}:
+    lacking = ', '.join(sorted(needed - {*values, *bound}))
+    raise errors.UsageError(
+      f'{name} is no network that a run can make: '
+      + (f'give {lacking}' if lacking else 'it has no field num_classes')
+    )
   domains.check_fields(network_class, values, domains.NETWORKS)
   return factory(**values)
 
@@ -122,8 +134,8 @@ def _factory(name: str) -> Any:
     if _class(factory) is None and not _takes_images(factory):
       kind = type(factory).__name__
       raise errors.UsageError(
-        f'{name} is no network, but a {kind}; name a class of flax.linen.Module '
-        'or a function of images'
+        f'{name} is no network, but a {kind}; name a class of '
+        'flax.linen.Module or a function of images'
       )
     return factory
   if name in NETWORKS:

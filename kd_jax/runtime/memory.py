@@ -52,7 +52,10 @@ def _of_groups(groups: pathlib.Path, own: pathlib.Path) -> Iterator[int]:
     _, kinds, path = line.split(':', 2)
     if kinds not in ('', 'memory'):
       continue
-    root, name = groups / kinds, 'memory.limit_in_bytes' if kinds else 'memory.max'
+    root, name = (
+      groups / kinds,
+      'memory.limit_in_bytes' if kinds else 'memory.max',
+    )
     place = root / path.lstrip('/')
     # In a container the path may be that of outside; the root is its own.
     for group in {root, place, *place.parents} - {*root.parents}:
