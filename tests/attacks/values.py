@@ -15,7 +15,7 @@ from kd_jax.distill import build
 from kd_jax.methods import registry
 from kd_jax.runtime import loggers
 from tests import children
-from tests.attacks import attack, seeds
+from tests.attacks import attack, images, seeds
 
 BAD = (math.nan, math.inf, -math.inf, -1, 10**30, 1e300, '', None, [])
 
@@ -212,7 +212,9 @@ def config_file(place, case):
   if isinstance(case, bytes):
     (place / 'x.py').write_bytes(case)
     case = 'x.py'
-  code, err = seeds.said('train', f'--config={case}', f'--workdir={place}/out')
+  with images.at_most(2000):
+    arguments = ('train', f'--config={case}', f'--workdir={place}/out')
+    code, err = seeds.said(*arguments)
   lines = [line for line in err.splitlines() if line.startswith('kd_jax: ')]
   assert (code, len(lines)) == (2, 1), err
   assert not (place / 'out').exists()
