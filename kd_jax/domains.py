@@ -44,9 +44,10 @@ class Domain(NamedTuple):
     kind = numbers.Integral if self.whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
       return False
-    above = value > self.least if self.open_below else value >= self.least
-    below = value < self.most if self.open_above else value <= self.most
-    return above and below and abs(value) <= self._representable
+    number: Any = value  # of any size: float() would overflow
+    above = number > self.least if self.open_below else number >= self.least
+    below = number < self.most if self.open_above else number <= self.most
+    return bool(above and below and abs(number) <= self._representable)
 
   @property
   def _representable(self) -> float:
@@ -58,7 +59,7 @@ class Domain(NamedTuple):
     many = isinstance(value, tuple | list)
     values = value if many else (value,)
     each = ' each' if many else ''
-    real = [v for v in values if isinstance(v, numbers.Real)]
+    real: list[Any] = [v for v in values if isinstance(v, numbers.Real)]
     if any(self._representable < abs(v) < math.inf for v in real):
       return f'{self.allowed}{each}, of at most {self._representable:.10g}'
     return f'{self.allowed}{each}'

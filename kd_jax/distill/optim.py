@@ -62,7 +62,9 @@ def schedule(
       has the wrong type or makes no sense.
   """
   is_group = isinstance(spec, Mapping)
-  given: dict[str, Any] = dict(spec) if is_group else {'value': spec}
+  given: dict[str, Any] = (
+    dict(spec) if isinstance(spec, Mapping) else {'value': spec}
+  )
   kind = given.pop('kind', 'constant')
   if kind not in KINDS:
     raise errors.unknown('schedule', kind, KINDS)

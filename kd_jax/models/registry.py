@@ -146,8 +146,9 @@ def _factory(name: str) -> Any:
 def _class(factory: Any) -> type[nn.Module] | None:
   """Returns the class of networks that is named, or bound to arguments."""
   made = factory.func if isinstance(factory, functools.partial) else factory
-  is_network = isinstance(made, type) and issubclass(made, nn.Module)
-  return made if is_network else None
+  if isinstance(made, type) and issubclass(made, nn.Module):
+    return made
+  return None
 
 
 def _takes_images(function: Any) -> bool:
