@@ -242,6 +242,11 @@ def experiment(
   classes = facts['num_classes']
   method = _method(config, facts)
   tx, trained, rate = rules_lib.optimizer(config, steps_per_epoch)
+  if models.is_function(config.student.name):
+    raise errors.UsageError(
+      f'config.student.name={config.student.name!r}: a function of images has '
+      'nothing to train; name a class of flax.linen.Module'
+    )
   of_student = (config.student, classes, config.dtype, config.bn_group_size)
   with errors.keys('config.student.args.'):
     students = {name: make_network(*of_student) for name in method.students}
