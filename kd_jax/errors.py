@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import importlib
 import re
+import sys
 from typing import Any
 import unicodedata
 
@@ -155,7 +156,7 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     The error, for the caller to raise.
   """
   names = sorted(choices)
-  similar = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+  similar = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
   hint = (
     f'; did you mean {" or ".join(repr(name) for name in similar)}?'
     if similar
@@ -177,8 +178,14 @@ def imported(module: str, attribute: str) -> Any:
     The attribute.
 
   Raises:
-    UsageError: The module or the attribute does not exist.
+    UsageError: The module or the attribute does not exist, or the module is one
+      of Python's own.
   """
+  if module.partition('.')[0] in sys.stdlib_module_names:
+    raise UsageError(
+      f"{module}:{attribute} is a part of Python's standard library; name a "
+      'module of your own'
+    )
   try:
     imported_module = importlib.import_module(module)
   except (ModuleNotFoundError, TypeError, ValueError) as error:

@@ -65,6 +65,8 @@ def files(name: str, say: Callable[[str], None] = print) -> list[pathlib.Path]:
   """
   path = pathlib.Path(name).expanduser()
   if not path.is_dir():
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+      raise errors.UsageError(f'{path} is neither a file nor a folder')
     return [path]
   left_out = tree.LeftOut(epath.Path(path))
   paths = [pathlib.Path(p) for p in tree.images(epath.Path(path), left_out)]

@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 import jax
 
-from kd_jax import errors
+from kd_jax import domains, errors
 from kd_jax.runtime import distributed, gcs, run_dir
 from kd_jax.training import run
 
@@ -54,6 +54,33 @@ def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
       )
     else:
       jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+
+
+def seeds(text: str) -> list[int]:
+  """Returns the seeds that `--seeds` names, such as '0,1,2'.
+
+  Args:
+    text: The value of `--seeds`.
+
+  Raises:
+    UsageError: A seed is no whole number, not allowed, or there twice.
+  """
+  found: list[int] = []
+  for part in text.split(','):
+    digits = part.strip()
+    is_short = digits.isascii() and digits.isdecimal() and len(digits) < 20
+    seed = int(digits) if is_short else -1
+    if not domains.SEED.has(seed):
+      raise errors.UsageError(
+        f'--seeds: {digits[:40]!r} is no seed; give whole numbers, 0 '
+        'to 2147483647, such as 0,1,2'
+      )
+    if seed in found:
+      raise errors.UsageError(
+        f'--seeds: {seed} is there twice; give each seed once'
+      )
+    found.append(seed)
+  return found
 
 
 class CtrlC(Exception):  # noqa: N818  (this is no error)

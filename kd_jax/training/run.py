@@ -139,7 +139,7 @@ def _train(
     seconds = config.watchdog_seconds
     with watchdog.Watchdog(seconds, 'config.watchdog_seconds') as watch:
       run = loop.Loop(
-        loop_options(config),
+        loop_options(config, parts),
         parts,
         data,
         tests,
@@ -178,11 +178,11 @@ def _reporter(
   return logging.Reporter(folder, label, named, config=plain, tags=tags)
 
 
-def loop_options(config: ConfigDict) -> options.LoopOptions:
+def loop_options(config: ConfigDict, parts: build.Parts) -> options.LoopOptions:
   """Returns the fields of a configuration that the loop reads."""
-  return options.LoopOptions(
-    **{name: config[name] for name in options.LoopOptions._fields}
-  )
+  fields = {name: config[name] for name in options.LoopOptions._fields}
+  fields['eval_batch_size'] = build.eval_batch_size(config, parts)
+  return options.LoopOptions(**fields)
 
 
 def _tests(

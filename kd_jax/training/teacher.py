@@ -68,7 +68,8 @@ def obtain(
   facts = folder.read('teacher.json')
   if facts is None:
     variables, origin = _found(config, parts, network, train, say)
-    scaling, size = parts.exp.inputs.get(name), config.eval_batch_size
+    scaling = parts.exp.inputs.get(name)
+    size = build.eval_batch_size(config, parts)
     facts = {'network': config.teacher.name, **origin}
     for split_name in dict.fromkeys(('test', config.teacher.expected_on)):
       measures = measure(
@@ -256,7 +257,7 @@ def logits(
     jax.device_get(
       of_batch(frozen, train.arrays, sharding.join(feed, parts.mesh))
     )
-    for feed in train.eval_feeds(config.eval_batch_size)
+    for feed in train.eval_feeds(build.eval_batch_size(config, parts))
   ]
   joined = jax.tree.map(lambda *xs: np.concatenate(xs)[: train.size], *batches)
   return sharding.put(joined, sharding.replicated(parts.mesh))

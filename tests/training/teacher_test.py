@@ -23,7 +23,7 @@ from kd_jax.export import artifact
 from kd_jax.models import layers
 from kd_jax.models.pretrained import convert
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import report
+from kd_jax.training import report, teacher_path
 from kd_jax.training import run as run_lib
 from kd_jax.training import teacher as teacher_lib
 from tests import finished
