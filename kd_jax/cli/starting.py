@@ -69,7 +69,8 @@ class Stop:
     self._signals.append(number)
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.SIG_DFL)
-      os.write(2, b'\nstopping and saving; Ctrl-C again ends at once\n')
+      with contextlib.suppress(OSError):  # nobody reads it
+        os.write(2, b'\nstopping and saving; Ctrl-C again ends at once\n')
 
 
 @contextlib.contextmanager

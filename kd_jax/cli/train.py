@@ -188,4 +188,4 @@ def main(argv: Sequence[str]) -> int:
 
 def start() -> None:
   """Runs the command line; the entry point of `python -m kd_jax.main`."""
-  main(sys.argv[1:])
+  command.process(main)

@@ -31,7 +31,7 @@ from etils import epath
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.runtime import digests, distributed, gcs, locks
+from kd_jax.runtime import digests, distributed, gcs, locks, screen
 
 # A file by which the processes check that all of them see the folder.
 _SHARED = '.shared'
@@ -166,7 +166,7 @@ class Folder:
 
   @contextlib.contextmanager
   def lock(
-    self, *, wait: bool, say: Callable[[str], None] = print
+    self, *, wait: bool, say: Callable[[str], None] = screen.show
   ) -> Iterator[None]:
     """Returns a context manager that locks the folder; see `locks.hold`.
 

@@ -101,7 +101,7 @@ def _train(
   info = parts.source.info
   datasets.check_same(info)
   teacher_lib.check(config, parts, folder)
-  with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
+  with folder.lock(wait=shared), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
     result = folder.read('result.json')

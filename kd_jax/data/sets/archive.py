@@ -5,7 +5,7 @@ from collections.abc import Callable
 from etils import epath
 
 from kd_jax import errors
-from kd_jax.runtime import downloads
+from kd_jax.runtime import downloads, screen
 
 _CURE = 'Fetch it again, or give it by archive=... with any_checksum=True'
 
@@ -17,7 +17,7 @@ def obtain(
   also: tuple[downloads.Published, ...] = (),
   path: str = '',
   any_checksum: bool = False,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = screen.show,
 ) -> epath.Path:
   """Returns the path of an archive, which is downloaded if it is missing.
 
