@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import contextlib
-import errno
 import os
 import signal
 from typing import Any
@@ -11,7 +10,7 @@ from absl import logging
 import jax
 
 from kd_jax import errors
-from kd_jax.runtime import distributed, run_dir
+from kd_jax.runtime import distributed, durable, run_dir
 from kd_jax.training import run
 
 # XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
@@ -21,8 +20,6 @@ DETERMINISTIC = (
   '--xla_gpu_autotune_level=0',
 )
 CTRL_C = 130  # the exit code that shells give to a command ended by Ctrl-C
-# The errors of a storage that is full, over its quota or read-only.
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
@@ -113,7 +110,7 @@ def storage() -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno not in _STORAGE:
+    if error.errno not in durable.STORAGE:
       raise
     raise errors.RunError(
       f'cannot write: {error}; free or unlock the storage, and start the same '

@@ -96,6 +96,7 @@ def _train(
   shared: bool,
 ) -> dict[str, Any]:
   began = run_dir.now()
+  folder.set_aside_cut()
   reporter = _reporter(config, folder, label)
   parts = distributed.together(lambda: build.build(config))
   info = parts.source.info

@@ -2,7 +2,7 @@
 
   python -m tests.training.fault_drill             # every row: half an hour
   python -m tests.training.fault_drill --quick     # the rows of the test suite
-  python -m tests.training.fault_drill --config=crd --kills=5  # at random
+  python -m tests.training.fault_drill --kills=5 --config=ab   # at random
 
 Each row starts a run of seconds (teacher and student, every step saved) through
 launch/local_processes.sh, injects a fault at a moment of the run's trace, and
@@ -173,7 +173,7 @@ class Drill:
     home: pathlib.Path,
     heartbeat_s: int = 10,
     watchdog_s: int = 30,
-    config: str = 'kd',
+    *more: str,
   ):
     """Prepares the folder.
 
@@ -181,10 +181,10 @@ class Drill:
       home: The folder of all runs, which must not exist.
       heartbeat_s: Seconds after which a silent process counts as dead.
       watchdog_s: Seconds without progress after which a process ends.
-      config: The file of configs/ that is trained.
+      *more: Options of the run that replace those of the drill.
     """
     self.home = home
-    self._arguments = (f'--config={config}', *SMALL[1:])
+    self._arguments = (*SMALL, *more)
     self._bounds = (
       f'--config.heartbeat_timeout_seconds={heartbeat_s}',
       f'--config.watchdog_seconds={watchdog_s}',
@@ -370,16 +370,15 @@ def main() -> int:
   """Prints the table and returns the number of failed rows."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--quick', action='store_true', help='a few rows')
-  parser.add_argument('--config', default='kd', help='such as crd')
   parser.add_argument('--kills', type=int, help='this many random kills')
   parser.add_argument('--only', help='rows whose text has this in it')
   parser.add_argument('--keep', help='a new folder that stays there')
-  args = parser.parse_args()
+  args, more = parser.parse_known_args()
   home = pathlib.Path(args.keep or tempfile.mkdtemp(prefix='fault_drill_'))
-  drill, failed = Drill(home / args.config, config=args.config), 0
+  drill, failed = Drill(home / 'runs', 10, 30, *more), 0
   planned = QUICK if args.quick else rows()
   if args.kills:
-    planned = kills(args.kills, args.config)
+    planned = kills(args.kills, ' '.join(more))
   print('| n | harm | to | at | noticed | s | steps again | identical |')
   print('|---|---|---|---|---|---:|---:|---|')
   for number, row in enumerate(planned):
