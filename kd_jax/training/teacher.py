@@ -152,11 +152,20 @@ def _found(
     cached = cache_folder(recipe, parts.source.info, 'teacher')
     train(recipe, cached, 'teacher')
     place = str(cached.path)
-  variables, facts = distributed.together(
-    lambda: teacher_path.read(
-      config, place, network, parts, lambda x: say(f"teacher's file: {x}")
-    )
-  )
+
+  def read() -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+      return teacher_path.read(
+        config, place, network, parts, lambda x: say(f"teacher's file: {x}")
+      )
+    except errors.UsageError as error:
+      if config.teacher.path:
+        raise
+      raise errors.RunError(
+        f'{error}; move {place} away, and it is trained again'
+      ) from error
+
+  variables, facts = distributed.together(read)
   if not downloads.is_url(place):
     place = str(run_dir.Folder(epath.Path(place).expanduser()).path)
   return variables, {
