@@ -68,7 +68,7 @@ def a_record_that_does_not_fit(place, more):
 def a_record_that_does_not_fit_is_said(place):
   """The line names the file."""
   records = run_dir.Records(run_dir.Folder(place))
-  with pytest.raises(errors.RunError, match='metrics.jsonl'), _files_of(1):
+  with pytest.raises(errors.RunError, match='metrics'), _files_of(1):
     records.append({'step': 1})
 
 
