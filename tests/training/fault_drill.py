@@ -375,7 +375,8 @@ def main() -> int:
   parser.add_argument('--keep', help='a new folder that stays there')
   args, more = parser.parse_known_args()
   home = pathlib.Path(args.keep or tempfile.mkdtemp(prefix='fault_drill_'))
-  drill, failed = Drill(home / 'runs', 10, 30, *more), 0
+  watchdog_s = 1800 if args.kills else 30  # a kill needs none
+  drill, failed = Drill(home / 'runs', 10, watchdog_s, *more), 0
   planned = QUICK if args.quick else rows()
   if args.kills:
     planned = kills(args.kills, ' '.join(more))
