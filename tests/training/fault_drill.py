@@ -184,7 +184,8 @@ class Drill:
       *more: Options of the run that replace those of the drill.
     """
     self.home = home
-    self._arguments = (*SMALL, *more)
+    by_name = {text.partition('=')[0]: text for text in (*SMALL, *more)}
+    self._arguments = (*by_name.values(),)
     self._bounds = (
       f'--config.heartbeat_timeout_seconds={heartbeat_s}',
       f'--config.watchdog_seconds={watchdog_s}',
