@@ -6,7 +6,9 @@ another process had ended. After the last four, start the same command again.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import hashlib
+import os
 import sys
 from typing import Any
 
@@ -64,12 +66,15 @@ def _train(argv: Sequence[str]) -> int:
 def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
   """Trains with each seed, and prints the results."""
   results, baselines = [], []
+  observe = _begins()
   for seed in seeds:
     config = _CONFIG.value.copy_and_resolve_references()
     config.seed = seed
     folder = _folder(config, several=len(seeds) > 1)
     label = f'seed {seed}' if len(seeds) > 1 else ''
-    result, alone = trained.run(config, folder, label, should_stop=stop)
+    result, alone = trained.run(
+      config, folder, label, should_stop=stop, observe=observe
+    )
     results.append(result)
     baselines.append(alone)
     text = report.closing(config.method, result, alone)
@@ -85,6 +90,23 @@ def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
     config = config_lib.plain(_CONFIG.value)
     summary.write(name, {**figures, 'config': config, **run_lib.provenance()})
     distributed.say(f'figures: {summary.path / name}')
+
+
+def _begins() -> Callable[[run_lib.Progress], None]:
+  """Returns what writes where each network begins, for a launcher.
+
+  The launcher names the file in $KD_JAX_BEGINS. Two starts that write the same
+  had no new checkpoint between them.
+  """
+  path, known = os.environ.get('KD_JAX_BEGINS'), set()
+
+  def observe(progress: run_lib.Progress) -> None:
+    if path and progress.folder not in known:
+      known.add(progress.folder)
+      with contextlib.suppress(OSError), open(path, 'a') as file:
+        file.write(f'{progress.folder} {progress.step}\n')
+
+  return observe
 
 
 def _before_jax_starts(config: ConfigDict) -> None:
@@ -174,4 +196,4 @@ def main(argv: Sequence[str]) -> int:
 
 def start() -> None:
   """Runs the command line; the entry point of `python -m kd_jax.main`."""
-  main(sys.argv[1:])
+  command.process(main)

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from kd_jax import errors, pytrees
-from kd_jax.runtime import distributed, sharding
+from kd_jax.runtime import distributed, durable, sharding
 
 # The most lines that an error message lists.
 _MOST_ROWS = 20
@@ -100,6 +100,9 @@ class Checkpoints:
     self.wait()
     if step in self._manager.all_steps():
       return
+    if distributed.is_first() and (latest := self.latest()) is not None:
+      # This save deletes an older one; a loss of power must leave one whole.
+      durable.sync(self.folder / str(latest))
     leaves = _flat(tree)
     leaf_sharding = next(iter(leaves.values())).sharding
     leaves[DIGEST] = sharding.put(np.uint32(_digest(leaves)), leaf_sharding)
@@ -277,6 +280,8 @@ def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
     checkpoints.save_now(step, tree, failed)
   finally:
     checkpoints.close()
+  if distributed.is_first():
+    durable.sync(path)
 
 
 def check(found: Any, wanted: dict[str, Any], where: str) -> None:

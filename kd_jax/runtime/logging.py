@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.runtime import distributed, loggers, run_dir, screen, writers
+from kd_jax.runtime import (
+  distributed,
+  durable,
+  loggers,
+  run_dir,
+  screen,
+  writers,
+)
 
 _WRITTEN_S = 30.0  # seconds from one writing of points to the next
 
@@ -247,9 +254,9 @@ class Reporter:
       return
     if important:
       self._screen.line(text)
-    self._folder.append(
-      'log.txt', f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n'
-    )
+    now = time.strftime('%Y-%m-%d %H:%M:%S')
+    with contextlib.suppress(durable.Refused):  # it only informs
+      self._folder.append('log.txt', f'{now} {text}\n')
 
   def progress(self, text: str) -> None:
     """Shows the progress; see `screen.Screen`."""

@@ -96,12 +96,13 @@ def _train(
   shared: bool,
 ) -> dict[str, Any]:
   began = run_dir.now()
+  folder.set_aside_cut()
   reporter = _reporter(config, folder, label)
   parts = distributed.together(lambda: build.build(config))
   info = parts.source.info
   datasets.check_same(info)
   teacher_lib.check(config, parts, folder)
-  with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
+  with folder.lock(wait=shared), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
     result = folder.read('result.json')

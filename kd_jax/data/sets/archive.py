@@ -13,7 +13,7 @@ import zipfile
 from etils import epath
 
 from kd_jax import errors
-from kd_jax.runtime import downloads
+from kd_jax.runtime import downloads, screen
 
 _GZIP = b'\x1f\x8b'
 _MEMBERS = 1000  # the most of a tar archive
@@ -27,7 +27,7 @@ def obtain(
   also: tuple[downloads.Published, ...] = (),
   path: str = '',
   any_checksum: bool = False,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = screen.show,
 ) -> epath.Path:
   """Returns the path of an archive, which is downloaded if it is missing.
 

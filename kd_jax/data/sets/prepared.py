@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from kd_jax import errors
 from kd_jax.data import decode, source
 from kd_jax.data.sets import archive, builders
-from kd_jax.runtime import digests, locks
+from kd_jax.runtime import digests, locks, screen
 
 # The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -395,7 +395,7 @@ def _prepare(
       path=archive_path,
       any_checksum=any_checksum,
     )
-    print(errors.line(f'preparing {name} in {home}'), flush=True)
+    screen.show(errors.line(f'preparing {name} in {home}'))
     tfds.disable_progress_bar()
     builder.download_and_prepare()
     complete = find(name, home)
