@@ -59,7 +59,7 @@ def predicted(paths, name):
   rows = [(path, name, 0.5) for path in paths]
   before = predict.label, predict.restore.load, predict.files
   predict.label = lambda *_: iter(rows)
-  predict.restore.load = lambda *_: None
+  predict.restore.load = lambda *_, **__: None
   predict.files = lambda *_: []
   try:
     return printed(lambda: predict.main(['export', 'images']))

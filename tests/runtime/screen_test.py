@@ -154,6 +154,7 @@ def test_streams_that_are_missing_do_not_give_their_numbers_to_files():
     'print("a line", flush=True)\n'
     'screen.settle()'
   )
-  missing = {'preexec_fn': lambda: os.closerange(0, 3)}
-  with children.Child([sys.executable, '-c', code], **missing) as child:
+  closed = 'exec "$0" -c "$1" <&- >&- 2>&-'
+  command = ['bash', '-c', closed, sys.executable, code]
+  with children.Child(command) as child:
     assert child.wait() == 0
