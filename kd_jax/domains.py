@@ -10,7 +10,12 @@ import math
 import numbers
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kd_jax import errors
+
+_LONGEST = 100  # characters of a value in a message
+_GREATEST = float(np.finfo(np.float32).max)
 
 
 class Domain(NamedTuple):
@@ -43,10 +48,25 @@ class Domain(NamedTuple):
     kind = numbers.Integral if self.whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
       return False
-    number = float(value)
+    number: Any = value  # of any size: float() would overflow
     above = number > self.least if self.open_below else number >= self.least
     below = number < self.most if self.open_above else number <= self.most
-    return above and below and math.isfinite(number)
+    return bool(above and below and abs(number) <= self._representable)
+
+  @property
+  def _representable(self) -> float:
+    """The greatest int32 or float32, as which devices have the number."""
+    return 2**31 - 1 if self.whole else _GREATEST
+
+  def cure(self, value: Any) -> str:
+    """Returns what is allowed, for the message about a value that is not."""
+    many = isinstance(value, tuple | list)
+    values = value if many else (value,)
+    each = ' each' if many else ''
+    real: list[Any] = [v for v in values if isinstance(v, numbers.Real)]
+    if any(self._representable < abs(v) < math.inf for v in real):
+      return f'{self.allowed}{each}, of at most {self._representable:.10g}'
+    return f'{self.allowed}{each}'
 
 
 POSITIVE = Domain('a number above 0', 0, open_below=True)
@@ -56,10 +76,15 @@ PART = Domain('0 to less than 1', 0, 1, open_above=True)
 PERCENT = Domain('a percentage from 0 to 100', 0, 100)
 COUNT = Domain('a whole number, 1 or more', 1, whole=True)
 COUNT_OR_NONE = Domain('a whole number, 0 or more', 0, whole=True)
-PAIR = Domain('a whole number, 2 or more', 2, whole=True)
+SECONDS = Domain('seconds, 0 to 1000000000', 0, 1e9)
+PIXELS = Domain('0 to 32768 pixels', 0, 32768, whole=True)
+LAYERS = Domain('a whole number, 1 to 10000', 1, 10_000, whole=True)
+SEED = Domain('a whole number, 0 to 2147483647', 0, 2**31 - 1, whole=True)
+STUDENTS = Domain('a whole number, 2 to 1000', 2, 1000, whole=True)
 STAGE = Domain(
-  "a whole number, 1 or more, 'aspp' or 'decoder'",
+  "a whole number, 1 to 10000, 'aspp' or 'decoder'",
   1,
+  10_000,
   whole=True,
   names=('aspp', 'decoder'),
 )
@@ -70,7 +95,7 @@ METHODS: dict[str, Domain] = {
   'alpha': NOT_NEGATIVE,
   'beta': NOT_NEGATIVE,
   'bn_group_size': COUNT_OR_NONE,
-  'common_students': PAIR,
+  'common_students': STUDENTS,
   'contrast_temperature': POSITIVE,
   'dist_temperature': POSITIVE,
   'divisors': POSITIVE,
@@ -82,7 +107,7 @@ METHODS: dict[str, Domain] = {
   'momentum': FRACTION,
   'negatives': COUNT,
   'num_classes': COUNT_OR_NONE,
-  'projectors': COUNT,
+  'projectors': LAYERS,
   'rate': POSITIVE,
   'se_reduction': COUNT,
   'slope': FRACTION,
@@ -100,7 +125,7 @@ NETWORKS: dict[str, Domain] = {
   'aspp_width': COUNT,
   'bn_group_size': COUNT_OR_NONE,
   'decoder_width': COUNT,
-  'depth': COUNT,
+  'depth': LAYERS,
   'dilations': COUNT,
   'grid': COUNT,
   'groups': COUNT,
@@ -109,8 +134,8 @@ NETWORKS: dict[str, Domain] = {
   'low_width': COUNT,
   'num_classes': COUNT,
   'output_stride': COUNT,
-  'stage_sizes': COUNT,
-  'stages': COUNT,
+  'stage_sizes': LAYERS,
+  'stages': LAYERS,
   'stem_width': COUNT,
   'widen': COUNT,
   'width': POSITIVE,
@@ -129,32 +154,46 @@ SCHEDULES: dict[str, Domain] = {
   'warmup_epochs': NOT_NEGATIVE,
 }
 
-# By the path of a configuration's key; other checks know more of the others.
+# By the path of a configuration's key; where the batch, the data or the devices
+# are known other checks follow.
 KEYS: dict[str, Domain] = {
+  'accumulate_steps': COUNT,
+  'batch_size': COUNT,
+  'bn_group_size': COUNT_OR_NONE,
   'checkpoint_every': POSITIVE,
-  'checkpoint_seconds': NOT_NEGATIVE,
-  'data.crop_padding': COUNT_OR_NONE,
+  'checkpoint_seconds': SECONDS,
+  'data.area': FRACTION,
+  'data.crop_padding': PIXELS,
   'data.device_mb': NOT_NEGATIVE,
-  'data.image_size': COUNT_OR_NONE,
+  'data.image_size': PIXELS,
   'data.mean': FRACTION,
   'data.std': POSITIVE,
   'data.train_size': COUNT_OR_NONE,
   'data.val_fraction': PART,
-  'data.workers': COUNT_OR_NONE,
+  'data.workers': Domain('a whole number, 0 to 1024', 0, 1024, whole=True),
   'epochs': COUNT,
+  'eval_batch_size': COUNT,
   'eval_every': POSITIVE,
   'heartbeat_timeout_seconds': COUNT,
   'log_every': COUNT_OR_NONE,
+  'mesh.data': Domain('-1, or a whole number of 1 or more', -1, whole=True),
   'optimizer.clip_norm': NOT_NEGATIVE,
   'optimizer.momentum': FRACTION,
   'optimizer.reset_momentum_at': NOT_NEGATIVE,
   'optimizer.weight_decay': NOT_NEGATIVE,
+  'seed': SEED,
   'steps_per_dispatch': COUNT_OR_NONE,
   'teacher.expected_top1': PERCENT,
   'teacher.mean': FRACTION,
   'teacher.std': POSITIVE,
-  'watchdog_seconds': NOT_NEGATIVE,
+  'watchdog_seconds': SECONDS,
 }
+
+# The keys whose value is a tuple of numbers.
+_TUPLES = {
+  'data.area', 'data.mean', 'data.std', 'optimizer.reset_momentum_at',
+  'teacher.mean', 'teacher.std',
+}  # fmt: skip
 
 
 def check(name: str, value: Any, domain: Domain) -> None:
@@ -169,8 +208,10 @@ def check(name: str, value: Any, domain: Domain) -> None:
     UsageError: It is not.
   """
   if not domain.has(value):
-    each = ' each' if isinstance(value, tuple | list) else ''
-    raise errors.ArgumentError(f'{name}={value!r}: give {domain.allowed}{each}')
+    text = repr(value)
+    if len(text) > _LONGEST:
+      text = f'{text[:_LONGEST]}...'
+    raise errors.ArgumentError(f'{name}={text}: give {domain.cure(value)}')
 
 
 def check_key(path: str, value: Any, name: str = '') -> None:
@@ -184,8 +225,16 @@ def check_key(path: str, value: Any, name: str = '') -> None:
   Raises:
     UsageError: The value is not within the domain.
   """
-  if path in KEYS:
-    check(name or path, value, KEYS[path])
+  if path not in KEYS:
+    return
+  is_many = isinstance(value, tuple | list)
+  if is_many != (path in _TUPLES):
+    wanted = KEYS[path].allowed
+    raise errors.ArgumentError(
+      f'{name or path}={value!r}: give '
+      + (f'{wanted}, and one alone' if is_many else f'a tuple, each {wanted}')
+    )
+  check(name or path, value, KEYS[path])
 
 
 def check_fields(

@@ -4,15 +4,101 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import difflib
 import importlib
+import re
+import sys
 from typing import Any
+import unicodedata
+
+_WORD, _LINE = 256, 4000  # the most characters of a word and of a line
+# Control characters, format characters (of direction, of no width), halves of
+# pairs, separators of lines; and fillers, which are letters that nobody sees.
+_HIDDEN = {'Cc', 'Cf', 'Cs', 'Zl', 'Zp'}
+_FILLERS = '\u034f\u115f\u1160\u3164\uffa0'
+_URL = re.compile(r'(?i)\bhttps?://\S+')
+_HARMLESS = re.compile(r'(?i)[\w.-]+=(true|false|0|1)')  # of a URL's query
+
+
+def shown(text: object, most: int = _WORD) -> str:
+  """Returns a text from outside as a person may see it: one line, no controls.
+
+  What moves the cursor, ends a line, changes the direction of writing or is
+  invisible is escaped as Python does: '\\x1b', '\\n', '\\u202e'. Other
+  characters of any script stay as they are.
+
+  Args:
+    text: The text, such as the name of a file, a class or an array.
+    most: The most characters; of a longer text the middle is left out, and its
+      length is said.
+  """
+  said = str(text)
+  if len(said) > most:
+    half = max(1, (most - 32) // 2)  # 32 for what stands between the halves
+    said = f'{said[:half]}...({len(said)} characters)...{said[-half:]}'
+  if said.isascii() and said.isprintable():
+    return said
+  return ''.join(
+    c.encode('unicode_escape').decode()
+    if unicodedata.category(c) in _HIDDEN or c in _FILLERS
+    else c
+    for c in said
+  )
+
+
+def line(text: object) -> str:
+  """Returns a text as one line: escaped, shortened, no secret of a URL in it.
+
+  Args:
+    text: The text. A word of it is shortened as `shown` does, and the whole.
+  """
+  said = _URL.sub(_public, str(text))
+  said = re.sub(
+    rf'\S{{{_WORD + 1},}}', lambda match: shown(match[0], _WORD), said
+  )
+  return shown(said, _LINE)
+
+
+def lines(text: str) -> str:
+  """Returns each line of a text as `line` does."""
+  return '\n'.join(line(part) for part in text.split('\n'))
+
+
+def public(url: str) -> str:
+  """Returns a URL of http or https without what may be a secret.
+
+  That is 'user:password@', the part after '#', and all of the query but what is
+  switched, such as 'download=true'; other texts are returned as they are.
+
+  Args:
+    url: The URL, which may be wrong.
+  """
+  if not re.match('(?i)https?://', url):
+    return url
+  scheme, _, rest = url.partition('://')
+  end = re.match('[^/?#]*', rest).end()  # type: ignore[union-attr]
+  port = re.sub(r'\[.*\]', '', rest[:end].rpartition('@')[2]).partition(':')[2]
+  if port and not port.isdigit():  # a password with a '/', a '?' or a '#'
+    end = len(rest)
+  rest = rest[rest.rfind('@', 0, end) + 1 :].partition('#')[0]
+  place, _, query = rest.partition('?')
+  kept = '&'.join(x for x in query.split('&') if _HARMLESS.fullmatch(x))
+  return f'{scheme}://{place}' + (f'?{kept}' if kept else '')
+
+
+def _public(match: re.Match[str]) -> str:
+  url = match[0].rstrip('\'")]>.,;:')
+  return public(url) + match[0][len(url) :]
 
 
 class UsageError(ValueError):
   """An error of a caller who asks for something that cannot be done.
 
   The message names the wrong value, what is allowed, and the remedy. Entry
-  points print it as one line and end with exit code 2.
+  points print it as one line and end with exit code 2; see `line`.
   """
+
+  def __str__(self) -> str:
+    """Returns the message in one line."""
+    return line(super().__str__())
 
 
 class ArgumentError(UsageError):
@@ -28,6 +114,10 @@ class RunError(RuntimeError):
 
   The message is one line that gives the reason; the exit code is 1.
   """
+
+  def __str__(self) -> str:
+    """Returns the message in one line; see `line`."""
+    return line(super().__str__())
 
 
 @contextlib.contextmanager
@@ -66,7 +156,7 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     The error, for the caller to raise.
   """
   names = sorted(choices)
-  similar = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+  similar = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
   hint = (
     f'; did you mean {" or ".join(repr(name) for name in similar)}?'
     if similar
@@ -88,8 +178,14 @@ def imported(module: str, attribute: str) -> Any:
     The attribute.
 
   Raises:
-    UsageError: The module or the attribute does not exist.
+    UsageError: The module or the attribute does not exist, or the module is one
+      of Python's own.
   """
+  if module.partition('.')[0] in sys.stdlib_module_names:
+    raise UsageError(
+      f"{module}:{attribute} is a part of Python's standard library; name a "
+      'module of your own'
+    )
   try:
     imported_module = importlib.import_module(module)
   except (ModuleNotFoundError, TypeError, ValueError) as error:

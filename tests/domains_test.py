@@ -46,19 +46,28 @@ def test_every_number_of_every_method_and_network_has_a_domain():
     assert numeric(cls) <= domains.NETWORKS.keys(), cls
 
 
-def test_every_number_of_the_configuration_has_a_domain_or_a_check():
-  # Checked where the batch, the devices or the seed's bits are known.
-  others = {
-    'seed', 'batch_size', 'accumulate_steps', 'bn_group_size', 'data.area',
-    'mesh.data', 'eval_batch_size', 'optimizer.learning_rate',
-  }  # fmt: skip
+def test_every_number_of_the_configuration_has_a_domain():
   assert domains.KEYS.keys() <= {key.path for key in schema.KEYS}
   for key in schema.KEYS:
     value = key.default
     if isinstance(value, tuple) and value:
       value = value[0]
     if isinstance(value, int | float) and not isinstance(value, bool):
-      assert key.path in domains.KEYS or key.path in others, key.path
+      assert key.path in domains.KEYS, key.path
+
+
+@pytest.mark.parametrize('path', domains.KEYS)
+def test_every_key_keeps_its_default_and_refuses_what_is_no_number(path):
+  (key,) = (key for key in schema.KEYS if key.path == path)
+  domains.check_key(path, key.default)
+  is_tuple = isinstance(key.default, tuple)
+  for value in (np.nan, np.inf, -np.inf, float('1e999'), 10**60, '', None):
+    given = (value,) if is_tuple else value
+    with pytest.raises(errors.ArgumentError) as refused:
+      domains.check_key(path, given)
+    assert str(refused.value).startswith(f'{path}={given!r}: give ')
+  with pytest.raises(errors.ArgumentError, match='give'):  # one for many
+    domains.check_key(path, 1 if is_tuple else (1,))
 
 
 @pytest.mark.parametrize(('name', 'field'), METHODS)

@@ -125,3 +125,49 @@ def test_a_command_names_its_option(capsys):
   weights = ['x.pt', '--network=resnet8', '--data=npz:x', '--image_size=-8']
   assert evaluate.main(weights) == 2
   assert '--image_size=-8: give pixels' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('text', 'want'),
+  [
+    ('\x1b]0;x\x07a\r\nb\tc', r'\x1b]0;x\x07a\r\nb\tc'),
+    ('\u202egnp.exe\u200b\u2028\x85', r'\u202egnp.exe\u200b\u2028\x85'),
+    ('\udcff\u3164', r'\udcff\u3164'),
+    ('é 中文 \u3000ñ\u0303 🐈', 'é 中文 \u3000ñ\u0303 🐈'),
+    (r'C:\new', r'C:\new'),
+  ],
+)
+def test_what_is_invisible_is_escaped_and_letters_stay(text, want):
+  assert errors.shown(text) == want
+  assert str(errors.UsageError(text)) == want
+  assert str(errors.RunError(text)) == want
+
+
+def test_a_long_name_is_shortened_in_the_middle_and_its_length_said():
+  said = str(errors.UsageError(f'no {"a" * 999}z b: give another'))
+  assert '...(1000 characters)...' in said
+  assert said.startswith('no aaa')
+  assert said.endswith('z b: give another')
+  assert len(said) < 300
+  whole = str(errors.UsageError('a b ' * 9999))
+  assert len(whole) < 4001
+  assert '(39996 characters)' in whole
+  assert errors.line(whole) == whole
+
+
+@pytest.mark.parametrize(
+  ('url', 'want'),
+  [
+    ('https://me:pw@h/x.pth', 'https://h/x.pth'),
+    ('https://me:p/w@h/x.pth', 'https://h/x.pth'),
+    ('https://me:p?w@h/x.pth', 'https://h/x.pth'),
+    ('HTTP://h:80/x?token=s&sig=s#s', 'HTTP://h:80/x'),
+    ('https://h/x@1?download=true&X-Amz-S=s', 'https://h/x@1?download=true'),
+    ('https://h/x?secret', 'https://h/x'),
+    ('http://[::1', 'http://[::1'),
+    ('/home/me/a?b=c#d', '/home/me/a?b=c#d'),
+  ],
+)
+def test_a_url_is_shown_without_what_may_be_a_secret(url, want):
+  assert errors.public(url) == want
+  assert str(errors.UsageError(f"path='{url}': no.")) == f"path='{want}': no."

@@ -18,8 +18,10 @@ SCRIPTS = sorted(LAUNCH.glob('*.sh'))
 MANIFESTS = sorted(LAUNCH.glob('*.yaml'))
 CPU_S = 60.0  # scripts that wait use a little, and never end by themselves
 
-# Notes how it was called, and ends with the next of the codes in `codes`;
-# `wait` instead of a code: with 75, once SIGTERM comes; `waits` says to whom.
+# Notes how it was called, and ends with the next of the codes in `codes`.
+# CODE:STEP: it begins at that step, as a run tells its launcher; CODE!TEXT: it
+# says that. `wait` instead of a code: with 75, once SIGTERM comes; `waits` says
+# to whom.
 STAND_IN = """#!/usr/bin/env bash
 here=$(dirname "$0")
 printf '%s\\x1f' "$(basename "$0")" "$@" >> "$here/calls"
@@ -33,7 +35,11 @@ if [ "$code" = wait ]; then
   mv "$here/pid" "$here/waits"
   while true; do sleep 0.05; done
 fi
-exit "${code:-0}"
+case $code in
+  *!*) echo "${code#*!}" >&2 ;;
+  *:*) echo "there ${code#*:}" >> "$KD_JAX_BEGINS" ;;
+esac
+exit "$(expr "${code:-0}" : '\\([0-9]*\\)')"
 """
 
 
@@ -48,12 +54,15 @@ class Commands:
     (folder / 'which').write_text(which)
     (folder / 'codes').write_text(''.join(f'{code}\n' for code in codes))
 
-  def start(self, script, *arguments, **environment):
+  def start(self, script, *arguments, stderr=None, **environment):
     return children.Child(
       ['bash', LAUNCH / script, *arguments],
+      stderr=stderr,
       env={
         'PATH': f'{self.folder}:{os.environ["PATH"]}',
         'HOME': str(self.folder),
+        'PAUSE': '0',
+        'PAUSES': '0 0 0',
         **environment,
       },
       cpu_s=CPU_S,
@@ -106,12 +115,14 @@ def test_a_script_says_what_it_needs_and_whether_it_has_been_run(path):
     ((0,), 1, 0),
     ((1,), 1, 1),
     ((2,), 1, 2),
-    ((75, 75, 75, 75, 75, 0), 6, 0),
+    ((137, 0), 1, 137),
+    (('75:4', '75:8', '75:8', '134:9', '76:12', '75:13', 0), 7, 0),
     ((76, 134, 0), 3, 0),
     ((76, 76, 134, 134, 0), 4, 134),
+    (('75:4', '75:8', '75:8', '75:8', 75, 0), 5, 75),
   ],
 )
-def test_one_machine_starts_again_what_asks_for_it(
+def test_one_machine_starts_again_what_asks_for_it_and_gets_further(
   tmp_path, codes, starts, end
 ):
   commands = Commands(tmp_path, 'python', *codes)
@@ -119,6 +130,69 @@ def test_one_machine_starts_again_what_asks_for_it(
   called = commands.calls('python')
   wanted = ['python', '-m', 'kd_jax.main', '--config', 'a b']
   assert called == [wanted] * starts
+
+
+@pytest.mark.parametrize(
+  ('script', 'which'), [('one_machine.sh', 'python'), ('slurm.sh', 'srun')]
+)
+@pytest.mark.parametrize(
+  'said', ['what(): std::bad_alloc', 'Out of memory allocating 9 bytes']
+)
+def test_an_abort_for_lack_of_memory_is_not_tried_again(
+  tmp_path, script, which, said
+):
+  commands = Commands(tmp_path, which, f'134!{said}', 0)
+  with commands.start(script, stderr=subprocess.PIPE, **SLURM) as process:
+    _, told = process.communicate()
+  assert process.returncode == 134
+  assert said in told
+  assert 'memory' in told.splitlines()[-1]
+  assert len(commands.calls(which)) == 1
+
+
+def test_the_pause_doubles_while_no_checkpoint_is_new(tmp_path):
+  commands = Commands(tmp_path, 'python', '75:4', '75:4', '75:8', '75:8', 0)
+  (tmp_path / 'sleep').write_text('#!/bin/sh\necho "$1" >> "$0"-ed\n')
+  (tmp_path / 'sleep').chmod(0o755)
+  assert commands.run('one_machine.sh', PAUSE='20') == 0
+  paused = (tmp_path / 'sleep-ed').read_text().split()
+  assert paused == ['20', '40', '20', '40']
+
+
+def test_sigterm_ends_a_pause(tmp_path):
+  commands = Commands(tmp_path, 'python', 75, 0)
+  with commands.start(
+    'one_machine.sh', stderr=subprocess.PIPE, PAUSE='600'
+  ) as process:
+    assert '600 s' in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+  assert len(commands.calls('python')) == 1
+
+
+@pytest.mark.parametrize(
+  ('script', 'arguments', 'environment'),
+  [
+    *(('local_processes.sh', [n], {}) for n in ('0', '-1', '1e3', '', '08')),
+    ('local_processes.sh', [], {}),
+    ('local_processes.sh', ['1'], {'MAX_RESTARTS': 'a[$(touch ran)]'}),
+    ('local_processes.sh', ['a[$(touch ran)]'], {}),
+    ('one_machine.sh', [], {'PAUSE': 'a[$(touch ran)]'}),
+    ('slurm.sh', [], {'SLURM_RESTART_COUNT': 'a[$(touch ran)]'}),
+  ],
+)
+def test_what_is_no_number_is_refused_in_a_line_and_not_evaluated(
+  tmp_path, script, arguments, environment
+):
+  ended = children.run(
+    ['bash', LAUNCH / script, *arguments],
+    env={'PATH': os.environ['PATH'], **environment},
+    cwd=tmp_path,
+    cpu_s=CPU_S,
+  )
+  assert ended.returncode == 2
+  assert len(ended.stderr.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
 
 
 def test_one_machine_passes_sigterm_on_and_ends(tmp_path):
@@ -326,7 +400,7 @@ exit "${code%:*}"
     (['134:0'], ['1:0.5'], 1, 1, ''),  # the fault, not what followed from it
     (['75:0', '0:0'], ['75:0.3', '0:0'], 2, 0, 'stopped and saved'),
     (['134:0.3', '0:0'], ['76:0', '0:0'], 2, 0, 'its watchdog'),
-    (['kill', '0:0'], ['134:first', '0:0'], 2, 0, 'ended by signal 9'),
+    (['kill', '0:0'], ['134:first', '0:0'], 2, 0, 'by signal 9'),
     (['134:0', '0:0'], ['stuck', '0:0'], 2, 0, 'ending 1 that did not end'),
     (['75:0'] * 9, ['75:0'] * 9, 3, 75, 'not started again'),
   ],
@@ -344,6 +418,7 @@ def test_local_processes_start_again_together(
       'PATH': f'{tmp_path}:{os.environ["PATH"]}',
       'GRACE': '4' if 'stuck' in second else '600',
       'MAX_RESTARTS': '2',
+      'PAUSE': '0',
     },
     cpu_s=CPU_S,
   )
@@ -352,6 +427,27 @@ def test_local_processes_start_again_together(
   for i in range(2):
     calls = (tmp_path / f'calls-{i}').read_text().splitlines()
     assert calls == ['2 -m kd_jax.main --config a b'] * starts
+
+
+def test_local_processes_do_not_start_again_where_the_kernel_counts_a_kill(
+  tmp_path,
+):
+  events = tmp_path / 'events'
+  events.write_text('oom 0\noom_kill 0\n')
+  (tmp_path / 'python').write_text(
+    f'#!/bin/sh\necho oom_kill 1 > {events}\nkill -KILL $$\n'
+  )
+  (tmp_path / 'python').chmod(0o755)
+  ended = children.run(
+    ['bash', LAUNCH / 'local_processes.sh', '1'],
+    env={
+      'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+      'MEMORY_EVENTS': str(events),
+    },
+    cpu_s=CPU_S,
+  )
+  assert ended.returncode == 137
+  assert 'memory ran out' in ended.stderr
 
 
 def test_local_processes_pass_sigterm_on_and_end(tmp_path):

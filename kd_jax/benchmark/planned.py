@@ -180,7 +180,7 @@ def _streamed(config: ConfigDict, augment: str = 'crop_flip') -> ConfigDict:
 
 def _steps(run: _Run, train: dataset.TrainSet) -> int:
   platform = run.mesh.devices.flat[0].platform
-  return run_lib.loop_options(run.config).steps_of_dispatch(
+  return run_lib.loop_options(run.config, run.parts).steps_of_dispatch(
     run.parts, train, platform
   )
 

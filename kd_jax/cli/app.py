@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 import importlib
-import os
-import sys
 from typing import NamedTuple
 
 from kd_jax import errors
@@ -85,10 +83,4 @@ def main(argv: Sequence[str]) -> int:
 
 def start() -> None:
   """Runs the command line; the entry point of the console script."""
-  try:
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-  except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    code = 0
-  sys.exit(code)
+  command.process(main)

@@ -78,7 +78,9 @@ def in_order(argv: Sequence[str]) -> list[str]:
     name, equals, value = argument.partition('=')
     if name in ('--config', '-config'):
       value = value if equals else next(arguments, '')
-      given.append(f'--config={_found(value)}' if value else argument)
+      if not value:
+        raise missing()
+      given.append(f'--config={_found(value)}')
     else:
       others.append(argument)
   if not given and any(x.startswith('--config.') for x in others):

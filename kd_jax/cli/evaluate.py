@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         args.mean,
         args.std,
         args.key,
-        lambda note: print(note, file=sys.stderr),
+        lambda note: print(errors.line(note), file=sys.stderr),
       )
   else:
     allow = args.allow_imports
@@ -133,4 +133,4 @@ def text(
     (c['name'], *(str(c[key]) for key in counts), f'{c[percent]:.2f}%')
     for c in classes
   ]
-  return '\n'.join([*lines, report.table(rows)])
+  return '\n'.join([*map(errors.line, lines), report.table(rows)])

@@ -66,13 +66,15 @@ def main(argv: Sequence[str]) -> int:
     said = f'{accuracy["correct"]} of {of} correct ({value})'
   else:
     said = f'{metric.text} {value} on {of}'
-  print(
+  lines = [
     f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, {said}'
-  )
+  ]
   if changed:
-    print(f'{artifact.TEST} is of other data: {changed}')
+    lines.append(f'{artifact.TEST} is of other data: {changed}')
   if test is not None:
-    print(f'score it: python {args.out}/predict.py {args.out}/{artifact.TEST}')
+    script = f'{args.out}/predict.py {args.out}/{artifact.TEST}'
+    lines.append(f'score it: python {script}')
+  print('\n'.join(map(errors.line, lines)))
   return 0
 
 

@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
   picture = look_picture.png(runs, args.split)
   _write({out: picture, beside: (json.dumps(figures) + '\n').encode()})
   print(text(runs, args.split))
-  print(f'{out} has the pictures and {beside} the figures')
+  print(errors.line(f'{out} has the pictures and {beside} the figures'))
   return 0
 
 
@@ -117,7 +117,6 @@ def text(runs: Sequence[look.Looked], split: str) -> str:
       )
     )
   lines = [
-    report.table(rows),
     *(
       f'{run.path}: {run.facts["changed"]}'
       for run in runs
@@ -134,7 +133,8 @@ def text(runs: Sequence[look.Looked], split: str) -> str:
         if reason == why
       ]
       lines.append(f'{run.path}: left out {", ".join(kinds)}: {why}')
-  return '\n'.join([*lines, *look_picture.notes(runs, split)])
+  lines += look_picture.notes(runs, split)
+  return '\n'.join([report.table(rows), *map(errors.line, lines)])
 
 
 def _of_tap(run: look.Looked, tap: str) -> str:

@@ -1,14 +1,14 @@
 """Predicts the classes of images: `kd-jax predict EXPORT IMAGES...`.
 
 IMAGES are files or folders, in any image format that training reads. The output
-has one line per image: path, class and probability. A network that labels
-pixels sees the whole image, resized to its size; the classes are written to
-`--out` as PNG files with Pascal VOC's palette, which have the image's sides,
-and the line names the file.
+has one line per image: path, class and probability, with tabs between them. In
+names, line feeds, tabs and what is invisible are escaped: '\\n', '\\x1b'. A
+network that labels pixels sees the whole image, resized to its size; the
+classes are written to `--out` as PNG files with Pascal VOC's palette, which
+have the image's sides, and the line names the file.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import functools
 import pathlib
 import sys
 
@@ -22,6 +22,8 @@ from kd_jax.data.sets import tree
 from kd_jax.export import artifact, predict_template
 from kd_jax.runtime import command
 from kd_jax.training import imports, restore
+
+_PATH = 4096  # the most characters of a path, as of Linux
 
 
 @command.reporting()
@@ -41,7 +43,10 @@ def main(argv: Sequence[str]) -> int:
   args = parser.parse_args(argv)
   if args.batch_size < 1:
     raise errors.UsageError(f'--batch_size={args.batch_size}: give 1 or more')
-  say = functools.partial(print, file=sys.stderr)  # standard output: results
+
+  def say(text: str) -> None:  # standard output has the results alone
+    print(errors.line(text), file=sys.stderr)
+
   paths = [path for name in args.images for path in files(name, say)]
   with errors.keys(allow_imports='--allow_imports'):
     trained = restore.load(args.export, allow_imports=args.allow_imports)
@@ -54,10 +59,15 @@ def main(argv: Sequence[str]) -> int:
   if args.out:
     with artifact.beside(args.out) as folder:
       for path, written in masks(trained, paths, args.batch_size, folder):
-        print(f'{path}\t{pathlib.Path(args.out, written.name)}', flush=True)
+        place = pathlib.Path(args.out, written.name)
+        print(
+          f'{errors.shown(path, _PATH)}\t{errors.shown(place, _PATH)}',
+          flush=True,
+        )
     return 0
   for path, name, probability in label(trained, paths, args.batch_size):
-    print(f'{path}\t{name}\t{100 * probability:.2f}%', flush=True)
+    row = f'{errors.shown(path, _PATH)}\t{errors.shown(name)}'
+    print(f'{row}\t{100 * probability:.2f}%', flush=True)
   return 0
 
 
@@ -74,6 +84,8 @@ def files(name: str, say: Callable[[str], None] = print) -> list[pathlib.Path]:
   """
   path = pathlib.Path(name).expanduser()
   if not path.is_dir():
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+      raise errors.UsageError(f'{path} is neither a file nor a folder')
     return [path]
   left_out = tree.LeftOut(epath.Path(path))
   paths = [pathlib.Path(p) for p in tree.images(epath.Path(path), left_out)]

@@ -27,6 +27,8 @@ def main(argv: Sequence[str]) -> int:
     argv: The arguments after the verb.
   """
   args = _parser().parse_args(argv)
+  if 'seeds' in args:
+    args.seeds = starting.seeds(args.seeds)
   return args.execute(args, cells_lib.load(args.cells))
 
 
@@ -54,9 +56,7 @@ def _parser() -> command.Parser:
       help='the folder of results (default: results)',
     )
   for name in ('list', 'run'):
-    made[name].add_argument(
-      '--seeds', type=_seeds, default=[0, 1, 2], help='such as 0,1,2'
-    )
+    made[name].add_argument('--seeds', default='0,1,2', help='such as 0,1,2')
     made[name].add_argument(
       '--work',
       type=pathlib.Path,
@@ -86,16 +86,6 @@ def _parser() -> command.Parser:
     help='the folder that takes the page (default: docs)',
   )
   return parser
-
-
-def _seeds(text: str) -> list[int]:
-  try:
-    seeds = [int(seed) for seed in text.split(',')]
-  except ValueError:
-    seeds = [-1]
-  if min(seeds) < 0:
-    raise argparse.ArgumentTypeError(f'{text!r}: give whole numbers: 0,1,2')
-  return list(dict.fromkeys(seeds))
 
 
 def _minutes(text: str) -> float:

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 import contextlib
-import errno
 import os
 import signal
-import sys
 from typing import Any
 
 from absl import logging
 import jax
 
-from kd_jax import errors
-from kd_jax.runtime import distributed, gcs, run_dir
+from kd_jax import domains, errors
+from kd_jax.runtime import distributed, durable, gcs, run_dir, screen
 from kd_jax.training import run
 
 # XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
@@ -22,8 +20,6 @@ DETERMINISTIC = (
   '--xla_gpu_autotune_level=0',
 )
 CTRL_C = 130  # the exit code that shells give to a command ended by Ctrl-C
-# The errors of a storage that is full, over its quota or read-only.
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
@@ -46,14 +42,41 @@ def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
         compiled.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       # JAX has not started, so that no process knows yet whether it is first.
-      print(
+      screen.show(
         'compiled programs are not kept, and every start compiles: '
         f'{compiled} cannot be made ({error.strerror}); set config.cache_dir '
         'or KD_JAX_CACHE to a folder that can be written',
-        file=sys.stderr,
+        error=True,
       )
     else:
       jax.config.update('jax_compilation_cache_dir', os.fspath(compiled))
+
+
+def seeds(text: str) -> list[int]:
+  """Returns the seeds that `--seeds` names, such as '0,1,2'.
+
+  Args:
+    text: The value of `--seeds`.
+
+  Raises:
+    UsageError: A seed is no whole number, not allowed, or there twice.
+  """
+  found: list[int] = []
+  for part in text.split(','):
+    digits = part.strip()
+    is_short = digits.isascii() and digits.isdecimal() and len(digits) < 20
+    seed = int(digits) if is_short else -1
+    if not domains.SEED.has(seed):
+      raise errors.UsageError(
+        f'--seeds: {digits[:40]!r} is no seed; give whole numbers, 0 '
+        'to 2147483647, such as 0,1,2'
+      )
+    if seed in found:
+      raise errors.UsageError(
+        f'--seeds: {seed} is there twice; give each seed once'
+      )
+    found.append(seed)
+  return found
 
 
 class CtrlC(Exception):  # noqa: N818  (this is no error)
@@ -82,7 +105,8 @@ class Stop:
     self._signals.append(number)
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.SIG_DFL)
-      os.write(2, b'\nstopping and saving; Ctrl-C again ends at once\n')
+      with contextlib.suppress(OSError):  # nobody reads it
+        os.write(2, b'\nstopping and saving; Ctrl-C again ends at once\n')
 
 
 @contextlib.contextmanager
@@ -125,7 +149,7 @@ def storage() -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno not in _STORAGE:
+    if error.errno not in durable.STORAGE:
       raise
     raise errors.RunError(
       f'cannot write: {error}; free or unlock the storage, and start the same '

@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
   def load(more: Sequence[str]) -> ConfigDict:
     return configured.load(args.config, [*overrides, *more])
 
+  seeds = None if args.seeds is None else starting.seeds(args.seeds)
   config = load([])
   axes = grid.axes(args.set)
   for axis in axes:
@@ -70,13 +71,12 @@ def main(argv: Sequence[str]) -> int:
         f'--set {axis.key}: --config.{axis.key} is given too; leave it out'
       )
   cells = sweep.cells(load, axes)
-  seeds = _seeds(args.seeds) if args.seeds else [config.seed]
   starting.before_jax_starts(
     deterministic=config.deterministic, cache_dir=config.cache_dir
   )
   distributed.start(config.heartbeat_timeout_seconds)
   workdir = args.workdir or _workdir(args.config, config, axes)
-  planned = sweep.plan(cells, seeds, workdir, args.reference)
+  planned = sweep.plan(cells, seeds or [config.seed], workdir, args.reference)
   folder = planned.folder
   with starting.storage(), folder.lock(wait=False):
     with starting.stopping() as stop:
@@ -88,30 +88,18 @@ def main(argv: Sequence[str]) -> int:
       {
         **figures,
         'set': {axis.key: list(axis.values) for axis in axes},
-        'seeds': seeds,
+        'seeds': seeds or [config.seed],
         'config': config_lib.plain(config),
         **run_lib.provenance(),
       },
     )
     distributed.first(lambda: folder.replace('sweep.md', f'{text}\n'))
-  distributed.say(f'\n{text}\n\nfolder: {folder.path}')
+  distributed.say('', *text.split('\n'), '', f'folder: {folder.path}')
   if failed:
     raise errors.RunError(
       f'{len(failed)} of {len(planned.tasks)} runs failed: {"; ".join(failed)}'
     )
   return 0
-
-
-def _seeds(text: str) -> list[int]:
-  try:
-    seeds = [int(seed) for seed in text.split(',')]
-  except ValueError as error:
-    raise errors.UsageError(
-      f'--seeds={text}: give whole numbers: 0,1,2'
-    ) from error
-  if len({*seeds}) < len(seeds):
-    raise errors.UsageError(f'--seeds={text}: give each seed once')
-  return seeds
 
 
 def _workdir(

@@ -6,6 +6,9 @@ another process had ended. After the last four, start the same command again.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+import os
 import sys
 from typing import Any
 
@@ -14,7 +17,6 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
-from kd_jax import errors
 from kd_jax.cli import configured, starting
 from kd_jax.runtime import command, distributed, run_dir
 from kd_jax.study import seeds as seeds_lib
@@ -28,7 +30,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR_HELP = 'Run folder; by default runs/<config>-<recipe>-<hash>.'
 _SEEDS_HELP = 'Seeds to run one after the other, such as 0,1,2.'
 _WORKDIR = flags.DEFINE_string('workdir', None, _WORKDIR_HELP)
-_SEEDS = flags.DEFINE_list('seeds', None, _SEEDS_HELP)
+_SEEDS = flags.DEFINE_string('seeds', None, _SEEDS_HELP)
+
+_LONGEST = 100  # characters of the seeds in a file's name
 
 EXIT_CODES = {
   **command.EXIT_CODES,
@@ -48,9 +52,11 @@ def _train(argv: Sequence[str]) -> int:
   """
   if len(argv) > 1:
     raise configured.stray(argv[1])
-  if _CONFIG.value is None:
+  if not flags.FLAGS['config'].present:
     raise configured.missing()
-  seeds = _seeds() or [_CONFIG.value.seed]
+  config_lib.checked(_CONFIG.value, '--config')
+  given = _SEEDS.value
+  seeds = [_CONFIG.value.seed] if given is None else starting.seeds(given)
   _before_jax_starts(_CONFIG.value)
   with starting.stopping() as stop:
     _train_seeds(seeds, stop)
@@ -60,26 +66,47 @@ def _train(argv: Sequence[str]) -> int:
 def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
   """Trains with each seed, and prints the results."""
   results, baselines = [], []
+  observe = _begins()
   for seed in seeds:
     config = _CONFIG.value.copy_and_resolve_references()
     config.seed = seed
     folder = _folder(config, several=len(seeds) > 1)
     label = f'seed {seed}' if len(seeds) > 1 else ''
-    result, alone = trained.run(config, folder, label, should_stop=stop)
+    result, alone = trained.run(
+      config, folder, label, should_stop=stop, observe=observe
+    )
     results.append(result)
     baselines.append(alone)
-    distributed.say(report.closing(config.method, result, alone))
+    text = report.closing(config.method, result, alone)
+    distributed.say(*text.split('\n'))
     distributed.say(f'folder: {folder.path}')
   if len(seeds) > 1:
     summary_text, figures = seeds_lib.summary(results, baselines)
-    distributed.say(summary_text)
+    distributed.say(*summary_text.split('\n'))
     shared = _CONFIG.value.copy_and_resolve_references()
     shared.seed = 0  # the file's name lists the seeds of the runs
     summary = _folder(shared, several=False, prefix='seeds-')
-    name = f'seeds-{"-".join(map(str, seeds))}.json'
+    name = _name_of_summary(seeds)
     config = config_lib.plain(_CONFIG.value)
     summary.write(name, {**figures, 'config': config, **run_lib.provenance()})
     distributed.say(f'figures: {summary.path / name}')
+
+
+def _begins() -> Callable[[run_lib.Progress], None]:
+  """Returns what writes where each network begins, for a launcher.
+
+  The launcher names the file in $KD_JAX_BEGINS. Two starts that write the same
+  had no new checkpoint between them.
+  """
+  path, known = os.environ.get('KD_JAX_BEGINS'), set()
+
+  def observe(progress: run_lib.Progress) -> None:
+    if path and progress.folder not in known:
+      known.add(progress.folder)
+      with contextlib.suppress(OSError), open(path, 'a') as file:
+        file.write(f'{progress.folder} {progress.step}\n')
+
+  return observe
 
 
 def _before_jax_starts(config: ConfigDict) -> None:
@@ -90,13 +117,16 @@ def _before_jax_starts(config: ConfigDict) -> None:
   distributed.start(config.heartbeat_timeout_seconds)
 
 
-def _seeds() -> list[int]:
-  try:
-    return [int(seed) for seed in _SEEDS.value or ()]
-  except ValueError as error:
-    raise errors.UsageError(
-      f'--seeds={",".join(_SEEDS.value or ())}: give whole numbers: 0,1,2'
-    ) from error
+def _name_of_summary(seeds: Sequence[int]) -> str:
+  """Returns the name of the file of several seeds' figures.
+
+  It lists the seeds, or has their digest where a file's name would be too long.
+  """
+  listed = '-'.join(map(str, seeds))
+  if len(listed) > _LONGEST:
+    digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
+    listed = f'{len(seeds)}-{digest}'
+  return f'seeds-{listed}.json'
 
 
 def _folder(
@@ -166,4 +196,4 @@ def main(argv: Sequence[str]) -> int:
 
 def start() -> None:
   """Runs the command line; the entry point of `python -m kd_jax.main`."""
-  main(sys.argv[1:])
+  command.process(main)

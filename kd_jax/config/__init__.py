@@ -13,6 +13,7 @@ from kd_jax.config.identity import digest as digest
 from kd_jax.config.identity import of_baseline as of_baseline
 from kd_jax.config.identity import of_teacher as of_teacher
 from kd_jax.config.identity import plain as plain
+from kd_jax.config.loading import checked as checked
 from kd_jax.config.loading import load as load
 from kd_jax.config.recipes import PAIRS as PAIRS
 from kd_jax.config.recipes import benchmark as benchmark

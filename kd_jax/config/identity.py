@@ -92,6 +92,8 @@ def alone(values: Mapping[str, Any]) -> dict[str, Any]:
 def plain(config: ConfigDict) -> dict[str, Any]:
   """Returns the configuration as dicts, lists, numbers and strings.
 
+  URLs are without what may be a secret; see `errors.public`.
+
   Args:
     config: The configuration.
 
@@ -99,7 +101,7 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     UsageError: JSON cannot represent a value, such as a function.
   """
   try:
-    return json.loads(json.dumps(config.to_dict()))
+    return _public(json.loads(json.dumps(config.to_dict())))
   except TypeError as error:
     raise errors.UsageError(
       f'the configuration holds a value that cannot be saved: {error}; write '
@@ -113,7 +115,7 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     values: The configuration, as returned by `plain`.
   """
-  kept = copy.deepcopy(dict(values))
+  kept = _public(dict(values))
   for path in (*schema.INDIFFERENT, *schema.ADDED):
     *groups, last = path.split('.')
     group = kept
@@ -125,6 +127,15 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
     if groups and not group:
       kept.pop(groups[0], None)
   return kept
+
+
+def _public(value: Any) -> Any:
+  """Returns a copy of a value of JSON, in which URLs have no secrets."""
+  if isinstance(value, dict):
+    return {key: _public(entry) for key, entry in value.items()}
+  if isinstance(value, list | tuple):
+    return [_public(entry) for entry in value]
+  return errors.public(value) if isinstance(value, str) else value
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -1,6 +1,7 @@
 """Building blocks of the recipes in `configs/`, and the search for a recipe."""
 
 from collections.abc import Callable, Mapping
+import os
 from typing import Any
 
 from etils import epath
@@ -306,12 +307,41 @@ def find(name: str) -> str:
       comes with kd_jax, such as 'fpd' or 'fpd.py'.
 
   Raises:
-    UsageError: There is no such file.
+    UsageError: There is no such file, or it cannot be a configuration.
   """
-  if epath.Path(name).is_file():
+  if os.path.isfile(name):
+    _check_file(name)
     return name
   paths = {path.stem: path for path in files()}
   stem = epath.Path(name).name.removesuffix('.py')
   if '/' not in name and stem in paths:
     return str(paths[stem])
   raise errors.unknown('configuration file', name, paths)
+
+
+def _check_file(name: str) -> None:
+  """Checks that a file is Python with a function `get_config`, and runs none.
+
+  Raises:
+    UsageError: It is not.
+  """
+  wanted = 'a configuration is a file of Python with a function get_config'
+  if not name.endswith('.py'):
+    raise errors.UsageError(f'{name} does not end with .py: {wanted}')
+  try:
+    with open(name, 'rb') as file:
+      code = compile(file.read(), name, 'exec', dont_inherit=True)
+  except OSError as error:
+    raise errors.UsageError(
+      f'cannot read {name}: {error.strerror or error}; make it readable'
+    ) from error
+  except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+    at = getattr(error, 'lineno', None)
+    why = getattr(error, 'msg', None) or str(error) or type(error).__name__
+    where = f'line {at}: {why}' if at else why
+    raise errors.UsageError(
+      f'{name} is no Python, {where}: {wanted}'
+    ) from error
+  names_all = ('*',) in code.co_consts  # from x import *
+  if 'get_config' not in code.co_names and not names_all:
+    raise errors.UsageError(f'{name} has no get_config: {wanted}')

@@ -155,8 +155,8 @@ KEYS = (
   ),
   Key(
     'teacher.sha256', '',
-    "That file's SHA-256, or its first 8 digits or more; another file is "
-    'refused.',
+    "That file's SHA-256, all 64 digits of a file by URL, the first 8 or more "
+    'of one at home; another file is refused.',
     changes_result=False,
   ),
   Key(

@@ -1,6 +1,7 @@
 """Decoding of image files, and resizing and cropping of images."""
 
 import io
+import math
 from typing import IO, Any
 
 import numpy as np
@@ -15,8 +16,10 @@ SUFFIXES = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.gif', '.ppm',
   '.pgm', '.pbm', '.pnm', '.tif', '.tiff', '.avif', '.jp2',
 )  # fmt: skip
+# Only these are opened: for some of the others Pillow starts a program. Before
+# 11.3 it has no AVIF, which stands at the end since Pillow stops there.
 _FORMATS = (
-  'JPEG', 'PNG', 'BMP', 'WEBP', 'GIF', 'PPM', 'TIFF', 'AVIF', 'JPEG2000',
+  'JPEG', 'PNG', 'BMP', 'WEBP', 'GIF', 'PPM', 'TIFF', 'JPEG2000', 'AVIF',
 )  # fmt: skip
 _JPEG = b'\xff\xd8'
 _COLOURS = ('YCbCr', 'Gray', 'RGB')  # Pillow decodes CMYK
@@ -26,6 +29,12 @@ _DEEP = {
   ('PNG', 'I'), ('PPM', 'I'), ('PNG', 'I;16'), ('TIFF', 'I;16'),
   ('TIFF', 'I;16B'), ('JPEG2000', 'I;16'),
 }  # fmt: skip
+# What begins a scan of a JPEG. libjpeg goes through the whole image for each,
+# so that some kB of empty scans would take minutes. Photographs have about ten;
+# a film behind one has these bytes by chance, every 65,536 bytes.
+_SCAN = b'\xff\xda'
+# How much larger than the result of `fit` the whole scaled image may be.
+_MOST_AROUND = 64
 # Tags of TIFF: bits of a sample, what 0 means, and the type of a sample.
 _BITS, _PHOTOMETRIC, _TYPE = 258, 262, 339
 
@@ -69,6 +78,10 @@ def read(path: Any) -> np.ndarray:
       f'cannot read image {path}: {error.strerror or error}; make it readable '
       'or remove it'
     ) from error
+  except MemoryError as error:
+    raise errors.UsageError(
+      f'cannot read image {path}: it is larger than the memory; remove it'
+    ) from error
   return decode(content, str(path))
 
 
@@ -85,6 +98,8 @@ def is_image(file: IO[bytes]) -> bool:
 
 def _decoded(content: bytes) -> np.ndarray:
   if content.startswith(_JPEG):
+    if (scans := content.count(_SCAN)) > 100 + len(content) // 10_000:
+      raise ValueError(f'it has {scans} scans, so that it may be an attack')
     try:
       height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
@@ -95,12 +110,12 @@ def _decoded(content: bytes) -> np.ndarray:
         return simplejpeg.decode_jpeg(content, 'RGB')
       except ValueError:
         pass
-  with Image.open(io.BytesIO(content)) as image:
+  with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
     return _rgb(image)
 
 
 def _reason(error: Exception) -> str:
-  if isinstance(error, Image.UnidentifiedImageError):
+  if isinstance(error, Image.UnidentifiedImageError | KeyError):
     return 'no image format that is known'
   if isinstance(error, Image.DecompressionBombError):
     most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -154,9 +169,40 @@ def fit(image: np.ndarray, size: int) -> np.ndarray:
   height, width = image.shape[:2]
   scale = size * 8 / 7 / min(height, width)
   sides = (max(size, round(width * scale)), max(size, round(height * scale)))
+  if math.prod(sides) > max(height * width, _MOST_AROUND * size**2):
+    return _middle_of_strip(image, sides, size)
   scaled = Image.fromarray(image).resize(sides, Image.Resampling.BILINEAR)
   left, top = (sides[0] - size) // 2, (sides[1] - size) // 2
   return np.asarray(scaled.crop((left, top, left + size, top + size)))
+
+
+def _middle_of_strip(
+  image: np.ndarray, sides: tuple[int, int], size: int
+) -> np.ndarray:
+  """Returns what `fit` does, up to rounding, and scales no more than that.
+
+  A strip of 60,000 x 1 pixels would become 9 GB. Pillow has the edges of a box
+  in float32, so that a level may differ by 1 from that of the whole image.
+
+  Args:
+    image: The image, [h,w,3] u8.
+    sides: The width and the height of the whole image when it is scaled.
+    size: The height and width of the result, in pixels.
+  """
+  parts, low, high = [], [], []
+  for length, scaled in zip(image.shape[1::-1], sides, strict=True):
+    first = (scaled - size) // 2
+    edges = first * length / scaled, (first + size) * length / scaled
+    begin = max(0, math.floor(edges[0]) - 2)  # more than the filter reaches
+    end = min(length, math.ceil(edges[1]) + 2)
+    parts.append(slice(begin, end))
+    low.append(edges[0] - begin)
+    high.append(edges[1] - begin)
+  cut = np.ascontiguousarray(image[parts[1], parts[0]])
+  middle = Image.fromarray(cut).resize(
+    (size, size), Image.Resampling.BILINEAR, box=(*low, *high)
+  )
+  return np.asarray(middle)
 
 
 def random_resized_crop(

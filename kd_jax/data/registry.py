@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import difflib
 import functools
+import inspect
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,12 @@ def _imported(name: str, image_size: int) -> source.Source:
     UsageError: There is no such function, or it returns something else.
   """
   make = errors.imported(*name.split(':', 1))
+  try:
+    inspect.signature(make).bind(image_size)
+  except (TypeError, ValueError) as error:
+    raise errors.UsageError(
+      f'{name} is no function of the image size alone: {error}'
+    ) from error
   opened = make(image_size)
   if not isinstance(opened, source.Source):
     raise errors.UsageError(

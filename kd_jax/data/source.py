@@ -9,6 +9,7 @@ import numpy as np
 
 from kd_jax import errors
 from kd_jax.data import decode
+from kd_jax.runtime import screen
 
 
 class Info(NamedTuple):
@@ -173,7 +174,9 @@ class Source:
       self._splits[name] = self._opener(name)
     return self._splits[name]
 
-  def arrays(self, name: str, say: Callable[[str], None] = print) -> Arrays:
+  def arrays(
+    self, name: str, say: Callable[[str], None] = screen.show
+  ) -> Arrays:
     """Returns a whole split decoded, with every image fitted to `image_size`.
 
     Args:

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
-from kd_jax import data, errors, models, tasks
+from kd_jax import data, domains, errors, models, tasks
 from kd_jax.data import source
-from kd_jax.distill import inspect, optim, step
+from kd_jax.distill import inspect, memory, optim, step
 from kd_jax.distill import rules as rules_lib
 from kd_jax.distill.parts import Parts, Phase
 from kd_jax.methods import base, registry
@@ -36,6 +36,8 @@ def build(config: ConfigDict) -> Parts:
   # Where the facts are known, errors are raised before data is downloaded;
   # elsewhere those that do not depend on the classes.
   traced = check(config, *known) if known else ()
+  if traced:
+    memory.check(traced, mesh)
   if not known:
     phases_of(config, _stand_ins(2), 1)
   opened = open_source(config)
@@ -63,6 +65,7 @@ def build(config: ConfigDict) -> Parts:
   phases = phases_of(config, facts, steps_per_epoch)
   if reads_labels or known != (len(info.class_names), info.image_size):
     traced = tuple(trace(config, p, info.image_size) for p in phases)
+    memory.check(traced, mesh)
   return Parts(
     source=opened,
     mesh=mesh,
@@ -127,6 +130,29 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
   return images * info.image_size**2 * channels <= config.data.device_mb * 1e6
 
 
+def resident_bytes(config: ConfigDict, info: source.Info) -> int:
+  """Returns the bytes of the images that stay on each device."""
+  counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
+  if config.data.augment == 'random_resized_crop':
+    counts.pop('train')  # they are cropped as they are decoded
+  there = [n for split, n in counts.items() if resident(config, info, split)]
+  return sum(there) * info.image_size**2 * 3
+
+
+def eval_batch_size(config: ConfigDict, parts: Parts) -> int:
+  """Returns the images of a step of the evaluation, over all devices.
+
+  They are no more than those of the largest split that a run evaluates.
+
+  Args:
+    config: The configuration.
+    parts: The parts of the run.
+  """
+  info, devices = parts.source.info, parts.mesh.size
+  largest = max(info.num_val, info.num_test)
+  return min(config.eval_batch_size, -(-largest // devices) * devices)
+
+
 def open_source(config: ConfigDict) -> source.Source:
   """Opens the data set of `config.data`."""
   options = config.data
@@ -162,7 +188,13 @@ def phases_of(
   phases: list[Phase] = []
   for name in (*sorted(config.phases), ''):
     changed = config.copy_and_resolve_references()
-    for key, value in (config.phases[name] if name else {}).items():
+    changes = config.phases[name] if name else ConfigDict()
+    if not isinstance(changes, ConfigDict):
+      raise errors.UsageError(
+        f'config.phases.{name}={changes!r}: give a group of keys, such as '
+        "{'epochs': 1}"
+      )
+    for key, value in changes.items():
       if key == 'learning_rate':
         with changed.ignore_type():
           changed.optimizer.learning_rate = value
@@ -176,13 +208,15 @@ def phases_of(
       else:
         known = ('epochs', 'learning_rate', 'trainable', 'weights')
         raise errors.unknown(f'field of config.phases.{name}:', key, known)
-    if not isinstance(changed.epochs, int) or changed.epochs < 1:
-      where = f'config.phases.{name}' if name else 'config'
-      raise errors.UsageError(
-        f'{where}.epochs={changed.epochs} must be a whole number of 1 or more'
-      )
+    where = f'config.phases.{name}' if name else 'config'
+    domains.check_key('epochs', changed.epochs, f'{where}.epochs')
     first = phases[-1].last if phases else 0
     last = first + changed.epochs * steps_per_epoch
+    if last >= 2**31:
+      raise errors.UsageError(
+        f'{where}.epochs={changed.epochs}: the run would end with step {last}, '
+        'and steps are counted to 2147483647; give fewer epochs'
+      )
     exp = experiment(changed, facts, steps_per_epoch, first)
     rules = (*(rule[0] for rule in changed.optimizer.rules), *changed.trainable)
     phases.append(Phase(name, exp, first, last, rules))
@@ -209,6 +243,11 @@ def experiment(
   classes = facts['num_classes']
   method = _method(config, facts)
   tx, trained, rate = rules_lib.optimizer(config, steps_per_epoch)
+  if models.is_function(config.student.name):
+    raise errors.UsageError(
+      f'config.student.name={config.student.name!r}: a function of images has '
+      'nothing to train; name a class of flax.linen.Module'
+    )
   of_student = (config.student, classes, config.dtype, config.bn_group_size)
   with errors.keys('config.student.args.'):
     students = {name: make_network(*of_student) for name in method.students}

@@ -45,11 +45,13 @@ class Traced(NamedTuple):
   Attributes:
     features: Shapes and dtypes of every tap of every network.
     state: Shapes and dtypes of the state before step 0.
+    frozen: Shapes and dtypes of the teachers' variables by name.
     deployed: The prediction that is kept for inference.
   """
 
   features: NetFeatures
   state: step.TrainState
+  frozen: dict[str, Any]
   deployed: Deployed
 
 
@@ -135,7 +137,8 @@ def trace(
     state, feats = jax.eval_shape(
       steps, taught, example(image_size, batch_size, exp.method.task)
     )
-    return Traced(feats, state, deployed(exp, state, taught, image_size))
+    kept = deployed(exp, state, taught, image_size)
+    return Traced(feats, state, taught, kept)
   except (TypeError, ValueError) as error:
     if isinstance(error, errors.UsageError):
       raise

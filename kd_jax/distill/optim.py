@@ -65,32 +65,26 @@ def schedule(
     UsageError: The kind or a field is unknown, a field is missing, or a value
       has the wrong type or makes no sense.
   """
-  if isinstance(spec, int | float):
-    _check_field(name, 'value', spec, signed)
-    fields: dict[str, Any] = {'value': spec}
-  else:
-    fields = dict(spec)
-  kind = fields.pop('kind', 'constant')
+  is_group = isinstance(spec, Mapping)
+  given: dict[str, Any] = (
+    dict(spec) if isinstance(spec, Mapping) else {'value': spec}
+  )
+  kind = given.pop('kind', 'constant')
   if kind not in KINDS:
     raise errors.unknown('schedule', kind, KINDS)
-  warmup = fields.pop('warmup_epochs', 0) * steps_per_epoch
-  for key in fields:
-    if key not in KINDS[kind]:
+  for key in given:
+    if key not in (*KINDS[kind], 'warmup_epochs'):
       known = (*KINDS[kind], 'kind', 'warmup_epochs')
       raise errors.unknown(f'field of schedule {kind}:', key, known)
-  for key, field in fields.items():
-    many = key == 'milestones'
-    good = isinstance(field, list | tuple) if many else _is_number(field)
-    if not good:
-      raise errors.UsageError(
-        f'schedule {kind}: {key}={field!r} must be '
-        f'{"a tuple of epochs" if many else "a number"}'
-      )
-  if isinstance(spec, Mapping):
-    for key in spec.keys() - {'kind'}:
-      _check_field(f'{name}.{key}', key, spec[key], signed)
-  if missing := [key for key in KINDS[kind] if key not in fields]:
+    place = f'{name}.{key}' if is_group else name
+    _check_field(place, key, given[key], signed)
+  if missing := [key for key in KINDS[kind] if key not in given]:
     raise errors.UsageError(f'schedule {kind} lacks {", ".join(missing)}')
+  fields: dict[str, Any] = {  # of whole numbers, JAX takes none above int32
+    key: tuple(map(float, field)) if key == 'milestones' else float(field)
+    for key, field in given.items()
+  }
+  warmup = fields.pop('warmup_epochs', 0.0) * steps_per_epoch
 
   def value(step: jax.Array) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
@@ -105,6 +99,9 @@ def schedule(
 def _check_field(name: str, key: str, value: Any, signed: bool) -> None:
   may_be_negative = signed and key in ('value', 'start')
   domain = domains.FINITE if may_be_negative else domains.SCHEDULES[key]
+  if (key == 'milestones') != isinstance(value, list | tuple):
+    wanted = 'a tuple of epochs' if key == 'milestones' else domain.allowed
+    raise errors.ArgumentError(f'{name}={value!r}: give {wanted}')
   domains.check(name, value, domain)
 
 

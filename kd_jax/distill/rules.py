@@ -46,7 +46,8 @@ def optimizer(
       spec, name = fields.pop('learning_rate'), 'optimizer.learning_rate'
       rate = optim.schedule(spec, steps_per_epoch, config.epochs, name)
     name = fields.pop('name')
-    resets = [e * steps_per_epoch for e in fields.pop('reset_momentum_at')]
+    epochs = fields.pop('reset_momentum_at')
+    resets = [min(int(e * steps_per_epoch), 2**31 - 1) for e in epochs]
     fields['reset_momentum_at'] = resets
     rules.append((expression, optim.transformation(name, rate, **fields)))
     frozen.append(name == 'frozen')

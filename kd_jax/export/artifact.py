@@ -270,6 +270,24 @@ def read(folder: epath.PathLike) -> Trained:
   return Trained(weights, forward, facts)
 
 
+def check_finite(weights: dict[str, Any], name: str) -> None:
+  """Checks that weights are finite numbers.
+
+  Args:
+    weights: The arrays by path.
+    name: What they are of, for the message.
+
+  Raises:
+    UsageError: One is NaN or infinite.
+  """
+  for path, array in weights.items():
+    if not np.isfinite(np.asarray(array)).all():
+      raise errors.UsageError(
+        f'{name}: {path} has values that are no finite numbers (NaN or '
+        'infinite): its training diverged, or the file is damaged'
+      )
+
+
 def _facts(place: epath.Path) -> dict[str, Any]:
   """Returns the content of network.json after a check of its format."""
   try:

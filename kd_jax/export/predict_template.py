@@ -7,6 +7,7 @@ predictions are counted) and, with Pillow, image files of any size.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -189,6 +190,12 @@ def quiet():
     os.close(stderr)
 
 
+def shown(text):
+  """Returns a text as one line, with what is invisible escaped."""
+  seen = {c: c.isprintable() or c in '\xa0\u202f\u3000' for c in str(text)}
+  return ''.join(c if seen[c] else ascii(c)[1:-1] for c in str(text))
+
+
 def rgb(image):
   """Returns a Pillow image as [h,w,3] u8; 16-bit grey is rounded to 8 bits."""
   kind, tags = f'{image.format} {image.mode}', getattr(image, 'tag_v2', {})
@@ -208,28 +215,61 @@ def rgb(image):
   return np.asarray(image.convert('RGB'))
 
 
+# Those that training reads; for others Pillow may start a program.
+FORMATS = {
+  'JPEG',
+  'PNG',
+  'BMP',
+  'WEBP',
+  'GIF',
+  'PPM',
+  'TIFF',
+  'JPEG2000',
+  'AVIF',
+}
+
+
+def fit(image, size):
+  """Returns the centre of an image whose shorter side is 8/7 of `size`."""
+  scale = size * 8 / 7 / min(image.size)
+  sides = [max(size, round(side * scale)) for side in image.size]
+  box = [(side - size) // 2 for side in sides]
+  box += [first + size for first in box]
+  if math.prod(sides) > max(math.prod(image.size), 64 * size**2):
+    # Of a strip only the middle is scaled, cut out first, as edges are float32.
+    edges = [x * image.size[i % 2] / sides[i % 2] for i, x in enumerate(box)]
+    cut = [math.floor(x) - 2 for x in edges[:2]]
+    cut = [max(0, x) for x in cut] + [math.ceil(x) + 2 for x in edges[2:]]
+    cut[2:] = map(min, cut[2:], image.size)
+    edges = [x - cut[i % 2] for i, x in enumerate(edges)]
+    return image.crop(cut).resize((size, size), 2, box=edges)
+  return image.resize(sides, 2).crop(box)  # 2: bilinear
+
+
 def read(path, size):
   """Returns a file's images [N,size,size,3] u8, and labels [N] or None."""
-  if path.suffix.lower() == '.npy':
-    return np.load(path), None
-  if path.suffix.lower() == '.npz':
-    return (arrays := np.load(path))['image'], arrays.get('label')
   try:
+    if path.exists() and not path.is_file():
+      raise ValueError('it is no file')
+    if path.suffix.lower() == '.npy':
+      return np.load(path), None
+    if path.suffix.lower() == '.npz':
+      return (arrays := np.load(path))['image'], arrays.get('label')
     from PIL import Image
+
+    content = path.read_bytes()
+    scans = content.count(b'\xff\xda') if content[:2] == b'\xff\xd8' else 0
+    if scans > 100 + len(content) // 10_000:
+      raise ValueError(f'it has {scans} scans, so that it may be an attack')
+    Image.init()  # registers the formats that this Pillow knows
+    with Image.open(path, formats=[*FORMATS & Image.OPEN.keys()]) as file:
+      image = Image.fromarray(rgb(file))
   except ImportError as error:
     raise ValueError(f'{path}: pip install pillow, or give .npy') from error
-  try:
-    with Image.open(path) as file:
-      image = Image.fromarray(rgb(file))
-  except Exception as error:  # what a damaged file makes Pillow raise is open
+  except Exception as error:  # what a damaged file causes is open
     raise ValueError(f'{path}: {str(error) or type(error).__name__}') from error
-  # The shorter side is scaled to 8/7 of `size`, then the centre is cropped.
   if image.size != (size, size):
-    scale = size * 8 / 7 / min(image.size)
-    w, h = (max(size, round(side * scale)) for side in image.size)
-    x, y = (w - size) // 2, (h - size) // 2
-    image = image.resize((w, h), Image.Resampling.BILINEAR)
-    image = image.crop((x, y, x + size, y + size))
+    image = fit(image, size)
   return np.asarray(image)[None], None
 
 
@@ -243,9 +283,11 @@ if __name__ == '__main__':
         raise ValueError(f'{path}: the logits are no finite numbers')
       chosen = logits.argmax(axis=-1)  # the first, if some tie
       if labels is None:
-        print(*(f'{path}\t{facts["class_names"][k]}' for k in chosen), sep='\n')
+        names = map(shown, (facts['class_names'][k] for k in chosen))
+        print(*(f'{shown(path)}\t{name}' for name in names), sep='\n')
       else:
-        print(f'{path}: {(chosen == labels).sum()} of {len(labels)} correct')
+        count = (chosen == labels).sum()
+        print(f'{shown(path)}: {count} of {len(labels)} correct')
   except (
     KeyError,
     OSError,
@@ -254,5 +296,5 @@ if __name__ == '__main__':
     TypeError,
     ValueError,
   ) as error:
-    print(f'predict.py: {error}', file=sys.stderr)
+    print(f'predict.py: {shown(error)}', file=sys.stderr)
     sys.exit(2)

@@ -33,7 +33,13 @@ def method_class(name: str) -> type[base.Method]:
     UsageError: The name is unknown.
   """
   if ':' in name:
-    return errors.imported(*name.split(':', 1))
+    cls = errors.imported(*name.split(':', 1))
+    if not (isinstance(cls, type) and issubclass(cls, base.Method)):
+      raise errors.UsageError(
+        f'{name} is no method, but a {type(cls).__name__}; name a class of '
+        'kd_jax.methods.base.Method'
+      )
+    return cls
   if '.' in name:
     raise errors.UsageError(
       f'method {name!r}: name the class too, as {name}:Method'

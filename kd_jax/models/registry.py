@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
+import inspect
 import math
+import types
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -61,9 +64,10 @@ class Function(nn.Module):
       UsageError: The function returns another shape.
     """
     logits = self.function(images)
-    if logits.shape != (len(images), self.num_classes):
+    shape = getattr(logits, 'shape', type(logits).__name__)
+    if shape != (len(images), self.num_classes):
       raise errors.UsageError(
-        f'{self.function.__qualname__} gives {logits.shape} for images '
+        f'{self.function.__qualname__} gives {shape} for images '
         f'{images.shape}; there are {self.num_classes} classes'
       )
     return features.tap(self, 'logits', logits.astype(jnp.float32))
@@ -82,12 +86,8 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     UsageError: The name or a field is unknown, or a value is not allowed.
   """
   factory = _factory(name)
-  network_class: Any = getattr(factory, 'func', factory)
-  if not dataclasses.is_dataclass(network_class):
-    if isinstance(factory, type) or not callable(factory):
-      raise errors.UsageError(
-        f'{name} is neither a Flax module nor a function of images'
-      )
+  network_class = _class(factory)
+  if network_class is None:
     if kwargs:
       raise errors.UsageError(
         f'{name} is a function of images and has no argument '
@@ -100,6 +100,18 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     if field not in fields:
       raise errors.unknown(f'argument of network {name}:', field, fields)
   values = {'num_classes': num_classes, **kwargs}
+  bound = getattr(factory, 'keywords', {})
+  needed = {
+    f.name
+    for f in dataclasses.fields(network_class)
+    if f.init and f.default is f.default_factory is dataclasses.MISSING
+  }
+  if 'num_classes' not in fields or needed - {*values, *bound}:
+    lacking = ', '.join(sorted(needed - {*values, *bound}))
+    raise errors.UsageError(
+      f'{name} is no network that a run can make: '
+      + (f'give {lacking}' if lacking else 'it has no field num_classes')
+    )
   domains.check_fields(network_class, values, domains.NETWORKS)
   return factory(**values)
 
@@ -110,19 +122,24 @@ def is_function(name: str) -> bool:
   Raises:
     UsageError: The name is unknown.
   """
-  factory = _factory(name)
-  network_class = getattr(factory, 'func', factory)
-  return not isinstance(network_class, type) and callable(network_class)
+  return _class(_factory(name)) is None
 
 
 def _factory(name: str) -> Any:
   """Returns what makes a network, or a function of images.
 
   Raises:
-    UsageError: The name is unknown.
+    UsageError: The name is unknown, or stands for something else.
   """
   if ':' in name:
-    return errors.imported(*name.split(':', 1))
+    factory = errors.imported(*name.split(':', 1))
+    if _class(factory) is None and not _takes_images(factory):
+      kind = type(factory).__name__
+      raise errors.UsageError(
+        f'{name} is no network, but a {kind}; name a class of '
+        'flax.linen.Module or a function of images'
+      )
+    return factory
   if name in NETWORKS:
     return NETWORKS[name]
   raise errors.unknown('network', name, NETWORKS)
@@ -135,6 +152,26 @@ def task(network: nn.Module) -> str:
   classifier.
   """
   return getattr(network, 'task', 'classification')
+
+
+def _class(factory: Any) -> type[nn.Module] | None:
+  """Returns the class of networks that is named, or bound to arguments."""
+  made = factory.func if isinstance(factory, functools.partial) else factory
+  if isinstance(made, type) and issubclass(made, nn.Module):
+    return made
+  return None
+
+
+def _takes_images(function: Any) -> bool:
+  """Returns whether something can be called with images alone."""
+  unfit = isinstance(function, type | nn.Module | types.BuiltinFunctionType)
+  if unfit or not callable(function):
+    return False
+  try:
+    inspect.signature(function).bind(None)
+  except (TypeError, ValueError):
+    return False
+  return True
 
 
 def image_size(network: nn.Module) -> int:

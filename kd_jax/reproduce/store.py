@@ -14,8 +14,11 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from kd_jax import errors
 from kd_jax.reproduce.cells import Cell
+from kd_jax.runtime import stored
 
 _DIGITS = 6  # significant digits of a metric
 # Means over the steps since the last record; other metrics are of its step.
@@ -104,7 +107,7 @@ def kept(
     UsageError: The folder holds no finished run.
   """
   try:
-    result = json.loads((run / 'result.json').read_text(encoding='utf-8'))
+    result = stored.read(epath.Path(run) / 'result.json')
   except OSError as error:
     raise errors.UsageError(
       f'{run} holds no finished run: {error.strerror}: result.json'
@@ -210,21 +213,16 @@ def _without_folder(data: str) -> str:
 
 
 def _records(run: pathlib.Path) -> list[dict[str, Any]]:
-  path = run / 'metrics.jsonl'
+  path = epath.Path(run) / 'metrics.jsonl'
   if not path.exists():
     return []
-  found = []
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      found.append(json.loads(line))
-    except ValueError:  # a killed process may leave part of a line
-      continue
-  return found
+  text = stored.content(path).decode(errors='replace')
+  return list(stored.records(text, str(path)))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
-    held = json.loads(path.read_text(encoding='utf-8'))
+    held = stored.read(epath.Path(path))
     _ = held['result']['top1'], held['metrics'], held['notes']
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UsageError(

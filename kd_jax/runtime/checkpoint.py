@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from kd_jax import errors, pytrees
-from kd_jax.runtime import distributed, sharding
+from kd_jax.runtime import distributed, durable, sharding
 
 # The most lines that an error message lists.
 _MOST_ROWS = 20
@@ -100,6 +100,9 @@ class Checkpoints:
     self.wait()
     if step in self._manager.all_steps():
       return
+    if distributed.is_first() and (latest := self.latest()) is not None:
+      # This save deletes an older one; a loss of power must leave one whole.
+      durable.sync(self.folder / str(latest))
     leaves = _flat(tree)
     leaf_sharding = next(iter(leaves.values())).sharding
     leaves[DIGEST] = sharding.put(np.uint32(_digest(leaves)), leaf_sharding)
@@ -277,6 +280,8 @@ def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:
     checkpoints.save_now(step, tree, failed)
   finally:
     checkpoints.close()
+  if distributed.is_first():
+    durable.sync(path)
 
 
 def check(found: Any, wanted: dict[str, Any], where: str) -> None:
@@ -290,7 +295,7 @@ def check(found: Any, wanted: dict[str, Any], where: str) -> None:
 
   Raises:
     UsageError: Paths, shapes or dtypes differ; the message lists the
-      differences, one per line.
+      differences.
   """
 
   def fact(tree: Any, name: str) -> str:
@@ -300,16 +305,16 @@ def check(found: Any, wanted: dict[str, Any], where: str) -> None:
 
   found = dict(found or {})
   rows = [
-    f'  {name}: checkpoint {fact(found, name)}, wanted {fact(wanted, name)}'
+    f'{name}: checkpoint {fact(found, name)}, wanted {fact(wanted, name)}'
     for name in sorted({*found, *wanted})
     if fact(found, name) != fact(wanted, name)
   ]
   if rows:
     more = len(rows) - _MOST_ROWS
-    rows = rows[:_MOST_ROWS] + ([f'  and {more} more'] if more > 0 else [])
+    rows = rows[:_MOST_ROWS] + ([f'and {more} more'] if more > 0 else [])
     raise errors.UsageError(
       f'checkpoint {where} does not fit these networks and this method; '
-      'nothing was restored:\n' + '\n'.join(rows)
+      f'nothing was restored: {"; ".join(rows)}'
     )
 
 

@@ -4,7 +4,7 @@ A user's mistake ends a command with one line on stderr and an exit code.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import sys
@@ -13,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import jax
 
 from kd_jax import errors
+from kd_jax.runtime import screen
 
 EXIT_CODES: Mapping[type[Exception], int] = {
   errors.RunError: 1,
@@ -47,7 +48,7 @@ def reporting(
         with _devices_named():
           return command(*args, **kwargs)
       except tuple(codes) as error:
-        print(f'kd_jax: {error}', file=sys.stderr, flush=True)
+        screen.show(f'kd_jax: {errors.line(error)}', error=True)
         kinds = (kind for kind in codes if isinstance(error, kind))
         code = codes[next(kinds)]
         leave(code)
@@ -56,6 +57,25 @@ def reporting(
     return reported
 
   return decorate
+
+
+def process(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+  """Runs a command as a process of its own, and ends it with the exit code.
+
+  A reader of stdout that has left, as `| head` does, is no fault.
+
+  Args:
+    main: The command, a function of the arguments.
+  """
+  screen.open_missing()
+  try:
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+  except BrokenPipeError:
+    code = 0
+  finally:
+    screen.settle()
+  sys.exit(code)
 
 
 @contextlib.contextmanager

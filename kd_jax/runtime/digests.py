@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 
 from kd_jax import errors
-from kd_jax.runtime import gcs
+from kd_jax.runtime import gcs, screen
 
 _DIGITS = 32  # hexadecimal digits of a file's SHA-256 that are kept
 _THREADS = 8
@@ -40,7 +40,7 @@ def of_files(
   files: Mapping[str, epath.PathLike],
   what: str,
   home: epath.Path | None = None,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = screen.show,
 ) -> dict[str, str]:
   """Returns the first 32 hexadecimal digits of the SHA-256 of files, by name.
 

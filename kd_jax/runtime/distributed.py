@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import socket
-import sys
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from kd_jax import errors
+from kd_jax.runtime import screen
 
 Value = TypeVar('Value')
 
@@ -149,10 +149,10 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def say(text: str) -> None:
-  """Prints a line, in process 0 only."""
+def say(*lines: str) -> None:
+  """Prints lines, each as `errors.line` shows it, in process 0 only."""
   if is_first():
-    print(text, flush=True)
+    screen.show('\n'.join(map(errors.line, lines)))
 
 
 def name() -> str:
@@ -298,7 +298,7 @@ def leave(code: int, why: Exception | None = None) -> None:
   if not jax.distributed.is_initialized():
     return
   if why:
-    print(f'kd_jax: {why}', file=sys.stderr, flush=True)
+    screen.show(f'kd_jax: {errors.line(why)}', error=True)
   try:
     key = f'kd_jax/exit/{code}'
     _client().wait_at_barrier(key, _EXIT_MS)

@@ -5,18 +5,15 @@ import hashlib
 import http.client
 import time
 from typing import NamedTuple
-import urllib.error
-import urllib.request
 
 from etils import epath
 
 from kd_jax import errors
-from kd_jax.runtime import distributed
+from kd_jax.runtime import distributed, transfer
+from kd_jax.runtime.transfer import Limits
 
-_TIMEOUT = 5.0  # seconds without data
 _TRIES = 5
-_BLOCK = 1 << 20  # bytes
-_BEYOND = 416  # HTTP's 'Range Not Satisfiable': the local file is complete
+_LIMITS = Limits()
 
 
 class Published(NamedTuple):
@@ -25,7 +22,7 @@ class Published(NamedTuple):
   Attributes:
     url: The file's URL.
     algorithm: The algorithm of the checksum, 'sha256' or 'md5'.
-    checksum: The hexadecimal checksum, or its first digits.
+    checksum: The hexadecimal checksum, or its first digits; '' for any file.
     size: The size in bytes; 0 if it is unknown.
   """
 
@@ -35,14 +32,21 @@ class Published(NamedTuple):
   size: int = 0
 
   def __str__(self) -> str:
-    """Returns the URL with size and checksum."""
+    """Returns the URL, without its secrets, with size and checksum."""
     size = f'{self.size} bytes, ' if self.size else ''
-    return f'{self.url} ({size}{self.algorithm} {self.checksum})'
+    known = f'{self.algorithm} {self.checksum or "not given"}'
+    return f'{errors.public(self.url)} ({size}{known})'
 
 
 def is_url(path: str) -> bool:
   """Returns whether a path is a URL that `fetch` can download."""
-  return path.startswith(('http://', 'https://'))
+  return path.lower().startswith(('http://', 'https://'))
+
+
+def digest(path: epath.Path, algorithm: str = 'sha256') -> str:
+  """Returns the hexadecimal checksum of a file."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def verify(wanted: Published, path: epath.Path, cure: str) -> None:
@@ -56,8 +60,7 @@ def verify(wanted: Published, path: epath.Path, cure: str) -> None:
   Raises:
     UsageError: The checksums differ.
   """
-  with path.open('rb') as file:
-    actual = hashlib.file_digest(file, wanted.algorithm).hexdigest()
+  actual = digest(path, wanted.algorithm)
   if not actual.startswith(wanted.checksum.lower()):
     raise errors.UsageError(
       f'{path} ({path.stat().length} bytes, {wanted.algorithm} {actual}) is '
@@ -66,11 +69,17 @@ def verify(wanted: Published, path: epath.Path, cure: str) -> None:
 
 
 def fetch(
-  wanted: Published, path: epath.Path, cure: str, say: Callable[[str], None]
+  wanted: Published,
+  path: epath.Path,
+  cure: str,
+  say: Callable[[str], None],
+  limits: Limits = _LIMITS,
 ) -> None:
   """Downloads a file and verifies it.
 
-  The data goes to a .part file, from which a later call resumes.
+  The data goes to a .part file, from which a later call resumes. Its size is
+  bounded by the published one, else by what the server announces, else by
+  `limits`. A server that is busy is asked again, as late as it says.
 
   Args:
     wanted: The file to download.
@@ -78,6 +87,7 @@ def fetch(
     cure: A sentence for the error message: what the user can do if the
       download fails.
     say: Called with lines about the progress.
+    limits: What the download may take.
 
   Raises:
     UsageError: The file cannot be downloaded or written, or its checksum is
@@ -90,25 +100,29 @@ def fetch(
   number = distributed.index() or ''  # processes may share a machine
   part = path.with_name(f'{path.name}.part{number}')
   size = f' ({wanted.size / 1e6:.0f} MB)' if wanted.size else ''
-  say(f'downloading {wanted.url}{size}')
-  whole = False
-  for _ in range(_TRIES):
-    done = _length(part)
-    try:
-      whole = _continue(wanted, part, done, say)
-    except (OSError, http.client.HTTPException) as error:
-      if _length(part) <= done:  # no data came: a retry would fail too
-        reason = getattr(error, 'reason', error)
-        raise errors.UsageError(
-          f'cannot download {wanted}: {reason}. {cure}'
-        ) from error
-    if whole:
-      break
+  say(errors.line(f'downloading {wanted.url}{size}'))
+  try:
+    whole = _transferred(wanted, part, say, limits)
+  except transfer.Refused as error:
+    if isinstance(error, transfer.Other):
+      part.unlink(missing_ok=True)  # the next call starts from the first byte
+    kept = _length(part)
+    more = f'; the same command goes on from byte {kept}' if kept else ''
+    raise errors.UsageError(
+      f'cannot download {wanted}: {error}. {cure}{more}'
+    ) from error
+  except (OSError, http.client.HTTPException) as error:
+    reason = (
+      getattr(error, 'reason', None) or str(error) or type(error).__name__
+    )
+    raise errors.UsageError(
+      f'cannot download {wanted}: {reason}. {cure}'
+    ) from error
   if not whole:
     size = f'of {wanted.size} ' if wanted.size else ''
     raise errors.UsageError(
-      f'{wanted.url} broke off at {_length(part)} {size}bytes; the same '
-      'command goes on from there'
+      f'{errors.public(wanted.url)} broke off at {_length(part)} {size}bytes; '
+      'the same command goes on from there'
     )
   try:
     verify(wanted, part, cure)
@@ -122,32 +136,38 @@ def _length(path: epath.Path) -> int:
   return path.stat().length if path.exists() else 0
 
 
-def _continue(
-  wanted: Published, part: epath.Path, done: int, say: Callable[[str], None]
+def _transferred(
+  wanted: Published,
+  part: epath.Path,
+  say: Callable[[str], None],
+  limits: Limits,
 ) -> bool:
-  """Appends to `part`, of `done` bytes; returns whether it is complete."""
-  if wanted.size and done >= wanted.size:
-    return True
-  headers = {'Range': f'bytes={done}-'} if done else {}
-  request = urllib.request.Request(wanted.url, headers=headers)
-  try:
-    response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-  except urllib.error.HTTPError as error:
-    with error:  # it holds the connection
-      if error.code == _BEYOND and done and not wanted.size:
+  """Tries to complete `part`; returns whether it is complete.
+
+  It tries again after a server was busy, or broke off with some bytes given.
+  """
+  end = time.monotonic() + limits.deadline_s
+  for number in range(1, _TRIES + 1):
+    done, left_s = _length(part), end - time.monotonic()
+    try:
+      if transfer.get(
+        wanted.url,
+        part,
+        size=wanted.size,
+        say=say,
+        limits=limits,
+        left_s=left_s,
+      ):
         return True
-      raise
-  with response:
-    resumed = response.status == http.client.PARTIAL_CONTENT
-    done = done if resumed else 0
-    length = response.headers.get('Content-Length')
-    total = wanted.size or (done + int(length) if length else 0)
-    reported_at = time.monotonic()
-    with part.open('ab' if resumed else 'wb') as file:
-      while block := response.read(_BLOCK):
-        file.write(block)
-        done += len(block)
-        if time.monotonic() - reported_at > 5:
-          reported_at = time.monotonic()
-          say(f'  {done / 1e6:.0f} of {total / 1e6:.0f} MB')
-  return done >= total
+    except transfer.Busy as error:
+      if number == _TRIES:
+        raise transfer.Refused(str(error)) from error
+      asked = limits.pause_s * 2 ** (number - 1)
+      asked = error.after_s if error.after_s is not None else asked
+      pause = min(asked, limits.longest_pause_s, max(0.0, left_s))
+      say(f'  {error}; again in {pause:.3g} s')
+      time.sleep(pause)
+    except (OSError, http.client.HTTPException):
+      if _length(part) <= done:  # no data came: a retry would fail too
+        raise
+  return False

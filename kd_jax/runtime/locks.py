@@ -34,7 +34,7 @@ import uuid
 from etils import epath
 
 from kd_jax import errors
-from kd_jax.runtime import gcs
+from kd_jax.runtime import gcs, screen
 
 # Seconds without a beat after which a bucket's lock counts as abandoned.
 _EXPIRY = 60.0
@@ -59,7 +59,7 @@ def hold(
   path: epath.Path,
   *,
   wait: bool,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = screen.show,
   expiry: float = _EXPIRY,
 ) -> Iterator[Held]:
   """Returns a context manager that holds a lock.

@@ -53,6 +53,11 @@ def _known(name: str) -> type[writers.Writer]:
 def _own(name: str) -> writers.Writer:
   """Returns an instance of a class that the user wrote."""
   cls = errors.imported(*name.split(':', 1))
+  if not isinstance(cls, type):
+    raise errors.UsageError(
+      f'logger {name!r} is no class, but a {type(cls).__name__}; see '
+      'kd_jax.runtime.writers.Writer'
+    )
   try:
     writer = cls()
   except errors.UsageError:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.runtime import distributed, loggers, run_dir, screen, writers
+from kd_jax import errors
+from kd_jax.runtime import (
+  distributed,
+  durable,
+  loggers,
+  run_dir,
+  screen,
+  writers,
+)
 
 _WRITTEN_S = 30.0  # seconds from one writing of points to the next
 
@@ -232,16 +240,23 @@ class Reporter:
     """Writes a line to log.txt and to the screen.
 
     Args:
-      text: The line.
+      text: The line, which is shown as `errors.line` does.
       important: Whether the screen shows it; log.txt has every line.
     """
+    self._write(errors.line(text), important)
+
+  def lines(self, text: str) -> None:
+    """Writes a text of several lines, each as `line` does."""
+    self._write(errors.lines(text), True)
+
+  def _write(self, text: str, important: bool) -> None:
     if not distributed.is_first():
       return
     if important:
       self._screen.line(text)
-    self._folder.append(
-      'log.txt', f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n'
-    )
+    now = time.strftime('%Y-%m-%d %H:%M:%S')
+    with contextlib.suppress(durable.Refused):  # it only informs
+      self._folder.append('log.txt', f'{now} {text}\n')
 
   def progress(self, text: str) -> None:
     """Shows the progress; see `screen.Screen`."""

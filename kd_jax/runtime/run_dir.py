@@ -31,13 +31,26 @@ from etils import epath
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.runtime import digests, distributed, gcs, locks, stored
+from kd_jax.runtime import (
+  digests,
+  distributed,
+  durable,
+  gcs,
+  locks,
+  screen,
+  stored,
+)
 
 # A file by which the processes check that all of them see the folder.
 _SHARED = '.shared'
 _LATE_S = 30  # seconds that a network's file system may take to show a file
 # The files that a run killed right after its start may leave.
-_OWN = ('.lock', _SHARED, 'config.json.part')
+_OWN = ('.lock', _SHARED)
+# The files of JSON that a run reads again where it goes on.
+_JSON = (
+  'config.json', 'result.json', 'teacher.json', 'data.json', 'alone.json',
+  'wandb.json', 'mlflow.json',
+)  # fmt: skip
 
 _METRICS = 'metrics.jsonl'
 # The result of the student alone, and where it was trained.
@@ -123,9 +136,7 @@ class Folder:
         config_lib.determining(old), config_lib.determining(new), home
       )
       return old['epochs'] == new['epochs'] and not _adopts(old, new)
-    if self.path.exists() and any(
-      p.name not in _OWN for p in self.path.iterdir()
-    ):
+    if self._begun():
       raise errors.UsageError(
         f'{self.path} holds files but no run; give an empty or new --workdir'
       )
@@ -155,18 +166,17 @@ class Folder:
       raise errors.UsageError(
         f'{self.path} holds a run of other data: {new["data"]["name"]} has '
         'changed since it was begun; give another --workdir, or put the data '
-        'back:\n'
-        + '\n'.join(f'  {line.removeprefix("config.")}' for line in lines)
+        f'back: {"; ".join(line.removeprefix("config.") for line in lines)}'
       )
     if lines:
       raise errors.UsageError(
         f'{self.path} holds a run of another configuration; give another '
-        '--workdir, or none:\n' + '\n'.join(f'  {line}' for line in lines)
+        f'--workdir, or none: {"; ".join(lines)}'
       )
 
   @contextlib.contextmanager
   def lock(
-    self, *, wait: bool, say: Callable[[str], None] = print
+    self, *, wait: bool, say: Callable[[str], None] = screen.show
   ) -> Iterator[None]:
     """Returns a context manager that locks the folder; see `locks.hold`.
 
@@ -216,6 +226,38 @@ class Folder:
     written = distributed.first(write)
     distributed.together(look)
     distributed.first(path.unlink)
+
+  def set_aside_cut(self) -> None:
+    """Renames the run's JSON files that are cut off, with a line for each.
+
+    A full disk or a loss of power may leave such files; the run makes them
+    again.
+
+    Raises:
+      UsageError: It is config.json, and the folder holds more of a run.
+    """
+    distributed.first(self._set_aside_cut)
+
+  def _set_aside_cut(self) -> None:
+    if self._in_bucket or not (self.path / 'config.json').exists():
+      return
+    for name in _JSON:
+      path = self.path / name
+      if not path.exists() or _is_json(path.read_bytes()):
+        continue
+      if name == 'config.json' and self._begun():
+        raise errors.UsageError(
+          f'{path} is cut off, so that nobody knows what run this is; put it '
+          'back from a copy, or give another --workdir'
+        )
+      screen.show(f'{path} is cut off; it is now {durable.set_aside(path)}')
+
+  def _begun(self) -> bool:
+    """Returns whether the folder holds more than the start of a run leaves."""
+    return self.path.exists() and any(
+      p.name not in _OWN and not p.name.startswith('config.json')
+      for p in self.path.iterdir()
+    )
 
   def guard(self) -> None:
     """Checks that the lock is still held; every write calls this first.
@@ -271,6 +313,7 @@ class Folder:
 
     Raises:
       UsageError: The folder cannot be written.
+      Refused: The storage is full or read-only; the file is as before.
     """
     distributed.first(lambda: self.write_alone(name, value))
 
@@ -283,6 +326,7 @@ class Folder:
 
     Raises:
       UsageError: The folder cannot be written.
+      Refused: The storage is full or read-only; the file is as before.
     """
     self._make()
     self._write_text(name, json.dumps(value, indent=2) + '\n')
@@ -294,13 +338,9 @@ class Folder:
       if self._in_bucket:  # writes of objects are atomic
         path.write_text(text)
       else:
-        part = self.path / f'{name}.part'
-        part.write_text(text)
-        part.replace(path)
+        durable.write(path, text.encode())
     except OSError as error:
-      raise errors.UsageError(
-        f'cannot write {path}: {error.strerror or error}'
-      ) from error
+      raise durable.refused(path, error) from error
 
   def write_bytes(self, name: str, content: bytes) -> None:
     """Writes a file; the write is atomic in a bucket only."""
@@ -311,6 +351,10 @@ class Folder:
     """Appends text to a file; it is in the file when this returns.
 
     A bucket cannot append, so the whole file is written again.
+
+    Raises:
+      UsageError: The folder cannot be written.
+      Refused: The storage is full or read-only; the file is as before.
     """
     if self._in_bucket:
       path = self.path / name
@@ -320,13 +364,23 @@ class Folder:
       self._write_text(name, self._texts[name])
       return
     self.guard()
-    with (self.path / name).open('a') as file:
-      file.write(text)
+    try:
+      durable.append(self.path / name, text.encode())
+    except OSError as error:
+      raise durable.refused(self.path / name, error) from error
 
   def replace(self, name: str, text: str) -> None:
     """Writes a file atomically; `append` may then add to it."""
     self._texts[name] = text
     self._write_text(name, text)
+
+
+def _is_json(content: bytes) -> bool:
+  try:
+    json.loads(content)
+  except (ValueError, RecursionError):
+    return False
+  return True
 
 
 def _joined(config: dict[str, Any], data_facts: Any) -> dict[str, Any]:

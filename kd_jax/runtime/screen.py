@@ -1,16 +1,28 @@
-"""What a run shows on stdout: lines, and in a terminal one line of progress."""
+"""What a run shows on stdout: lines, and in a terminal one line of progress.
+
+A reader that has left (`| head`) and a disk that is full end no run: what
+cannot be shown is given up.
+"""
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 import sys
 import threading
 import time
+from typing import TextIO
+
+from kd_jax import errors
 
 REDRAWN_S = 0.2  # seconds between two drawings of the progress line
 SILENCE_S = 60.0  # seconds after which the progress is a line of a file
 _COLUMNS = 80  # of a terminal that does not say how wide it is
 _CLEAR = '\r\x1b[K'
+
+
+# The errors of a pipe without a reader and of a terminal that is gone.
+_GONE = (errno.EPIPE, errno.EIO)
 
 
 class Screen:
@@ -28,18 +40,18 @@ class Screen:
       label: A label in front of every line; '' for none.
     """
     self._label = f'[{label}] ' if label else ''
-    self._tty = sys.stdout.isatty()
+    self._tty = _is_terminal()
     self._lock = threading.RLock()  # a thread prints too
     self._progress = ''
     self._drawn = 0.0  # the time of the last progress line; 0 if there is none
     self._printed = time.monotonic()
 
   def line(self, text: str) -> None:
-    """Prints the lines of a text."""
+    """Prints the lines of a text, as `errors.lines` shows them."""
     with self._lock:
       self.clear()
-      for text_line in text.splitlines() or ['']:
-        print(f'{self._label}{text_line}', flush=True)
+      for text_line in errors.lines(text).split('\n'):
+        show(f'{self._label}{text_line}')
       self._printed = time.monotonic()
 
   def progress(self, text: str) -> None:
@@ -49,14 +61,14 @@ class Screen:
       now = time.monotonic()
       if self._tty and now - self._drawn > REDRAWN_S:
         self._drawn = now
-        line = fitted(f'{self._label}{text}', columns())
-        print(f'{_CLEAR}{line}', end='', flush=True)
+        line = fitted(f'{self._label}{errors.line(text)}', columns())
+        show(f'{_CLEAR}{line}', end='')
 
   def clear(self) -> None:
     """Removes the progress line from a terminal."""
     with self._lock:
       if self._drawn:
-        print(_CLEAR, end='', flush=True)
+        show(_CLEAR, end='')
         self._drawn = 0.0
 
   @contextlib.contextmanager
@@ -80,15 +92,72 @@ class Screen:
       thread.join()
 
   def _break_silence(self, ended: threading.Event) -> None:
-    # Where stdout is closed, the run itself meets the same error.
-    with contextlib.suppress(OSError, ValueError):
-      while not ended.wait(max(0.0, self._silent_until() - time.monotonic())):
-        with self._lock:
-          if time.monotonic() >= self._silent_until():
-            self.line(self._progress or 'starting')
+    while not ended.wait(max(0.0, self._silent_until() - time.monotonic())):
+      with self._lock:
+        if time.monotonic() >= self._silent_until():
+          self.line(self._progress or 'starting')
 
   def _silent_until(self) -> float:
     return self._printed + SILENCE_S
+
+
+def show(text: str, *, end: str = '\n', error: bool = False) -> None:
+  """Prints a text that only informs, and gives it up where it is refused.
+
+  Args:
+    text: The text.
+    end: What follows it.
+    error: Whether it goes to stderr and not to stdout.
+  """
+  stream = sys.stderr if error else sys.stdout
+  if stream is None or getattr(stream, 'closed', False):
+    return
+  try:
+    print(text, end=end, file=stream, flush=True)
+  except OSError as refused:
+    if refused.errno in _GONE:
+      _abandon(stream)
+
+
+def settle() -> None:
+  """Gives up what stdout and stderr still refuse, before the process ends.
+
+  The interpreter would end with 120 in place of the command's exit code.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except OSError:
+      _abandon(stream)
+
+
+def open_missing() -> None:
+  """Opens standard streams that the process began without, on /dev/null.
+
+  Else the next files take their numbers, and get what libraries print.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+  sys.stdout = sys.stdout or open(os.devnull, 'w')  # noqa: SIM115
+  sys.stderr = sys.stderr or open(os.devnull, 'w')  # noqa: SIM115
+
+
+def _abandon(stream: TextIO) -> None:
+  """Lets a stream lead to /dev/null, with what it still holds."""
+  with contextlib.suppress(OSError):  # it has no descriptor
+    number = stream.fileno()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
+
+
+def _is_terminal() -> bool:
+  """Returns whether stdout is a terminal."""
+  stream = sys.stdout
+  return bool(stream and not stream.closed and stream.isatty())
 
 
 def columns() -> int:

@@ -20,6 +20,7 @@ from kd_jax import errors
 from kd_jax.runtime import gcs
 
 MOST_BYTES = 64 * 2**20  # of a JSON file; those of a run have a few thousand
+_MOST_DEPTH = 40  # levels of lists and objects; those of a run have 6
 _CURE = 'copy it again from where it came'
 
 
@@ -224,18 +225,34 @@ def parsed(text: bytes, name: str) -> Any:
       is not finite or has more than 64 bits.
   """
   try:
-    return json.loads(
+    value = json.loads(
       text,
       object_pairs_hook=_once,
       parse_constant=_refused,
       parse_float=_finite,
       parse_int=_small,
     )
+    _check_depth(value)
   except RecursionError as error:
     why = 'it nests too deeply'
     raise errors.UsageError(f'{name} is damaged: {why}; {_CURE}') from error
   except ValueError as error:
     raise errors.UsageError(f'{name} is damaged: {error}; {_CURE}') from error
+  return value
+
+
+def _check_depth(value: Any) -> None:
+  """Raises ValueError if what works by recursion could not copy a value."""
+  values = [value]
+  for _ in range(_MOST_DEPTH):
+    groups = [
+      v.values() if isinstance(v, dict) else v
+      for v in values
+      if isinstance(v, dict | list)
+    ]
+    values = [inner for group in groups for inner in group]
+  if values:
+    raise ValueError('it nests too deeply')
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_jax import errors
 from kd_jax.study import groups as groups_lib
 from kd_jax.study.groups import Group
 from kd_jax.study.spread import Spread, errors_of_interval, spread
@@ -205,7 +206,7 @@ def markdown(shown: Mapping[str, Any]) -> str:
   ]
   text += ['', _caption(rows, is_even)]
   text += _remarks(shown)
-  return '\n'.join(text)
+  return '\n'.join(map(errors.line, text))
 
 
 def _cells(row: Mapping[str, Any], is_even: bool, count: int) -> list[str]:

@@ -204,7 +204,8 @@ def of_folder(place: epath.Path) -> Run:
       is_copy=False,
     )
   except errors.UsageError as error:
-    raise _UnusableError(str(error)) from error
+    why = str(error).removeprefix(f'{place}{os.sep}')
+    raise _UnusableError(why) from error
   except (OSError, KeyError, TypeError) as error:
     raise _UnusableError(f'damaged: {type(error).__name__}: {error}') from error
 

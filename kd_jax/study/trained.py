@@ -18,6 +18,7 @@ def run(
   label: str = '',
   *,
   should_stop: Callable[[], bool] = lambda: False,
+  observe: Callable[[run_lib.Progress], None] = lambda progress: None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
   """Trains a run and its student alone to their ends.
 
@@ -26,6 +27,7 @@ def run(
     folder: The run's folder, which is new or holds this run.
     label: A label that begins every line on the screen.
     should_stop: Returns whether to save and stop; see `training.run.train`.
+    observe: Called with where the run is; see there.
 
   Returns:
     The content of the run's result.json, and that of the student alone, as
@@ -36,8 +38,9 @@ def run(
     RunError: The run failed.
     Interrupted: The run was asked to stop.
   """
-  result = run_lib.train(config, folder, label, should_stop=should_stop)
-  return result, alone(config, folder, result, label, should_stop=should_stop)
+  asked: Any = {'should_stop': should_stop, 'observe': observe}
+  result = run_lib.train(config, folder, label, **asked)
+  return result, alone(config, folder, result, label, **asked)
 
 
 def alone(
@@ -47,6 +50,7 @@ def alone(
   label: str = '',
   *,
   should_stop: Callable[[], bool] = lambda: False,
+  observe: Callable[[run_lib.Progress], None] = lambda progress: None,
 ) -> dict[str, Any] | None:
   """Returns the result of the student trained without a teacher, or None.
 
@@ -61,6 +65,7 @@ def alone(
     result: The content of its result.json.
     label: A label that begins every line on the screen.
     should_stop: Returns whether to save and stop.
+    observe: Called with where the run is; see `training.run.train`.
   """
   info = build.open_source(config).info
   place = run_lib.alone(config, info)
@@ -73,6 +78,7 @@ def alone(
       place,
       f'{label} alone'.strip(),
       should_stop=should_stop,
+      observe=observe,
       shared=True,
     )
   else:

@@ -26,7 +26,7 @@ def accuracy(
     found: The trained network.
     images: The images of the split.
     info: The facts about the data set, at the network's image size.
-    batch_size: The number of images per step.
+    batch_size: The most images of a step.
     workers: The number of processes that decode; 0 decodes in this process.
 
   Returns:
@@ -47,7 +47,8 @@ def accuracy(
   numbers = np.arange(max(256, len(names)), dtype=np.int32)
   numbers[: len(names)] = order(names, info.class_names)
   split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
-  with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
+  size = min(batch_size, len(images))
+  with contextlib.closing(split.eval_feeds(size)) as feeds:
     total = evaluation.total(
       [
         counts(found.weights, {**feed, 'label': numbers[feed['label']]})

@@ -6,8 +6,8 @@ from typing import Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from kd_jax import models, tasks
-from kd_jax.distill import build
+from kd_jax import errors, models, tasks
+from kd_jax.distill import build, memory
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
 
@@ -15,15 +15,17 @@ from kd_jax.runtime import logging, run_dir
 def table(rows: Sequence[Sequence[str]]) -> str:
   """Returns rows under a header as an aligned table.
 
-  The first column is aligned to the left, the others to the right.
+  The first column is aligned to the left, the others to the right; a cell is
+  one line, whatever its name holds.
   """
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  shown = [[errors.shown(cell) for cell in row] for row in rows]
+  widths = [max(len(row[i]) for row in shown) for i in range(len(rows[0]))]
   lines = [
     '  '.join(
       cell.ljust(width) if i == 0 else cell.rjust(width)
       for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     ).rstrip()
-    for row in rows
+    for row in shown
   ]
   return '\n'.join([lines[0], '-' * max(map(len, lines)), *lines[1:]])
 
@@ -106,6 +108,9 @@ def opening(
     f'-> student {student_tap} {_shape(parts, "student", student_tap)}'
     for teacher_tap, student_tap in parts.exp.method.pairs()
   ]
+  images = build.resident_bytes(config, info)
+  if note := memory.note(parts, images, config.accumulate_steps):
+    lines.append(f'memory    {note}')
   if build.chooses_taps(config):
     taps = getattr(parts.exp.method, 'taps', ())
     lines.append(
@@ -121,7 +126,7 @@ def opening(
     f'{config.seed}',
     f'folder    {folder.path}',
   ]
-  return '\n'.join(lines)
+  return '\n'.join(map(errors.line, lines))
 
 
 def _dtypes(config: ConfigDict) -> str:

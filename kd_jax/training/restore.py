@@ -1,6 +1,7 @@
 """Anything trained that labels images, by its path: a run or an export."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 from typing import Any
 
 from etils import epath
@@ -51,14 +52,14 @@ def load(
   if artifact.is_export(place):
     export = artifact.read(place)
     replicated = sharding.replicated(mesh)
-    check_finite(export.weights, str(place))
+    artifact.check_finite(export.weights, str(place))
     return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
       trained = _of_run(folder, mesh, allow_imports)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
-    check_finite(trained.weights, str(place))
+    artifact.check_finite(trained.weights, str(place))
     return trained
   if (place / 'config.json').exists():
     state = (
@@ -75,24 +76,6 @@ def load(
   raise errors.UsageError(f'{place} is {state}')
 
 
-def check_finite(weights: dict[str, Any], name: str) -> None:
-  """Checks that weights are finite numbers.
-
-  Args:
-    weights: The arrays by path.
-    name: What they are of, for the message.
-
-  Raises:
-    UsageError: One is NaN or infinite.
-  """
-  for path, array in weights.items():
-    if not np.isfinite(np.asarray(array)).all():
-      raise errors.UsageError(
-        f'{name}: {path} has values that are no finite numbers (NaN or '
-        'infinite): its training diverged, or the file is damaged'
-      )
-
-
 def _of_run(
   folder: run_dir.Folder, mesh: Mesh, allow_imports: imports.Allowed
 ) -> artifact.Trained:
@@ -102,7 +85,8 @@ def _of_run(
   if len(facts['kept']) > 1:  # it predicts with the method
     names |= {'method': config.method, 'teacher.name': config.teacher.name}
   imports.check(names, allow_imports, str(folder.path))
-  trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
+  with _planning(folder):
+    trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
   if len(facts['kept']) == 1:
     variables = restore(
       folder.path / 'student', trained_shapes['student'], mesh
@@ -113,6 +97,25 @@ def _of_run(
   for name, shapes in teacher_shapes.items():
     tree[name] = restore(folder.path / 'teacher', shapes, mesh)
   return artifact.Trained(_by_path(tree), forward, facts)
+
+
+@contextlib.contextmanager
+def _planning(folder: run_dir.Folder) -> Iterator[None]:
+  """Raises UsageError where what a run names cannot be made.
+
+  Its fields are those of networks and methods, which may be anybody's.
+  """
+  place = folder.path / 'config.json'
+  try:
+    yield
+  except errors.UsageError as error:
+    raise errors.UsageError(f'{place}: {error}') from error
+  except (AttributeError, KeyError, OverflowError, TypeError) as error:
+    why = str(error).strip().partition('\n')[0]
+    raise errors.UsageError(
+      f'{place} describes what cannot be made: {type(error).__name__}: {why}; '
+      'copy the run again, or train it again'
+    ) from error
 
 
 def _read(
@@ -170,8 +173,9 @@ def teacher(
   dtype = config.teacher.dtype or config.dtype
   args = {k: v for k, v in config.teacher.args.items() if k != 'batch_norm'}
   described = ConfigDict({'name': config.teacher.name, 'args': args})
-  network = build.make_network(described, len(info.class_names), dtype)
-  variables = dict(inspect.variables_of(network, info.image_size))
+  with _planning(folder):
+    network = build.make_network(described, len(info.class_names), dtype)
+    variables = dict(inspect.variables_of(network, info.image_size))
   if jax.tree.leaves(variables):  # a function has none
     place, mesh = folder.path / 'teacher', mesh or sharding.make_mesh(1)
     try:

@@ -96,12 +96,13 @@ def _train(
   shared: bool,
 ) -> dict[str, Any]:
   began = run_dir.now()
+  folder.set_aside_cut()
   reporter = _reporter(config, folder, label)
   parts = distributed.together(lambda: build.build(config))
   info = parts.source.info
   datasets.check_same(info)
   teacher_lib.check(config, parts, folder)
-  with folder.lock(wait=shared, say=print), contextlib.closing(reporter):
+  with folder.lock(wait=shared), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
     result = folder.read('result.json')
@@ -131,7 +132,7 @@ def _train(
     )
     frozen = teacher_lib.folded(parts, frozen)
     teacher_s = run_dir.now() - teacher_began
-    reporter.line(report.opening(config, parts, folder))
+    reporter.lines(report.opening(config, parts, folder))
     data = distributed.together(lambda: training(config, parts, reporter.line))
     if config.teacher.cache_logits:
       assert isinstance(data, resident.Training)  # `build.build` checks
@@ -139,7 +140,7 @@ def _train(
     seconds = config.watchdog_seconds
     with watchdog.Watchdog(seconds, 'config.watchdog_seconds') as watch:
       run = loop.Loop(
-        loop_options(config),
+        loop_options(config, parts),
         parts,
         data,
         tests,
@@ -178,11 +179,11 @@ def _reporter(
   return logging.Reporter(folder, label, named, config=plain, tags=tags)
 
 
-def loop_options(config: ConfigDict) -> options.LoopOptions:
+def loop_options(config: ConfigDict, parts: build.Parts) -> options.LoopOptions:
   """Returns the fields of a configuration that the loop reads."""
-  return options.LoopOptions(
-    **{name: config[name] for name in options.LoopOptions._fields}
-  )
+  fields = {name: config[name] for name in options.LoopOptions._fields}
+  fields['eval_batch_size'] = build.eval_batch_size(config, parts)
+  return options.LoopOptions(**fields)
 
 
 def _tests(

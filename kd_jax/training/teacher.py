@@ -1,6 +1,7 @@
 """A run's teacher: located or trained, measured, and kept with the run."""
 
 from collections.abc import Callable
+import os
 from typing import Any
 
 from etils import epath
@@ -18,6 +19,7 @@ from kd_jax.runtime import (
   checkpoint,
   distributed,
   downloads,
+  durable,
   run_dir,
   sharding,
 )
@@ -66,9 +68,19 @@ def obtain(
   ((name, network),) = parts.exp.teachers.items()
   metric = parts.task.headline
   facts = folder.read('teacher.json')
-  if facts is None:
+  variables = None
+  if facts is not None:
+    if lacking := {'network', 'from', metric.name} - facts.keys():
+      raise errors.UsageError(
+        f'{folder.path}/teacher.json lacks {min(lacking)!r}: delete it, and '
+        'the teacher is taken again'
+      )
+    _check(config, facts, metric)
+    variables = _kept(parts, network, folder, say)
+  if variables is None:
     variables, origin = _found(config, parts, network, train, say)
-    scaling, size = parts.exp.inputs.get(name), config.eval_batch_size
+    scaling = parts.exp.inputs.get(name)
+    size = build.eval_batch_size(config, parts)
     facts = {'network': config.teacher.name, **origin}
     for split_name in dict.fromkeys(('test', config.teacher.expected_on)):
       measures = measure(
@@ -81,21 +93,51 @@ def obtain(
       )
     _check(config, facts, metric)
     if jax.tree.leaves(variables):
+      _check_same(folder, variables, parts.mesh)
       folder.guard()  # the lock may be lost after a long training
       checkpoint.save_only(folder.path / 'teacher', 0, variables)
     folder.write('teacher.json', facts)
-  else:
-    _check(config, facts, metric)
-    variables = dict(
-      inspect.variables_of(network, parts.source.info.image_size)
-    )
-    if jax.tree.leaves(variables):
-      place = folder.path / 'teacher'
-      variables = restore.restore(place, variables, parts.mesh)
   value = facts[metric.name]
   line = f'teacher {config.teacher.name}: {metric.text} {value:.2f}% on test'
   say('; '.join((line, *facts.get('notes', ()))))
   return {name: variables}, facts
+
+
+def _kept(
+  parts: build.Parts,
+  network: nn.Module,
+  folder: run_dir.Folder,
+  say: Callable[[str], None],
+) -> dict[str, Any] | None:
+  """Returns the teacher of the run's folder; None sets it aside as damaged."""
+  shapes = dict(inspect.variables_of(network, parts.source.info.image_size))
+  if not jax.tree.leaves(shapes):
+    return shapes
+  place = folder.path / 'teacher'
+  try:
+    return restore.restore(place, shapes, parts.mesh)
+  except checkpoint.Damaged as error:
+    new = distributed.first(lambda: os.fspath(durable.set_aside(place)))
+    say(f'{error}; it is now {new}, and the teacher is taken again')
+    return None
+
+
+def _check_same(
+  folder: run_dir.Folder, variables: dict[str, Any], mesh: Mesh
+) -> None:
+  """Raises RunError if a run that is on its way would get another teacher."""
+  place = folder.path / 'teacher'
+  if not (place.exists() and (folder.path / 'checkpoints').exists()):
+    return
+  try:
+    old = restore.restore(place, variables, mesh)
+  except (checkpoint.Damaged, errors.UsageError):
+    return  # there is nothing to compare with
+  if not all(jax.tree.leaves(jax.tree.map(np.array_equal, old, variables))):
+    raise errors.RunError(
+      f'{folder.path / "teacher.json"} is gone, and the teacher is not the one '
+      f'that is in {place}; put either back, or give another --workdir'
+    )
 
 
 def _found(
@@ -116,12 +158,23 @@ def _found(
     cached = cache_folder(recipe, parts.source.info, 'teacher')
     train(recipe, cached, 'teacher')
     place = str(cached.path)
-  variables, facts = distributed.together(
-    lambda: teacher_path.read(
-      config, place, network, parts, lambda x: say(f"teacher's file: {x}")
-    )
-  )
-  if not downloads.is_url(place):
+
+  def read() -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+      return teacher_path.read(
+        config, place, network, parts, lambda x: say(f"teacher's file: {x}")
+      )
+    except errors.UsageError as error:
+      if config.teacher.path:
+        raise
+      raise errors.RunError(
+        f'{error}; move {place} away, and it is trained again'
+      ) from error
+
+  variables, facts = distributed.together(read)
+  if downloads.is_url(place):
+    place = errors.public(place)
+  else:
     place = str(run_dir.Folder(epath.Path(place).expanduser()).path)
   return variables, {
     'from': place,
@@ -249,7 +302,7 @@ def logits(
     jax.device_get(
       of_batch(frozen, train.arrays, sharding.join(feed, parts.mesh))
     )
-    for feed in train.eval_feeds(config.eval_batch_size)
+    for feed in train.eval_feeds(build.eval_batch_size(config, parts))
   ]
   joined = jax.tree.map(lambda *xs: np.concatenate(xs)[: train.size], *batches)
   return sharding.put(joined, sharding.replicated(parts.mesh))

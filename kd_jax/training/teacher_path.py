@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import glob
+import hashlib
 import pathlib
 import re
 from typing import Any
@@ -28,6 +30,8 @@ from kd_jax.training import classes, imports, origin, restore
 
 _ALLOW = 'config.teacher.allow_imports'
 _DIGITS = re.compile('[0-9a-fA-F]{8,64}')
+_WHOLE = 64  # digits of a SHA-256
+_NAME = 50  # the most characters of a URL's file name that are kept
 
 
 def digest(config: ConfigDict) -> str:
@@ -117,16 +121,20 @@ def about(path: str) -> Iterator[None]:
   try:
     yield
   except errors.UsageError as error:
-    raise errors.UsageError(f'config.teacher.path={path!r}: {error}') from error
+    raise errors.UsageError(
+      f'config.teacher.path={errors.public(path)!r}: {error}'
+    ) from error
 
 
 def file(config: ConfigDict) -> epath.Path:
   """Returns the file of weights, downloaded if need be.
 
-  Its SHA-256 is checked if `config.teacher.sha256` is set.
+  Its SHA-256 is checked if `config.teacher.sha256` is set. A file by URL needs
+  all of its digits: a file with the same first 8 is made in minutes.
 
   Raises:
-    UsageError: `config.teacher.sha256` is invalid, or is missing for a URL.
+    UsageError: `config.teacher.sha256` is invalid, or lacks digits for a URL;
+      the message has the digits of what the URL gives.
   """
   path, digits = config.teacher.path, config.teacher.sha256
   wanted = downloads.Published(path, 'sha256', digits)
@@ -134,12 +142,15 @@ def file(config: ConfigDict) -> epath.Path:
     if digits and not _DIGITS.fullmatch(digits):
       raise errors.UsageError(
         f'config.teacher.sha256={digits!r}: give its 64 hexadecimal digits, or '
-        'the first 8 or more'
+        'the first 8 or more of a file at home'
       )
-    if not downloads.is_url(path):
-      place = epath.Path(path).expanduser()
-    else:
-      place = _downloaded(config, wanted)
+    if downloads.is_url(path):
+      return _downloaded(config, wanted)
+    if gcs.is_bucket(path):
+      raise errors.UsageError(
+        'weights are read from a disk, or fetched by https:// or http://'
+      )
+    place = epath.Path(path).expanduser()
     if digits and place.exists():
       downloads.verify(wanted, place, 'See config.teacher.sha256')
   return place
@@ -152,21 +163,43 @@ def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
       f'a URL names a file of weights ({", ".join(contents.SUFFIXES)}); fetch '
       'a run or an export, and give its folder'
     )
-  if not wanted.checksum:
-    raise errors.UsageError(
-      'set config.teacher.sha256 to what its publisher says, or to the first 8 '
-      'digits or more, so that another file is noticed'
-    )
   folder = run_dir.cache_root(config.cache_dir) / 'downloads'
   if gcs.is_bucket(folder):  # a download into a bucket cannot resume
     folder = epath.Path('~/.cache/kd_jax/downloads').expanduser()
-  place = folder / f'{wanted.checksum[:8].lower()}-{name}'
   with contextlib.suppress(OSError):  # `locks.hold` raises a better error
     folder.mkdir(parents=True, exist_ok=True)
   with locks.hold(folder / '.lock', wait=True):
+    return _verified(wanted, folder, name[-_NAME:])
+
+
+def _verified(
+  wanted: downloads.Published, folder: epath.Path, name: str
+) -> epath.Path:
+  """Returns the file of a URL in the folder of downloads, with its checksum.
+
+  Raises:
+    UsageError: It cannot be downloaded, it is another file, or the checksum
+      lacks digits.
+  """
+  cure = 'Fetch it yourself, and give its path'
+  digits = wanted.checksum.lower()
+  if len(digits) < _WHOLE:
+    url = hashlib.sha256(errors.public(wanted.url).encode()).hexdigest()
+    place = folder / f'unchecked-{url[:16]}-{name}'
     if not place.exists():
-      cure = 'Fetch it yourself, and give its path'
-      downloads.fetch(wanted, place, cure, distributed.say)
+      unknown = wanted._replace(checksum='')
+      downloads.fetch(unknown, place, cure, distributed.say)
+    raise errors.UsageError(
+      f'config.teacher.sha256={digits!r}: a file by URL needs all {_WHOLE} '
+      f'digits of its SHA-256, and the file there has {downloads.digest(place)}'
+      ': set it to these once they are what its publisher says'
+    )
+  place = folder / f'{digits[:8]}-{name}'
+  for unchecked in folder.glob(f'unchecked-*-{glob.escape(name)}'):
+    if downloads.digest(unchecked) == digits:
+      unchecked.replace(place)
+  if not place.exists() or downloads.digest(place) != digits:
+    downloads.fetch(wanted, place, cure, distributed.say)
   return place
 
 

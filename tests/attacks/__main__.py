@@ -44,6 +44,7 @@ def try_one(name, code):
     result = children.run(
       [sys.executable, '-P', '-m', 'tests.attacks', '--one', name],
       check=False,
+      idle_s=1200,  # what it starts has bounds of its own
       cwd=folder,
       env=environment,
     )

@@ -216,6 +216,33 @@ def wrong_field(place, case):
   refused(write(place, **changes))
 
 
+ARGUMENTS = {
+  'widths text': ('student.args', {'widths': 'abc'}),
+  'widths null': ('student.args', {'widths': None}),
+  'widths infinite': ('student.args', {'widths': [1e308] * 4}),
+  'widths huge': ('student.args', {'widths': [10**12] * 4}),
+  'stem number': ('student.args', {'stem': 5}),
+  'dtype text': ('student.args', {'dtype': 'x'}),
+  'classes twice': ('student.args', {'num_classes': 10**9}),
+  'name twice': ('student.args', {'name': 'x'}),
+  'stages number': ('student.args', {'stage_sizes': 5}),
+  'stages objects': ('student.args', {'stage_sizes': [{}]}),
+  'a module': ('student.args', {'norm': 'os:system'}),
+  'other dtype': ('dtype', 'int7'),
+}
+
+
+@attack(quick=True, cases=ARGUMENTS)
+def wrong_argument(place, case):
+  path, value = case
+  refused(write(place, {path: value}))
+
+
+@attack(quick=True)
+def a_deployment_of_strangers(place):
+  refused(write(place, {}, {'kept': ['a', 'b']}))
+
+
 TEXTS = {
   'empty': b'',
   'null': b'null',
@@ -225,6 +252,7 @@ TEXTS = {
   'deep object': b'{"a":' * 50_000 + b'1' + b'}' * 50_000,
   'number': b'{"epochs": ' + b'9' * 5000 + b'}',
   'infinite': b'{"top1": 1e999}',
+  'nested': b'{"a":' * 300 + b'1' + b'}' * 300,
   'bytes': b'\xff\xfe\x00\x01\x02',
 }
 FILES = ('config.json', 'result.json', 'data.json')

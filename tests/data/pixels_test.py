@@ -271,3 +271,34 @@ def test_an_npz_file_has_images_of_one_dtype_and_whole_labels(tmp_path, kind):
     else:
       with pytest.raises(errors.UsageError, match=f'train_{array} has dtype'):
         npz.open_npz(f'npz:{tmp_path}/x.npz')
+
+
+def scaled_whole(image, size):
+  """Scales the whole image, and crops it then."""
+  height, width = image.shape[:2]
+  scale = size * 8 / 7 / min(height, width)
+  sides = max(size, round(width * scale)), max(size, round(height * scale))
+  left, top = (sides[0] - size) // 2, (sides[1] - size) // 2
+  scaled = Image.fromarray(image).resize(sides, Image.Resampling.BILINEAR)
+  return np.asarray(scaled.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize('size', [8, 32, 97])
+def test_fit_keeps_every_bit_of_images_that_are_no_strips(size):
+  rng = np.random.default_rng(0)
+  for shape in ((9, 7), (7, 9), (40, 30), (3, 100), (100, 3), (200, 333)):
+    image = rng.integers(0, 256, (*shape, 3), np.uint8)
+    want = scaled_whole(image, size)
+    np.testing.assert_array_equal(decode.fit(image, size), want)
+    alone = predict_template.fit(Image.fromarray(image), size)
+    np.testing.assert_array_equal(np.asarray(alone), want)
+
+
+@pytest.mark.parametrize('shape', [(2, 501), (1, 999), (701, 7), (1500, 3)])
+def test_the_middle_of_a_strip_is_that_of_the_whole_up_to_rounding(shape):
+  image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  got = decode.fit(image, 64)
+  # Pillow keeps the edges of a box in float32.
+  np.testing.assert_allclose(got, scaled_whole(image, 64), rtol=0, atol=1)
+  alone = predict_template.fit(Image.fromarray(image), 64)
+  np.testing.assert_array_equal(np.asarray(alone), got)

@@ -114,7 +114,7 @@ def test_a_recipe_has_one_cell(tmp_path):
 
 MISTAKES = {
   'run tf_fd:cifar100_r200': "did you mean 'tf_fd:cifar100_r20'",
-  'run kd:digits --seeds 0,x': "'0,x': give whole numbers",
+  'run kd:digits --seeds 0,x': "'x' is no seed; give whole numbers",
   'run kd:digits --minutes 0': "'0': give minutes above 0",
   'run kd:digits ce:cifar100_r20 --data npz:x.npz': 'name cells of one',
   'list --cells missing.toml': "'missing.toml' is no table of cells",

@@ -34,6 +34,34 @@ def test_what_a_kill_at_the_very_start_leaves_is_no_hindrance(tmp_path):
   assert folder.read('config.json')['method'] == config().method
 
 
+@pytest.mark.parametrize('content', ['', '{"steps": 8', '\0' * 9])
+def test_a_file_that_is_cut_off_is_set_aside_with_a_line(
+  tmp_path, capsys, content
+):
+  folder = run_dir.Folder(tmp_path)
+  claim(folder, config())
+  folder.write('data.json', {'place': '/data'})
+  (tmp_path / 'result.json').write_text(content)
+  folder.set_aside_cut()
+  assert 'result.json is cut off' in capsys.readouterr().out
+  assert (tmp_path / 'result.json.cut').read_text() == content
+  assert folder.read('result.json') is None
+  assert folder.read('data.json') == {'place': '/data'}
+
+
+def test_a_cut_configuration_is_set_aside_at_the_start_of_a_run_only(tmp_path):
+  folder = run_dir.Folder(tmp_path)
+  (tmp_path / 'config.json').write_text('{')
+  (tmp_path / '.lock').touch()
+  folder.set_aside_cut()
+  claim(folder, config())
+  (tmp_path / 'config.json').write_text('{')
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(errors.UsageError, match='is cut off'):
+    folder.set_aside_cut()
+  assert (tmp_path / 'config.json').read_text() == '{'
+
+
 def test_a_teachers_recipe_leaves_the_runs_configuration_alone():
   made = config()
   made.teacher.recipe.data = {'crop_padding': 0}

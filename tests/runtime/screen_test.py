@@ -131,3 +131,30 @@ def test_the_log_has_the_lines_that_the_screen_does_not_show(tmp_path, capsys):
   assert capsys.readouterr().out == 'epoch 3\n'
   log = (tmp_path / 'log.txt').read_text().splitlines()
   assert [line.split(' ', 2)[2] for line in log] == ['epoch 2', 'epoch 3']
+
+
+def test_a_pipe_without_a_reader_is_given_up_and_no_fault_at_the_end():
+  reading, writing = os.pipe()
+  os.close(reading)
+  code = (
+    'from kd_jax.runtime import screen\n'
+    'for _ in range(9999): screen.show("a line")\n'
+    'screen.settle()'
+  )
+  with children.Child([sys.executable, '-c', code], stdout=writing) as child:
+    os.close(writing)
+    assert child.wait() == 0
+
+
+def test_streams_that_are_missing_do_not_give_their_numbers_to_files():
+  code = (
+    'from kd_jax.runtime import screen\n'
+    'screen.open_missing()\n'
+    'assert open("/dev/zero").fileno() > 2\n'
+    'print("a line", flush=True)\n'
+    'screen.settle()'
+  )
+  closed = 'exec "$0" -c "$1" <&- >&- 2>&-'
+  command = ['bash', '-c', closed, sys.executable, code]
+  with children.Child(command) as child:
+    assert child.wait() == 0

@@ -281,7 +281,9 @@ def test_wandb_without_a_key_is_refused(make, alone, monkeypatch):
     (['nowhere:Writer'], "cannot import 'nowhere'"),
     (['tests.runtime.own_writer:Ow'], "did you mean 'Own'"),
     (['tests.runtime.own_writer:Half'], 'lacks scalars, flush, close'),
-    (['json:loads'], 'cannot be made: TypeError'),
+    (['json:loads'], "part of Python's standard library"),
+    (['numpy:array'], 'is no class, but a builtin'),
+    (['numpy:ndarray'], 'cannot be made: TypeError'),
   ],
 )
 def test_a_wrong_name_is_refused(names, error):

@@ -29,7 +29,7 @@ def test_a_parent_folder_gives_all_finished_runs_below_it(tmp_path):
   unfinished, damaged, older = found.left_out
   assert "d: damaged: KeyError: 'config.teacher.recipe'" in older
   assert unfinished.endswith('b: unfinished, at epoch 3 of 60')
-  assert 'c: damaged: JSONDecodeError' in damaged
+  assert 'c: config.json is damaged: Expecting value' in damaged
 
 
 def test_jax_is_not_started(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ MISTAKES = {
   f'{SET} --reference=kd:1': "unknown --reference 'kd:1'",
   f'{SET} --seeds=0,0': 'give each seed once',
   f'{SET} --seeds=0,x': 'give whole numbers',
-  f'{SET} --seeds=0,-1': 'config.seed=-1',
+  f'{SET} --seeds=0,-1': 'give whole numbers',
   f'{SET} stray': "unexpected argument 'stray'",
   f'{SET} --config.epoch=1': "did you mean 'epochs'",
   '--set=epochs=1,2': '--config.epochs is given too',

@@ -2,6 +2,7 @@
 
   python -m tests.training.fault_drill             # every row: half an hour
   python -m tests.training.fault_drill --quick     # the rows of the test suite
+  python -m tests.training.fault_drill --kills=5 --config=ab   # at random
 
 Each row starts a run of seconds (teacher and student, every step saved) through
 launch/local_processes.sh, injects a fault at a moment of the run's trace, and
@@ -18,6 +19,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -36,7 +38,6 @@ from tests.training.end_to_end_test import SMALL, leaves
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCHER = ROOT / 'launch/local_processes.sh'
-STEPS = 30  # of a run of SMALL
 CPU_S = 1200.0  # CPU seconds that a run may use with its restarts
 
 
@@ -134,6 +135,20 @@ def rows() -> list[Row]:
 QUICK = [Row(2, 'run/commit', 0.5, 'SIGKILL')]
 
 
+def kills(count: int, seed: str) -> list[Row]:
+  """Returns rows that kill a process at random moments of its work."""
+  chosen = random.Random(seed)
+  moments = (
+    'teacher/dispatch', 'run/start', 'run/dispatch', 'run/dispatch',
+    'run/array write', 'run/commit', 'run/deletion', 'run/evaluate',
+    'run/final save', 'run/write result.json',
+  )  # fmt: skip
+  return [
+    Row(1, chosen.choice(moments), round(chosen.random(), 2), 'SIGKILL')
+    for _ in range(count)
+  ]
+
+
 class Result(NamedTuple):
   """The result of a row.
 
@@ -154,7 +169,11 @@ class Drill:
   """Runs rows and compares their results with those of undisturbed runs."""
 
   def __init__(
-    self, home: pathlib.Path, heartbeat_s: int = 10, watchdog_s: int = 30
+    self,
+    home: pathlib.Path,
+    heartbeat_s: int = 10,
+    watchdog_s: int = 30,
+    *more: str,
   ):
     """Prepares the folder.
 
@@ -162,8 +181,11 @@ class Drill:
       home: The folder of all runs, which must not exist.
       heartbeat_s: Seconds after which a silent process counts as dead.
       watchdog_s: Seconds without progress after which a process ends.
+      *more: Options of the run that replace those of the drill.
     """
     self.home = home
+    by_name = {text.partition('=')[0]: text for text in (*SMALL, *more)}
+    self._arguments = (*by_name.values(),)
     self._bounds = (
       f'--config.heartbeat_timeout_seconds={heartbeat_s}',
       f'--config.watchdog_seconds={watchdog_s}',
@@ -243,7 +265,8 @@ class Drill:
     seconds, noticed = next(
       ((at - began, text) for at, text in told if at >= began), (0.0, 'nobody')
     )
-    lost = steps_again(folder) if hits else None
+    done = self._trace[row.processes]['run/dispatch', 0]
+    lost = dispatches(folder) - done if hits else None
     return Result(wrong, noticed, seconds, lost)
 
   def _launch(
@@ -251,7 +274,13 @@ class Drill:
   ) -> tuple[str, int, list[tuple[float, str]]]:
     """Returns the output, the exit code, and the notices with their times."""
     compiled = self.home / f'compiled-{processes}'
-    command = ['bash', LAUNCHER, str(processes), *SMALL, *self._bounds]
+    command = [
+      'bash',
+      LAUNCHER,
+      str(processes),
+      *self._arguments,
+      *self._bounds,
+    ]
     process = children.Child(
       [*command, f'--workdir={folder / "run"}'],
       cwd=ROOT,
@@ -312,7 +341,8 @@ def mounted(folder: pathlib.Path) -> Iterator[None]:
 def ending(folder: pathlib.Path) -> dict[str, Any]:
   """Returns every array that a run ends with, and its accuracy."""
   facts: dict[str, Any] = {}
-  for name in ('checkpoints', 'student', 'teacher'):
+  deployed = 'student' if (folder / 'run/student').exists() else 'deployed'
+  for name in ('checkpoints', deployed, 'teacher'):
     step, arrays = leaves(folder / 'run' / name)
     facts |= {f'{name}/{key}': value for key, value in arrays.items()}
     facts[f'{name}/step'] = step
@@ -328,28 +358,32 @@ def difference(want: dict[str, Any], got: dict[str, Any]) -> str:
   return f'{len(wrong)} of {len(want)} differ: {wrong[:3]}' if wrong else ''
 
 
-def steps_again(folder: pathlib.Path) -> int:
-  """Returns how many steps of the run itself were done more than once."""
+def dispatches(folder: pathlib.Path) -> int:
+  """Returns how many steps the run itself did, with those done again."""
   trace = [
     line.rpartition(' ')[0]
     for line in (folder / 'trace-0').read_text().splitlines()
   ]
-  done = sum(line.endswith(' run/dispatch') for line in trace)
-  return done - STEPS
+  return sum(line.endswith(' run/dispatch') for line in trace)
 
 
 def main() -> int:
   """Prints the table and returns the number of failed rows."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--quick', action='store_true', help='a few rows')
+  parser.add_argument('--kills', type=int, help='this many random kills')
   parser.add_argument('--only', help='rows whose text has this in it')
   parser.add_argument('--keep', help='a new folder that stays there')
-  args = parser.parse_args()
+  args, more = parser.parse_known_args()
   home = pathlib.Path(args.keep or tempfile.mkdtemp(prefix='fault_drill_'))
-  drill, failed = Drill(home), 0
+  watchdog_s = 1800 if args.kills else 30  # a kill needs none
+  drill, failed = Drill(home / 'runs', 10, watchdog_s, *more), 0
+  planned = QUICK if args.quick else rows()
+  if args.kills:
+    planned = kills(args.kills, ' '.join(more))
   print('| n | harm | to | at | noticed | s | steps again | identical |')
   print('|---|---|---|---|---|---:|---:|---|')
-  for number, row in enumerate(QUICK if args.quick else rows()):
+  for number, row in enumerate(planned):
     if args.only and args.only not in row.text():
       continue
     result = drill.run(number, row)

@@ -118,7 +118,7 @@ MISTAKES = {
     'kd',
     lambda p: (p / 'result.json').unlink(),
   ),
-  'is no run that this kd_jax can read': (
+  'config.json is damaged: Unterminated string': (
     'kd',
     lambda p: spoil(p, 'config.json', lambda b: b[:100]),
   ),
@@ -141,7 +141,7 @@ MISTAKES = {
       p, 'network.json', lambda b: b.replace(b'"format": 1', b'"format": 2')
     ),
   ),
-  'cannot be used here: Shape mismatch': (
+  'takes other weights or images than this folder has': (
     'kd_out',
     lambda p: spoil(
       p,

@@ -1,5 +1,6 @@
 """A teacher by its path: a run, an export, or a mistake."""
 
+import copy
 import functools
 import hashlib
 import http.server
@@ -13,14 +14,16 @@ import optax
 import pytest
 from safetensors import numpy
 
+from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.data import resident
 from kd_jax.data.sets import digits
 from kd_jax.distill import build
+from kd_jax.export import artifact
 from kd_jax.models import layers
 from kd_jax.models.pretrained import convert
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import report, restore
+from kd_jax.training import report, teacher_path
 from kd_jax.training import run as run_lib
 from kd_jax.training import teacher as teacher_lib
 from tests import finished
@@ -204,7 +207,7 @@ def test_a_teacher_whose_training_diverged_is_found_when_it_is_loaded(
   # Of a run, whose files have digests, as it is restored.
   weights = {'params/fc/bias': jnp.array([1.0, jnp.inf])}
   with pytest.raises(errors.UsageError, match='params/fc/bias has values'):
-    restore.check_finite(weights, 'run')
+    artifact.check_finite(weights, 'run')
 
 
 def test_a_run_of_another_normalisation_is_refused_with_the_cure(tmp_path):
@@ -238,7 +241,7 @@ def test_a_teacher_by_url_is_fetched_once_and_measured_where_asked(
   file = folder / 'resnet8.safetensors'
   want = saved(file, made)
   made.cache_dir = str(tmp_path / 'cache')
-  made.teacher.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+  made.teacher.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
   made.teacher.expected_on = 'train'
   parts = build.build(made)
   sets = {
@@ -269,7 +272,6 @@ def test_a_teacher_by_url_is_fetched_once_and_measured_where_asked(
 @pytest.mark.parametrize(
   ('name', 'digits_', 'message'),
   [
-    ('resnet8.safetensors', '', r'set config\.teacher\.sha256'),
     ('resnet8.safetensors', '0' * 64, 'truncated or another file'),
     ('gone.safetensors', '0' * 64, 'cannot download .*File not found'),
     ('run', '0' * 64, 'a URL names a file of weights'),
@@ -289,6 +291,56 @@ def test_a_wrong_url_is_one_line_and_leaves_nothing(
   assert '\n' not in str(raised.value)
   assert not (tmp_path / 'run').exists()
   assert not list(tmp_path.glob('cache/downloads/[!.]*'))
+
+
+def test_a_url_needs_all_digits_and_says_those_of_its_file(tmp_path, served):
+  folder, address = served
+  file = folder / 'resnet8-5c106cde.safetensors'
+  made = config(f'{address}/{file.name}?download=true&token=secret')
+  saved(file, made)
+  digits = hashlib.sha256(file.read_bytes()).hexdigest()
+  made.cache_dir = str(tmp_path / 'cache')
+  for given in ('', digits[:8], digits[:63]):
+    made.teacher.sha256 = given
+    with pytest.raises(errors.UsageError, match='needs all 64') as raised:
+      teacher_path.file(made)
+    assert digits in str(raised.value)
+    assert 'secret' not in str(raised.value)
+    file.unlink(missing_ok=True)  # it is not fetched again
+  made.teacher.sha256 = digits
+  kept = teacher_path.file(made)
+  assert hashlib.sha256(kept.read_bytes()).hexdigest() == digits
+  kept.write_bytes(b'another file with the same first 8 digits')
+  with pytest.raises(errors.UsageError, match='cannot download'):
+    teacher_path.file(made)
+
+
+def test_a_token_of_a_url_is_in_no_file_and_in_no_identity(
+  tmp_path, served, monkeypatch
+):
+  folder, address = served
+  plain = config(f'{address}/resnet8.safetensors?download=true')
+  file = folder / 'resnet8.safetensors'
+  saved(file, plain)
+  plain.teacher.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+  plain.cache_dir = str(tmp_path / 'cache')
+  made = copy.deepcopy(plain)
+  made.teacher.path = (
+    f'http://me:secret@{address[7:]}/resnet8.safetensors'
+    '?download=true&X-Amz-Signature=secret#secret'
+  )
+  assert config_lib.digest(made) == config_lib.digest(plain)
+  parts = build.build(made)
+  run = run_dir.Folder(tmp_path / 'run')
+  run.claim(config_lib.plain(made), {})
+  run.claim(config_lib.plain(plain), {})  # it is the same run
+  teacher_lib.check(made, parts, run)
+  monkeypatch.setattr(teacher_lib, 'measure', lambda *_: {'top1': 50.0})
+  teacher_lib.obtain(made, parts, run, {'test': None}.get, None, print)
+  teacher_lib.check(made, parts, run)
+  texts = {p.name: p.read_text() for p in (tmp_path / 'run').glob('*.json')}
+  assert {'config.json', 'teacher.json'} <= texts.keys()
+  assert not [name for name, text in texts.items() if 'secret' in text]
 
 
 def test_a_run_trains_beside_the_folded_teacher(tmp_path, monkeypatch):

@@ -21,10 +21,18 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 from kd_jax import errors
-from kd_jax.data.sets import pickles
+from kd_jax.data.sets import archive, pickles
 from kd_jax.runtime import downloads
 
 Example = tuple[str, dict[str, Any]]
+_TEXT = 1 << 16  # the most bytes of a list of class names
+_IMAGE = 1 << 20  # the most bytes of a JPEG file of 64x64 pixels
+# What a damaged archive raises, or one of something else. RuntimeError: an
+# encryption, or a compression that is not known.
+_DAMAGE = (
+  tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError,
+  RuntimeError, ValueError,
+)  # fmt: skip
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -43,6 +51,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
   ENCODING: ClassVar[str]
   IMAGE_SIZE: ClassVar[int] = 32
   CLASSES: ClassVar[int]
+  COUNTS: ClassVar[dict[str, int]]  # of the published images, by split
 
   def _info(self) -> tfds.core.DatasetInfo:
     image = (self.IMAGE_SIZE, self.IMAGE_SIZE, 3)
@@ -65,6 +74,22 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
     # Abstract in tfds, but unused: `_split_generators` yields the examples.
     raise NotImplementedError
 
+  def _name_classes(self, listing: bytes) -> None:
+    """Sets the class names, a line each.
+
+    Raises:
+      UsageError: They are no text, too few, too many or not distinct.
+    """
+    try:
+      names = [n.strip() for n in listing.decode().split('\n') if n.strip()]
+    except UnicodeDecodeError as error:
+      raise self._broken(error) from error
+    if len({*names}) != self.CLASSES or len(names) != self.CLASSES:
+      raise self._broken(
+        ValueError(f'{len({*names})} class names for {self.CLASSES} classes')
+      )
+    self.info.features['label'].names = names
+
   def _broken(self, error: Exception) -> errors.UsageError:
     return errors.UsageError(
       f'{self.archive_path} is not a complete archive of {self.name} '
@@ -79,6 +104,7 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
   VERSION = tfds.core.Version('3.0.2')
   ENCODING: ClassVar[str] = 'png'
   CLASSES: ClassVar[int] = 100
+  COUNTS: ClassVar[dict[str, int]] = {'train': 50_000, 'test': 10_000}
   PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
     'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
     'sha256',
@@ -88,8 +114,8 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
   ALSO: ClassVar[tuple[downloads.Published, ...]] = (
     downloads.Published(
       'https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz',
-      'md5',
-      'eb9058c3a382ffc7106e4002c42a8d85',
+      'sha256',
+      '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7',
       169_001_437,
     ),
   )
@@ -110,16 +136,15 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
     binary = {self.NAMES, *sum(self.FILES.values(), ())}
     pickled = {self.META[0], *(n.removesuffix('.bin') for n in binary)}
     pickled -= {self.NAMES}
-    contents: dict[str, bytes] = {}
+    sizes = dict.fromkeys((self.NAMES, self.META[0]), _TEXT)
+    for split, files in self.FILES.items():
+      size = self.COUNTS[split] // len(files) * (self.LABEL_BYTES + 3072)
+      for name in files:  # a pickle also holds the images' file names
+        sizes |= {name: size, name.removesuffix('.bin'): 2 * size}
+    most = 2 * sum(self.COUNTS.values()) * (self.LABEL_BYTES + 3072)
     try:
-      with tarfile.open(str(self.archive_path)) as tar:
-        for member in tar:
-          name = member.name.rsplit('/', 1)[-1]
-          is_wanted = name in binary | pickled
-          file = tar.extractfile(member) if is_wanted else None
-          if file is not None:
-            contents[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+      contents = archive.tar_members(self.archive_path, sizes, most)
+    except _DAMAGE as error:
       raise self._broken(error) from error
     if pickled <= contents.keys():
       contents = self._unpickled(contents)
@@ -130,8 +155,7 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
           f'{", ".join(sorted(pickled - contents.keys()))}'
         )
       )
-    names = [n for n in contents[self.NAMES].decode().splitlines() if n.strip()]
-    self.info.features['label'].names = names
+    self._name_classes(contents[self.NAMES])
     return {
       split: self._examples(split, [contents[name] for name in files])
       for split, files in self.FILES.items()
@@ -151,8 +175,12 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
       files = {self.NAMES: '\n'.join(decoded).encode()}
       for name in sum(self.FILES.values(), ()):
         batch = pickles.load(contents[name.removesuffix('.bin')])
-        pixels = np.asarray(batch[b'data'])
-        classes = np.asarray(batch[labels])[:, None]
+        pixels, given = batch[b'data'], batch[labels]
+        if not isinstance(pixels, np.ndarray) or any(
+          type(label) is not int for label in given
+        ):
+          raise ValueError(f'{name} holds no array of images, or no labels')
+        classes = np.array(given)[:, None]
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
           raise ValueError(f'{name} holds no images of 3072 bytes')
         if classes.min() < 0 or classes.max() >= self.CLASSES:
@@ -180,6 +208,8 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
         pixels = row[self.LABEL_BYTES :].reshape(3, 32, 32).transpose(1, 2, 0)
         key = f'{split}_{number:05d}'
         label = int(row[self.LABEL_BYTES - 1])
+        if label >= self.CLASSES:
+          raise self._broken(ValueError(f'{key} has the label {label}'))
         image = Image.fromarray(np.ascontiguousarray(pixels))
         yield key, {'id': key, 'image': image, 'label': label}
         number += 1
@@ -199,8 +229,8 @@ class Cifar10(Cifar100, skip_registration=True):  # type: ignore[call-arg]
   ALSO: ClassVar[tuple[downloads.Published, ...]] = (
     downloads.Published(
       'https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz',
-      'md5',
-      'c58f30108f718f92721af3b95e74349a',
+      'sha256',
+      '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce',
       170_498_071,
     ),
   )
@@ -228,42 +258,48 @@ class TinyImagenet(_Builder, skip_registration=True):  # type: ignore[call-arg]
   ENCODING: ClassVar[str] = 'jpeg'
   IMAGE_SIZE: ClassVar[int] = 64
   CLASSES: ClassVar[int] = 200
+  COUNTS: ClassVar[dict[str, int]] = {'train': 100_000, 'test': 10_000}
   PUBLISHED: ClassVar[downloads.Published] = downloads.Published(
     'http://cs231n.stanford.edu/tiny-imagenet-200.zip',
-    'md5',
-    '90528d7ca1a48142e341f4ef8d21d0de',
+    'sha256',
+    '6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821',
     248_100_043,
   )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Example]]:
     del dl_manager
     try:
-      archive = zipfile.ZipFile(str(self.archive_path))
+      file = zipfile.ZipFile(str(self.archive_path))
       root = 'tiny-imagenet-200/'
-      wnids = archive.read(f'{root}wnids.txt').decode().split()
-      listing = archive.read(f'{root}val/val_annotations.txt').decode()
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+      wnids = archive.zip_member(file, f'{root}wnids.txt', _TEXT)
+      listing = archive.zip_member(
+        file, f'{root}val/val_annotations.txt', 100 * _TEXT
+      ).decode()
+      rows = [line.split('\t')[:2] for line in listing.splitlines() if line]
+      validation = {f'{root}val/images/{name}': wnid for name, wnid in rows}
+    except _DAMAGE as error:
       raise self._broken(error) from error
-    self.info.features['label'].names = wnids
-    annotated = (line.split('\t')[:2] for line in listing.splitlines() if line)
-    validation = {f'{root}val/images/{name}': wnid for name, wnid in annotated}
+    self._name_classes(wnids)
     train = {
       name: name.split('/')[2]
-      for name in archive.namelist()
+      for name in file.namelist()
       if name.startswith(f'{root}train/') and name.endswith('.JPEG')
     }
     return {
-      'train': self._examples(archive, train),
-      'test': self._examples(archive, validation),
+      'train': self._examples(file, train),
+      'test': self._examples(file, validation),
     }
 
   def _examples(
     self, file: zipfile.ZipFile, labels: dict[str, str]
   ) -> Iterator[Example]:
+    classes = {*self.info.features['label'].names}
     for name, wnid in sorted(labels.items()):
       try:
-        content = file.read(name)
-      except (zipfile.BadZipFile, KeyError, OSError) as error:
+        content = archive.zip_member(file, name, _IMAGE)
+        if wnid not in classes:
+          raise ValueError(f'{name} has a class {wnid!r} that is none')
+      except _DAMAGE as error:
         raise self._broken(error) from error
       key = name.rsplit('/', 1)[1].removesuffix('.JPEG')
       yield key, {'id': key, 'image': io.BytesIO(content), 'label': wnid}

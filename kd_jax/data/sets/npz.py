@@ -17,7 +17,9 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
+import tokenize
 from typing import IO, Any, NamedTuple
 import zipfile
 import zlib
@@ -38,8 +40,12 @@ _DTYPES = {
 }
 # The exceptions that a damaged file raises. ValueError: the header or the end
 # of an array is misplaced. RuntimeError: an encryption or a compression that
-# NumPy never writes.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
+# NumPy never writes. The last two: a header that Python cannot parse.
+_DAMAGE = (
+  zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError,
+  SyntaxError, tokenize.TokenError,
+)  # fmt: skip
+_DEFLATED = 1032  # the most bytes that a byte of zip's deflate stands for
 _BLOCK = 2**24  # pixels that are counted together
 
 
@@ -180,6 +186,7 @@ def _contents(
     for key in sorted(members.keys() & _DTYPES.keys()):
       with archive.open(members[key]) as file:
         headers[key] = _header(file)
+      _check_size(key, headers[key], members[key], path.stat().length)
   _check_keys(path, list(members))
   for key, header in headers.items():
     if header.dtype.hasobject:
@@ -194,6 +201,30 @@ def _contents(
     [(key, members[key].CRC, members[key].file_size) for key in headers]
   )
   return headers, digests.of_contents(sums, home, text)
+
+
+def _check_size(
+  key: str, header: _Header, member: zipfile.ZipInfo, length: int
+) -> None:
+  """Checks that a file can hold an array, before memory is taken for it.
+
+  Args:
+    key: The array's key.
+    header: Its shape and dtype.
+    member: Its entry in the file.
+    length: The bytes of the file.
+
+  Raises:
+    ValueError: The file is too small.
+  """
+  shape, dtype = header
+  size = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+  most = min(member.file_size, _DEFLATED * length)
+  if size > most or min(shape, default=0) < 0:
+    raise ValueError(
+      f'{key} is said to have shape {list(shape)}, {size} bytes, and {most} '
+      'are the most that it can hold'
+    )
 
 
 def _header(file: IO[bytes]) -> _Header:

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from kd_jax import errors
 from kd_jax.data import decode, source
 from kd_jax.data.sets import archive, builders
-from kd_jax.runtime import digests, locks
+from kd_jax.runtime import digests, locks, screen
 
 # The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -208,7 +208,21 @@ def open_prepared(
     fingerprint=_fingerprint(folder, home),
     place=os.path.abspath(prepared_root),
   )
-  return source.Source(info, records.__getitem__)
+  return source.Source(info, records.__getitem__, _counted(name, info))
+
+
+def _counted(name: str, info: source.Info) -> tuple[str, ...]:
+  """Returns a line if a published data set has another number of images."""
+  if name not in builders.BUILDERS:
+    return ()
+  here = {'train': info.num_train, 'test': info.num_test}
+  published = builders.BUILDERS[name].COUNTS
+  if here == published:
+    return ()
+  return (
+    f'{name} is published with {published["train"]} training and '
+    f'{published["test"]} test images, so that these are other data',
+  )
 
 
 def parsed(name: str) -> tuple[str, dict[str, str]]:
@@ -381,7 +395,7 @@ def _prepare(
       path=archive_path,
       any_checksum=any_checksum,
     )
-    print(f'preparing {name} in {home}', flush=True)
+    screen.show(errors.line(f'preparing {name} in {home}'))
     tfds.disable_progress_bar()
     builder.download_and_prepare()
     complete = find(name, home)

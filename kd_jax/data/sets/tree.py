@@ -61,7 +61,7 @@ class LeftOut:
     """Returns the counts in one line; '' if nothing is left out."""
     parts = []
     for reason, names in self._names.items():
-      shown = ', '.join(sorted(names)[:_SHOWN])
+      shown = ', '.join(errors.shown(n) for n in sorted(names)[:_SHOWN])
       more = ', ...' if len(names) > _SHOWN else ''
       parts.append(f'{len(names)} {reason} ({shown}{more})')
     return f'left out: {"; ".join(parts)}' if parts else ''

@@ -181,13 +181,8 @@ def kind(value: Any) -> str:
   if isinstance(value, Tensor):
     return 'tensor'
   if isinstance(value, torch_save.Inert):
-    return printable(f'{cls.__module__}.{cls.__name__}')
+    return errors.shown(f'{cls.__module__}.{cls.__name__}')
   return cls.__name__
-
-
-def printable(text: str) -> str:
-  """Returns a text of a file without what would move or colour the cursor."""
-  return ''.join(c if c.isprintable() else '?' for c in text)
 
 
 def shown(names: Iterable[Any], most: int = 8) -> str:

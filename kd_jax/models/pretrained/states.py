@@ -30,6 +30,7 @@ USUAL = (
 # Parts of the keys of averaged weights, which stand behind those trained.
 _AVERAGED = ('ema', 'swa', 'averaged', 'shadow')
 _DEEPEST = 6  # dicts within dicts
+_MOST = 200_000  # entries of a file, which may hold a dict many times
 
 
 class State(NamedTuple):
@@ -52,9 +53,11 @@ def flat(content: Mapping[Any, Any]) -> dict[str, Any]:
 
   def add(entries: Mapping[Any, Any], before: str, depth: int) -> None:
     for key, value in entries.items():
-      name = f'{before}{contents.printable(str(key))}'
+      name = f'{before}{errors.shown(key)}'
       if isinstance(value, dict) and depth < _DEEPEST:
         add(value, f'{name}.', depth + 1)
+      elif len(found) == _MOST:
+        raise errors.UsageError(f'it has more than {_MOST} entries')
       else:
         found[name] = value
 

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator
 import contextlib
 import io
 import math
-import pickle
 from typing import Any, BinaryIO, NamedTuple
 import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax.runtime import unpickling
+
 # The numbers with which files of torch before 1.6 begin, each a pickle.
 MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_REPEATED = 1 << 24  # the most numbers of a tensor that repeats few
+_PICKLE = 1 << 26  # the most bytes of a pickle that has its tensors beside it
 
 # The bytes of a number of each dtype.
 _SIZES = {
@@ -121,13 +124,20 @@ def opened_zip(file: BinaryIO) -> Iterator[Any]:
       raise KeyError('data.pkl')
     root = places[0].removesuffix('data.pkl')
     order = f'{root}byteorder'
-    if order in archive.namelist() and archive.read(order) != b'little':
-      raise DamageError('its numbers are big-endian')
+    if order in archive.namelist():
+      with archive.open(order) as text:
+        if text.read(8) != b'little':
+          raise DamageError('its numbers are big-endian')
 
     def read(storage: _Storage) -> bytes:
-      return archive.read(f'{root}data/{storage.key}')
+      with archive.open(f'{root}data/{storage.key}') as data:
+        return data.read(storage.length * _SIZES[storage.dtype])
 
-    yield _Reader(io.BytesIO(archive.read(places[0])), read).load()
+    with archive.open(places[0]) as pickled:
+      content = pickled.read(_PICKLE + 1)
+    if len(content) > _PICKLE:
+      raise DamageError(f'more than {_PICKLE} bytes of names')
+    yield _Reader(io.BytesIO(content), read).load()
 
 
 @contextlib.contextmanager
@@ -166,9 +176,7 @@ def opened_stream(file: BinaryIO) -> Iterator[Any]:
   yield content
 
 
-# Python's own unpickler: the one in C takes memory before it looks whether a
-# damaged file can fill it.
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _Reader(unpickling.Unpickler):
   """Reads a pickle, of which only tensors and plain values are built."""
 
   def __init__(self, file: BinaryIO, read: Callable[[_Storage], bytes]):
@@ -231,10 +239,12 @@ def _tensor(
     kind = np.dtype(jnp.bfloat16 if dtype == 'bfloat16' else dtype)
     numbers = np.frombuffer(storage.read(storage), kind.newbyteorder('<'))
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if math.prod(shape) and offset + last >= len(numbers):
+    size = math.prod(shape)
+    too_many = size > max(len(numbers), _REPEATED)
+    if too_many or (size and offset + last >= len(numbers)):
       raise DamageError(f'{len(numbers)} numbers for a tensor of shape {shape}')
     steps = tuple(s * kind.itemsize for s in strides)
-    part = numbers[offset:] if math.prod(shape) else numbers[:0]
+    part = numbers[offset:] if size else numbers[:0]
     return np.lib.stride_tricks.as_strided(part, shape, steps).copy()
 
   return Tensor(dtype, shape, values)
