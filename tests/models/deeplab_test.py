@@ -218,13 +218,31 @@ def mobile(**fields):
 
 
 @functools.cache
-def mobile_variables():
+def mobile_initial():
   init = jax.jit(mobile().init, static_argnames='train')
+  return jax.device_get(init(jax.random.key(0), IMAGES, train=False))
+
+
+@functools.cache
+def mobile_variables():
+  """Variables that are far from their first, of which many are 0 and 1."""
   rng = np.random.default_rng(0)
-  made = jax.device_get(init(jax.random.key(0), IMAGES, train=False))
   return jax.tree.map(
-    lambda x: (x + rng.uniform(0, 0.5, x.shape)).astype(np.float32), made
+    lambda x: (x + rng.uniform(0, 0.5, x.shape)).astype(np.float32),
+    mobile_initial(),
   )
+
+
+def test_layers_start_as_the_originals():
+  params = mobile_initial()['params']
+  kernels = [x for x in jax.tree.leaves(params) if x.ndim == 4]
+  scaled = [x.ravel() / (2 / x[..., 0].size) ** 0.5 for x in kernels]
+  together = np.concatenate(scaled)
+  assert np.std(together) == pytest.approx(1, rel=0.06)
+  assert np.abs(together).max() > 3  # normal
+  bias = params['decoder']['scores']['bias']
+  assert bias.any()
+  assert np.abs(bias).max() <= TINY_MOBILE['decoder_width'] ** -0.5
 
 
 @functools.cache
@@ -312,6 +330,10 @@ def test_rows_of_a_mobilenet_beyond_the_output_stride_are_dilated(
   [
     ({'padding': 'blok'}, "did you mean 'block'"),
     ({'output_stride': 4}, 'output_stride=4: give 8, 16 or 32'),
+    (
+      {'stages': (((2, 4, 1, 1),), ((1, 4, 1, 2),))},
+      'stages=.* needs an expansion above 1',
+    ),
   ],
 )
 def test_fields_of_a_mobilenet_that_do_not_fit_are_refused(fields, message):
