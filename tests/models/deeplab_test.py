@@ -118,6 +118,12 @@ def test_a_network_says_its_task_and_a_module_of_ones_own_is_a_classifier():
   assert models.task(registry.Function(5, np.sin)) == 'classification'
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_the_size_of_a_networks_images_is_the_papers_or_the_small_ones(name):
+  want = 48 if name.endswith('small') else 513
+  assert models.image_size(models.make(name, 2)) == want
+
+
 def test_logits_are_the_scores_resized_to_the_images():
   taps = apply(tiny())
   want = layers.resize(jnp.asarray(taps['scores']), *IMAGES.shape[1:3])
