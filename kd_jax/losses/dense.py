@@ -25,7 +25,7 @@ def position_cross_entropies(
   """
   counts = (labels >= 0) & (labels < logits.shape[-1])
   log_q = jax.nn.log_softmax(logits.astype(jnp.float32))
-  # A label out of range would read a NaN, whose gradient no mask stops.
+  # A label out of range would read a NaN, at which `jax_debug_nans` stops.
   safe = jnp.where(counts, labels, 0)
   values = jnp.take_along_axis(log_q, safe[..., None], axis=-1)[..., 0]
   return jnp.where(counts, -values, 0.0), counts

@@ -292,6 +292,11 @@ class DeepLabMobileNetV2(DeepLab):
       raise errors.ArgumentError(
         f'output_stride={self.output_stride}: give 8, 16 or 32'
       )
+    if any(rows[0][0] == 1 for rows in self.stages[1:]):
+      raise errors.ArgumentError(
+        f'stages={self.stages}: the first row of every stage but the first '
+        'needs an expansion above 1, which is tapped'
+      )
     super().__post_init__()
 
   def trunk(self) -> Callable[..., Maps]:

@@ -176,10 +176,10 @@ def _takes_images(function: Any) -> bool:
 
 def image_size(network: nn.Module) -> int:
   """Returns the height and width in pixels that a network is designed for."""
-  small = getattr(network, 'stem', 'cifar') != 'imagenet'
+  stem = getattr(network, 'stem', '')
   if task(network) == 'segmentation':
-    return 48 if small else 513
-  return 32 if small else 224
+    return 48 if stem == 'strided' else 513
+  return 224 if stem == 'imagenet' else 32
 
 
 class Description(NamedTuple):

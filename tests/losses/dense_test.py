@@ -39,6 +39,11 @@ def test_a_position_without_a_class_has_no_gradient(void):
   )
 
 
+def test_no_nan_is_made_where_a_position_has_no_class():
+  with jax.debug_nans(True):
+    jax.grad(losses.masked_cross_entropy)(LOGITS, LABELS)
+
+
 def test_a_batch_without_a_label_loses_nothing_and_teaches_nothing():
   labels = np.full_like(LABELS, dense.VOID)
   value, grad = jax.value_and_grad(losses.masked_cross_entropy)(LOGITS, labels)

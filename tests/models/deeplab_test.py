@@ -118,6 +118,12 @@ def test_a_network_says_its_task_and_a_module_of_ones_own_is_a_classifier():
   assert models.task(registry.Function(5, np.sin)) == 'classification'
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_the_size_of_a_networks_images_is_the_papers_or_the_small_ones(name):
+  want = 48 if name.endswith('small') else 513
+  assert models.image_size(models.make(name, 2)) == want
+
+
 def test_logits_are_the_scores_resized_to_the_images():
   taps = apply(tiny())
   want = layers.resize(jnp.asarray(taps['scores']), *IMAGES.shape[1:3])
@@ -218,13 +224,31 @@ def mobile(**fields):
 
 
 @functools.cache
-def mobile_variables():
+def mobile_initial():
   init = jax.jit(mobile().init, static_argnames='train')
+  return jax.device_get(init(jax.random.key(0), IMAGES, train=False))
+
+
+@functools.cache
+def mobile_variables():
+  """Variables that are far from their first, of which many are 0 and 1."""
   rng = np.random.default_rng(0)
-  made = jax.device_get(init(jax.random.key(0), IMAGES, train=False))
   return jax.tree.map(
-    lambda x: (x + rng.uniform(0, 0.5, x.shape)).astype(np.float32), made
+    lambda x: (x + rng.uniform(0, 0.5, x.shape)).astype(np.float32),
+    mobile_initial(),
   )
+
+
+def test_layers_start_as_the_originals():
+  params = mobile_initial()['params']
+  kernels = [x for x in jax.tree.leaves(params) if x.ndim == 4]
+  scaled = [x.ravel() / (2 / x[..., 0].size) ** 0.5 for x in kernels]
+  together = np.concatenate(scaled)
+  assert np.std(together) == pytest.approx(1, rel=0.06)
+  assert np.abs(together).max() > 3  # normal
+  bias = params['decoder']['scores']['bias']
+  assert bias.any()
+  assert np.abs(bias).max() <= TINY_MOBILE['decoder_width'] ** -0.5
 
 
 @functools.cache
@@ -312,6 +336,10 @@ def test_rows_of_a_mobilenet_beyond_the_output_stride_are_dilated(
   [
     ({'padding': 'blok'}, "did you mean 'block'"),
     ({'output_stride': 4}, 'output_stride=4: give 8, 16 or 32'),
+    (
+      {'stages': (((2, 4, 1, 1),), ((1, 4, 1, 2),))},
+      'stages=.* needs an expansion above 1',
+    ),
   ],
 )
 def test_fields_of_a_mobilenet_that_do_not_fit_are_refused(fields, message):
