@@ -88,6 +88,7 @@ NETWORKS: dict[str, Domain] = {
   'alpha': NOT_NEGATIVE,
   'bn_group_size': COUNT_OR_NONE,
   'depth': COUNT,
+  'extras': COUNT,
   'groups': COUNT,
   'growth': COUNT,
   'hidden': COUNT,

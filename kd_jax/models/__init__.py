@@ -8,3 +8,4 @@ from kd_jax.models.registry import image_size as image_size
 from kd_jax.models.registry import is_function as is_function
 from kd_jax.models.registry import last_maps as last_maps
 from kd_jax.models.registry import make as make
+from kd_jax.models.registry import task as task

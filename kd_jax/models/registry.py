@@ -13,10 +13,12 @@ from kd_jax import domains, errors, features
 from kd_jax.models import (
   densenet,
   googlenet,
+  layers,
   mobilenet,
   pyramidnet,
   resnet,
   shufflenet,
+  ssd,
   vgg,
   wide_resnet,
 )
@@ -33,6 +35,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     pyramidnet,
     densenet,
     googlenet,
+    ssd,
   )
   for name, factory in module.NETWORKS.items()
 }
@@ -126,8 +129,19 @@ def _factory(name: str) -> Any:
   raise errors.unknown('network', name, NETWORKS)
 
 
+def task(network: nn.Module) -> str:
+  """Returns the task that a network is for, as `tasks.find` names it.
+
+  A module of one's own says it by an attribute `task`; without one it is a
+  classifier.
+  """
+  return getattr(network, 'task', 'classification')
+
+
 def image_size(network: nn.Module) -> int:
   """Returns the height and width in pixels that a network is designed for."""
+  if size := layers.only_size(network):
+    return size
   return 224 if getattr(network, 'stem', 'cifar') == 'imagenet' else 32
 
 
@@ -170,7 +184,8 @@ def last_maps(network: nn.Module) -> LastMaps | None:
   Returns:
     The taps; None if the network has no taps 'stage1', 'stage2', ...
   """
-  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  size = layers.only_size(network) or 64
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
   def init(image):
     variables = network.init(

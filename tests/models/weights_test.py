@@ -42,12 +42,12 @@ def test_an_originals_weights_give_its_logits_and_taps(path):
   assert max(found.values()) < 1e-4, found
 
 
-def test_every_class_of_networks_has_an_original():
+def test_every_class_of_classifiers_has_an_original():
   tested = {
     type(compare_networks.network(compare_networks.load(path)[1]))
     for path in FILES
   }
-  assert tested == {type(models.make(n, 2)) for n in models.NETWORKS}
+  assert tested == {type(models.make(n, 2)) for n in networks_test.CLASSIFIERS}
 
 
 @pytest.mark.parametrize('name', networks_test.NARROW)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,19 +15,22 @@ from kd_jax.models.layers import conv
 
 
 class Network(nn.Module, kw_only=True):
-  """The base of the image classifiers: images [N,H,W,3] to logits [N,K] f32.
+  """The base of the networks: images [N,H,W,3] to logits, [N,K] f32.
 
   Every network has the taps 'stem', 'stage{i}' and 'stage{i}_pre' for each
   stage, 'pooled' and 'logits'; and 'stage{i}_post' of the last stage if the
   pooled map is not 'stage{i}'.
 
   Attributes:
+    task: The task that the network is for, as `tasks.find` names it.
     num_classes: The number of classes, K.
     dtype: The dtype of the computation; parameters, statistics and taps are
       float32.
     batch_norm: See `BatchNorm.mode`.
     bn_group_size: See `BatchNorm.group_size`.
   """
+
+  task: ClassVar[str] = 'classification'
 
   num_classes: int
   dtype: jnp.dtype = jnp.float32
@@ -75,6 +79,16 @@ class Network(nn.Module, kw_only=True):
       self.num_classes, self.dtype, kernel_init, bias_init, name='fc'
     )(pooled)
     return tap(self, 'logits', logits.astype(jnp.float32))
+
+
+def only_size(network: nn.Module) -> int:
+  """Returns the only height and width that a network takes, in pixels; or 0.
+
+  Args:
+    network: The network; one that takes a single size has an attribute
+      `image_size`.
+  """
+  return getattr(network, 'image_size', 0)
 
 
 def check_choice(kind: str, value: str, choices: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from kd_jax import errors
+from kd_jax.models import layers
 from kd_jax.models.pretrained import contents, states, torch_save
 from kd_jax.models.pretrained import layouts as layouts_lib
 
@@ -176,7 +177,8 @@ def shapes(network: nn.Module) -> dict[str, Any]:
 
   They do not depend on the size of the images.
   """
-  image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+  size = layers.only_size(network) or 64
+  image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
 
   def init(image):
     variables = dict(network.init(jax.random.key(0), image, train=False))

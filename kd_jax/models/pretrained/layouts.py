@@ -20,6 +20,7 @@ from kd_jax.models import (
   pyramidnet,
   resnet,
   shufflenet,
+  ssd,
   vgg,
   wide_resnet,
 )
@@ -281,6 +282,29 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
 
+def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, Rules]:
+  # Each layer has a ReLU behind it, and each stage a max-pool before it.
+  starts = [
+    sum(2 * len(widths) + 1 for widths in network.widths[:i])
+    for i in range(len(network.widths) + 1)
+  ]
+
+  def layer(i: int, j: int) -> str:
+    return f'vgg.{starts[i] + 2 * (j - 1)}'
+
+  heads = {'offsets': 'loc', 'logits': 'conf'}
+  return {
+    'ssd.pytorch': [
+      ('l2norm', lambda: 'L2Norm'),
+      (r'backbone/stem_block(\d+)', lambda j: layer(0, j)),
+      (r'backbone/stage(\d+)_block(\d+)', layer),
+      (r'backbone/conv([67])', lambda n: f'vgg.{starts[-1] + 2 * (n - 6)}'),
+      (r'extra(\d+)_conv([12])', lambda i, j: f'extras.{2 * i + j - 3}'),
+      (r'(offsets|logits)(\d+)', lambda name, i: f'{heads[name]}.{i - 1}'),
+    ]
+  }
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -292,4 +316,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   pyramidnet.PyramidNet: _pyramidnet,
   densenet.DenseNet: _densenet,
   googlenet.GoogLeNet: _googlenet,
+  ssd.SSDVGG: _ssd_vgg,
 }
