@@ -195,7 +195,7 @@ def test_a_crops_aspect_is_that_of_its_pixels():
   for seed in range(40):
     rng = np.random.default_rng(seed)
     _, new, _ = lib.augment(rng, image, boxes, labels, how)
-    if 0 < new[0, 0] and new[0, 2] < 1:
+    if new[0, 0] > 0 and new[0, 2] < 1:
       growth.append((new[0, 2] - new[0, 0]) / 0.02)
   growth = np.array(growth)
   assert ((growth > 1.999) | (np.abs(growth - 1) < 1e-4)).all()
