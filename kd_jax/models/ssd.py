@@ -239,9 +239,9 @@ class SSD(layers.Network, kw_only=True):
   ) -> None:
     if got != want:
       raise errors.UsageError(
-        f'{type(self).__name__} has {what} of {got} pixels a side, its priors '
-        f'are for {want}: give images of {self.image_size} pixels, or other '
-        'priors'
+        f'{type(self).__name__}: {what} of {got} pixels a side, where the '
+        f'priors are for {want}: give images of {self.image_size} pixels, or '
+        'other priors'
       )
 
   def _extra(
