@@ -13,7 +13,6 @@ from kd_jax import domains, errors, features
 from kd_jax.models import (
   densenet,
   googlenet,
-  layers,
   mobilenet,
   pyramidnet,
   resnet,
@@ -30,12 +29,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     resnet,
     wide_resnet,
     vgg,
+    ssd,
     mobilenet,
     shufflenet,
     pyramidnet,
     densenet,
     googlenet,
-    ssd,
   )
   for name, factory in module.NETWORKS.items()
 }
@@ -139,9 +138,12 @@ def task(network: nn.Module) -> str:
 
 
 def image_size(network: nn.Module) -> int:
-  """Returns the height and width in pixels that a network is designed for."""
-  if size := layers.only_size(network):
-    return size
+  """Returns the height and width in pixels that a network is designed for.
+
+  A network that takes no other says it by an attribute `image_size`.
+  """
+  if hasattr(network, 'image_size'):
+    return network.image_size
   return 224 if getattr(network, 'stem', 'cifar') == 'imagenet' else 32
 
 
@@ -184,7 +186,7 @@ def last_maps(network: nn.Module) -> LastMaps | None:
   Returns:
     The taps; None if the network has no taps 'stage1', 'stage2', ...
   """
-  size = layers.only_size(network) or 64
+  size = getattr(network, 'image_size', 64)
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
   def init(image):

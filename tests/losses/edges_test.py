@@ -8,14 +8,14 @@ import pytest
 from kd_jax import losses
 from tests.losses import losses_test
 
+PRIORS = (3, 8, 5)
+# What priors are to predict; there are no objects in the last image.
+CLASSES = np.int32([[0, 1, 0, 2, 0, 0, 0, 0], [4] + [0] * 7, [0] * 8])
 MAPS, VECTORS, LABELS = (
   losses_test.MAPS,
   losses_test.VECTORS,
   losses_test.LABELS,
 )
-PRIORS = (3, 8, 5)
-# What priors are to predict; there are no objects in the last image.
-CLASSES = np.int32([[0, 1, 0, 2, 0, 0, 0, 0], [4] + [0] * 7, [0] * 8])
 INDEX = np.arange(12).reshape(6, 2) % 6
 # What `losses_test.CALLS` does not have: (shape, the loss of a and b).
 OTHERS = {

@@ -17,4 +17,3 @@ from kd_jax.models.layers.conv import torch_conv as torch_conv
 from kd_jax.models.layers.conv import torch_init as torch_init
 from kd_jax.models.layers.network import Network as Network
 from kd_jax.models.layers.network import check_choice as check_choice
-from kd_jax.models.layers.network import only_size as only_size

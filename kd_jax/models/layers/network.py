@@ -81,16 +81,6 @@ class Network(nn.Module, kw_only=True):
     return tap(self, 'logits', logits.astype(jnp.float32))
 
 
-def only_size(network: nn.Module) -> int:
-  """Returns the only height and width that a network takes, in pixels; or 0.
-
-  Args:
-    network: The network; one that takes a single size has an attribute
-      `image_size`.
-  """
-  return getattr(network, 'image_size', 0)
-
-
 def check_choice(kind: str, value: str, choices: tuple[str, ...]) -> None:
   """Raises UsageError if a field's value is not among its choices.
 

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.models import layers
 from kd_jax.models.pretrained import contents, states, torch_save
 from kd_jax.models.pretrained import layouts as layouts_lib
 
@@ -175,9 +174,9 @@ def _originals(
 def shapes(network: nn.Module) -> dict[str, Any]:
   """Returns the shapes of a network's variables.
 
-  They do not depend on the size of the images.
+  They do not depend on the size of the images, where any is allowed.
   """
-  size = layers.only_size(network) or 64
+  size = getattr(network, 'image_size', 64)
   image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
 
   def init(image):
