@@ -307,7 +307,8 @@ class SSDVGG(SSD):
   """An SSD with a VGG without BatchNorm as its backbone; see `SSD`.
 
   The stages end with conv2_2, conv3_3, conv4_3 and conv7. The last layers of
-  the VGG are convolutions, of which the first is dilated by 6.
+  the VGG are convolutions, of which the first is dilated by 6. ssd.pytorch's
+  weights read images with the mean (123, 117, 104)/255 and the deviation 1/255.
 
   Attributes:
     widths: The channels of every layer of the stem and of four stages.
