@@ -102,6 +102,7 @@ NETWORKS: dict[str, Domain] = {
   'decoder_width': COUNT,
   'depth': COUNT,
   'dilations': COUNT,
+  'extras': COUNT,
   'grid': COUNT,
   'groups': COUNT,
   'growth': COUNT,

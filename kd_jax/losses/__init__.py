@@ -45,6 +45,7 @@ from kd_jax.losses.maps import (
   margin,
   partial_l2,
 )
+from kd_jax.losses.multibox import multibox, multibox_kl, multibox_selected
 from kd_jax.losses.online import diversity, shifted_map, unit_distance
 from kd_jax.losses.pyramid import hierarchical_context
 from kd_jax.losses.relations import (
@@ -84,6 +85,9 @@ __all__ = [
   'margin',
   'masked_cross_entropy',
   'mse',
+  'multibox',
+  'multibox_kl',
+  'multibox_selected',
   'nckd',
   'neuron_selectivity',
   'partial_l2',

@@ -107,7 +107,7 @@ class WithTeacher(Method):
     student, teacher = feats['student'], feats['teacher']
     return {
       'ce': self.task.supervised(student, batch),
-      'kd': self.task.distilled(student, teacher, self.temperature),
+      'kd': self.task.distilled(student, teacher, batch, self.temperature),
     }
 
 

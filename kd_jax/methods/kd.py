@@ -38,7 +38,7 @@ class Method(base.Method):
         self.temperature,
       )
     else:
-      kd = self.task.distilled(student, teacher, self.temperature)
+      kd = self.task.distilled(student, teacher, batch, self.temperature)
     return {'ce': self.task.supervised(student, batch), 'kd': kd}
 
   def pairs(self) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,7 @@
 """What a task is: targets, supervised losses, predictions and their metric."""
 
 from collections.abc import Mapping
+import types
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
@@ -8,6 +9,8 @@ import jax
 from kd_jax.features import Batch, Features
 
 Counts = dict[str, jax.Array]
+# The rows of a task whose figures need sums alone.
+NO_ROWS: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Metric(NamedTuple):
@@ -41,9 +44,13 @@ class Task(Protocol):
     ...
 
   def distilled(
-    self, student: Features, teacher: Features, temperature: float
+    self, student: Features, teacher: Features, batch: Batch, temperature: float
   ) -> jax.Array:
     """Returns the loss [] f32 of softened predictions against the teacher's."""
+    ...
+
+  def outputs(self, feats: Features) -> Any:
+    """Returns the arrays [N,...] that a network predicts, for `count`."""
     ...
 
   def count(self, outputs: Any, batch: Batch) -> Counts:
@@ -54,10 +61,25 @@ class Task(Protocol):
     """Returns sums for each class, [K] each; 'correct' is among them."""
     ...
 
-  def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the figures of a whole split from the sums of `count`.
+  def rows(self, outputs: Any, batch: Batch) -> Counts:
+    """Returns what the figures need of every image of a batch, [N,...] each.
 
-    `headline.name` is among them, in percent, and 'images', a count. The sums
-    may be traced arrays.
+    It is empty where sums are enough. The rows of padding are there too; among
+    the arrays is 'mask', which marks them.
+    """
+    ...
+
+  def figures(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = NO_ROWS
+  ) -> dict[str, Any]:
+    """Returns the figures of a whole split, `headline.name` among them.
+
+    The headline is in percent; 'images' is a count.
+
+    Args:
+      sums: The results of `count`, added up over the split's batches. They may
+        be traced arrays where there are no rows.
+      rows: The results of `rows`, concatenated over the split's batches, on the
+        host.
     """
     ...

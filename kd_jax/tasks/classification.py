@@ -24,10 +24,16 @@ class Classification:
     return losses.cross_entropy(feats['logits'], batch['label'])
 
   def distilled(
-    self, student: Features, teacher: Features, temperature: float
+    self, student: Features, teacher: Features, batch: Batch, temperature: float
   ) -> jax.Array:
     """Returns KD's divergence of the softened logits [N,K]."""
+    del batch
     return losses.kl(student['logits'], teacher['logits'], temperature)
+
+  def outputs(self, feats: Features) -> jax.Array:
+    """Returns the logits [N,K]."""
+    logits: jax.Array = feats['logits']
+    return logits
 
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,K]."""
@@ -37,8 +43,16 @@ class Classification:
     """Returns `count_classes` of the logits [N,K]."""
     return count_classes(outputs, batch)
 
-  def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+  def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
+    """Returns nothing: accuracy needs sums alone."""
+    del outputs, batch
+    return {}
+
+  def figures(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
+  ) -> dict[str, Any]:
     """Returns `measures` of the sums."""
+    del rows
     return measures(sums)
 
 

@@ -34,7 +34,7 @@ class Segmentation:
     return losses.masked_cross_entropy(feats['logits'], batch['label'])
 
   def distilled(
-    self, student: Features, teacher: Features, temperature: float
+    self, student: Features, teacher: Features, batch: Batch, temperature: float
   ) -> jax.Array:
     """Returns KD's divergence of the softened scores [N,h,w,K].
 
@@ -44,6 +44,7 @@ class Segmentation:
     Raises:
       UsageError: The two networks' scores have different shapes.
     """
+    del batch
     s, t = student['scores'], teacher['scores']
     if s.shape != t.shape:
       raise errors.UsageError(
@@ -51,6 +52,11 @@ class Segmentation:
         "must have one shape: choose networks with the same stride of 'stage1'"
       )
     return losses.kl_of_positions(s, t, temperature)
+
+  def outputs(self, feats: Features) -> jax.Array:
+    """Returns the logits [N,H,W,K]."""
+    logits: jax.Array = feats['logits']
+    return logits
 
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,H,W,K]."""
@@ -60,8 +66,16 @@ class Segmentation:
     """Returns `count_classes` of the logits [N,H,W,K]."""
     return count_classes(outputs, batch)
 
-  def figures(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+  def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
+    """Returns nothing: the confusion matrix is a sum."""
+    del outputs, batch
+    return {}
+
+  def figures(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
+  ) -> dict[str, Any]:
     """Returns `measures` of the sums."""
+    del rows
     return measures(sums)
 
 

@@ -8,6 +8,9 @@ import pytest
 from kd_jax import losses
 from tests.losses import losses_test
 
+PRIORS = (3, 8, 5)
+# What priors are to predict; there are no objects in the last image.
+CLASSES = np.int32([[0, 1, 0, 2, 0, 0, 0, 0], [4] + [0] * 7, [0] * 8])
 MAPS, VECTORS, LABELS = (
   losses_test.MAPS,
   losses_test.VECTORS,
@@ -39,6 +42,14 @@ OTHERS = {
     MAPS,
     lambda a, _: losses.masked_cross_entropy(a, DENSE),
   ),
+  'multibox': (
+    PRIORS,
+    lambda a, b: sum(losses.multibox(a[..., :4], b, CLASSES, b[..., 1:])),
+  ),
+  'multibox_kl': (
+    PRIORS,
+    lambda a, b: losses.multibox_kl(a, b, CLASSES, 4.0),
+  ),
   'shifted_map': (MAPS, lambda a, _: losses.shifted_map(a).mean()),
   'softmax_weighted_sum': (
     VECTORS,
@@ -53,7 +64,8 @@ OTHERS = {
 # `margin` is computed once of a trained BatchNorm and has no gradient; the rest
 # moves or counts entries, or is a part of what is here.
 WITHOUT = {
-  'classes', 'flat', 'kl_per_image', 'margin', 'position_cross_entropies',
+  'classes', 'flat', 'kl_per_image', 'margin', 'multibox_selected',
+  'position_cross_entropies',
   'similarities',
 }  # fmt: skip
 # The largest features whose squares, or fourth powers, a float32 holds: of

@@ -1,0 +1,194 @@
+"""Detection of objects: multibox losses, and VOC's average precision."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax import boxes, errors, losses
+from kd_jax.features import Batch, Features
+from kd_jax.tasks import average_precision, base
+
+Outputs = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+  """The task of finding objects with their boxes; see `base.Task`.
+
+  A batch has 'boxes' [N,M,4] f32, in corner form and in fractions of the image,
+  'label' [N,M] i32, which is -1 where a row pads, and 'difficult' [N,M] bool. A
+  network has the features 'offsets' [N,P,4], 'logits' [N,P,K+1] with the
+  background first, and 'priors' [N,P,4] in centre form.
+  """
+
+  name: ClassVar[str] = 'detection'
+  headline: ClassVar[base.Metric] = base.Metric('map', 'mAP')
+
+  def supervised(self, feats: Features, batch: Batch) -> jax.Array:
+    """Returns the sum of multibox's losses; difficult objects do not count."""
+    box, entropy, _ = _losses(self.outputs(feats), batch)
+    return box + entropy
+
+  def distilled(
+    self, student: Features, teacher: Features, batch: Batch, temperature: float
+  ) -> jax.Array:
+    """Returns `losses.multibox_kl` of the logits [N,P,K+1].
+
+    Raises:
+      UsageError: The networks do not have the same priors.
+    """
+    pair = student['logits'], teacher['logits']
+    if pair[0].shape != pair[1].shape:
+      shapes = ' and '.join(str(x.shape[1:]) for x in pair)
+      raise errors.UsageError(
+        f'kd: logits of {shapes} (priors, classes): take a student and a '
+        'teacher with the same priors'
+      )
+    classes, _ = _targets(student['priors'], batch)
+    return losses.multibox_kl(*pair, classes, temperature)
+
+  def outputs(self, feats: Features) -> Outputs:
+    """Returns 'offsets', 'logits' and 'priors'."""
+    return {name: feats[name] for name in ('offsets', 'logits', 'priors')}
+
+  def count(self, outputs: Outputs, batch: Batch) -> base.Counts:
+    """Returns the sums of multibox's losses and what they are divided by.
+
+    Args:
+      outputs: The result of `outputs`.
+      batch: The batch, with 'mask' [N] f32.
+
+    Returns:
+      'loss' [] f32, 'positives' [] i32, the number of positive priors, and
+      'images' [] i32.
+    """
+    box, entropy, positives = _losses(outputs, _without_padding(batch))
+    return {
+      'loss': (box + entropy) * jnp.maximum(positives, 1),
+      'positives': positives,
+      'images': (batch['mask'] > 0).sum(dtype=jnp.int32),
+    }
+
+  def count_classes(self, outputs: Outputs, batch: Batch) -> base.Counts:
+    """Returns 'objects' [K] i32, the objects that are not difficult."""
+    count = outputs['logits'].shape[-1] - 1
+    labels = _trained(_without_padding(batch))
+    classes = jnp.arange(count)[None, None, :]
+    objects = (labels[..., None] == classes).sum(axis=(0, 1), dtype=jnp.int32)
+    return {'objects': objects}
+
+  def rows(self, outputs: Outputs, batch: Batch) -> base.Counts:
+    """Returns the detections in each image, beside its objects.
+
+    Args:
+      outputs: The result of `outputs`.
+      batch: The batch, with 'mask' [N] f32.
+
+    Returns:
+      'detections' [N,K,T,5] f32 (see `boxes.detect`), and 'boxes', 'label',
+      'difficult' and 'mask' of the batch.
+    """
+    names = ('boxes', 'label', 'difficult', 'mask')
+    return {
+      'detections': detections(outputs),
+      **{name: batch[name] for name in names},
+    }
+
+  def figures(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
+  ) -> dict[str, Any]:
+    """Returns the figures of a whole split.
+
+    Args:
+      sums: The results of `count`, added up over the split's batches.
+      rows: The results of `rows`, concatenated over the split's batches; where
+        there are none, neither is there a mean average precision.
+
+    Returns:
+      'map' and 'map_area': The means of `by_class`, in percent.
+      'loss': Multibox's loss, divided by the positive priors of the split.
+      'images': The number of images.
+    """
+    positives = sums['positives']
+    loss = sums['loss'] / (positives + (positives == 0))
+    means = {}
+    if rows:
+      for name, values in self.by_class(rows).items():
+        counted = values[~np.isnan(values)]
+        means[f'm{name}'] = float(counted.mean()) if len(counted) else 0.0
+    return {**means, 'loss': loss, 'images': sums['images']}
+
+  def by_class(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the average precisions of every class, in percent.
+
+    Args:
+      rows: The results of `rows`, concatenated over the split's batches.
+
+    Returns:
+      'ap' and 'ap_area', [K] f64 each; see `average_precisions`.
+    """
+    values = average_precision.average_precisions(
+      _objects(rows), _detections(rows), rows['detections'].shape[1]
+    )
+    return {name: 100 * value for name, value in values.items()}
+
+
+def detections(outputs: Outputs) -> jax.Array:
+  """Returns the detections of a batch, [N,K,T,5] f32; see `boxes.detect`.
+
+  Args:
+    outputs: The result of `Detection.outputs`.
+  """
+  scores = jax.nn.softmax(outputs['logits'].astype(jnp.float32))[..., 1:]
+  return boxes.detect(
+    boxes.decode(outputs['offsets'], outputs['priors']), scores
+  )
+
+
+def _without_padding(batch: Batch) -> Batch:
+  """Returns the batch without the objects of images that pad."""
+  there = batch['mask'] > 0
+  return {**batch, 'label': jnp.where(there[:, None], batch['label'], -1)}
+
+
+def _trained(batch: Batch) -> jax.Array:
+  """Returns the labels [N,M] i32 of objects that are not difficult, or -1."""
+  return jnp.where(batch['difficult'], -1, batch['label'])
+
+
+def _targets(priors: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  return boxes.targets(batch['boxes'], _trained(batch), priors)
+
+
+def _losses(
+  outputs: Outputs, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns multibox's two losses [] f32 and the positive priors [] i32."""
+  classes, targets = _targets(outputs['priors'], batch)
+  box, entropy = losses.multibox(
+    outputs['offsets'], outputs['logits'], classes, targets
+  )
+  return box, entropy, (classes > 0).sum(dtype=jnp.int32)
+
+
+def _objects(rows: Mapping[str, Any]) -> average_precision.Objects:
+  labels = np.where(np.asarray(rows['mask'])[:, None] > 0, rows['label'], -1)
+  image, row = np.nonzero(labels >= 0)
+  return average_precision.Objects(
+    image,
+    labels[image, row],
+    np.asarray(rows['boxes'], np.float64)[image, row],
+    np.asarray(rows['difficult'], bool)[image, row],
+  )
+
+
+def _detections(rows: Mapping[str, Any]) -> average_precision.Detections:
+  every = np.asarray(rows['detections'])
+  there = np.asarray(rows['mask'])[:, None, None] > 0
+  image, label, row = np.nonzero((every[..., 0] > 0) & there)
+  chosen = every[image, label, row].astype(np.float64)
+  return average_precision.Detections(image, label, chosen[:, 0], chosen[:, 1:])
