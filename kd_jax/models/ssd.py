@@ -65,8 +65,12 @@ class L2Norm(nn.Module):
     return basic.softened(x, 1e-10) * scale[None, None, None, :]
 
 
-class Scope(nn.Module):
-  """A module whose layers a function makes, so that they have a common name."""
+class Backbone(nn.Module):
+  """The backbone, whose layers a function makes.
+
+  Attributes:
+    function: Makes the layers and returns their maps; see `SSD.trunk`.
+  """
 
   function: Callable[..., Maps]
 
@@ -94,7 +98,7 @@ def vgg_maps(
     train: Whether the network trains; it makes no difference.
 
   Returns:
-    See `SSD.backbone`.
+    See `SSD.trunk`.
   """
   del train
   conv = functools.partial(Window, dtype=dtype, bias_init=nn.initializers.zeros)
@@ -140,7 +144,7 @@ def resnet_maps(
     train: Whether the network trains.
 
   Returns:
-    See `SSD.backbone`.
+    See `SSD.trunk`.
   """
   kernel = 7 if stem == 'imagenet' else 3
   conv1 = layers.Conv(widths[0], kernel, 2, dtype=dtype, name='conv1')
@@ -190,7 +194,7 @@ class SSD(layers.Network, kw_only=True):
     """The height and width of images, in pixels; there is no other."""
     return self.priors.size
 
-  def backbone(self) -> Callable[..., Maps]:
+  def trunk(self) -> Callable[..., Maps]:
     """Returns the function that makes the backbone's layers and runs them.
 
     It maps normalised images [N,H,W,3] f32 and `train` to 'stem', and to
@@ -210,7 +214,7 @@ class SSD(layers.Network, kw_only=True):
       UsageError: The images or the maps do not have the priors' sides.
     """
     self._check(images.shape[1:3], (self.image_size,) * 2, 'images')
-    maps = Scope(self.backbone(), name='backbone')(images, train=train)
+    maps = Backbone(self.trunk(), name='backbone')(images, train=train)
     sources = self.first_sources(maps)
     for i, widths in enumerate(self.extras, 1):
       side = self.priors.sides[min(len(sources), len(self.priors.sides) - 1)]
@@ -328,8 +332,8 @@ class SSDVGG(SSD):
       )
     super().__post_init__()
 
-  def backbone(self) -> Callable[..., Maps]:
-    """Returns the function of the backbone; see `SSD.backbone`."""
+  def trunk(self) -> Callable[..., Maps]:
+    """Returns the function that makes the backbone; see `SSD.trunk`."""
     return functools.partial(
       vgg_maps, widths=self.widths, hidden=self.hidden, dtype=self.dtype
     )
@@ -367,8 +371,8 @@ class SSDResNet(SSD):
     layers.check_choice('stem', self.stem, get_args(Stem))
     super().__post_init__()
 
-  def backbone(self) -> Callable[..., Maps]:
-    """Returns the function of the backbone; see `SSD.backbone`."""
+  def trunk(self) -> Callable[..., Maps]:
+    """Returns the function that makes the backbone; see `SSD.trunk`."""
     return functools.partial(
       resnet_maps,
       stage_sizes=self.stage_sizes,
