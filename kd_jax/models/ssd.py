@@ -12,7 +12,7 @@ stages as they are, and the extras are normalised.
 
 from collections.abc import Callable
 import functools
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -21,33 +21,9 @@ import jax.numpy as jnp
 from kd_jax import boxes, errors
 from kd_jax.features import tap
 from kd_jax.losses import basic
-from kd_jax.models import layers, resnet
+from kd_jax.models import deeplab, layers, resnet
 
 Maps = dict[str, jax.Array]
-Stem = Literal['strided', 'imagenet']
-
-
-class Window(layers.Conv):
-  """A convolution whose padding and dilation are given.
-
-  Attributes:
-    padding: The zeros on every side, in pixels.
-    dilation: The distance between the kernel's taps, in pixels.
-  """
-
-  padding: int = 0
-  dilation: int = 1
-
-  def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the convolution of x by `kernel`, without a bias."""
-    return jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      (self.stride,) * 2,
-      ((self.padding,) * 2,) * 2,
-      rhs_dilation=(self.dilation,) * 2,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
 
 
 class L2Norm(nn.Module):
@@ -63,21 +39,6 @@ class L2Norm(nn.Module):
     initial = nn.initializers.constant(20.0)
     scale = self.param('scale', initial, (x.shape[-1],))
     return basic.softened(x, 1e-10) * scale[None, None, None, :]
-
-
-class Backbone(nn.Module):
-  """The backbone, whose layers a function makes.
-
-  Attributes:
-    function: Makes the layers and returns their maps; see `SSD.trunk`.
-  """
-
-  function: Callable[..., Maps]
-
-  @nn.compact
-  def __call__(self, images: jax.Array, *, train: bool) -> Maps:
-    """Returns what the function returns."""
-    return self.function(images, train=train)
 
 
 def vgg_maps(
@@ -101,7 +62,9 @@ def vgg_maps(
     See `SSD.trunk`.
   """
   del train
-  conv = functools.partial(Window, dtype=dtype, bias_init=nn.initializers.zeros)
+  conv = functools.partial(
+    layers.Conv, dtype=dtype, bias_init=nn.initializers.zeros
+  )
   x = images.astype(dtype)
   maps: Maps = {}
   for i, of_stage in enumerate(widths):
@@ -110,63 +73,14 @@ def vgg_maps(
       odd = [(0, side % 2) for side in x.shape[1:3]]
       x = nn.max_pool(x, (2, 2), (2, 2), odd)
     for j, width in enumerate(of_stage, 1):
-      pre = conv(width, 3, padding=1, name=f'{stage}_block{j}')(x)
+      pre = conv(width, 3, name=f'{stage}_block{j}')(x)
       x = nn.relu(pre)
     maps |= {f'{stage}_pre': pre, stage: x}
   x = nn.max_pool(x, (3, 3), (1, 1), 'SAME')
-  x = nn.relu(conv(hidden, 3, padding=6, dilation=6, name='conv6')(x))
+  x = nn.relu(conv(hidden, 3, dilation=6, name='conv6')(x))
   pre = conv(hidden, 1, name='conv7')(x)
   del maps['stem_pre']
   return {**maps, f'{stage}_pre': pre, stage: nn.relu(pre)}
-
-
-def resnet_maps(
-  images: jax.Array,
-  stage_sizes: tuple[int, ...],
-  widths: tuple[int, ...],
-  bottleneck: bool,
-  stem: Stem,
-  norm: Callable[..., nn.Module],
-  dtype: jnp.dtype,
-  *,
-  train: bool,
-) -> Maps:
-  """Returns the maps of a ResNet without its classifier.
-
-  Args:
-    images: Normalised images, [N,H,W,3] f32.
-    stage_sizes: See `SSDResNet`.
-    widths: See `SSDResNet`.
-    bottleneck: See `SSDResNet`.
-    stem: See `SSDResNet`.
-    norm: The constructor of a BatchNorm.
-    dtype: The dtype of the computation.
-    train: Whether the network trains.
-
-  Returns:
-    See `SSD.trunk`.
-  """
-  kernel = 7 if stem == 'imagenet' else 3
-  conv1 = layers.Conv(widths[0], kernel, 2, dtype=dtype, name='conv1')
-  x = layers.conv_bn(images, conv1, norm(name='bn1'), train=train)
-  maps = {'stem': (x := nn.relu(x))}
-  if stem == 'imagenet':
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
-  stages = zip(stage_sizes, widths[1:], strict=True)
-  for i, (blocks, width) in enumerate(stages, 1):
-    for j in range(blocks):
-      pre = resnet.Block(
-        width=width,
-        stride=2 if i > 1 and j == 0 else 1,
-        bottleneck=bottleneck,
-        norm=norm,
-        dtype=dtype,
-        name=f'stage{i}_block{j + 1}',
-      )(x, train=train)
-      x = nn.relu(pre)
-    maps |= {f'stage{i}_pre': pre, f'stage{i}': x}
-  return maps
 
 
 class SSD(layers.Network, kw_only=True):
@@ -214,7 +128,7 @@ class SSD(layers.Network, kw_only=True):
       UsageError: The images or the maps do not have the priors' sides.
     """
     self._check(images.shape[1:3], (self.image_size,) * 2, 'images')
-    maps = Backbone(self.trunk(), name='backbone')(images, train=train)
+    maps = deeplab.Backbone(self.trunk(), name='backbone')(images, train=train)
     sources = self.first_sources(maps)
     for i, widths in enumerate(self.extras, 1):
       side = self.priors.sides[min(len(sources), len(self.priors.sides) - 1)]
@@ -262,7 +176,7 @@ class SSD(layers.Network, kw_only=True):
     geometry = ((1, 1, 0), (3, 1, 0) if shrinks else (3, 2, 1))
     plan = zip(widths, geometry, strict=True)
     for j, (width, (kernel, stride, padding)) in enumerate(plan, 1):
-      convolution = Window(
+      convolution = layers.Conv(
         width,
         kernel,
         stride,
@@ -352,35 +266,30 @@ class SSDResNet(SSD):
     stage_sizes: See `resnet.ResNet`.
     widths: See `resnet.ResNet`.
     bottleneck: See `resnet.ResNet`.
-    stem: 'imagenet' as in `resnet.ResNet`; 'strided' is a 3x3 convolution of
-      stride 2.
+    stem: See `resnet.ResNet`.
   """
 
   stage_sizes: tuple[int, ...]
   widths: tuple[int, ...]
   bottleneck: bool = False
-  stem: Stem = 'imagenet'
+  stem: resnet.Stem = 'imagenet'
 
   def __post_init__(self):
     """Raises UsageError if the fields contradict each other."""
-    if len(self.widths) != len(self.stage_sizes) + 1:
-      raise errors.ArgumentError(
-        f'widths={self.widths}: a ResNet of {len(self.stage_sizes)} stages '
-        f"needs {len(self.stage_sizes) + 1}, the stem's first"
-      )
-    layers.check_choice('stem', self.stem, get_args(Stem))
+    self.plan.check()
     super().__post_init__()
+
+  @property
+  def plan(self) -> resnet.Plan:
+    """What the backbone's stages are made of."""
+    return resnet.Plan(
+      self.stage_sizes, self.widths, self.bottleneck, self.stem
+    )
 
   def trunk(self) -> Callable[..., Maps]:
     """Returns the function that makes the backbone; see `SSD.trunk`."""
     return functools.partial(
-      resnet_maps,
-      stage_sizes=self.stage_sizes,
-      widths=self.widths,
-      bottleneck=self.bottleneck,
-      stem=self.stem,
-      norm=self.norm,
-      dtype=self.dtype,
+      resnet.trunk, plan=self.plan, norm=self.norm, dtype=self.dtype
     )
 
   def first_sources(self, maps: Maps) -> list[jax.Array]:

@@ -205,7 +205,7 @@ def test_priors_of_other_maps_are_refused():
   [
     ('ssd300_vgg16', {'widths': ((4,),)}, 'stem and of 4 stages'),
     ('ssd300_resnet18', {'widths': (4, 4)}, "needs 5, the stem's first"),
-    ('ssd300_resnet18', {'stem': 'cifar'}, 'stem'),
+    ('ssd300_resnet18', {'stem': 'cifr'}, 'stem'),
     ('ssd300_resnet18', {'extras': ((0, 4),)}, 'extras'),
   ],
 )
