@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import boxes, errors, models
+from kd_jax import boxes, errors, models, tasks
 from kd_jax.models import ssd
 from kd_jax.models.pretrained import convert
 from tests.methods import vectors
@@ -151,7 +151,7 @@ def test_heads_are_laid_out_as_the_priors():
   np.testing.assert_array_equal(got['priors'][0], TWO.boxes)
 
 
-def test_in_training_gradients_reach_every_layer():
+def test_the_tasks_loss_has_gradients_in_every_layer():
   network = narrow(extras=((4, 8),), priors=THREE)
   rng = np.random.default_rng(0)
   images = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
@@ -163,17 +163,24 @@ def test_in_training_gradients_reach_every_layer():
   shapes = convert.shapes(network)['batch_stats']
   stats = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
 
+  # An object for the priors of each source.
+  batch = {
+    'boxes': np.float32([[[0, 0, 4, 4], [8, 8, 16, 16]], [[1, 1, 15, 15]] * 2])
+    / 16,
+    'label': np.int32([[0, 2], [1, -1]]),
+    'difficult': np.zeros((2, 2), bool),
+  }
+
   @jax.jit
   def grads(params):
     def total(params):
-      logits, changed = network.apply(
+      _, changed = network.apply(
         {'params': params, 'batch_stats': stats},
         images,
         train=True,
         mutable=['intermediates', 'batch_stats'],
       )
-      offsets = changed['intermediates']['offsets']
-      return jnp.square(logits).mean() + jnp.square(offsets).mean()
+      return tasks.find('detection').supervised(changed['intermediates'], batch)
 
     return jax.grad(total)(params)
 
