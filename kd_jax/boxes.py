@@ -286,3 +286,22 @@ def detect(
 
   by_class = jax.vmap(of_class, in_axes=(None, 1))
   return jax.vmap(by_class)(boxes, scores)
+
+
+def strongest(detections: jax.Array, count: int = 200) -> jax.Array:
+  """Returns the detections with the highest scores of all classes.
+
+  Args:
+    detections: The result of `detect`, [N,K,T,5] f32.
+    count: The number that is kept, R; at most K*T are there.
+
+  Returns:
+    [N,R,6] f32: the class from 0, the score and the box, by falling score; in
+    rows that pad the class is -1 and the rest is 0.
+  """
+  images, classes, rows, _ = detections.shape
+  flat = detections.reshape(images, classes * rows, 5)
+  scores, best = jax.lax.top_k(flat[..., 0], min(count, classes * rows))
+  label = jnp.where(scores > 0, best // rows, -1).astype(jnp.float32)
+  chosen = jnp.take_along_axis(flat, best[..., None], axis=1)
+  return jnp.concatenate([label[..., None], chosen], axis=-1)

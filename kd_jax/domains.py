@@ -127,6 +127,7 @@ NETWORKS: dict[str, Domain] = {
   'decoder_width': COUNT,
   'depth': LAYERS,
   'dilations': COUNT,
+  'extras': COUNT,
   'grid': COUNT,
   'groups': COUNT,
   'growth': COUNT,

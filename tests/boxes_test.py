@@ -10,6 +10,9 @@ import pytest
 from kd_jax import boxes, errors
 from tests.methods import vectors
 
+match, targets = jax.jit(boxes.match), jax.jit(boxes.targets)
+detect = jax.jit(boxes.detect, static_argnames=('top', 'least', 'threshold'))
+
 
 def case():
   """The arrays of the original, its priors, and its description."""
@@ -46,7 +49,8 @@ def test_corner_and_centre_form_are_inverse():
 
 def test_overlaps_are_the_originals():
   arrays, priors, _ = case()
-  got = boxes.iou(arrays['in_boxes'][2], boxes.corners(priors.boxes))
+  objects = arrays['in_boxes'][2][arrays['in_labels'][2] >= 0]
+  got = boxes.iou(objects, boxes.corners(priors.boxes))
   vectors.assert_near(got, arrays['out_jaccard_image_2'])
 
 
@@ -61,9 +65,7 @@ def test_matching_and_coding_are_the_originals():
   objects, labels = arrays['in_boxes'].copy(), arrays['in_labels']
   objects[labels < 0] = np.nan
   every = np.broadcast_to(priors.boxes, (len(labels), *priors.boxes.shape))
-  classes, offsets = jax.jit(boxes.targets)(
-    objects, labels.astype(np.int32), every
-  )
+  classes, offsets = targets(objects, labels.astype(np.int32), every)
   np.testing.assert_array_equal(classes, arrays['out_match_labels'])
   vectors.assert_near(offsets, arrays['out_match_offsets'])
 
@@ -71,21 +73,21 @@ def test_matching_and_coding_are_the_originals():
 def test_of_two_objects_with_the_same_best_prior_the_later_has_it():
   priors = np.array([[0.3, 0.3, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2]], np.float32)
   objects = np.array([[0.2, 0.2, 0.4, 0.4]] * 2, np.float32)
-  classes, _ = boxes.match(objects, np.array([4, 2], np.int32), priors)
+  classes, _ = match(objects, np.array([4, 2], np.int32), priors)
   np.testing.assert_array_equal(classes, [3, 0])
 
 
 def test_an_objects_best_prior_is_its_own_below_the_threshold():
   priors = np.array([[0.3, 0.3, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2]], np.float32)
   objects = np.array([[0.0, 0.0, 0.25, 0.25]], np.float32)
-  classes, matched = boxes.match(objects, np.array([6], np.int32), priors)
+  classes, matched = match(objects, np.array([6], np.int32), priors)
   np.testing.assert_array_equal(classes, [7, 0])
   np.testing.assert_array_equal(matched, np.repeat(objects, 2, axis=0))
 
 
 def test_in_an_image_without_objects_all_is_background_with_offsets_0():
   every = boxes.SCENES.boxes[None]
-  classes, offsets = boxes.targets(
+  classes, offsets = targets(
     np.full((1, 3, 4), np.nan, np.float32), np.full((1, 3), -1, np.int32), every
   )
   assert not classes.any()
@@ -105,7 +107,7 @@ def test_detections_are_the_originals():
   arrays, _, meta = case()
   how = meta['detect']
   scores = jax.nn.softmax(arrays['in_detect_logits'])[..., 1:]
-  got = boxes.detect(
+  got = detect(
     arrays['out_decoded'],
     scores,
     top=how['top_k'],
@@ -113,6 +115,25 @@ def test_detections_are_the_originals():
     threshold=how['nms'],
   )
   vectors.assert_near(got, arrays['out_detections'][:, 1:])
+
+
+def test_the_strongest_detections_of_all_classes_have_their_class():
+  arrays, _, _ = case()
+  detections = arrays['out_detections'][:, 1:]
+  _, classes, rows, _ = detections.shape
+  got = np.asarray(boxes.strongest(detections, 30))
+  assert got.shape == (4, 30, 6)
+  for i, image in enumerate(got):
+    want = np.sort(detections[i, ..., 0].ravel())[::-1][:30]
+    np.testing.assert_array_equal(image[:, 1], want)
+    for label, *row in image:
+      if label >= 0:
+        assert (detections[i, int(label)] == np.float32(row)).all(1).any()
+      else:
+        assert not any(row)
+  whole = boxes.strongest(detections, 10_000)
+  assert whole.shape == (4, classes * rows, 6)
+  assert np.asarray(whole)[..., 0].min() == -1
 
 
 def suppressed(objects, scores, threshold):
@@ -142,7 +163,7 @@ def test_suppression_is_greedy():
 def test_a_class_has_no_more_detections_than_there_are_priors():
   objects = jnp.array([[[0.0, 0.0, 0.1, 0.1], [0.5, 0.5, 0.9, 0.9]]])
   scores = jnp.array([[[0.2], [jnp.nan]]])
-  got = boxes.detect(objects, scores)
+  got = detect(objects, scores)
   assert got.shape == (1, 1, 2, 5)
   np.testing.assert_allclose(got[0, 0, 0], [0.2, 0, 0, 0.1, 0.1])
   assert not got[0, 0, 1].any()

@@ -6,7 +6,7 @@ from kd_jax import models
 from kd_jax.runtime import command
 
 # The classes that are shown, by the pixels of a network's own images.
-_CLASSES = {32: 100, 48: 11, 224: 1000, 513: 21}
+_CLASSES = {32: 100, 48: 10, 224: 1000, 300: 20, 513: 21}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +28,8 @@ def main(argv: Sequence[str]) -> int:
     '--num_classes',
     type=int,
     default=0,
-    help='K; default: 100 at 32 pixels, 1000 at 224; of pixels, 11 and 21',
+    help='K; default: 100 at 32 pixels, 1000 at 224; for objects or pixels '
+    '10, 20 or 21',
   )
   parser.add_argument(
     '--image_size',

@@ -21,6 +21,7 @@ from kd_jax.models import (
   pyramidnet,
   resnet,
   shufflenet,
+  ssd,
   vgg,
   wide_resnet,
 )
@@ -32,6 +33,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     resnet,
     wide_resnet,
     vgg,
+    ssd,
     mobilenet,
     shufflenet,
     pyramidnet,
@@ -175,7 +177,12 @@ def _takes_images(function: Any) -> bool:
 
 
 def image_size(network: nn.Module) -> int:
-  """Returns the height and width in pixels that a network is designed for."""
+  """Returns the height and width in pixels that a network is designed for.
+
+  A network that takes no other says it by an attribute `image_size`.
+  """
+  if hasattr(network, 'image_size'):
+    return network.image_size
   stem = getattr(network, 'stem', '')
   if task(network) == 'segmentation':
     return 48 if stem == 'strided' else 513
@@ -221,7 +228,8 @@ def last_maps(network: nn.Module) -> LastMaps | None:
   Returns:
     The taps; None if the network has no taps 'stage1', 'stage2', ...
   """
-  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  size = getattr(network, 'image_size', 64)
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
   def init(image):
     variables = network.init(

@@ -145,7 +145,7 @@ def test_what_is_supervised_is_logits_and_what_is_distilled_is_scores():
   student = {'logits': LOGITS, 'scores': scores}
   found = TASK.supervised(student, batch())
   assert found == losses.masked_cross_entropy(LOGITS, LABELS)
-  found = TASK.distilled(student, {'scores': other}, {}, 2.0)
+  found = TASK.distilled(student, {'scores': other}, batch(), 2.0)
   assert found == losses.kl_of_positions(scores, other, 2.0)
 
 
@@ -155,4 +155,4 @@ def test_scores_of_other_sides_are_refused_with_both_shapes():
   )
   message = r"student's scores \(5, 3, 4\) and the teacher's \(6, 3, 4\) must"
   with pytest.raises(errors.UsageError, match=message):
-    TASK.distilled(student, teacher, {}, 2.0)
+    TASK.distilled(student, teacher, batch(), 2.0)

@@ -1,7 +1,7 @@
 """Scenes of 48x48 pixels: scikit-learn's digits on parts of its photographs.
 
 One to three real handwritten digits are pasted, upright and coloured, on a
-darkened part of a photograph. Masks and boxes come of the same scenes. They
+darkened part of a photograph. Masks and boxes are made together. The scenes
 show that data, networks, losses and metrics work; they say nothing about
 natural images.
 

@@ -176,9 +176,10 @@ def _originals(
 def shapes(network: nn.Module) -> dict[str, Any]:
   """Returns the shapes of a network's variables.
 
-  They do not depend on the size of the images.
+  They do not depend on the size of the images, where any is allowed.
   """
-  image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+  size = getattr(network, 'image_size', 64)
+  image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
 
   def init(image):
     variables = dict(network.init(jax.random.key(0), image, train=False))

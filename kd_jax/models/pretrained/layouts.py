@@ -21,6 +21,7 @@ from kd_jax.models import (
   pyramidnet,
   resnet,
   shufflenet,
+  ssd,
   vgg,
   wide_resnet,
 )
@@ -125,6 +126,29 @@ def _vgg(network: vgg.VGG) -> dict[str, Rules]:
       (r'hidden(\d)', lambda n: f'classifier.{3 * (n - 1)}'),
       (r'stem_block(\d+)/(conv|bn)1', lambda j, kind: layer(0, j, kind)),
       (BLOCK + '(conv|bn)1', layer),
+    ]
+  }
+
+
+def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, Rules]:
+  # Each layer has a ReLU behind it, and each stage a max-pool before it.
+  starts = [
+    sum(2 * len(widths) + 1 for widths in network.widths[:i])
+    for i in range(len(network.widths) + 1)
+  ]
+
+  def layer(i: int, j: int) -> str:
+    return f'vgg.{starts[i] + 2 * (j - 1)}'
+
+  heads = {'offsets': 'loc', 'logits': 'conf'}
+  return {
+    'ssd.pytorch': [
+      ('l2norm', lambda: 'L2Norm'),
+      (r'backbone/stem_block(\d+)', lambda j: layer(0, j)),
+      (r'backbone/stage(\d+)_block(\d+)', layer),
+      (r'backbone/conv([67])', lambda n: f'vgg.{starts[-1] + 2 * (n - 6)}'),
+      (r'extra(\d+)_conv([12])', lambda i, j: f'extras.{2 * i + j - 3}'),
+      (r'(offsets|logits)(\d+)', lambda name, i: f'{heads[name]}.{i - 1}'),
     ]
   }
 
@@ -337,6 +361,7 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
   vgg.VGG: _vgg,
+  ssd.SSDVGG: _ssd_vgg,
   mobilenet.MobileNetV1: _mobilenet_v1,
   mobilenet.MobileNetV2: _mobilenet_v2,
   shufflenet.ShuffleNetV1: _shufflenet,
