@@ -67,7 +67,7 @@ def _tried(names, code, place):
   silent = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
   try:
     with children.Child(
-      command, cpu_s=1e6, cwd=place, env=environment, **silent
+      command, cpu_s=1e6, idle_s=600.0, cwd=place, env=environment, **silent
     ) as child:
       ended = f'exit {child.wait()}'
   except pytest.fail.Exception as error:
