@@ -151,7 +151,10 @@ while true; do
   restarts=$((restarts - 1)) stalled=$((stalled + 1))
   echo "local_processes: $reason (code $code); starting again in $pause s" >&2
   sleep "$pause" &
-  wait "$!" # a signal ends it
+  pids=("$!")
+  [ "$asked" -eq 0 ] || terminate # SIGTERM came before `pids` was set
+  wait "$!"
+  pids=()
   if [ "$asked" -eq 1 ]; then
     exit "$code"
   fi

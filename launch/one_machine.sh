@@ -95,6 +95,7 @@ while true; do
   echo "one_machine: $why ($code); starting again in $pause s" >&2
   sleep "$pause" &
   child=$!
+  [ "$asked" -eq 0 ] || kill -TERM "$child" # SIGTERM came before `child` was set
   ended=$code
   await
   [ "$asked" -eq 0 ] || exit "$ended"

@@ -11,13 +11,7 @@ import numpy as np
 from kd_jax import errors
 from kd_jax.data import dataset
 from kd_jax.distill import build, evaluation, inspect, jitted, step
-from kd_jax.runtime import (
-  distributed,
-  logging,
-  run_dir,
-  sharding,
-  watchdog,
-)
+from kd_jax.runtime import distributed, logging, run_dir, sharding, watchdog
 from kd_jax.training import options as options_lib
 from kd_jax.training import points, saving, starved
 
@@ -148,6 +142,7 @@ class Loop:
       ending.callback(self._saver.close)
       ending.callback(self._feeds.close)
       ending.callback(self._device.close)
+      self._record_again()
       while self.step < total and not self._stop:
         stop = self._next_stop()
         count = most if self.step + most <= stop else 1
@@ -386,6 +381,14 @@ class Loop:
       important=self._begins or self.step == self._parts.total_steps,
     )
     self._begins = False
+
+  def _record_again(self) -> None:
+    """Evaluates and logs the last step, if its record was cut off."""
+    done = self.records[-1]['step'] if self.records else 0
+    if done < self.step == self._parts.total_steps:
+      values = {**self._when(self.step), **self._evaluate()}
+      self._reporter.record(self.step, {**values, **self.clock.record()})
+      self.records.append({'step': self.step, **values})
 
   def _save(self) -> None:
     with self._spent('saving'):

@@ -3,7 +3,7 @@
 An attack is a function that is marked with `attack`. It gets an empty folder,
 does what a stranger, a full machine or a slip could do, and fails if harm is
 done. Those that are quick are tests too; `python -m tests.attacks` runs all of
-them, each in a process of its own, and prints a table.
+them, in processes that a crash ends for one attack alone, and prints a table.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Tries every attack in a process of its own, and prints a table of kinds.
+"""Tries every attack, and prints a table of kinds.
 
   python -m tests.attacks                      # all of them
   python -m tests.attacks images downloads     # these kinds
@@ -14,44 +14,87 @@ import collections
 import json
 import os
 import pathlib
+import resource
+import subprocess
 import sys
 import tempfile
 import time
 
+import pytest
+
 from tests import attacks, children
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+MOST_BYTES = 16 * 2**30  # of memory that an attack may ask for
 
 
-def try_one(name, code):
-  """Returns 'held', or how an attack did harm.
+def try_all(names, code):
+  """Yields (name, outcome, seconds) of attacks, 'held' or how harm was done.
+
+  One process after the other tries them; where one ends within an attack, that
+  attack did harm, and the next process goes on behind it.
 
   Args:
-    name: The attack's name.
+    names: The attacks' names.
     code: The checkout whose `kd_jax` is attacked; the attacks are ours.
   """
-  with tempfile.TemporaryDirectory() as place:
-    folder, modules = pathlib.Path(place, 'attack'), pathlib.Path(place, 'code')
+  waiting = list(names)
+  while waiting:
+    with tempfile.TemporaryDirectory() as place:
+      outcomes, ended = _tried(waiting, code, pathlib.Path(place))
+    for name, outcome, seconds in outcomes:
+      waiting.remove(name)
+      yield name, outcome, seconds
+    if waiting:
+      yield waiting.pop(0), f'the process ended: {ended}', 0.0
+
+
+def _tried(names, code, place):
+  """Returns the outcomes of one process, and how it ended."""
+  modules, results = place / 'code', place / 'results.jsonl'
+  modules.mkdir()
+  results.touch()
+  for part, root in (('kd_jax', code), ('configs', code), ('tests', ROOT)):
+    (modules / part).symlink_to(root / part)
+  (place / 'names.json').write_text(json.dumps(names))
+  environment = {
+    **os.environ,
+    'KD_JAX_CACHE': f'{place}/cache',
+    'PYTHONPATH': os.fspath(modules),
+    'JAX_PLATFORMS': 'cpu',
+  }
+  command = [sys.executable, '-P', '-m', 'tests.attacks', '--serve', str(place)]
+  silent = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+  try:
+    with children.Child(
+      command, cpu_s=1e6, idle_s=600.0, cwd=place, env=environment, **silent
+    ) as child:
+      ended = f'exit {child.wait()}'
+  except pytest.fail.Exception as error:
+    ended = str(error).partition(': ')[2][:100]
+  outcomes = [json.loads(line) for line in results.read_text().splitlines()]
+  return outcomes, ended
+
+
+def serve(place):
+  """Tries the attacks that names.json lists, with a bound on memory."""
+  resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+  every = attacks.everything()
+  for number, name in enumerate(json.loads((place / 'names.json').read_text())):
+    folder = place / f'attack{number}'
     folder.mkdir()
-    modules.mkdir()
-    for part, root in (('kd_jax', code), ('configs', code), ('tests', ROOT)):
-      (modules / part).symlink_to(root / part)
-    environment = {
-      **os.environ,
-      'KD_JAX_CACHE': f'{place}/cache',
-      'PYTHONPATH': os.fspath(modules),
-    }
-    result = children.run(
-      [sys.executable, '-P', '-m', 'tests.attacks', '--one', name],
-      check=False,
-      idle_s=1200,  # what it starts has bounds of its own
-      cwd=folder,
-      env=environment,
-    )
-  if result.returncode == 0:
-    return 'held'
-  said = [line for line in result.stderr.splitlines() if line.strip()]
-  return f'exit {result.returncode}: {said[-1] if said else ""}'[:200]
+    os.chdir(folder)
+    began, outcome = time.monotonic(), 'held'
+    try:
+      every[name].run(folder)
+    except Exception as error:  # whatever it does is harm
+      lines = [line for line in str(error).splitlines() if line.strip()]
+      outcome = f'{type(error).__name__}: {lines[0] if lines else ""}'[:200]
+    except SystemExit as error:
+      outcome = f'SystemExit: {error.code}'[:200]
+    seconds = round(time.monotonic() - began, 2)
+    with (place / 'results.jsonl').open('a') as file:
+      file.write(json.dumps([name, outcome, seconds]) + '\n')
 
 
 def table(results, before):
@@ -77,7 +120,8 @@ def main():
   """Tries the attacks of the kinds that are named."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('kinds', nargs='*', help='such as images; default: all')
-  parser.add_argument('--one', help='try this attack in this process')
+  parser.add_argument('--serve', type=pathlib.Path, help=argparse.SUPPRESS)
+  parser.add_argument('--quick', action='store_true', help='the quick ones')
   parser.add_argument(
     '--code', type=pathlib.Path, default=ROOT, help='a checkout to attack'
   )
@@ -85,18 +129,23 @@ def main():
   parser.add_argument('--before', help='outcomes of older code, to compare')
   args = parser.parse_args()
   every = attacks.everything()
-  if args.one:
-    every[args.one].run(pathlib.Path.cwd())
+  if args.serve:
+    serve(args.serve)
     return 0
   if unknown := set(args.kinds) - {a.kind for a in every.values()}:
     parser.error(f'unknown kinds: {", ".join(sorted(unknown))}')
+  names = [
+    name
+    for name, attack in every.items()
+    if (not args.kinds or attack.kind in args.kinds)
+    and (attack.quick or not args.quick)
+  ]
   results = {}
-  for name, attack in every.items():
-    if args.kinds and attack.kind not in args.kinds:
-      continue
-    began = time.monotonic()
-    results[name] = try_one(name, args.code.resolve())
-    print(f'{time.monotonic() - began:6.1f} s  {name}  {results[name]}')
+  for name, outcome, seconds in try_all(names, args.code.resolve()):
+    results[name] = outcome
+    shown = name.encode('unicode_escape').decode()
+    if outcome != 'held' or seconds > 5:
+      print(f'{seconds:6.1f} s  {shown}  {outcome}', flush=True)
   if args.json:
     pathlib.Path(args.json).write_text(json.dumps(results, indent=1) + '\n')
   before = args.before and json.loads(pathlib.Path(args.before).read_text())

@@ -116,6 +116,7 @@ def a_loss_of_power(place, name):
 _RUN = (
   '--config=kd:digits', '--config.data.train_size=40',
   '--config.batch_size=20', '--config.epochs=2',
+  '--config.checkpoint_every=0.5', '--config.eval_every=0.5',
   '--config.checkpoint_seconds=0.0', '--config.baseline=off',
   '--config.student.args.widths=(4,4,8,16)',
   '--config.teacher.name=resnet8',

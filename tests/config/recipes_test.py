@@ -53,6 +53,7 @@ def test_the_recipes_of_every_configuration_build(name):
 
 
 # The smallest recipe of each method whose recipes are new kinds of networks.
+@pytest.mark.drill
 @pytest.mark.parametrize(
   'name',
   [

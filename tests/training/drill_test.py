@@ -19,6 +19,7 @@ def test_a_harmed_run_ends_bit_for_bit_the_same(drill, row):
   assert not result.wrong
 
 
+@pytest.mark.drill
 def test_a_row_whose_moment_is_never_met_fails(drill):
   row = fault_drill.QUICK[0]._replace(moment='run/nowhere')
   assert 'in no trace' in drill.run(99, row).wrong

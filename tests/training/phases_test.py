@@ -163,8 +163,8 @@ def test_a_phase_begins_with_its_own_weights_rates_and_optimizer(
   ('field', 'value', 'message'),
   [
     ('epoch', 3, "'epoch'; did you mean 'epochs'"),
-    ('epochs', 0, 'initialise.epochs=0 must be a whole number'),
-    ('epochs', 0.5, 'initialise.epochs=0.5 must be a whole number'),
+    ('epochs', 0, 'initialise.epochs=0: give a whole number, 1 or more'),
+    ('epochs', 0.5, 'initialise.epochs=0.5: give a whole number, 1 or more'),
     ('trainable', ('^studnet/',), "'^studnet/'"),
     ('trainable', ('(',), 'no regular expression'),
     ('weights', {'abb': 1.0}, "'abb'; did you mean 'ab'"),

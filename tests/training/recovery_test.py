@@ -77,6 +77,18 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
   assert after == before
 
 
+def test_a_last_record_that_was_cut_off_is_made_again(tmp_path):
+  folder = run_dir.Folder(tmp_path / 'run')
+  first = run.train(config_of(), folder)
+  (tmp_path / 'run/result.json').unlink()
+  metrics = tmp_path / 'run/metrics.jsonl'
+  metrics.write_text(metrics.read_text()[:-20])
+  again = run.train(config_of(), folder)
+  assert again['top1'] == first['top1']
+  assert again['best_on_test'] == first['best_on_test']
+  assert run_dir.Records(folder).read()[-1]['step'] == 8
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
   """Makes writing the arrays of a checkpoint fail, so many times."""
