@@ -133,7 +133,7 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
 def resident_bytes(config: ConfigDict, info: source.Info) -> int:
   """Returns the bytes of the images that stay on each device."""
   counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
-  if config.data.augment == 'random_resized_crop':
+  if config.data.augment != 'crop_flip':
     counts.pop('train')  # they are cropped as they are decoded
   there = [n for split, n in counts.items() if resident(config, info, split)]
   return sum(there) * info.image_size**2 * 3
@@ -283,6 +283,12 @@ def _check_task(
         f'config.data.name={config.data.name!r} is for {task.name}: '
         f'`kd-jax list networks` says what each network is for'
       )
+  if config.data.augment == 'segmentation' and task.name != 'segmentation':
+    raise errors.UsageError(
+      "config.data.augment='segmentation' moves images with masks, and "
+      f'config.data.name={config.data.name!r} is for {task.name}: give '
+      "'crop_flip'"
+    )
   if task.name == 'classification':
     return
   if not registry.method_class(config.method).is_dense:
@@ -295,7 +301,7 @@ def _check_task(
   if config.data.augment == 'random_resized_crop':
     raise errors.UsageError(
       "config.data.augment='random_resized_crop' moves no masks or boxes: give "
-      "'crop_flip'"
+      "'crop_flip', or with masks 'segmentation'"
     )
 
 

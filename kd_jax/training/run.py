@@ -14,7 +14,14 @@ from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import tasks
-from kd_jax.data import augment, dataset, resident, source, stream
+from kd_jax.data import (
+  augment,
+  augment_masks,
+  dataset,
+  resident,
+  source,
+  stream,
+)
 from kd_jax.distill import build
 from kd_jax.runtime import (
   checkpoint,
@@ -229,8 +236,8 @@ def training(
     say: A function that prints a line for the user.
   """
   info, data_options = parts.source.info, config.data
-  resized_crop = data_options.augment == 'random_resized_crop'
-  padding = 0 if resized_crop else data_options.crop_padding
+  how = data_options.augment
+  padding = data_options.crop_padding if how == 'crop_flip' else 0
   crop_flip = augment.CropFlip(
     padding, data_options.padding_mode, data_options.flip
   )
@@ -239,16 +246,26 @@ def training(
     'seed': config.seed,
     'crop_flip': crop_flip,
   }
-  if not resized_crop and build.resident(config, info, 'train'):
+  if how == 'crop_flip' and build.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
+  masked = None
+  if how == 'segmentation':  # mirrors too
+    masked = augment_masks.Masked(
+      info.image_size,
+      tuple(data_options.scale),
+      data_options.pad_label,
+      data_options.flip,
+    )
+    common['crop_flip'] = None
   return stream.Streamed(
     parts.source.split('train'),
     info,
     parts.mesh,
     workers=data_options.workers,
     steps=parts.total_steps,
-    area=tuple(data_options.area) if resized_crop else (),
+    area=tuple(data_options.area) if how == 'random_resized_crop' else (),
+    masked=masked,
     **common,
   )
 
