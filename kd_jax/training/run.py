@@ -294,6 +294,12 @@ def _finish(
   )
 
 
+def _protocol(task: tasks.Task) -> str:
+  """Returns when and how the result is measured."""
+  how = ', square' if task.name == 'segmentation' else ''  # `source.fitted`
+  return f'last epoch{how}'
+
+
 def _written(
   config: ConfigDict,
   parts: build.Parts,
@@ -334,7 +340,7 @@ def _written(
     },
     f'best_on_{split_name}': best[headline],
     f'best_on_{split_name}_epoch': best['epoch'],
-    'protocol': 'last epoch',
+    'protocol': _protocol(parts.task),
     'wall_s': last['wall_s'],
     'time_s': {
       name: round(seconds, 3) for name, seconds in run.clock.seconds.items()
