@@ -81,18 +81,12 @@ KEYS = (
     'The fraction of the training images that is held out for choosing.',
     for_teacher=True,
   ),
-  Key(
-    'data.image_size', 0, "Pixels; 0 keeps the images' own size.",
-    for_teacher=True,
-  ),
-  Key(
-    'data.mean', (), "Of pixels in 0..1; () takes the data set's.",
-    for_teacher=True,
-  ),
-  Key(
-    'data.std', (), "Of pixels in 0..1; () takes the data set's.",
-    for_teacher=True,
-  ),
+  Key('data.image_size', 0, "Pixels; 0 keeps the images' own size.",
+      for_teacher=True),
+  Key('data.mean', (), "Of pixels in 0..1; () takes the data set's.",
+      for_teacher=True),
+  Key('data.std', (), "Of pixels in 0..1; () takes the data set's.",
+      for_teacher=True),
   Key(
     'data.data_dir', '',
     "Where data is prepared; '' is $TFDS_DATA_DIR, or else "
@@ -112,10 +106,8 @@ KEYS = (
     'MB of images that may live on the device; a larger split is streamed.',
     changes_result=False, for_teacher=True,
   ),
-  Key(
-    'data.workers', 2, 'Processes that decode a streamed split.',
-    changes_result=False, for_teacher=True,
-  ),
+  Key('data.workers', 2, 'Processes that decode a streamed split.',
+      changes_result=False, for_teacher=True),
   Key(
     'data.augment', 'crop_flip', 'How training images are cropped.',
     ('crop_flip', 'random_resized_crop', 'segmentation'), for_teacher=True,

@@ -1,7 +1,5 @@
 """Real JPEG, PNG and .mat files in VOC's and SBD's layouts."""
 
-import re
-
 import numpy as np
 from PIL import Image
 import pytest
@@ -217,7 +215,7 @@ def test_lists_and_folders_that_are_wrong_are_one_line(root):
       opened(root)
   with pytest.raises(errors.UsageError, match='holds no VOC 2012'):
     opened(root / 'VOCdevkit')
-  with pytest.raises(errors.UsageError, match='^image_size=0: the images of'):
+  with pytest.raises(errors.UsageError, match=r'^image_size=0: the images'):
     data.open_source(f'voc:{root}')
 
 
@@ -291,10 +289,3 @@ def test_streamed_batches_are_the_same_bits_with_and_without_workers(root):
   images = dict(pair for b in here for pair in pairs_of(b))
   later = dict(pair for b in feeds(root, 0, 1) for pair in pairs_of(b))
   assert all(np.any(images[i] != later[i]) for i in images)
-
-
-def test_another_augmentation_than_the_tasks_is_refused():
-  config = config_lib.digits()
-  config.data.augment = 'segmentation'
-  with pytest.raises(errors.UsageError, match=re.escape('moves images with t')):
-    run.train(config_lib.of_teacher(config), None)

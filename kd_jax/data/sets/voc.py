@@ -28,10 +28,9 @@ from PIL import Image
 import scipy.io
 
 from kd_jax import errors
-from kd_jax.data import decode, source
+from kd_jax.data import decode, masks, source
 from kd_jax.runtime import digests, gcs
 
-VOID = 255
 CLASSES = (
   'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car',
   'cat', 'chair', 'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person',
@@ -112,11 +111,11 @@ def read_mask(path: epath.Path) -> np.ndarray:
     why = str(error).strip().partition('\n')[0] or type(error).__name__
     raise errors.UsageError(f'no mask {path}: {why}') from error
   values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-  wrong = values[(values >= len(CLASSES)) & (values != VOID)].tolist()
+  wrong = values[(values >= len(CLASSES)) & (values != masks.VOID)].tolist()
   if wrong:
     raise errors.UsageError(
       f'the mask {path} has labels that are no class from 0 to '
-      f'{len(CLASSES) - 1} and not {VOID} (void): {_few(map(str, wrong))}'
+      f'{len(CLASSES) - 1} and not {masks.VOID} (void): {_few(map(str, wrong))}'
     )
   return mask
 
@@ -270,16 +269,16 @@ def _more(
       for n in dict.fromkeys(names)
     }, 'benchmark_RELEASE/'
   for place in (voc, root):
-    masks = place / 'SegmentationClassAug'
-    if masks.is_dir():
-      found = [p / 'trainaug.txt' for p in (lists, place, masks)]
+    labels = place / 'SegmentationClassAug'
+    if labels.is_dir():
+      found = [p / 'trainaug.txt' for p in (lists, place, labels)]
       there = next((p for p in found if p.exists()), None)
       if there is None:
-        raise errors.UsageError(f'{masks} is without its list {found[0]}')
+        raise errors.UsageError(f'{labels} is without its list {found[0]}')
       return {
-        n: Pair(voc / 'JPEGImages' / f'{n}.jpg', masks / f'{n}.png')
+        n: Pair(voc / 'JPEGImages' / f'{n}.jpg', labels / f'{n}.png')
         for n in ids(there)
-      }, str(masks.relative_to(root)) + '/'
+      }, str(labels.relative_to(root)) + '/'
   return {}, ''
 
 
