@@ -25,6 +25,7 @@ ABSENT = {
   'digits': (10, 8),
   'imagenet2012': (1000, 224),
   'folder:photos': (4, 224),
+  'voc:pascal': (21, 513),
 }
 BATCH = 8  # images of the two steps; a recipe's own batch is traced
 
