@@ -314,6 +314,10 @@ def _notes(
     f'({tested}) is both for choosing and the result, called test: the labels '
     "of VOC's test are not public"
   ]
+  notes.append(
+    "protocol 'square': an image of val is scaled to a square, and its mask to "
+    'the nearest labels'
+  )
   if (count, tested) != _KNOWN[kind]:
     notes.append(
       f'{kind} has {_KNOWN[kind][0]} training and {_KNOWN[kind][1]} images of '
