@@ -31,8 +31,43 @@ def scenes_segmentation() -> base.ConfigDict:
   return base.of_teacher(base.scenes_segmentation())
 
 
+def voc_r101() -> base.ConfigDict:
+  """The teacher of OFD's segmentation: a DeepLabV3+ with ResNet101 on VOC 2012.
+
+  Published: 77.89% mIoU on val, the best epoch (README of
+  overhaul-distillation, whose teacher begins with ImageNet's weights and was
+  trained by pytorch-deeplab-xception's script; here it begins at random, so
+  that less is to be expected). Not yet run.
+
+    python -m kd_jax.main --config configs/ce.py:voc_r101 \\
+      --config.data.name=voc:/data
+  """
+  return base.voc_teacher()
+
+
+def voc_r18() -> base.ConfigDict:
+  """DeepLabV3+ with ResNet18 on VOC 2012: OFD's student alone.
+
+  Published: 72.07% mIoU on val, the best epoch (README of
+  overhaul-distillation), from ImageNet's weights; see `voc_r101`. Not yet run.
+  """
+  return base.voc('deeplab_resnet18')
+
+
+def voc_mobilenetv2() -> base.ConfigDict:
+  """DeepLabV3+ with MobileNetV2 on VOC 2012: OFD's student alone.
+
+  Published: 68.46% mIoU on val, the best epoch (README of
+  overhaul-distillation), from ImageNet's weights; see `voc_r101`. Not yet run.
+  """
+  return base.voc('deeplab_mobilenetv2')
+
+
 RECIPES = {
   'digits': digits,
   'cifar100_r20': cifar100_r20,
   'scenes_segmentation': scenes_segmentation,
+  'voc_r101': voc_r101,
+  'voc_r18': voc_r18,
+  'voc_mobilenetv2': voc_mobilenetv2,
 }

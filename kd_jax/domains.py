@@ -168,6 +168,7 @@ KEYS: dict[str, Domain] = {
   'data.device_mb': NOT_NEGATIVE,
   'data.image_size': PIXELS,
   'data.mean': FRACTION,
+  'data.scale': Domain('a whole number, 1 to 16384', 1, 16384, whole=True),
   'data.std': POSITIVE,
   'data.train_size': COUNT_OR_NONE,
   'data.val_fraction': PART,
@@ -192,7 +193,8 @@ KEYS: dict[str, Domain] = {
 
 # The keys whose value is a tuple of numbers.
 _TUPLES = {
-  'data.area', 'data.mean', 'data.std', 'optimizer.reset_momentum_at',
+  'data.area', 'data.mean', 'data.scale', 'data.std',
+  'optimizer.reset_momentum_at',
   'teacher.mean', 'teacher.std',
 }  # fmt: skip
 

@@ -293,7 +293,7 @@ def _train_set(
 def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
   """Returns the augmentation that a configuration does on the device."""
   data = config.data
-  resized = data.augment == 'random_resized_crop'  # done by the host
+  resized = data.augment != 'crop_flip'  # done by the host
   padding = 0 if resized else min(data.crop_padding, image_size - 1)
   return augment.CropFlip(padding, data.padding_mode, data.flip)
 

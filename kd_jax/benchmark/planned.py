@@ -19,7 +19,7 @@ from kd_jax.data import dataset, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.export import artifact
 from kd_jax.runtime import checkpoint, distributed, sharding
-from kd_jax.training import restore, teacher
+from kd_jax.training import restore, splits, teacher
 from kd_jax.training import run as run_lib
 
 _LABELLED = 256  # images of a batch of `kd-jax evaluate` and of predict.py
@@ -146,7 +146,7 @@ def _starting(run: _Run) -> Iterator[tuple[str, Make]]:
 def _training(run: _Run) -> Iterator[tuple[str, Make]]:
   """Yields the dispatches of each phase, and the program that begins it."""
   config, parts = run.config, run.parts
-  train = run_lib.training(config, parts, print)
+  train = splits.training(config, parts, print)
   for phase in parts.phases:
     label, phase_run = f'{phase.name}: ' if phase.name else '', run
     if phase.first:
@@ -162,7 +162,7 @@ def _training(run: _Run) -> Iterator[tuple[str, Make]]:
         _dispatch(phase_run, phase.exp, train, steps),
       )
     for augment in ('crop_flip', 'random_resized_crop'):
-      streamed = run_lib.training(_streamed(config, augment), parts, print)
+      streamed = splits.training(_streamed(config, augment), parts, print)
       steps = _steps(run, streamed)
       name = f'{label}streamed steps, {augment}: {steps}'
       yield name, _dispatch(phase_run, phase.exp, streamed, steps)
@@ -222,7 +222,7 @@ def _known(run: _Run) -> Iterator[tuple[str, Make]]:
   config = run.config.copy_and_resolve_references()
   config.data.augment, config.data.crop_padding = 'crop_flip', 0
   parts, mesh = run.parts, run.mesh
-  train: Any = run_lib.training(config, parts, print)
+  train: Any = splits.training(config, parts, print)
   feed = next(train.eval_feeds(config.eval_batch_size))
   logits = jitted.known_logits(parts.exp, train, mesh)
   arrays = _on(mesh, train.arrays)
@@ -241,7 +241,7 @@ def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
   parts, state = run.parts, run.state
   arguments = (state.params, state.model_state, run.frozen)
   for label, config in (('', run.config), ('streamed ', _streamed(run.config))):
-    test = run_lib.split(config, parts, print, 'test')
+    test = splits.split(config, parts, print, 'test')
     with contextlib.closing(test.eval_feeds(config.eval_batch_size)) as feeds:
       feed = next(feeds)
     arrays = _on(run.mesh, test.arrays)

@@ -41,17 +41,17 @@ def initialised(
   epochs: int,
   weights: Mapping[str, float],
   trainable: tuple[str, ...],
-  learning_rate: float | None = None,
+  learning_rate: float | Mapping[str, Any] | None = None,
 ) -> ConfigDict:
-  """Adds an initial phase at a constant learning rate; returns `config`.
+  """Adds an initial phase; returns `config`.
 
   Args:
     config: The configuration of the training after that phase; it is changed.
     epochs: The length of the phase in epochs.
     weights: The loss weights of the phase that differ from `config.weights`.
     trainable: The value of `config.trainable` in the phase.
-    learning_rate: The learning rate; None takes the first value of
-      `config.optimizer.learning_rate`.
+    learning_rate: The learning rate, or a schedule; None takes the first value
+      of `config.optimizer.learning_rate`.
   """
   if learning_rate is None:
     learning_rate = config.optimizer.learning_rate.value
@@ -264,6 +264,94 @@ def _adamw(epochs: int) -> dict[str, Any]:
     'kind': 'poly', 'value': 4e-3, 'power': 0.9, 'epochs': epochs, 'first': 0,
   }  # fmt: skip
   return {'name': 'adamw', 'weight_decay': 1e-3, 'learning_rate': rate}
+
+
+def voc(student: str) -> ConfigDict:
+  """Returns a DeepLab trained alone on VOC 2012 with SBD, by OFD's code.
+
+  The code begins with a backbone from ImageNet; here it begins at random.
+
+  Args:
+    student: The network's name.
+  """
+  config = schema.default()
+  config.data.name = 'voc:pascal'
+  config.data.image_size = 513
+  config.data.augment = 'segmentation'
+  config.student = schema.network(student)
+  _deeplab_schedule(config, epochs=50, batch_size=12, group=6)
+  config.optimizer.nesterov = True
+  return config
+
+
+def voc_teacher() -> ConfigDict:
+  """Returns the teacher of OFD's segmentation, by the code that it comes from.
+
+  It is a DeepLab with ResNet101, with batches of 16 on 4 GPUs.
+  """
+  config = voc('deeplab_resnet101')
+  config.optimizer.nesterov = False
+  return _deeplab_schedule(config, epochs=50, batch_size=16, group=4)
+
+
+def voc_pair(student: str) -> ConfigDict:
+  """Returns `voc_teacher` and a student that learns from it, by OFD's code.
+
+  In the first epoch the method's parameters alone are trained, at a tenth of
+  the rate that they have later. The student's ASPP drops nothing.
+
+  Args:
+    student: The student's name.
+  """
+  config = voc(student)
+  _deeplab_schedule(config, epochs=49, batch_size=12, group=6, first=1)
+  config.student.args.dropout = 'decoder'
+  teacher = voc_teacher()
+  config.teacher.update(schema.network(teacher.student.name))
+  keys = ('epochs', 'batch_size', 'bn_group_size', 'weights')
+  config.teacher.recipe = ConfigDict(
+    {
+      'seed': 0,
+      **{key: teacher[key] for key in keys},
+      'optimizer': {
+        key: teacher.optimizer[key] for key in ('learning_rate', 'rules')
+      },
+    }
+  )
+  config.baseline = 'off'  # its 49 epochs would begin at the second's rate
+  # A rule multiplies the rate of the heads and the method by ten.
+  return initialised(
+    config,
+    epochs=1,
+    weights={},
+    trainable=('^method/',),
+    learning_rate=_poly(0.0007),
+  )
+
+
+def _deeplab_schedule(
+  config: ConfigDict,
+  *,
+  epochs: int,
+  batch_size: int,
+  group: int,
+  first: int = 0,
+) -> ConfigDict:
+  config.epochs, config.batch_size = epochs, batch_size
+  config.bn_group_size = group
+  config.weights.ce = 1 / batch_size
+  with config.ignore_type():
+    config.optimizer.learning_rate = ConfigDict(_poly(0.007, first))
+  heads = '^student/(aspp|decoder)/' + ('|^method/' if first else '')
+  tenfold = {'learning_rate': {'kind': 'scaled', 'factor': 10.0}}
+  config.optimizer.rules = ((heads, tenfold),)
+  return config
+
+
+def _poly(value: float, first: int = 0) -> dict[str, Any]:
+  return {
+    'kind': 'poly', 'value': value, 'power': 0.9, 'epochs': 50, 'first': first,
+  }  # fmt: skip
 
 
 def pick(

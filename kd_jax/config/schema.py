@@ -81,18 +81,12 @@ KEYS = (
     'The fraction of the training images that is held out for choosing.',
     for_teacher=True,
   ),
-  Key(
-    'data.image_size', 0, "Pixels; 0 keeps the images' own size.",
-    for_teacher=True,
-  ),
-  Key(
-    'data.mean', (), "Of pixels in 0..1; () takes the data set's.",
-    for_teacher=True,
-  ),
-  Key(
-    'data.std', (), "Of pixels in 0..1; () takes the data set's.",
-    for_teacher=True,
-  ),
+  Key('data.image_size', 0, "Pixels; 0 keeps the images' own size.",
+      for_teacher=True),
+  Key('data.mean', (), "Of pixels in 0..1; () takes the data set's.",
+      for_teacher=True),
+  Key('data.std', (), "Of pixels in 0..1; () takes the data set's.",
+      for_teacher=True),
   Key(
     'data.data_dir', '',
     "Where data is prepared; '' is $TFDS_DATA_DIR, or else "
@@ -112,18 +106,28 @@ KEYS = (
     'MB of images that may live on the device; a larger split is streamed.',
     changes_result=False, for_teacher=True,
   ),
-  Key(
-    'data.workers', 2, 'Processes that decode a streamed split.',
-    changes_result=False, for_teacher=True,
-  ),
+  Key('data.workers', 2, 'Processes that decode a streamed split.',
+      changes_result=False, for_teacher=True),
   Key(
     'data.augment', 'crop_flip', 'How training images are cropped.',
-    ('crop_flip', 'random_resized_crop'), for_teacher=True,
+    ('crop_flip', 'random_resized_crop', 'segmentation'), for_teacher=True,
   ),
   Key(
     'data.area', (0.08, 1.0),
     'The least and the greatest area of a random_resized_crop.',
     for_teacher=True,
+  ),
+  Key(
+    'data.scale', (256, 1026),
+    'The least and the greatest shorter side, in pixels, to which augment='
+    "'segmentation' scales an image before it crops `image_size`.",
+    for_teacher=True, added=True,
+  ),
+  Key(
+    'data.pad_label', 0,
+    "The label around an image that is smaller than its crop of augment="
+    "'segmentation': 0, the background, which counts, or 255, which does not.",
+    (0, 255), for_teacher=True, added=True,
   ),
   Key(
     'data.crop_padding', 4, 'Pixels around an image before a crop_flip.',

@@ -34,6 +34,12 @@ def check_values(config: ConfigDict) -> None:
       f'config.data.area={area}: give the least and the greatest fraction of '
       'the area, such as (0.08, 1.0)'
     )
+  scale = tuple(data.scale)
+  if len(scale) != 2 or scale[0] > scale[1]:
+    raise errors.UsageError(
+      f'config.data.scale={scale}: give the least and the greatest shorter '
+      'side in pixels, such as (256, 1026)'
+    )
   if config.teacher.key and not config.teacher.path:
     raise errors.UsageError(
       f'config.teacher.key={config.teacher.key!r}: it says where weights stand '

@@ -17,8 +17,12 @@ from kd_jax.data.sets import (
   npz,
   prepared,
   scenes,
+  voc,
 )
 from kd_jax.runtime import run_dir
+
+# What the names of data sets in a folder or a file begin with.
+PLACES = ('folder:', 'npz:', 'voc:')
 
 # The names that `open_source` takes, and what they stand for.
 SETS = {
@@ -30,6 +34,7 @@ SETS = {
   'tiny_imagenet': '110,000 images of 64x64 pixels, 200 classes',
   'folder:/path': 'image files: /path/train/<class>/*, also val/ and test/',
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
+  'voc:/path': 'Pascal VOC 2012 for segmentation, with SBD if it is there',
   'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
   '<name>?label=KEY&image=KEY': 'the same, with other features of it',
@@ -72,8 +77,7 @@ def facts(name: str, image_size: int = 0) -> tuple[int, int] | None:
 
 def is_imported(name: str) -> bool:
   """Returns whether a data set's name is that of a function to import."""
-  known = name.startswith(('folder:', 'npz:'))
-  return not known and ':' in name.partition('?')[0]
+  return not name.startswith(PLACES) and ':' in name.partition('?')[0]
 
 
 @functools.cache
@@ -98,7 +102,7 @@ def open_source(
   Args:
     name: 'digits', 'scenes_segmentation', 'scenes_detection', 'cifar10',
       'cifar100', 'tiny_imagenet', 'folder:/path', 'npz:/path/file.npz',
-      'package.module:name' for a function of the user's own (see
+      'voc:/path', 'package.module:name' for a function of the user's own (see
       `_imported`), or any data set that tfds has prepared as
       array_record.
     train_size: The number of training images to keep, as a fixed stratified
@@ -141,6 +145,8 @@ def open_source(
     whole = npz.open_npz(
       name, image_size, measured=not (mean and std), home=home
     )
+  elif name.startswith('voc:'):
+    whole = voc.open_voc(name, image_size, home)
   elif is_imported(name):
     whole = _imported(name, image_size)
   else:
@@ -160,7 +166,7 @@ def open_source(
   info = info._replace(mean=mean or info.mean, std=std or info.std)
   renamed = source.Source(info, whole.split, whole.notes)
   opened = _part(renamed, train_size, val_fraction)
-  if name.startswith(('folder:', 'npz:')):
+  if name.startswith(PLACES):
     given = (name, train_size, val_fraction, image_size, mean, std, cache_dir)
     _OPENED[given] = opened.info
   return opened
@@ -248,7 +254,8 @@ def _check_name(name: str, data_dir: str) -> None:
   hint = f'; did you mean {matches[0]!r}?' if matches else ''
   raise errors.UsageError(
     f'unknown data set {name!r}{hint}; there are {", ".join(names)}, '
-    "'folder:/path', 'npz:/path/file.npz', and what tfds has prepared in "
+    "'folder:/path', 'npz:/path/file.npz', 'voc:/path', and what tfds has "
+    'prepared in '
     f'{prepared.root(data_dir)}'
   )
 

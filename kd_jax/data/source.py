@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import decode
+from kd_jax.data import augment_masks, decode
 from kd_jax.runtime import screen
 
 
@@ -208,7 +208,9 @@ def fitted(
 
   Args:
     image: The decoded image, [h,w,3] u8.
-    target: Its target; the arrays of a dense task are of an image of this size.
+    target: Its target. With a mask, 'label' [h,w] u8, the whole image is scaled
+      to a square, and the mask to the nearest labels; boxes are of an image of
+      this size.
     size: The height and width of the network's input, in pixels.
 
   Returns:
@@ -217,10 +219,14 @@ def fitted(
   """
   if not isinstance(target, dict):
     return decode.fit(image, size), {'label': np.array(target, np.int32)}
+  if set(target) == {'label'} and target['label'].shape == image.shape[:2]:
+    image, mask = augment_masks.resized(image, target['label'], size, size)
+    return image, {'label': mask}
   if image.shape[:2] != (size, size):
     raise errors.UsageError(
-      f'an image of {image.shape[1]}x{image.shape[0]} pixels has a mask or '
-      f'boxes, which are not resized to {size}: give images of {size} pixels'
+      f'an image of {image.shape[1]}x{image.shape[0]} pixels has boxes or a '
+      f'mask of other sides, which are not resized to {size}: give images of '
+      f'{size} pixels'
     )
   return image, target
 

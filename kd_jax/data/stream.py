@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from kd_jax.data import augment, dataset, decode, source
+from kd_jax.data import augment, augment_masks, dataset, decode, source
 from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
@@ -31,29 +31,37 @@ class Decoder:
     area: The least and the greatest fraction of the image's area that a random
       resized crop takes; () fits the whole image.
     seed: The seed of the crops, which also depend on the epoch and the image.
+    masked: How images with masks are augmented; None does not.
   """
 
   images: source.Images
   size: int
   area: tuple[float, ...] = ()
   seed: int = 0
+  masked: augment_masks.Masked | None = None
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
     """Returns an item: 'image' [size,size,3] u8, its targets, 'index' i32."""
     image, target = self.images.read(index)
-    if self.area:
+    rng = self._rng(index, epoch)
+    if self.masked is not None:
+      assert isinstance(target, dict)  # `build.build` checks
+      image, mask = augment_masks.augment(
+        rng, image, target['label'], self.masked
+      )
+      targets = {'label': mask}
+    elif self.area:
       assert not isinstance(target, dict)  # `build.build` checks
-      image = self._cropped(image, index, epoch)
+      least, most = self.area
+      image = decode.random_resized_crop(image, self.size, rng, (least, most))
       targets = {'label': np.array(target, np.int32)}
     else:
       image, targets = source.fitted(image, target, self.size)
     return {'image': image, **targets, 'index': np.int32(index)}
 
-  def _cropped(self, image: np.ndarray, index: int, epoch: int) -> np.ndarray:
+  def _rng(self, index: int, epoch: int) -> np.random.Generator:
     bits = np.random.Philox(np.random.SeedSequence((self.seed, epoch, index)))
-    rng = np.random.Generator(bits)
-    least, most = self.area
-    return decode.random_resized_crop(image, self.size, rng, (least, most))
+    return np.random.Generator(bits)
 
 
 class _TrainItems:
@@ -157,6 +165,7 @@ class Streamed:
     steps: int = 0,
     crop_flip: augment.CropFlip | None = None,
     area: tuple[float, ...] = (),
+    masked: augment_masks.Masked | None = None,
   ):
     """Creates the split without reading an image.
 
@@ -172,18 +181,19 @@ class Streamed:
       steps: The number of steps of the whole run.
       crop_flip: The augmentation on the device; None for none.
       area: The range of the random resized crops; see `Decoder.area`.
+      masked: How images with masks are augmented; see `Decoder.masked`.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
     self._images, self._info, self._mesh = images, info, mesh
     self._workers = workers
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
-    self._crop_flip, self._area = crop_flip, area
+    self._crop_flip, self._area, self._masked = crop_flip, area, masked
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
     size, batch_size = self._info.image_size, self._batch_size
-    decoder = Decoder(self._images, size, self._area, self._seed)
+    decoder = Decoder(self._images, size, self._area, self._seed, self._masked)
     order = dataset.Order(self.size, batch_size, self._seed)
     rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)

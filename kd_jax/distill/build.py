@@ -143,7 +143,7 @@ def _image_bytes(info: source.Info) -> int:
 def resident_bytes(config: ConfigDict, info: source.Info) -> int:
   """Returns the bytes of the images that stay on each device."""
   counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
-  if config.data.augment == 'random_resized_crop':
+  if config.data.augment != 'crop_flip':
     counts.pop('train')  # they are cropped as they are decoded
   there = [n for split, n in counts.items() if resident(config, info, split)]
   return sum(there) * _image_bytes(info)

@@ -19,9 +19,14 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
   Raises:
     UsageError: One of them is for classification alone.
   """
+  data = f'config.data.name={config.data.name!r} is for {task.name}'
+  if config.data.augment == 'segmentation' != task.name:
+    raise errors.UsageError(
+      "config.data.augment='segmentation' moves images with their masks, and "
+      f"{data}: give 'crop_flip'"
+    )
   if task.name == 'classification':
     return
-  data = f'config.data.name={config.data.name!r} is for {task.name}'
   if not registry.method_class(config.method).is_dense:
     dense = [n for n in registry.names() if registry.method_class(n).is_dense]
     raise errors.UsageError(
@@ -31,7 +36,7 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
   if config.data.augment == 'random_resized_crop':
     raise errors.UsageError(
       "config.data.augment='random_resized_crop' moves no masks or boxes, and "
-      f"{data}: give 'crop_flip'"
+      f"{data}: give 'crop_flip', or with masks 'segmentation'"
     )
   if config.teacher.cache_logits:
     raise errors.UsageError(

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from kd_jax import tasks
 from kd_jax.reproduce import store
 from kd_jax.reproduce.cells import Cell
 from kd_jax.study.spread import Spread, spread
@@ -17,8 +18,8 @@ class Row(NamedTuple):
   Attributes:
     cell: The cell.
     held: The files of its finished runs by seed.
-    last: Top-1 (%) of the last epochs over seeds.
-    best: Top-1 (%) of the epochs that are best on test.
+    last: Top-1 or mIoU (%) of the last epochs over seeds.
+    best: The same of the epochs that are best on test.
     difference: Ours less the published number, ours by the same protocol; None
       if no number may be quoted.
   """
@@ -28,6 +29,16 @@ class Row(NamedTuple):
   last: Spread
   best: Spread
   difference: Spread | None
+
+
+def figure(held: Mapping[str, Any]) -> float:
+  """Returns the headline of a run, after the last epoch, in percent.
+
+  Args:
+    held: What `store` holds of the run.
+  """
+  result = held['result']
+  return float(result[tasks.headline(result).name])
 
 
 def rows(cells: Sequence[Cell], results: pathlib.Path) -> list[Row]:
@@ -42,7 +53,7 @@ def rows(cells: Sequence[Cell], results: pathlib.Path) -> list[Row]:
     held = store.stand(results, cell).done
     if not held:
       continue
-    last = spread([each['result']['top1'] for each in held.values()])
+    last = spread([figure(each) for each in held.values()])
     best = spread([each['result']['best_on_test'] for each in held.values()])
     difference = None
     if (published := cell.quotable) is not None:
@@ -68,11 +79,7 @@ def paired(row: Row, all_rows: Sequence[Row]) -> Spread | None:
       seeds = [seed for seed in row.held if seed in other.held]
       if seeds:
         return spread(
-          [
-            row.held[seed]['result']['top1']
-            - other.held[seed]['result']['top1']
-            for seed in seeds
-          ]
+          [figure(row.held[seed]) - figure(other.held[seed]) for seed in seeds]
         )
   return None
 

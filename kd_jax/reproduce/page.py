@@ -15,9 +15,10 @@ _HEAD = """\
 
 `kd-jax reproduce report` makes this page and its pictures from the files in
 `results/` and from the table of published numbers; nothing in it is written by
-hand. All numbers are top-1 (%) on the whole test split. **last** is the last
-epoch, **best** the best on test of the epochs that were measured, which is what
-many papers publish. ± is the standard deviation over seeds.
+hand. All numbers are top-1 (%) on the whole test split, or mIoU (%) on it where
+masks are predicted. **last** is the last epoch, **best** the best on test of
+the epochs that were measured, which is what many papers publish. ± is the
+standard deviation over seeds.
 """
 
 _DIFFERENCE = """\

@@ -5,6 +5,7 @@ import pathlib
 import statistics
 from typing import Any
 
+from kd_jax import tasks
 from kd_jax.reproduce import compared, page, store
 from kd_jax.reproduce.cells import Cell
 
@@ -67,7 +68,7 @@ def _published(rows: Sequence[compared.Row]) -> Any:
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
   axes.set(
-    xlabel='top-1 on test (%)',
+    xlabel='top-1 or mIoU on test (%)',
     title='Published and ours; bars are 95% intervals over seeds',
   )
   axes.grid(visible=True, axis='x', alpha=0.4)
@@ -79,7 +80,7 @@ def _published(rows: Sequence[compared.Row]) -> Any:
 def _curves(
   rows: Sequence[compared.Row], cells: Sequence[Cell], results: pathlib.Path
 ) -> Any:
-  """Draws top-1 on test over epochs, the mean over seeds for each cell."""
+  """Draws the figure on test over epochs, the mean over seeds, of each cell."""
   from matplotlib import figure
 
   picture = figure.Figure(figsize=(10, 5), layout='constrained')
@@ -115,7 +116,9 @@ def _curves(
         label=f'{cell.recipe}, seed {seed}, unfinished',
       )
       number += 1
-  axes.set(xlabel='epoch', ylabel='top-1 on test (%)', title='Learning curves')
+  axes.set(
+    xlabel='epoch', ylabel='top-1 or mIoU on test (%)', title='Learning curves'
+  )
   axes.grid(visible=True, alpha=0.4)
   if number:
     axes.legend(loc='lower right')
@@ -125,8 +128,10 @@ def _curves(
 def _measured(
   records: Iterable[Mapping[str, Any]],
 ) -> list[tuple[float, float]]:
+  names = [f'test/{task.headline.name}' for task in tasks.TASKS.values()]
   return [
-    (record['epoch'], record['test/top1'])
+    (record['epoch'], record[name])
     for record in records
-    if 'test/top1' in record
+    for name in names
+    if name in record
   ]

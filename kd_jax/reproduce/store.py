@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.reproduce.cells import Cell
 from kd_jax.runtime import stored
 
@@ -207,7 +207,7 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_folder(data: str) -> str:
   kind, colon, path = data.partition(':')
-  if not colon or kind not in ('npz', 'folder'):
+  if not colon or kind not in ('npz', 'folder', 'voc'):
     return data
   return f'{kind}:{pathlib.PurePath(path).name}'
 
@@ -223,7 +223,8 @@ def _records(run: pathlib.Path) -> list[dict[str, Any]]:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     held = stored.read(epath.Path(path))
-    _ = held['result']['top1'], held['metrics'], held['notes']
+    result, _, _ = held['result'], held['metrics'], held['notes']
+    _ = result[tasks.headline(result).name]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UsageError(
       f'{path} is damaged ({type(error).__name__}: {error}): delete it, and '

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from kd_jax import data, errors
-from kd_jax.data import source
+from kd_jax.data import registry, source
 from kd_jax.export import artifact
 from kd_jax.runtime import digests, distributed, run_dir
 from kd_jax.training import imports
@@ -74,7 +74,7 @@ def _found_again(options: dict[str, Any], data_dir: str) -> tuple[str, str]:
   """
   name, place = options['name'], options.get('place', '')
   kind, _, path = name.partition(':')
-  if kind not in ('folder', 'npz'):
+  if f'{kind}:' not in registry.PLACES:
     is_there = place and not data_dir and epath.Path(place).is_dir()
     return name, place if is_there else data_dir
   if place and epath.Path(place).exists():

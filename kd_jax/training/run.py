@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import tasks
-from kd_jax.data import augment, dataset, resident, source, stream
+from kd_jax.data import resident, source
 from kd_jax.distill import build
 from kd_jax.runtime import (
   checkpoint,
@@ -24,7 +24,7 @@ from kd_jax.runtime import (
   run_dir,
   watchdog,
 )
-from kd_jax.training import datasets, loop, options, picture, report
+from kd_jax.training import datasets, loop, options, picture, report, splits
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
@@ -113,7 +113,9 @@ def _train(
           '--workdir to train again'
         )
       return result
-    tests = distributed.together(lambda: _tests(config, parts, reporter.line))
+    tests = distributed.together(
+      lambda: splits.tests(config, parts, reporter.line)
+    )
     teacher_began = run_dir.now()
     frozen, teacher = teacher_lib.obtain(
       config,
@@ -122,7 +124,7 @@ def _train(
       lambda name: (
         tests.get(name)
         or distributed.together(
-          lambda: split(config, parts, reporter.line, name)
+          lambda: splits.split(config, parts, reporter.line, name)
         )
       ),
       functools.partial(
@@ -133,7 +135,9 @@ def _train(
     frozen = teacher_lib.folded(parts, frozen)
     teacher_s = run_dir.now() - teacher_began
     reporter.lines(report.opening(config, parts, folder))
-    data = distributed.together(lambda: training(config, parts, reporter.line))
+    data = distributed.together(
+      lambda: splits.training(config, parts, reporter.line)
+    )
     if config.teacher.cache_logits:
       assert isinstance(data, resident.Training)  # `build.build` checks
       data.arrays |= teacher_lib.logits(config, parts, frozen, data)
@@ -184,73 +188,6 @@ def loop_options(config: ConfigDict, parts: build.Parts) -> options.LoopOptions:
   fields = {name: config[name] for name in options.LoopOptions._fields}
   fields['eval_batch_size'] = build.eval_batch_size(config, parts)
   return options.LoopOptions(**fields)
-
-
-def _tests(
-  config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
-) -> dict[str, dataset.EvalSet]:
-  """Returns the splits to evaluate, by name."""
-  info = parts.source.info
-  counts = {'val': info.num_val, 'test': info.num_test}
-  return {
-    name: split(config, parts, say, name)
-    for name, count in counts.items()
-    if count
-  }
-
-
-def split(
-  config: ConfigDict, parts: build.Parts, say: Callable[[str], None], name: str
-) -> dataset.EvalSet:
-  """Returns a split to evaluate: on the devices if it fits, else streamed.
-
-  Args:
-    config: The configuration of the run.
-    parts: The parts of the run.
-    say: A function that prints a line for the user.
-    name: The name of the split.
-  """
-  info = parts.source.info
-  if build.resident(config, info, name):
-    return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
-  return stream.Streamed(
-    parts.source.split(name), info, parts.mesh, workers=config.data.workers
-  )
-
-
-def training(
-  config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
-) -> dataset.TrainSet:
-  """Returns the training split: on the devices if it fits, else streamed.
-
-  Args:
-    config: The configuration of the run.
-    parts: The parts of the run.
-    say: A function that prints a line for the user.
-  """
-  info, data_options = parts.source.info, config.data
-  resized_crop = data_options.augment == 'random_resized_crop'
-  padding = 0 if resized_crop else data_options.crop_padding
-  crop_flip = augment.CropFlip(
-    padding, data_options.padding_mode, data_options.flip
-  )
-  common: dict[str, Any] = {
-    'batch_size': config.batch_size,
-    'seed': config.seed,
-    'crop_flip': crop_flip,
-  }
-  if not resized_crop and build.resident(config, info, 'train'):
-    arrays = parts.source.arrays('train', say)
-    return resident.Training(arrays, info, parts.mesh, **common)
-  return stream.Streamed(
-    parts.source.split('train'),
-    info,
-    parts.mesh,
-    workers=data_options.workers,
-    steps=parts.total_steps,
-    area=tuple(data_options.area) if resized_crop else (),
-    **common,
-  )
 
 
 def _finish(
@@ -317,7 +254,7 @@ def _written(
     },
     f'best_on_{split_name}': best[headline],
     f'best_on_{split_name}_epoch': best['epoch'],
-    'protocol': 'last epoch',
+    'protocol': splits.protocol(parts.task),
     'wall_s': last['wall_s'],
     'time_s': {
       name: round(seconds, 3) for name, seconds in run.clock.seconds.items()

@@ -13,7 +13,10 @@ NONE: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Schedule(NamedTuple):
-  """How a student is trained; SGD with momentum 0.9, rate times 0.1."""
+  """How a student is trained; SGD with momentum 0.9, rate times 0.1.
+
+  Milestones ('poly', power, epochs, first) are that schedule.
+  """
 
   source: str
   certainty: str
@@ -21,7 +24,7 @@ class Schedule(NamedTuple):
   epochs: int = 240
   batch: int = 64
   rate: float = 0.05
-  milestones: tuple[int, ...] = (150, 180, 210)
+  milestones: tuple[Any, ...] = (150, 180, 210)
   decay: float = 5e-4
   nesterov: bool = False
   padding: tuple[str, int] = ('zero', 4)
@@ -31,7 +34,9 @@ class Schedule(NamedTuple):
   warmup: int = 0
   augment: str = 'crop_flip'
   image_size: int = 0
-  # Epochs, batch, rate, milestones, decay, Nesterov, resets of the teacher.
+  group: int = 0  # images that share BatchNorm's statistics
+  # Epochs, batch, rate, milestones, decay, Nesterov, resets of the teacher, and
+  # the group if there is one.
   teacher: tuple[Any, ...] = (240, 64, 0.05, (150, 180, 210), 5e-4, False, ())
 
 
@@ -98,6 +103,20 @@ _REVIEW = {
   'std': _OFD_STD,
   'teacher': (240, 128, 0.1, (151, 181, 211), 5e-4, True, ()),
 }
+_VOC = {
+  'data': 'voc:pascal',
+  'epochs': 50,
+  'batch': 12,
+  'rate': 0.007,
+  'milestones': ('poly', 0.9, 50, 0),
+  'nesterov': True,
+  'augment': 'segmentation',
+  'image_size': 513,
+  'group': 6,
+  'teacher': (
+    50, 16, 0.007, ('poly', 0.9, 50, 0), 5e-4, False, (), 4
+  ),
+}  # fmt: skip
 _OFD = {
   'epochs': 200,
   'rate': 0.1,
@@ -129,6 +148,15 @@ SCHEDULES = {
   'ofd pyramid': Schedule(
     'overhaul-distillation 76344a8', 'code', **_OFD, batch=64,
     teacher=_ofd_teacher(64),
+  ),
+  'voc': Schedule('overhaul-distillation 76344a8', 'code', **_VOC),
+  'voc ofd': Schedule(
+    'overhaul-distillation 76344a8', 'code',
+    **{**_VOC, 'epochs': 49, 'milestones': ('poly', 0.9, 50, 1)},
+  ),
+  'voc teacher': Schedule(
+    'pytorch-deeplab-xception, train_voc.sh', 'code',
+    **{**_VOC, 'batch': 16, 'nesterov': False, 'group': 4},
   ),
   'ffsd': Schedule(
     'FFSD d5cfda9', 'code', epochs=299, batch=128, rate=0.1,
@@ -212,6 +240,14 @@ def _ofd(weight: float, *stages: int) -> Setting:
   return Setting(
     'overhaul-distillation 76344a8', 'code', {**_NO_KD, 'ofd': weight},
     {'stages': stages}, batch_norm='batch',
+  )  # fmt: skip
+
+
+def _ce_voc(batch: int) -> Setting:
+  return Setting(
+    'overhaul-distillation 76344a8, utils/loss.py', 'code', {'ce': 1 / batch},
+    temperature=None,
+    rules=(('^student/(aspp|decoder)/', ('sgd', 10.0, None)),),
   )  # fmt: skip
 
 
@@ -304,6 +340,24 @@ SETTINGS = {
   'official 8': _reviewkd(8.0, first=0),
   'official 1': _reviewkd(1.0, first=0),
   'official 0.6': _reviewkd(0.6, first=0),
+  'ce voc': _ce_voc(12),
+  'ce voc teacher': _ce_voc(16),
+  'ofd voc': Setting(
+    'overhaul-distillation 76344a8, Segmentation', 'code',
+    {'ce': 1 / 12, 'kd': 0.0, 'ofd': 1e-5},
+    {
+      'stages': (1, 2, 3, 4, 'aspp', 'decoder'),
+      'divisors': (8.0, 4.0, 2.0, 1.0, 1.0, 16.0),
+    },
+    phase={  # ten times this is 0.007
+      'epochs': 1, 'weights': {}, 'trainable': ('^method/',),
+      'learning_rate': {
+        'kind': 'poly', 'value': 0.0007, 'power': 0.9, 'epochs': 50, 'first': 0,
+      },
+    },
+    rules=(('^student/(aspp|decoder)/|^method/', ('sgd', 10.0, None)),),
+    batch_norm='batch',
+  ),
   'ofd': _ofd(1e-3, 1, 2, 3),
   'ofd imagenet': _ofd(1e-4, 1, 2, 3, 4),
   'fpd': _fpd(256),
@@ -473,6 +527,17 @@ def _more() -> dict[str, Row]:
     ),
     'ofd:cifar100_p200_p110': Row(
       'ofd pyramid', 'ofd', 'pyramidnet200', 'pyramidnet110'
+    ),
+    'ce:voc_r101': Row(
+      'voc teacher', 'ce voc teacher', '', 'deeplab_resnet101'
+    ),
+    'ce:voc_r18': Row('voc', 'ce voc', '', 'deeplab_resnet18'),
+    'ce:voc_mobilenetv2': Row('voc', 'ce voc', '', 'deeplab_mobilenetv2'),
+    'ofd:voc_r101_r18': Row(
+      'voc ofd', 'ofd voc', 'deeplab_resnet101', 'deeplab_resnet18:decoder'
+    ),
+    'ofd:voc_r101_mobilenetv2': Row(
+      'voc ofd', 'ofd voc', 'deeplab_resnet101', 'deeplab_mobilenetv2:decoder'
     ),
     'ofd:imagenet_r152_r50': Row(
       'imagenet ofd', 'ofd imagenet', 'resnet152', 'resnet50'

@@ -21,26 +21,31 @@ def training(config):
   optimizer = config.optimizer
   rate = optimizer.learning_rate
   assert (optimizer.name, optimizer.momentum) == ('sgd', 0.9)
-  assert (rate.kind, rate.factor) == ('step', 0.1)
+  if rate.kind == 'poly':
+    drops = ('poly', rate.power, rate.epochs, rate.first)
+  else:
+    assert (rate.kind, rate.factor) == ('step', 0.1)
+    drops = tuple(rate.milestones)
   assert optimizer.clip_norm == 0.0
   return (
     config.epochs,
     config.batch_size,
     rate.value,
-    tuple(rate.milestones),
+    drops,
     optimizer.weight_decay,
     optimizer.nesterov,
     tuple(optimizer.reset_momentum_at),
+    config.bn_group_size,
   )
 
 
 def network(group):
-  """A network as in the table: 'resnet50:cifar' has that stem."""
+  """A network as in the table: 'resnet50:cifar' has that stem (or dropout)."""
   args = group.args.to_dict()
   args.pop('batch_norm', None)
-  stem = args.pop('stem', None)
+  kinds = [args.pop(key) for key in ('stem', 'dropout') if key in args]
   assert not args
-  return f'{group.name}:{stem}' if stem else group.name
+  return ':'.join((group.name, *kinds))
 
 
 def plain(value):
@@ -67,7 +72,7 @@ def rule(fields):
   """An optimizer rule as in the table: name, factor of the rate, decay."""
   rate = fields.get('learning_rate', {'kind': 'scaled', 'factor': 1.0})
   assert rate['kind'] == 'scaled'
-  return fields.get('name', 'sgd'), rate['factor'], fields['weight_decay']
+  return fields.get('name', 'sgd'), rate['factor'], fields.get('weight_decay')
 
 
 def found(config):
@@ -87,6 +92,7 @@ def found(config):
     'warmup': config.optimizer.learning_rate.get('warmup_epochs', 0),
     'padding': (data.padding_mode, data.crop_padding),
     'augment': (data.augment, tuple(data.area), data.flip),
+    'scale': (tuple(data.scale), data.pad_label),
     'image_size': data.image_size,
     'images': data.train_size,
     'mean': tuple(data.mean),
@@ -108,6 +114,7 @@ def expected(row):
   """All that the table holds, of a row."""
   schedule = published.SCHEDULES[row.schedule]
   setting = published.SETTINGS[row.setting]
+  of_teacher = (*schedule.teacher, 0)[:8]  # in groups of no size for BatchNorm
   return {
     'data': schedule.data,
     'training': (
@@ -118,15 +125,17 @@ def expected(row):
       schedule.decay,
       schedule.nesterov,
       schedule.resets,
+      schedule.group,
     ),
     'warmup': schedule.warmup,
     'padding': schedule.padding,
     'augment': (schedule.augment, (0.08, 1.0), True),
+    'scale': ((256, 1026), 0),
     'image_size': schedule.image_size,
     'images': 0,
     'mean': schedule.mean,
     'std': schedule.std,
-    'of_teacher': schedule.teacher if row.teacher else None,
+    'of_teacher': of_teacher if row.teacher else None,
     'teacher': row.teacher,
     'student': row.student,
     'batch_norm': setting.batch_norm,
@@ -160,6 +169,7 @@ def test_every_value_has_a_source_and_a_certainty():
 CHANGES = {
   'epochs': 241,
   'batch_size': 65,
+  'bn_group_size': 1,
   'optimizer.learning_rate.value': 0.03,
   'optimizer.learning_rate.milestones': (1,),
   'optimizer.weight_decay': 3e-4,
@@ -170,6 +180,8 @@ CHANGES = {
   'data.padding_mode': 'mirror',
   'data.augment': 'other',
   'data.area': (0.1, 1.0),
+  'data.scale': (256, 1024),
+  'data.pad_label': 255,
   'data.mean': (0.0, 0.0, 0.0),
   'data.std': (1.0, 1.0, 1.0),
   'data.image_size': 31,

@@ -16,7 +16,7 @@ METHODS = sorted(p.stem for p in (train_test.ROOT / 'configs').glob('*.py'))
 OF_A_TABLE = 'vgg13_vgg8'
 SLOW = (
   'pyramidnet200', 'densenet40_12', 'googlenet', 'resnet56', 'resnet110',
-  'resnet152',
+  'resnet152', 'deeplab_resnet101',
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from kd_jax.reproduce import cells
 OWN = (
   'digits',
   'digits_kd',
+  'scenes_segmentation',
   'cifar100_r20_r8',
   'cifar100_r8',
   'folder_r34_r18',

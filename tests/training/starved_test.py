@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from kd_jax.runtime import run_dir
-from kd_jax.training import loop, options, run, starved
+from kd_jax.training import loop, options, run, splits, starved
 from tests import children
 from tests.training import recovery_test
 
@@ -76,13 +76,13 @@ class Slow:
 def waiting(monkeypatch, capsys, folder, seconds, config, stretch_s):
   """What a run says of its data, and where its time went."""
   monkeypatch.setattr(starved, 'STRETCH_S', stretch_s)
-  training = run.training
+  training = splits.training
 
   def slow(*args):
     train = training(*args)
     return Slow(train, seconds) if seconds else train
 
-  monkeypatch.setattr(run, 'training', slow)
+  monkeypatch.setattr(splits, 'training', slow)
   result = run.train(config, run_dir.Folder(folder))
   said = [
     line for line in capsys.readouterr().out.splitlines() if 'wait for' in line

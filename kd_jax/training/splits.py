@@ -1,0 +1,104 @@
+"""The splits of a run: on the devices if they fit, else streamed."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kd_jax import tasks
+from kd_jax.data import augment, augment_masks, dataset, resident, stream
+from kd_jax.distill import build
+
+
+def protocol(task: tasks.Task) -> str:
+  """Returns when and how the result of a run is measured.
+
+  Args:
+    task: The task of its data set. Images with masks are scaled to squares; see
+      `source.fitted`.
+  """
+  how = ', square' if task.name == 'segmentation' else ''
+  return f'last epoch{how}'
+
+
+def tests(
+  config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
+) -> dict[str, dataset.EvalSet]:
+  """Returns the splits to evaluate, by name.
+
+  Args:
+    config: The configuration of the run.
+    parts: The parts of the run.
+    say: A function that prints a line for the user.
+  """
+  info = parts.source.info
+  counts = {'val': info.num_val, 'test': info.num_test}
+  return {
+    name: split(config, parts, say, name)
+    for name, count in counts.items()
+    if count
+  }
+
+
+def split(
+  config: ConfigDict, parts: build.Parts, say: Callable[[str], None], name: str
+) -> dataset.EvalSet:
+  """Returns a split to evaluate: on the devices if it fits, else streamed.
+
+  Args:
+    config: The configuration of the run.
+    parts: The parts of the run.
+    say: A function that prints a line for the user.
+    name: The name of the split.
+  """
+  info = parts.source.info
+  if build.resident(config, info, name):
+    return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
+  return stream.Streamed(
+    parts.source.split(name), info, parts.mesh, workers=config.data.workers
+  )
+
+
+def training(
+  config: ConfigDict, parts: build.Parts, say: Callable[[str], None]
+) -> dataset.TrainSet:
+  """Returns the training split: on the devices if it fits, else streamed.
+
+  Args:
+    config: The configuration of the run.
+    parts: The parts of the run.
+    say: A function that prints a line for the user.
+  """
+  info, data_options = parts.source.info, config.data
+  how = data_options.augment
+  padding = data_options.crop_padding if how == 'crop_flip' else 0
+  crop_flip = augment.CropFlip(
+    padding, data_options.padding_mode, data_options.flip
+  )
+  common: dict[str, Any] = {
+    'batch_size': config.batch_size,
+    'seed': config.seed,
+    'crop_flip': crop_flip,
+  }
+  if how == 'crop_flip' and build.resident(config, info, 'train'):
+    arrays = parts.source.arrays('train', say)
+    return resident.Training(arrays, info, parts.mesh, **common)
+  masked = None
+  if how == 'segmentation':  # mirrors too
+    masked = augment_masks.Masked(
+      info.image_size,
+      tuple(data_options.scale),
+      data_options.pad_label,
+      data_options.flip,
+    )
+    common['crop_flip'] = None
+  return stream.Streamed(
+    parts.source.split('train'),
+    info,
+    parts.mesh,
+    workers=data_options.workers,
+    steps=parts.total_steps,
+    area=tuple(data_options.area) if how == 'random_resized_crop' else (),
+    masked=masked,
+    **common,
+  )
