@@ -31,8 +31,14 @@ def scenes_segmentation() -> base.ConfigDict:
   return base.of_teacher(base.scenes_segmentation())
 
 
+def scenes_detection() -> base.ConfigDict:
+  """The teacher of all `scenes_detection` recipes."""
+  return base.of_teacher(base.scenes_detection())
+
+
 RECIPES = {
   'digits': digits,
   'cifar100_r20': cifar100_r20,
   'scenes_segmentation': scenes_segmentation,
+  'scenes_detection': scenes_detection,
 }
