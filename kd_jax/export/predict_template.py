@@ -25,13 +25,17 @@ from safetensors import numpy as safetensors
 CALLS = {'shape_assertion': 'with it JAX refuses a batch of 0 images'}
 # These operations would exchange data with the host.
 _HOST = ('infeed', 'outfeed', 'recv', 'send')
+# Of an image, what a network that finds objects returns: the strongest
+# detections, each the class (-1 pads), the score and the box (x1, y1, x2, y2)
+# in fractions of the image.
+DETECTIONS = (200, 6)
 
 
 def load(folder):
   """Returns the facts of network.json and the forward pass of an export.
 
   The latter is a function from images [N,H,W,3] u8 to logits [N,K] f32, or
-  [N,H,W,K] of a network that labels pixels.
+  [N,H,W,K] of a network that labels pixels, or `DETECTIONS`.
   """
   facts = json.loads((folder / 'network.json').read_text())
   program = (folder / 'forward.jax_export').read_bytes()
@@ -96,7 +100,10 @@ def refusal(exported, weights, facts):
   ]
   inputs = [*arrays, tensor(('?', size, size, 3), np.dtype(np.uint8))]
   places = 2 * (size,) if facts.get('task') == 'segmentation' else ()
-  output = [tensor(('?', *places, classes), np.dtype(np.float32))]
+  what = (*places, classes)
+  if facts.get('task') == 'detection':
+    what = DETECTIONS
+  output = [tensor(('?', *what), np.dtype(np.float32))]
   said = [
     [tensor(x.shape, x.dtype) for x in avals]
     for avals in (exported.in_avals, exported.out_avals)
