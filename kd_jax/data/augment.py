@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# The label of a pixel that counts nowhere.
-VOID = 255
+from kd_jax.data.masks import VOID
 
 
 class CropFlip(NamedTuple):
@@ -108,7 +107,9 @@ def targets(
     mirrored = moved.flipped[:, None, None]
     found['label'] = jnp.where(mirrored, mask[:, :, ::-1], mask)
   return {
-    name: value.astype(jnp.int32) if value.dtype == jnp.uint8 else value
+    name: value.astype(jnp.int32)
+    if jnp.issubdtype(value.dtype, jnp.integer)
+    else value
     for name, value in found.items()
   }
 
@@ -164,7 +165,7 @@ def gathered(
     x: The image column of every column of the crop, [N,W] i32.
     outside: The value of a pixel from outside the image.
   """
-  count, height, width, _ = images.shape
+  count, height, width = images.shape[:3]
   inside = ((y >= 0) & (y < height))[:, :, None]
   inside &= ((x >= 0) & (x < width))[:, None, :]
   y, x = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import source
+from kd_jax.data import masks, source
 from kd_jax.data.sets import (
   builders,
   digits,
@@ -224,6 +224,8 @@ def _imported(name: str, image_size: int) -> source.Source:
 
   def split(part: str) -> source.Images:
     images = opened.split(part)
+    if info.task == 'segmentation':
+      return masks.checked(images, info, f'{name}, {part}')
     if info.task == 'classification':
       source.check_labels(
         images.labels,

@@ -11,7 +11,7 @@ import numpy as np
 from kd_jax import config as config_lib
 from kd_jax import data, domains, errors, models, tasks
 from kd_jax.data import source
-from kd_jax.distill import inspect, memory, optim, step
+from kd_jax.distill import checks, inspect, memory, optim, step
 from kd_jax.distill import rules as rules_lib
 from kd_jax.distill.parts import Parts, Phase
 from kd_jax.methods import base, registry
@@ -126,8 +126,13 @@ def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
     'val': info.num_val,
     'test': info.num_test,
   }[split]
-  channels = 4 if info.task == 'segmentation' else 3  # with the mask
-  return images * info.image_size**2 * channels <= config.data.device_mb * 1e6
+  return images * _image_bytes(info) <= config.data.device_mb * 1e6
+
+
+def _image_bytes(info: source.Info) -> int:
+  """Returns the bytes of an image on a device, with its mask."""
+  channels = 4 if info.task == 'segmentation' else 3
+  return info.image_size**2 * channels
 
 
 def resident_bytes(config: ConfigDict, info: source.Info) -> int:
@@ -136,7 +141,7 @@ def resident_bytes(config: ConfigDict, info: source.Info) -> int:
   if config.data.augment == 'random_resized_crop':
     counts.pop('train')  # they are cropped as they are decoded
   there = [n for split, n in counts.items() if resident(config, info, split)]
-  return sum(there) * info.image_size**2 * 3
+  return sum(there) * _image_bytes(info)
 
 
 def eval_batch_size(config: ConfigDict, parts: Parts) -> int:
@@ -240,7 +245,9 @@ def experiment(
   Raises:
     UsageError: A part does not exist or does not fit the others.
   """
-  classes = facts['num_classes']
+  classes, task = facts['num_classes'], facts.get('task')
+  if task:
+    checks.check_method(config, task)
   method = _method(config, facts)
   tx, trained, rate = rules_lib.optimizer(config, steps_per_epoch)
   if models.is_function(config.student.name):
@@ -252,8 +259,8 @@ def experiment(
   with errors.keys('config.student.args.'):
     students = {name: make_network(*of_student) for name in method.students}
   teachers = _teachers(config, classes, method)
-  if 'task' in facts:
-    _check_task(config, facts['task'], {**students, **teachers})
+  if task:
+    checks.check_networks(config, task, {**students, **teachers})
   return step.Experiment(
     students=students,
     teachers=teachers,
@@ -265,38 +272,6 @@ def experiment(
     inputs=_inputs(config, facts, method),
     learning_rate=rate and (lambda step: rate(step - first)),
   )
-
-
-def _check_task(
-  config: ConfigDict, task: tasks.Task, networks: Mapping[str, nn.Module]
-) -> None:
-  """Checks that the networks and the method are for the data's task.
-
-  Raises:
-    UsageError: One of them is for another task.
-  """
-  for name, network in networks.items():
-    if (other := models.task(network)) != task.name:
-      key = 'teacher' if name in ('teacher',) else 'student'
-      raise errors.UsageError(
-        f'config.{key}.name={config[key].name!r} is a network for {other}, and '
-        f'config.data.name={config.data.name!r} is for {task.name}: '
-        f'`kd-jax list networks` says what each network is for'
-      )
-  if task.name == 'classification':
-    return
-  if not registry.method_class(config.method).is_dense:
-    dense = [n for n in registry.names() if registry.method_class(n).is_dense]
-    raise errors.UsageError(
-      f'method {config.method} reads one label and one vector of logits an '
-      f'image, and config.data.name={config.data.name!r} is for {task.name}: '
-      f'take one of {", ".join(dense)}'
-    )
-  if config.data.augment == 'random_resized_crop':
-    raise errors.UsageError(
-      "config.data.augment='random_resized_crop' moves no masks or boxes: give "
-      "'crop_flip'"
-    )
 
 
 def _inputs(

@@ -2,7 +2,9 @@
 
 Needs jax, numpy, safetensors and flatbuffers. FILES are .npy ([N,H,W,3] u8,
 RGB), .npz (with such an array 'image'; if it has a 'label' too, the correct
-predictions are counted) and, with Pillow, image files of any size.
+predictions are counted) and, with Pillow, image files of any size. A network
+that labels pixels writes the classes to NAME.classes.png, with the image's
+sides, or of arrays to NAME.classes.npy, in the current folder.
 """
 
 import contextlib
@@ -162,14 +164,14 @@ def save_mask(classes, path, sides):
 
   Args:
     classes: The classes.
-    path: The file.
+    path: The path of the file, or a file that is open for bytes.
     sides: The width and the height of the image, which the PNG has.
   """
   from PIL import Image
 
   mask = Image.fromarray(classes).resize(sides, Image.Resampling.NEAREST)
   mask.putpalette(palette())
-  mask.save(path)
+  mask.save(path, 'PNG')
 
 
 def tensor(shape, dtype):
@@ -253,15 +255,25 @@ def fit(image, size):
   return image.resize(sides, 2).crop(box)  # 2: bilinear
 
 
-def read(path, size):
-  """Returns a file's images [N,size,size,3] u8, and labels [N] or None."""
+def read(path, size, is_whole=False):
+  """Returns a file's images [N,size,size,3] u8, labels or None, and sides.
+
+  Args:
+    path: The file.
+    size: The height and width of the network's images, in pixels.
+    is_whole: Whether an image file is resized whole, and not cropped.
+
+  Returns:
+    The images, labels [N] or [N,size,size] where the file has them, and the
+    width and height of an image file; of arrays None.
+  """
   try:
     if path.exists() and not path.is_file():
       raise ValueError('it is no file')
     if path.suffix.lower() == '.npy':
-      return np.load(path), None
+      return np.load(path), None, None
     if path.suffix.lower() == '.npz':
-      return (arrays := np.load(path))['image'], arrays.get('label')
+      return (arrays := np.load(path))['image'], arrays.get('label'), None
     from PIL import Image
 
     content = path.read_bytes()
@@ -275,26 +287,75 @@ def read(path, size):
     raise ValueError(f'{path}: pip install pillow, or give .npy') from error
   except Exception as error:  # what a damaged file causes is open
     raise ValueError(f'{path}: {str(error) or type(error).__name__}') from error
-  if image.size != (size, size):
-    image = fit(image, size)
-  return np.asarray(image)[None], None
+  sides = image.size
+  if sides != (size, size):  # 2: bilinear
+    image = image.resize((size, size), 2) if is_whole else fit(image, size)
+  return np.asarray(image)[None], None, sides
+
+
+def measured(chosen, labels, count):
+  """Returns what is right of the pixels of images, as a text.
+
+  Args:
+    chosen: The predicted classes, [N,H,W].
+    labels: The true ones, [N,H,W]; what is no class, such as 255, is left out.
+    count: The number of classes, K.
+  """
+  if labels.shape != chosen.shape:
+    raise ValueError(f'labels {labels.shape} of images {chosen.shape}')
+  counts = (labels >= 0) & (labels < count)
+  cells = count * labels[counts].astype(np.int64) + chosen[counts]
+  matrix = np.bincount(cells, minlength=count**2).reshape(count, count)
+  right, either = matrix.diagonal(), matrix.sum(0) + matrix.sum(1)
+  union = either - right
+  iou = 100 * (right[union > 0] / union[union > 0]).sum()
+  miou = iou / max((union > 0).sum(), 1)
+  return f'{right.sum()} of {counts.sum()} pixels correct, mIoU {miou:.2f}%'
+
+
+def write(chosen, name, sides):
+  """Writes the classes [N,H,W] u8 of pixels, and returns the file's name.
+
+  Args:
+    chosen: The classes.
+    name: The name of the images' file, without its suffix.
+    sides: The width and height of an image file; None for arrays.
+  """
+  out = f'{name}.classes.' + ('png' if sides else 'npy')
+  with open(out, 'xb') as file:  # what is there already stays
+    save_mask(chosen[0], file, sides) if sides else np.save(file, chosen)
+  return out
+
+
+def predict(facts, forward, path):
+  """Returns the lines that say what the network predicts for a file."""
+  is_dense = facts.get('task') == 'segmentation'
+  size, names = facts['image_size'], facts['class_names']
+  images, labels, sides = read(path, size, is_dense)
+  count = max(1, 2**22 // size**2) if is_dense else 256  # images of a step
+  chosen = []
+  for i in range(0, len(images), count):
+    logits = forward(images[i : i + count])
+    if not np.isfinite(logits).all():
+      raise ValueError(f'{path}: the logits are no finite numbers')
+    chosen.append(logits.argmax(axis=-1))  # the first, if some tie
+  chosen = np.concatenate(chosen)
+  if labels is None and is_dense:
+    out = write(chosen.astype(np.uint8), path.stem, sides)
+    return [f'{shown(path)}\t{shown(out)}']
+  if labels is None:
+    return [f'{shown(path)}\t{shown(names[k])}' for k in chosen]
+  if is_dense:
+    return [f'{shown(path)}: {measured(chosen, labels, len(names))}']
+  right = (chosen == labels).sum()
+  return [f'{shown(path)}: {right} of {len(labels)} correct']
 
 
 if __name__ == '__main__':
   try:
     facts, forward = load(pathlib.Path(__file__).parent)
     for path in map(pathlib.Path, sys.argv[1:] or sys.exit(__doc__)):
-      images, labels = read(path, facts['image_size'])
-      parts = [forward(images[i : i + 256]) for i in range(0, len(images), 256)]
-      if not np.isfinite(logits := np.concatenate(parts)).all():
-        raise ValueError(f'{path}: the logits are no finite numbers')
-      chosen = logits.argmax(axis=-1)  # the first, if some tie
-      if labels is None:
-        names = map(shown, (facts['class_names'][k] for k in chosen))
-        print(*(f'{shown(path)}\t{name}' for name in names), sep='\n')
-      else:
-        count = (chosen == labels).sum()
-        print(f'{shown(path)}: {count} of {len(labels)} correct')
+      print(*predict(facts, forward, path), sep='\n')
   except (
     KeyError,
     OSError,

@@ -12,20 +12,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import errors, models, pytrees, tasks
+from kd_jax import errors, models, pytrees
 from kd_jax.data import augment, source
 from kd_jax.distill import build, evaluation, inspect, step
 from kd_jax.export import artifact
 from kd_jax.models.pretrained import convert
 from kd_jax.runtime import checkpoint, run_dir, sharding, stored
+from kd_jax.training import facts as facts_lib
 from kd_jax.training import imports
-
-# The fields of a run's `config.data` and of its result that an export has.
-_DATA = ('name', 'train_size', 'val_fraction', 'image_size')
-_RESULT = (
-  'method', 'seed', 'epochs', 'train_images', 'protocol', 'best_on_test',
-  'best_on_val', 'wall_s', 'commit',
-)  # fmt: skip
 
 
 def load(
@@ -80,7 +74,7 @@ def _of_run(
   folder: run_dir.Folder, mesh: Mesh, allow_imports: imports.Allowed
 ) -> artifact.Trained:
   """Loads the deployed prediction of a finished run; see `load`."""
-  config, info, facts = _read(folder)
+  config, info, facts = facts_lib.read(folder)
   names = {'student.name': config.student.name}
   if len(facts['kept']) > 1:  # it predicts with the method
     names |= {'method': config.method, 'teacher.name': config.teacher.name}
@@ -118,29 +112,6 @@ def _planning(folder: run_dir.Folder) -> Iterator[None]:
     ) from error
 
 
-def _read(
-  folder: run_dir.Folder,
-) -> tuple[ConfigDict, source.Info, dict[str, Any]]:
-  """Returns a finished run's configuration, the facts of its data, its facts.
-
-  Raises:
-    UsageError: This version cannot read the run's files.
-  """
-  try:
-    stored, result = folder.read('config.json'), folder.read('result.json')
-    info = source.Info(**stored.pop('data_facts'))
-    info = info._replace(**(folder.read('data.json') or {}))
-    config = ConfigDict(stored)
-    return config, info, _facts(config, info, result)
-  except errors.UsageError:
-    raise
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UsageError(
-      f'{folder.path} is no run that this kd_jax can read: '
-      f'{type(error).__name__}: {error}'
-    ) from error
-
-
 def teacher(
   path: epath.PathLike,
   mesh: Mesh | None = None,
@@ -165,7 +136,7 @@ def teacher(
       would be imported that is not allowed.
   """
   folder = run_dir.Folder(epath.Path(path).expanduser())
-  config, info, facts = _read(folder)
+  config, info, facts = facts_lib.read(folder)
   if not config.teacher.name:
     return None
   names = {'teacher.name': config.teacher.name}
@@ -294,41 +265,6 @@ def of_weights(
     'kept': ['student'],
   }
   return alone(network, convert.load(network, path, key, say), facts)
-
-
-def _facts(
-  config: ConfigDict, info: source.Info, result: dict[str, Any]
-) -> dict[str, Any]:
-  """Returns a run's facts, as network.json has them."""
-  images, name = result['test_images'], tasks.headline(result).name
-  is_counted = name == 'top1'  # an image is right or wrong
-  return {
-    'network': config.student.name,
-    'network_args': config.student.args.to_dict(),
-    'dtype': config.dtype,
-    'image_size': info.image_size,
-    'mean': list(info.mean),
-    'std': list(info.std),
-    'class_names': list(info.class_names),
-    'kept': result['kept'],
-    'parameters': result['params'],
-    'flops': result['flops'],
-    **({'task': info.task} if info.task != 'classification' else {}),
-    'accuracy': {
-      'data': info.name,
-      'split': 'test',
-      'images': images,
-      **({'correct': round(result[name] * images / 100)} if is_counted else {}),
-      **{key: result[key] for key in (name, 'top5') if key in result},
-    },
-    'data': {
-      **{key: config.data[key] for key in _DATA},
-      **({'fingerprint': info.fingerprint} if info.fingerprint else {}),
-      **({'place': info.place} if info.place else {}),
-    },
-    'result': {key: result[key] for key in _RESULT if key in result},
-    'teacher': (result['teacher'] or {}).get('network'),
-  }
 
 
 def _experiment(config: ConfigDict, info: source.Info) -> step.Experiment:

@@ -1,0 +1,69 @@
+"""Checks of a configuration against the task of its data."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+from ml_collections import ConfigDict
+
+from kd_jax import errors, models, tasks
+from kd_jax.methods import registry
+
+
+def check_method(config: ConfigDict, task: tasks.Task) -> None:
+  """Checks that the method and the augmentation are for the data's task.
+
+  Args:
+    config: The configuration.
+    task: The task of its data set.
+
+  Raises:
+    UsageError: One of them is for classification alone.
+  """
+  if task.name == 'classification':
+    return
+  data = f'config.data.name={config.data.name!r} is for {task.name}'
+  if not registry.method_class(config.method).is_dense:
+    dense = [n for n in registry.names() if registry.method_class(n).is_dense]
+    raise errors.UsageError(
+      f'method {config.method} reads one label and one vector of logits an '
+      f'image, and {data}: take one of {", ".join(dense)}'
+    )
+  if config.data.augment == 'random_resized_crop':
+    raise errors.UsageError(
+      "config.data.augment='random_resized_crop' moves no masks or boxes, and "
+      f"{data}: give 'crop_flip'"
+    )
+  if config.teacher.cache_logits:
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True keeps one vector of logits an image, '
+      f'and {data}: give False'
+    )
+  reflects = config.data.padding_mode == 'reflect' and config.data.crop_padding
+  if task.name == 'detection' and reflects:
+    raise errors.UsageError(
+      "config.data.padding_mode='reflect' shows mirrored objects that have no "
+      f"boxes, and {data}: give 'zero', or config.data.crop_padding=0"
+    )
+
+
+def check_networks(
+  config: ConfigDict, task: tasks.Task, networks: Mapping[str, nn.Module]
+) -> None:
+  """Checks that the networks are for the data's task.
+
+  Args:
+    config: The configuration.
+    task: The task of its data set.
+    networks: The students and teachers by name.
+
+  Raises:
+    UsageError: One of them is for another task.
+  """
+  for name, network in networks.items():
+    if (other := models.task(network)) != task.name:
+      key = 'teacher' if name == 'teacher' else 'student'
+      raise errors.UsageError(
+        f'config.{key}.name={config[key].name!r} is a network for {other}, and '
+        f'config.data.name={config.data.name!r} is for {task.name}: '
+        '`kd-jax list networks` says what each network is for'
+      )

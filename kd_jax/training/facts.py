@@ -1,0 +1,81 @@
+"""What the files of a finished run say of it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kd_jax import errors, tasks
+from kd_jax.data import source
+from kd_jax.runtime import run_dir
+
+# The fields of a run's `config.data` and of its result that an export has.
+_DATA = ('name', 'train_size', 'val_fraction', 'image_size')
+_RESULT = (
+  'method', 'seed', 'epochs', 'train_images', 'protocol', 'best_on_test',
+  'best_on_val', 'wall_s', 'commit',
+)  # fmt: skip
+
+
+def read(
+  folder: run_dir.Folder,
+) -> tuple[ConfigDict, source.Info, dict[str, Any]]:
+  """Returns a finished run's configuration, the facts of its data, its facts.
+
+  Args:
+    folder: The folder of the run.
+
+  Returns:
+    The configuration, the facts of its data set, and what network.json has of
+    an export of the run.
+
+  Raises:
+    UsageError: This version cannot read the run's files.
+  """
+  try:
+    stored, result = folder.read('config.json'), folder.read('result.json')
+    info = source.Info(**stored.pop('data_facts'))
+    info = info._replace(**(folder.read('data.json') or {}))
+    config = ConfigDict(stored)
+    return config, info, _facts(config, info, result)
+  except errors.UsageError:
+    raise
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.UsageError(
+      f'{folder.path} is no run that this kd_jax can read: '
+      f'{type(error).__name__}: {error}'
+    ) from error
+
+
+def _facts(
+  config: ConfigDict, info: source.Info, result: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns a run's facts, as network.json has them."""
+  images, name = result['test_images'], tasks.headline(result).name
+  is_counted = name == 'top1'  # an image is right or wrong
+  return {
+    'network': config.student.name,
+    'network_args': config.student.args.to_dict(),
+    'dtype': config.dtype,
+    'image_size': info.image_size,
+    'mean': list(info.mean),
+    'std': list(info.std),
+    'class_names': list(info.class_names),
+    'kept': result['kept'],
+    'parameters': result['params'],
+    'flops': result['flops'],
+    **({'task': info.task} if info.task != 'classification' else {}),
+    'accuracy': {
+      'data': info.name,
+      'split': 'test',
+      'images': images,
+      **({'correct': round(result[name] * images / 100)} if is_counted else {}),
+      **{key: result[key] for key in (name, 'top5') if key in result},
+    },
+    'data': {
+      **{key: config.data[key] for key in _DATA},
+      **({'fingerprint': info.fingerprint} if info.fingerprint else {}),
+      **({'place': info.place} if info.place else {}),
+    },
+    'result': {key: result[key] for key in _RESULT if key in result},
+    'teacher': (result['teacher'] or {}).get('network'),
+  }
