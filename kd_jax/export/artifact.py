@@ -3,8 +3,8 @@
 network.json         class names, normalisation, accuracy and origin
 weights.safetensors  the arrays that the forward pass reads, by path
 forward.jax_export   the forward pass by `jax.export` (StableHLO) for cpu, cuda
-                     and tpu: (weights, images [N,H,W,3] u8) to logits [N,K] f32,
-                     or [N,H,W,K] of pixels, or detections [N,200,6]
+                     and tpu: (weights, images [N,H,W,3] u8) to logits [N,K],
+                     of pixels [N,H,W,K], or detections [N,200,6], f32
 predict.py           predicts classes of images; counts the correct ones if an
                      .npz file has labels
 test.npz             on request: 'image' and 'label' of the test split
@@ -160,9 +160,7 @@ def write(
   predict = pathlib.Path(__file__).with_name('predict_template.py')
   (folder / 'predict.py').write_text(predict.read_text())
   if test is not None:
-    np.savez_compressed(
-      folder / 'test.npz', image=test.image, label=test.labels
-    )
+    np.savez_compressed(folder / 'test.npz', image=test.image, **test.targets)
   format_facts = {
     'format': FORMAT,
     'kd_jax': __version__,

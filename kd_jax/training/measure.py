@@ -31,11 +31,11 @@ def accuracy(
 
   Returns:
     A dict with the figures of the task, among them 'images' and 'loss' (mean
-    cross-entropy; an export of a detector has none), and 'classes': a list with a dict for each class of 'name'
-    and what `task.of_classes` returns, None where nothing counts. In
-    classification it has 'correct' (a count) and 'top1' (percent), of more than
-    5 classes 'correct5' and 'top5' too, and of each class 'images', 'correct'
-    and 'top1'.
+    cross-entropy; an export of a detector has none), and 'classes': a list with
+    a dict for each class of 'name' and what `task.of_classes` returns, None
+    where nothing counts. In classification it has 'correct' (a count) and
+    'top1' (percent), of more than 5 classes 'correct5' and 'top5' too, and of
+    each class 'images', 'correct' and 'top1'.
 
   Raises:
     RunError: The loss is no finite number.
