@@ -110,10 +110,10 @@ class Detection:
     short = DEPLOYED - found.shape[1]
     if short > 0:  # few classes and priors
       none = jnp.array([-1.0, 0, 0, 0, 0, 0])[None, None]
-      none = jnp.broadcast_to(none, (len(found), short, 6))
+      none = jnp.broadcast_to(none, (found.shape[0], short, 6))
       found = jnp.concatenate([found, none], axis=1)
     finite = [
-      jnp.isfinite(value).reshape(len(value), -1).all(axis=1)
+      jnp.isfinite(value).all(axis=tuple(range(1, value.ndim)))
       for value in outputs.values()
     ]
     finite = functools.reduce(jnp.logical_and, finite)
