@@ -53,6 +53,7 @@ def opened_boxed(image_size=0):
     name='tests.few_scenes:opened_boxed',
     num_train=COUNTS['train'],
     num_test=COUNTS['test'],
+    fingerprint=hashlib.sha256(boxed('train').labels.tobytes()).hexdigest(),
   )
   return source.Source(facts, boxed)
 

@@ -174,7 +174,7 @@ def test_without_objects_the_figures_are_0_and_finite(case):
 
 def test_what_an_export_returns_tells_the_detections(case):
   feats, batch, arrays = case
-  background = 6.0 * (np.arange(arrays['in_logits'].shape[-1]) == 0)
+  background = 9.0 * (np.arange(arrays['in_logits'].shape[-1]) == 0)
   logits = arrays['in_logits'] + background.astype(np.float32)
   outputs = {**TASK.outputs(feats), 'logits': logits}
   detections = counted(outputs, batch)[1]['detections']

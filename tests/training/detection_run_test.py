@@ -26,7 +26,8 @@ def config_of(devices=1):
   config.data.name = 'tests.few_scenes:opened_boxed'
   config.mesh.data, config.batch_size, config.eval_batch_size = devices, 8, 4
   config.student.name = 'ssd48_resnet10'
-  config.student.args.update({'widths': (8, 8, 8, 8, 8)})
+  with config.student.args.unlocked():
+    config.student.args.widths = (8, 8, 8, 8, 8)
   config.epochs, config.checkpoint_every = 2, 1.0
   config.checkpoint_seconds = 0.0
   # From 1% on, detections of a network that has learnt little are many.
