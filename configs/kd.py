@@ -117,7 +117,7 @@ def scenes_segmentation() -> base.ConfigDict:
   The divergence is that of the scores at each position, before they are
   resized to the images (ours).
   """
-  config = base.scenes_segmentation()
+  config = kd(base.scenes_segmentation())
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 1.0})
   config.method_args = base.ConfigDict({'temperature': 2.0})
   return config

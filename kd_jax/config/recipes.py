@@ -30,7 +30,7 @@ PAIRS = {
 _SLOW = ('mobilenet', 'shufflenet')
 # What the names of networks with four stages begin with; others have three.
 _FOUR_STAGES = (
-  *('vgg', 'mobilenet'),
+  *('vgg', 'mobilenet', 'deeplab'),
   *(f'resnet{depth}' for depth in (18, 34, 50, 101, 152)),
 )
 
@@ -255,7 +255,7 @@ def scenes_segmentation() -> ConfigDict:
   )
   config.teacher.expected_top1 = 55.0
   config.baseline = 'train'
-  config.eval_batch_size = 50
+  config.eval_batch_size = 64
   return config
 
 

@@ -23,6 +23,7 @@ from tests.cli import train_test
 # What is not there in a test, with its classes and image size.
 ABSENT = {
   'digits': (10, 8),
+  'scenes_segmentation': (11, 48),
   'imagenet2012': (1000, 224),
   'folder:photos': (4, 224),
 }
@@ -49,6 +50,19 @@ def facts(config):
   """Returns the number of classes and the image size of a recipe's data."""
   name = config.data.name
   return data.facts(name, config.data.image_size) or ABSENT[name]
+
+
+def is_embedded(config):
+  """Returns whether a recipe's data are always there."""
+  return config.data.name.startswith(('digits', 'scenes'))
+
+
+def check(config):
+  """Builds a recipe, without its data where they are not there."""
+  if is_embedded(config):
+    assert build.build(config).total_steps > 0
+  else:
+    build.check(config, *facts(config))
 
 
 def two_steps(config, size=None):
@@ -107,8 +121,8 @@ def main():
     begin = time.monotonic()
     config, what = config_of(name), 'built'
     try:
-      build.check(config, *facts(config))
-      if args.steps:
+      check(config)
+      if args.steps and not config.data.name.startswith('scenes'):
         terms = two_steps(config)
         assert np.isfinite([*terms[-1].values()]).all(), terms
         what = f'trained, {len(terms)} steps'
