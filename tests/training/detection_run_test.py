@@ -53,13 +53,14 @@ def result(place):
   return json.loads((place / 'run/result.json').read_text())
 
 
-def test_a_run_goes_on_in_the_middle_bit_for_bit(place, tmp_path):
+def test_a_run_goes_on_in_the_middle_bit_for_bit(place, tmp_path, capsys):
   shutil.copytree(place / 'run', tmp_path / 'run')
   step, want = leaves(tmp_path / 'run/checkpoints')
   assert step == 8
   (tmp_path / 'run/result.json').unlink()
   shutil.rmtree(tmp_path / 'run/checkpoints/8')
   run.train(config_of(), run_dir.Folder(tmp_path / 'run'))
+  assert 'resuming at step 4' in capsys.readouterr().out
   step, got = leaves(tmp_path / 'run/checkpoints')
   assert step == 8
   assert set(got) == set(want)
