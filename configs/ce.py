@@ -63,6 +63,11 @@ def voc_mobilenetv2() -> base.ConfigDict:
   return base.voc('deeplab_mobilenetv2')
 
 
+def scenes_detection() -> base.ConfigDict:
+  """The teacher of all `scenes_detection` recipes."""
+  return base.of_teacher(base.scenes_detection())
+
+
 RECIPES = {
   'digits': digits,
   'cifar100_r20': cifar100_r20,
@@ -70,4 +75,5 @@ RECIPES = {
   'voc_r101': voc_r101,
   'voc_r18': voc_r18,
   'voc_mobilenetv2': voc_mobilenetv2,
+  'scenes_detection': scenes_detection,
 }

@@ -37,6 +37,27 @@ def opened(image_size=0):
   return source.Source(info(), part)
 
 
+@functools.cache
+def boxed(split):
+  """The whole images of a split, with their objects."""
+  whole = scenes.open_source('detection').split(split)
+  chosen = slice(0, COUNTS[split])
+  others = {name: rows[chosen] for name, rows in whole.others.items()}
+  return source.Arrays(whole.image[chosen], whole.labels[chosen], others)
+
+
+def opened_boxed(image_size=0):
+  """Returns the data set with boxes."""
+  assert image_size in (0, scenes.SIDE)
+  facts = scenes.INFOS['detection']._replace(
+    name='tests.few_scenes:opened_boxed',
+    num_train=COUNTS['train'],
+    num_test=COUNTS['test'],
+    fingerprint=hashlib.sha256(boxed('train').labels.tobytes()).hexdigest(),
+  )
+  return source.Source(facts, boxed)
+
+
 WIDTHS = (4, 4, 4, 8, 8)
 SMALL = {
   'stage_sizes': (1, 1, 1, 1), 'widths': WIDTHS, 'aspp_width': 4,

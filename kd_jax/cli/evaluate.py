@@ -21,6 +21,10 @@ from kd_jax.runtime import command
 from kd_jax.training import datasets, imports, measure, report, restore
 
 _MOST_ROWS = 20  # the most classes that are printed
+# Figures that are printed beside the headline, by their key.
+_BESIDE = {'top5': 'top-5', 'map_area': 'by the area below the curve'}
+# The names of the last columns of the table of classes.
+_COLUMNS = {'top1': 'top-1', 'iou': 'IoU', 'ap': 'AP'}
 
 
 @command.reporting()
@@ -118,7 +122,11 @@ def text(
   lines = [
     f'{where}: {counted}',
     f'{metric.text} {figures[metric.name]:.2f}%'
-    + (f', top-5 {figures["top5"]:.2f}%' if 'top5' in figures else ''),
+    + ''.join(
+      f', {name} {figures[key]:.2f}%'
+      for key, name in _BESIDE.items()
+      if key in figures
+    ),
   ]
   if changed:
     lines.append(changed)
@@ -129,7 +137,7 @@ def text(
   if len(classes) > _MOST_ROWS:
     classes = sorted(classes, key=lambda c: c[percent])[:_MOST_ROWS]
     lines.append(f'the {_MOST_ROWS} classes with the lowest accuracy:')
-  rows = [('class', *counts, {'top1': 'top-1', 'iou': 'IoU'}[percent])] + [
+  rows = [('class', *counts, _COLUMNS[percent])] + [
     (c['name'], *(str(c[key]) for key in counts), f'{c[percent]:.2f}%')
     for c in classes
   ]

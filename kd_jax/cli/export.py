@@ -6,7 +6,7 @@ predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
 `kd_jax.export.artifact`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import signal
 
@@ -107,14 +107,21 @@ def check(found: artifact.Trained, exported: artifact.Trained) -> None:
   """
   size = found.facts['image_size']
   rng = np.random.default_rng(0)
+  task = tasks.find(found.facts.get('task', 'classification'))
+
+  def program(of: artifact.Trained) -> Callable[..., jax.Array]:
+    return jax.jit(lambda w, x: task.deployed(of.forward(w, x)))
+
   # Two compilations of one program differ by rounding.
   tolerance = 1e-3 if found.facts['dtype'] == 'float32' else 5e-2
   for count in (1, 3):
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    expected = np.asarray(jax.jit(found.forward)(found.weights, images))
-    actual = np.asarray(jax.jit(exported.forward)(exported.weights, images))
+    expected = np.asarray(program(found)(found.weights, images))
+    actual = np.asarray(program(exported)(exported.weights, images))
     scale = tolerance * max(1.0, np.abs(expected).max())
-    if not np.allclose(actual, expected, rtol=0, atol=scale):
+    close = np.isclose(actual, expected, rtol=0, atol=scale, equal_nan=True)
+    # Rounding may change the order of detections whose scores nearly tie.
+    if close.mean() < (0.95 if task.name == 'detection' else 1.0):
       raise errors.RunError(
         f'the exported forward pass differs from the network by up to '
         f'{np.abs(actual - expected).max():.3g} at batch {count}; nothing was '

@@ -5,12 +5,16 @@ has one line per image: path, class and probability, with tabs between them. In
 names, line feeds, tabs and what is invisible are escaped: '\\n', '\\x1b'. A
 network that labels pixels sees the whole image, resized to its size; the
 classes are written to `--out` as PNG files with Pascal VOC's palette, which
-have the image's sides, and the line names the file.
+have the image's sides, and the line names the file. A network that finds
+objects sees the whole image too; for each object there is a line of JSON: file,
+class, score, and the box in pixels of the image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import json
 import pathlib
 import sys
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -64,6 +68,10 @@ def main(argv: Sequence[str]) -> int:
           f'{errors.shown(path, _PATH)}\t{errors.shown(place, _PATH)}',
           flush=True,
         )
+    return 0
+  if task == 'detection':
+    for path, row in objects(trained, paths, args.batch_size):
+      print(json.dumps({'file': str(path), **row}), flush=True)
     return 0
   for path, name, probability in label(trained, paths, args.batch_size):
     row = f'{errors.shown(path, _PATH)}\t{errors.shown(name)}'
@@ -123,17 +131,8 @@ def masks(
     raise errors.UsageError(
       f'several images would become {min(twice)}: give them one by one'
     )
-  size = found.facts['image_size']
   classes = artifact.classes(found.forward)
-  count = min(batch_size, len(paths))
-  for first in range(0, len(paths), count):
-    batch = paths[first : first + count]
-    images = np.zeros((count, size, size, 3), np.uint8)
-    sides = []
-    for i, path in enumerate(batch):
-      image = decode.read(path)
-      sides.append((image.shape[1], image.shape[0]))
-      images[i] = decode.squared(image, size)
+  for batch, sides, images in _squared(found, paths, batch_size):
     rows = zip(batch, sides, *classes(found.weights, images), strict=False)
     for path, side, row, is_finite in rows:
       if not is_finite:
@@ -143,6 +142,55 @@ def masks(
       written = folder / f'{path.stem}.png'
       predict_template.save_mask(np.asarray(row), written, side)
       yield path, written
+
+
+def objects(
+  found: artifact.Trained, paths: Sequence[pathlib.Path], batch_size: int
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+  """Yields the path and every object of each image.
+
+  Args:
+    found: The trained network, which finds objects.
+    paths: The image files, at least one.
+    batch_size: The most images per step.
+
+  Yields:
+    The path, and the object as `predict_template.objects` has it.
+
+  Raises:
+    UsageError: An image cannot be read.
+    RunError: The network's outputs are no finite numbers.
+  """
+  names = found.facts['class_names']
+  detections = artifact.detections(found.forward)
+  for batch, sides, images in _squared(found, paths, batch_size):
+    every = np.asarray(detections(found.weights, images))
+    for path, side, rows in zip(batch, sides, every, strict=False):
+      if not np.isfinite(rows).all():
+        raise errors.RunError(
+          f"{path}: the network's outputs are no finite numbers"
+        )
+      for row in predict_template.objects(rows, names, side):
+        yield path, row
+
+
+def _squared(
+  found: artifact.Trained, paths: Sequence[pathlib.Path], batch_size: int
+) -> Iterator[tuple[Sequence[pathlib.Path], list[tuple[int, int]], np.ndarray]]:
+  """Yields paths, their images' widths and heights, and a batch [N,H,W,3] u8.
+
+  Images are resized whole. The last batch is padded.
+  """
+  size, count = found.facts['image_size'], min(batch_size, len(paths))
+  for first in range(0, len(paths), count):
+    batch = paths[first : first + count]
+    images = np.zeros((count, size, size, 3), np.uint8)
+    sides = []
+    for i, path in enumerate(batch):
+      image = decode.read(path)
+      sides.append((image.shape[1], image.shape[0]))
+      images[i] = decode.squared(image, size)
+    yield batch, sides, images
 
 
 def label(

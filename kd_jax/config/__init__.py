@@ -25,6 +25,7 @@ from kd_jax.config.recipes import initialised as initialised
 from kd_jax.config.recipes import pair as pair
 from kd_jax.config.recipes import pairs as pairs
 from kd_jax.config.recipes import pick as pick
+from kd_jax.config.recipes import scenes_detection as scenes_detection
 from kd_jax.config.recipes import scenes_segmentation as scenes_segmentation
 from kd_jax.config.recipes import small_pair as small_pair
 from kd_jax.config.recipes import stages as stages

@@ -19,7 +19,8 @@ def headline(
   """Returns the task's headline metric over a batch, [] f32, by its name.
 
   It returns {} if the method computes the deployed logits from features, as
-  SimKD does: in training they would cost another forward pass.
+  SimKD does: in training they would cost another forward pass. So it does where
+  the metric is not one of sums over the batch, as the mean average precision.
 
   Args:
     method: The method.
@@ -30,12 +31,12 @@ def headline(
   network = _deployed(method, variables, feats)
   if not network:
     return {}
-  logits = jax.lax.stop_gradient(feats[network]['logits'])
-  mask = jnp.ones(logits.shape[0], jnp.float32)
-  figures = method.task.figures(
-    method.task.count(logits, {**batch, 'mask': mask})
-  )
-  name = method.task.headline.name
+  task, name = method.task, method.task.headline.name
+  outputs = jax.lax.stop_gradient(task.outputs(feats[network]))
+  mask = jnp.ones(len(batch['label']), jnp.float32)
+  figures = task.figures(task.count(outputs, {**batch, 'mask': mask}))
+  if name not in figures:
+    return {}
   return {name: jnp.asarray(figures[name], jnp.float32)}
 
 
@@ -46,9 +47,11 @@ def _deployed(
   networks: list[str] = []
 
   def trace(feats):
-    logits = method.apply(variables, feats, method='predict')
-    deployed = next(iter(logits.values()))
-    networks.extend(n for n, f in feats.items() if f['logits'] is deployed)
+    outputs = method.apply(variables, feats, method='predict')
+    deployed = jax.tree.leaves(next(iter(outputs.values())))
+    networks.extend(
+      n for n, f in feats.items() if any(f['logits'] is x for x in deployed)
+    )
 
   jax.eval_shape(trace, feats)
   return networks[0] if networks else ''

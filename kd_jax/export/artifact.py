@@ -3,7 +3,8 @@
 network.json         class names, normalisation, accuracy and origin
 weights.safetensors  the arrays that the forward pass reads, by path
 forward.jax_export   the forward pass by `jax.export` (StableHLO) for cpu, cuda
-                     and tpu: (weights, images [N,H,W,3] u8) to logits [N,K] f32
+                     and tpu: (weights, images [N,H,W,3] u8) to logits [N,K],
+                     of pixels [N,H,W,K], or detections [N,200,6], f32
 predict.py           predicts classes of images; counts the correct ones if an
                      .npz file has labels
 test.npz             on request: 'image' and 'label' of the test split
@@ -51,7 +52,7 @@ _INCONCLUSIVE = 'InconclusiveDimensionOperation'
 _Inconclusive: Any = getattr(
   jax.errors if hasattr(jax.errors, _INCONCLUSIVE) else jax.core, _INCONCLUSIVE
 )
-Forward = Callable[[dict[str, Any], Any], jax.Array]
+Forward = Callable[[dict[str, Any], Any], Any]
 
 
 class Trained(NamedTuple):
@@ -59,8 +60,8 @@ class Trained(NamedTuple):
 
   Attributes:
     weights: The arrays by path, such as 'student/params/conv1/kernel'.
-    forward: A pure function from the weights and images [N,H,W,3] u8 to logits
-      [N,K] f32.
+    forward: A pure function from the weights and images [N,H,W,3] u8 to the
+      outputs of the task, f32: of classification logits [N,K].
     facts: The facts of network.json about the network.
   """
 
@@ -159,9 +160,7 @@ def write(
   predict = pathlib.Path(__file__).with_name('predict_template.py')
   (folder / 'predict.py').write_text(predict.read_text())
   if test is not None:
-    np.savez_compressed(
-      folder / 'test.npz', image=test.image, label=test.labels
-    )
+    np.savez_compressed(folder / 'test.npz', image=test.image, **test.targets)
   format_facts = {
     'format': FORMAT,
     'kd_jax': __version__,
@@ -213,8 +212,13 @@ def _pruned(
 ) -> tuple[Forward, list[str]]:
   """Returns the pruned forward pass and the names of the weights it reads."""
   names = sorted(trained.weights)  # JAX flattens a dict in this order
+  task = _task(trained.facts)
+
+  def whole(weights, images):
+    return task.deployed(trained.forward(weights, images))
+
   program, used = jaxprs.pruned(
-    jax.make_jaxpr(trained.forward)(_shapes(trained.weights), images)
+    jax.make_jaxpr(whole)(_shapes(trained.weights), images)
   )
   *used_weights, uses_images = used
   used_names = [n for n, used in zip(names, used_weights, strict=True) if used]
@@ -225,6 +229,10 @@ def _pruned(
     return core.jaxpr_as_fun(program)(*inputs)[0]
 
   return forward, used_names
+
+
+def _task(facts: dict[str, Any]) -> tasks.Task:
+  return tasks.find(facts.get('task', 'classification'))
 
 
 def _shapes(weights: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -262,11 +270,16 @@ def read(folder: epath.PathLike) -> Trained:
       f'{path / WEIGHTS} cannot be read: {error}; export the run again'
     ) from error
   try:
-    forward = predict_template.compiled(
+    program = predict_template.compiled(
       content[FORWARD], _shapes(weights), facts
     )
   except ValueError as error:
     raise errors.UsageError(f'{path}: {error}') from error
+  task, classes = _task(facts), len(facts['class_names'])
+
+  def forward(weights, images):
+    return task.of_deployed(program(weights, images), classes)
+
   return Trained(weights, forward, facts)
 
 
@@ -323,16 +336,18 @@ def counted(forward: Forward, task: tasks.Task) -> Any:
     task: The task of the images.
 
   Returns:
-    A function of (weights, batch) that returns `task.count` as 'all' and
-    `task.count_classes` as 'classes'. The batch has 'image' [N,H,W,3] u8,
-    'label' [N] i32 and 'mask' [N] f32.
+    A function of (weights, batch) that returns `task.count` as 'all',
+    `task.count_classes` as 'classes' and `task.rows` as 'rows'. The batch has
+    'image' [N,H,W,3] u8, the targets, such as 'label' [N] i32, and 'mask'
+    [N] f32.
   """
 
   def counts(weights, batch):
-    logits = forward(weights, batch['image'])
+    outputs = forward(weights, batch['image'])
     return {
-      'all': task.count(logits, batch),
-      'classes': task.count_classes(logits, batch),
+      'all': task.count(outputs, batch),
+      'classes': task.count_classes(outputs, batch),
+      'rows': task.rows(outputs, batch),
     }
 
   return jax.jit(counts)
@@ -367,3 +382,17 @@ def classes(forward: Forward) -> Any:
     return logits.argmax(-1).astype(jnp.uint8), finite
 
   return jax.jit(likeliest)
+
+
+def detections(forward: Forward) -> Any:
+  """Returns a jitted function that computes the strongest detections.
+
+  Args:
+    forward: The forward pass of a `Trained` that finds objects.
+
+  Returns:
+    A function from (weights, images [N,H,W,3] u8) to [N,200,6] f32; see
+    `Detection.deployed`.
+  """
+  task = tasks.find('detection')
+  return jax.jit(lambda w, x: task.deployed(forward(w, x)))

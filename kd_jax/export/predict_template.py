@@ -4,7 +4,9 @@ Needs jax, numpy, safetensors and flatbuffers. FILES are .npy ([N,H,W,3] u8,
 RGB), .npz (with such an array 'image'; if it has a 'label' too, the correct
 predictions are counted) and, with Pillow, image files of any size. A network
 that labels pixels writes the classes to NAME.classes.png, with the image's
-sides, or of arrays to NAME.classes.npy, in the current folder.
+sides, or of arrays to NAME.classes.npy, in the current folder. Of a network
+that finds objects a line of JSON is printed for each: the file, the number of
+the image in it, the class, the score and the box in pixels of the image.
 """
 
 import contextlib
@@ -27,13 +29,17 @@ from safetensors import numpy as safetensors
 CALLS = {'shape_assertion': 'with it JAX refuses a batch of 0 images'}
 # These operations would exchange data with the host.
 _HOST = ('infeed', 'outfeed', 'recv', 'send')
+# Of an image, what a network that finds objects returns: the strongest
+# detections, each the class (-1 pads), the score and the box (x1, y1, x2, y2)
+# in fractions of the image.
+DETECTIONS = (200, 6)
 
 
 def load(folder):
   """Returns the facts of network.json and the forward pass of an export.
 
   The latter is a function from images [N,H,W,3] u8 to logits [N,K] f32, or
-  [N,H,W,K] of a network that labels pixels.
+  [N,H,W,K] of a network that labels pixels, or `DETECTIONS`.
   """
   facts = json.loads((folder / 'network.json').read_text())
   program = (folder / 'forward.jax_export').read_bytes()
@@ -97,8 +103,11 @@ def refusal(exported, weights, facts):
     tensor(weights[name].shape, weights[name].dtype) for name in sorted(weights)
   ]
   inputs = [*arrays, tensor(('?', size, size, 3), np.dtype(np.uint8))]
-  places = 2 * (size,) if facts.get('task') == 'segmentation' else ()
-  output = [tensor(('?', *places, classes), np.dtype(np.float32))]
+  of_image = {
+    'segmentation': (size, size, classes),
+    'detection': DETECTIONS,
+  }.get(facts.get('task'), (classes,))
+  output = [tensor(('?', *of_image), np.dtype(np.float32))]
   said = [
     [tensor(x.shape, x.dtype) for x in avals]
     for avals in (exported.in_avals, exported.out_avals)
@@ -114,7 +123,8 @@ def refusal(exported, weights, facts):
     or said[1] != output
     or str(exported.out_avals[0].shape[0]) != batch
   ):
-    return f'returns something else than the logits of {classes} classes'
+    what = 'detections' if of_image == DETECTIONS else 'logits'
+    return f'returns something else than the {what} of {classes} classes'
   with jax.interpreters.mlir.make_ir_context() as context:
     serialized = exported.mlir_module_serialized
     module = stablehlo.deserialize_portable_artifact(context, serialized)
@@ -320,19 +330,50 @@ def write(chosen, name, sides):
   return out
 
 
+def objects(rows, names, sides):
+  """Returns the objects of an image as a list of dicts.
+
+  Args:
+    rows: The detections, [R,6]; see `DETECTIONS`.
+    names: The names of the classes.
+    sides: The width and height of the image, in pixels.
+
+  Returns:
+    By falling score 'class', 'score' and 'box', (x1, y1, x2, y2) in pixels.
+  """
+  scale = np.tile(np.asarray(sides, np.float64), 2)
+  return [
+    {
+      'class': names[int(label)],
+      'score': round(float(score), 4),
+      'box': [round(float(x), 2) for x in np.clip(box, 0, 1) * scale],
+    }
+    for label, score, *box in rows
+    if label >= 0
+  ]
+
+
 def predict(facts, forward, path):
   """Returns the lines that say what the network predicts for a file."""
-  is_dense = facts.get('task') == 'segmentation'
+  task = facts.get('task')
+  is_dense, finds = task == 'segmentation', task == 'detection'
   size, names = facts['image_size'], facts['class_names']
-  images, labels, sides = read(path, size, is_dense)
+  images, labels, sides = read(path, size, is_dense or finds)
   count = max(1, 2**22 // size**2) if is_dense else 256  # images of a step
   chosen = []
   for i in range(0, len(images), count):
     logits = forward(images[i : i + count])
     if not np.isfinite(logits).all():
       raise ValueError(f'{path}: the logits are no finite numbers')
-    chosen.append(logits.argmax(axis=-1))  # the first, if some tie
+    # Of equal logits the first.
+    chosen.append(logits if finds else logits.argmax(axis=-1))
   chosen = np.concatenate(chosen)
+  if finds:
+    return [
+      json.dumps({'file': str(path), 'image': i, **row})
+      for i, rows in enumerate(chosen)
+      for row in objects(rows, names, sides or (size, size))
+    ]
   if labels is None and is_dense:
     out = write(chosen.astype(np.uint8), path.stem, sides)
     return [f'{shown(path)}\t{shown(out)}']

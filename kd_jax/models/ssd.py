@@ -142,7 +142,7 @@ class SSD(layers.Network, kw_only=True):
       tap(self, f'source{i}', x)
     *_, last = maps.values()
     tap(self, 'pooled', last.astype(jnp.float32).mean(axis=(1, 2)))
-    count = len(images)
+    count = images.shape[0]
     priors = jnp.broadcast_to(
       jnp.array(self.priors.boxes)[None], (count, *self.priors.boxes.shape)
     )
@@ -217,7 +217,9 @@ class SSD(layers.Network, kw_only=True):
         bias_init=nn.initializers.zeros,
         name=f'{name}{i}',
       )(x)
-      results.append(y.astype(jnp.float32).reshape(len(y), -1, values))
+      count = y.shape[1] * y.shape[2] * anchors
+      y = y.astype(jnp.float32).reshape(y.shape[0], count, values)
+      results.append(y)
     return jnp.concatenate(results, axis=1)
 
 

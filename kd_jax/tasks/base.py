@@ -65,13 +65,29 @@ class Task(Protocol):
     """Returns sums for each class, [K] each; 'correct' is among them."""
     ...
 
-  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+  def of_classes(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = NO_ROWS
+  ) -> dict[str, Any]:
     """Returns the columns [K] of a table of the classes.
 
     They are counts, and last a figure in percent, NaN where nothing counts.
 
     Args:
       sums: The results of `count_classes`, added up over the split's batches.
+      rows: The results of `rows`; see `figures`.
+    """
+    ...
+
+  def deployed(self, outputs: Any) -> jax.Array:
+    """Returns what the program of an export returns, [N,...] f32."""
+    ...
+
+  def of_deployed(self, values: jax.Array, num_classes: int) -> Any:
+    """Returns `outputs`, as far as they are known from `deployed`.
+
+    Args:
+      values: The result of `deployed`.
+      num_classes: K.
     """
     ...
 

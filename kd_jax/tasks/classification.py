@@ -49,11 +49,23 @@ class Classification:
     """Returns `count_classes` of the logits [N,K]."""
     return count_classes(outputs, batch)
 
-  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+  def of_classes(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
+  ) -> dict[str, Any]:
     """Returns 'images', 'correct' and 'top1' of each class."""
+    del rows
     images, correct = (np.asarray(sums[key]) for key in ('images', 'correct'))
     top1 = np.where(images > 0, 100 * correct / np.maximum(images, 1), np.nan)
     return {'images': images, 'correct': correct, 'top1': top1}
+
+  def deployed(self, outputs: jax.Array) -> jax.Array:
+    """Returns the logits [N,K] f32."""
+    return outputs.astype(jnp.float32)
+
+  def of_deployed(self, values: jax.Array, num_classes: int) -> jax.Array:
+    """Returns the logits [N,K]."""
+    del num_classes
+    return values
 
   def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns nothing: accuracy needs sums alone."""

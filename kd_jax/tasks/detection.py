@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +13,7 @@ from kd_jax import boxes, errors, losses
 from kd_jax.features import Batch, Features
 from kd_jax.tasks import average_precision, base
 
+DEPLOYED = 200  # detections of an image that an export returns
 Outputs = dict[str, jax.Array]
 
 
@@ -22,7 +24,8 @@ class Detection:
   A batch has 'boxes' [N,M,4] f32, in corner form and in fractions of the image,
   'label' [N,M] i32, which is -1 where a row pads, and 'difficult' [N,M] bool. A
   network has the features 'offsets' [N,P,4], 'logits' [N,P,K+1] with the
-  background first, and 'priors' [N,P,4] in centre form.
+  background first, and 'priors' [N,P,4] in centre form. Of an export only its
+  'detections' [N,K,R,5] are known, and there is no loss.
   """
 
   name: ClassVar[str] = 'detection'
@@ -74,26 +77,55 @@ class Detection:
 
     Returns:
       'loss' [] f32, 'positives' [] i32, the number of positive priors, and
-      'images' [] i32.
+      'images' [] i32, which alone an export has.
     """
+    images = {'images': (batch['mask'] > 0).sum(dtype=jnp.int32)}
+    if 'detections' in outputs:
+      return images
     box, entropy, positives = _losses(outputs, _without_padding(batch))
-    return {
-      'loss': (box + entropy) * jnp.maximum(positives, 1),
-      'positives': positives,
-      'images': (batch['mask'] > 0).sum(dtype=jnp.int32),
-    }
+    loss = (box + entropy) * jnp.maximum(positives, 1)
+    return {'loss': loss, 'positives': positives, **images}
 
   def count_classes(self, outputs: Outputs, batch: Batch) -> base.Counts:
     """Returns 'objects' [K] i32, the objects that are not difficult."""
-    count = outputs['logits'].shape[-1] - 1
+    count = detections(outputs).shape[1]
     labels = _trained(_without_padding(batch))
     classes = jnp.arange(count)[None, None, :]
     objects = (labels[..., None] == classes).sum(axis=(0, 1), dtype=jnp.int32)
     return {'objects': objects}
 
-  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns 'objects'; `by_class` has the average precisions."""
-    return dict(sums)
+  def of_classes(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
+  ) -> dict[str, Any]:
+    """Returns 'objects' and 'ap' of each class; see `by_class`."""
+    return {'objects': sums['objects'], 'ap': self.by_class(rows)['ap']}
+
+  def deployed(self, outputs: Outputs) -> jax.Array:
+    """Returns the 200 strongest detections of each image, [N,200,6] f32.
+
+    A detection is the class, the score and the box; see `boxes.strongest`. All
+    of an image is NaN where an output of its network is no finite number.
+    """
+    found = boxes.strongest(detections(outputs), DEPLOYED)
+    short = DEPLOYED - found.shape[1]
+    if short > 0:  # few classes and priors
+      none = jnp.array([-1.0, 0, 0, 0, 0, 0])[None, None]
+      none = jnp.broadcast_to(none, (found.shape[0], short, 6))
+      found = jnp.concatenate([found, none], axis=1)
+    finite = [
+      jnp.isfinite(value).all(axis=tuple(range(1, value.ndim)))
+      for value in outputs.values()
+    ]
+    finite = functools.reduce(jnp.logical_and, finite)
+    return jnp.where(finite[:, None, None], found, jnp.nan)
+
+  def of_deployed(self, values: jax.Array, num_classes: int) -> Outputs:
+    """Returns 'detections' [N,K,200,5]; see `deployed`."""
+    classes = jnp.arange(num_classes)[None, :, None]
+    label = values[:, None, :, 0]
+    chosen = (label == classes) | jnp.isnan(label)
+    rows = jnp.where(chosen[..., None], values[:, None, :, 1:], 0.0)
+    return {'detections': rows}
 
   def rows(self, outputs: Outputs, batch: Batch) -> base.Counts:
     """Returns the detections in each image, beside its objects.
@@ -124,17 +156,19 @@ class Detection:
 
     Returns:
       'map' and 'map_area': The means of `by_class`, in percent.
-      'loss': Multibox's loss, divided by the positive priors of the split.
+      'loss': Multibox's loss, divided by the positive priors of the split; an
+        export has none.
       'images': The number of images.
     """
-    positives = sums['positives']
-    loss = sums['loss'] / (positives + (positives == 0))
     means = {}
+    if 'loss' in sums:
+      positives = sums['positives']
+      means['loss'] = sums['loss'] / (positives + (positives == 0))
     if rows:
       for name, values in self.by_class(rows).items():
         counted = values[~np.isnan(values)]
         means[f'm{name}'] = float(counted.mean()) if len(counted) else 0.0
-    return {**means, 'loss': loss, 'images': sums['images']}
+    return {**means, 'images': sums['images']}
 
   def by_class(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns the average precisions of every class, in percent.
@@ -157,6 +191,8 @@ def detections(outputs: Outputs) -> jax.Array:
   Args:
     outputs: The result of `Detection.outputs`.
   """
+  if 'detections' in outputs:
+    return outputs['detections']
   scores = jax.nn.softmax(outputs['logits'].astype(jnp.float32))[..., 1:]
   return boxes.detect(
     boxes.decode(outputs['offsets'], outputs['priors']), scores

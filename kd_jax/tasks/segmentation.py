@@ -71,10 +71,22 @@ class Segmentation:
     """Returns `count_classes` of the logits [N,H,W,K]."""
     return count_classes(outputs, batch)
 
-  def of_classes(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+  def of_classes(
+    self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
+  ) -> dict[str, Any]:
     """Returns 'pixels', 'predicted', 'correct' and 'iou' of each class."""
+    del rows
     counts = {key: sums[key] for key in ('pixels', 'predicted', 'correct')}
     return {**counts, 'iou': ious(sums)}
+
+  def deployed(self, outputs: jax.Array) -> jax.Array:
+    """Returns the logits [N,H,W,K] f32."""
+    return outputs.astype(jnp.float32)
+
+  def of_deployed(self, values: jax.Array, num_classes: int) -> jax.Array:
+    """Returns the logits [N,H,W,K]."""
+    del num_classes
+    return values
 
   def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns nothing: the confusion matrix is a sum."""

@@ -31,11 +31,11 @@ def accuracy(
 
   Returns:
     A dict with the figures of the task, among them 'images' and 'loss' (mean
-    cross-entropy), and 'classes': a list with a dict for each class of 'name'
-    and what `task.of_classes` returns, None where nothing counts. In
-    classification it has 'correct' (a count) and 'top1' (percent), of more than
-    5 classes 'correct5' and 'top5' too, and of each class 'images', 'correct'
-    and 'top1'.
+    cross-entropy; an export of a detector has none), and 'classes': a list with
+    a dict for each class of 'name' and what `task.of_classes` returns, None
+    where nothing counts. In classification it has 'correct' (a count) and
+    'top1' (percent), of more than 5 classes 'correct5' and 'top5' too, and of
+    each class 'images', 'correct' and 'top1'.
 
   Raises:
     RunError: The loss is no finite number.
@@ -49,21 +49,24 @@ def accuracy(
   split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
   size = min(batch_size, len(images))
   with contextlib.closing(split.eval_feeds(size)) as feeds:
-    total = evaluation.total(
-      [
-        counts(found.weights, {**feed, 'label': numbers[feed['label']]})
-        for feed in feeds
-      ]
-    )
+    batches = [
+      counts(
+        found.weights, {**feed, 'label': _numbered(feed['label'], numbers)}
+      )
+      for feed in feeds
+    ]
+  rows = evaluation.rows([batch.pop('rows') for batch in batches])
+  total = evaluation.total(batches)
   sums, of_classes = total['all'], total['classes']
-  figures = task.figures(sums)
-  if not np.isfinite(figures['loss']):
-    loss = float(figures['loss'])
+  figures = task.figures(sums, rows)
+  finite = all(np.isfinite(x).all() for x in rows.values())
+  if not finite or not np.isfinite(figures.get('loss', 0.0)):
+    loss = float(figures.get('loss', np.nan))
     raise errors.RunError(
       f'the cross-entropy is {loss}: the logits are no finite numbers, and an '
       'accuracy would mean nothing'
     )
-  columns = task.of_classes(of_classes)
+  columns = task.of_classes(of_classes, rows)
   *counted, percent = columns
   classes = [
     {
@@ -80,6 +83,11 @@ def accuracy(
     'images': int(figures['images']),
     'classes': classes,
   }
+
+
+def _numbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+  """Returns the network's numbers of labels; those below 0 pad and stay."""
+  return np.where(labels < 0, labels, numbers[labels])
 
 
 def order(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray:

@@ -301,8 +301,8 @@ def _forward(
     frozen = {n: variables.pop(n) for n in exp.teachers}
     params = {n: v.pop('params', {}) for n, v in variables.items()}
     image = augment.normalise(images, facts['mean'], facts['std'])
-    logits = step.predict_step(exp, params, variables, frozen, {'image': image})
-    return logits[name].astype(jnp.float32)
+    found = step.predict_step(exp, params, variables, frozen, {'image': image})
+    return jax.tree.map(lambda x: x.astype(jnp.float32), found[name])
 
   return forward
 

@@ -24,6 +24,7 @@ from tests.cli import train_test
 ABSENT = {
   'digits': (10, 8),
   'scenes_segmentation': (11, 48),
+  'scenes_detection': (10, 48),
   'imagenet2012': (1000, 224),
   'folder:photos': (4, 224),
   'voc:pascal': (21, 513),

@@ -89,3 +89,33 @@ def test_evaluation_streams_every_image_once():
     want = jax.jit(on_device.eval_batch)(on_device.arrays, b)
     for name in want:
       np.testing.assert_array_equal(got[name], want[name])
+
+
+def boxed():
+  """Images with objects, of which some pad."""
+  images = arrays()
+  rng = np.random.default_rng(1)
+  first = rng.uniform(0, 0.5, (SIZE, 2, 2))
+  boxes = np.concatenate([first, first + 0.4], axis=-1).astype(np.float32)
+  labels = rng.integers(-1, 3, (SIZE, 2)).astype(np.int32)
+  others = {'boxes': boxes, 'difficult': rng.integers(0, 2, (SIZE, 2)) > 0}
+  return source.Arrays(images.image, labels, others)
+
+
+@pytest.mark.parametrize('first', [0, 5])
+def test_boxes_are_streamed_and_moved_as_on_the_device_bit_for_bit(first):
+  how = {
+    'batch_size': BATCH,
+    'seed': 3,
+    'crop_flip': augment.CropFlip(2, 'zero', True),
+  }
+  mesh = sharding.make_mesh(1)
+  on_device = resident.Training(boxed(), INFO, mesh, **how)
+  from_host = stream.Streamed(boxed(), INFO, mesh, workers=0, steps=9, **how)
+  got, want = (batches(split, first, 4) for split in (from_host, on_device))
+  assert set(want[0]) == {'image', 'label', 'boxes', 'difficult', 'index'}
+  for a, b in zip(got, want, strict=True):
+    assert set(a) == set(b)
+    for name in b:
+      np.testing.assert_array_equal(a[name], b[name])
+      assert a[name].dtype == b[name].dtype

@@ -1,13 +1,16 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd_jax import models
 from kd_jax.data import resident, source
 from kd_jax.distill import evaluation
 from kd_jax.runtime import sharding
 from kd_jax.tasks import classification
-from tests import tiny
+from tests import few_scenes, tiny
 
 
 def split(size):
@@ -62,3 +65,32 @@ def test_top_5_is_reported_of_more_than_5_classes(classes, reported):
   found = classification.measures(counts)
   assert ('top5' in found) is reported
   assert float(found['top1']) == 50.0
+
+
+@functools.cache
+def precision(batch_size, devices):
+  """The figures of a detector without training on few scenes."""
+  mesh = sharding.make_mesh(devices)
+  scenes = few_scenes.opened_boxed()
+  dataset = resident.Resident(scenes.split('test'), scenes.info, mesh)
+  network = models.make('ssd48_resnet10', 10, widths=(4,) * 5)
+  image = np.zeros((2, 48, 48, 3), np.float32)
+  variables = dict(network.init(jax.random.key(0), image, train=False))
+  exp = evaluation.alone(network)
+  return evaluation.evaluate(
+    exp.method.task,
+    evaluation.make(exp, dataset, mesh),
+    dataset,
+    batch_size,
+    {'student': variables['params'], 'method': {}},
+    {'student': {'batch_stats': variables['batch_stats']}, 'method': {}},
+    {},
+  )['student']
+
+
+def test_detections_of_several_devices_are_those_of_one():
+  want, got = precision(10, 1), precision(8, 4)  # 10; 8 and 2 with padding
+  assert got['images'] == want['images'] == few_scenes.COUNTS['test']
+  assert want['map'] > 0
+  for name in ('map', 'map_area', 'loss'):
+    assert got[name] == pytest.approx(want[name], rel=1e-3), name

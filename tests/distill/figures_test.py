@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
+from kd_jax import tasks
 from kd_jax.distill import build, figures
 from kd_jax.features import Features
 from kd_jax.methods import base
@@ -36,6 +37,23 @@ def test_the_training_accuracy_is_that_of_the_deployed_network():
 
 def test_logits_that_are_computed_to_predict_have_no_training_accuracy():
   assert headline(Sharper(), ('student', [3, 1, 4, 1])) == {}
+
+
+def test_a_metric_that_needs_the_whole_split_is_none_of_a_batch():
+  count, priors = 2, 5
+  feats = {
+    'offsets': jnp.zeros((count, priors, 4)),
+    'logits': jnp.zeros((count, priors, 4)),
+    'priors': jnp.full((count, priors, 4), 0.5),
+  }
+  batch = {
+    'boxes': jnp.full((count, 1, 4), 0.5),
+    'label': jnp.zeros((count, 1), jnp.int32),
+    'difficult': jnp.zeros((count, 1), bool),
+  }
+  method = base.Method(task=tasks.find('detection'))
+  networks = {'student': Features('student', feats)}
+  assert figures.headline(method, {'params': {}}, networks, batch) == {}
 
 
 def phases(**optimizer):

@@ -170,3 +170,34 @@ def test_without_objects_the_figures_are_0_and_finite(case):
   assert TASK.figures(sums, rows) == {
     'map': 0, 'map_area': 0, 'loss': 0, 'images': 4
   }  # fmt: skip
+
+
+def test_what_an_export_returns_tells_the_detections(case):
+  feats, batch, arrays = case
+  background = 9.0 * (np.arange(arrays['in_logits'].shape[-1]) == 0)
+  logits = arrays['in_logits'] + background.astype(np.float32)
+  outputs = {**TASK.outputs(feats), 'logits': logits}
+  detections = counted(outputs, batch)[1]['detections']
+  values = TASK.deployed(outputs)
+  assert values.shape == (4, 200, 6)
+  kept = values[values[..., 0] >= 0]
+  assert 20 < len(kept) < 4 * 200  # nothing is cut here
+  again = TASK.of_deployed(values, detections.shape[1])['detections']
+  assert np.count_nonzero(again[..., 0]) == np.count_nonzero(detections[..., 0])
+  figures = [
+    TASK.by_class({**counted(outputs, batch)[1], 'detections': x})
+    for x in (np.asarray(detections), np.asarray(again))
+  ]
+  for name, want in figures[0].items():
+    np.testing.assert_allclose(figures[1][name], want)
+
+
+def test_outputs_that_are_no_numbers_are_no_detections(case):
+  feats, _, arrays = case
+  logits = np.array(arrays['in_logits'])
+  logits[1, 7, 2] = np.nan
+  values = TASK.deployed({**TASK.outputs(feats), 'logits': logits})
+  finite = np.isfinite(np.asarray(values)).all(axis=(1, 2))
+  assert finite.tolist() == [True, False, True, True]
+  rows = TASK.of_deployed(values, logits.shape[-1] - 1)['detections']
+  assert np.isnan(np.asarray(rows[1])).all()
