@@ -129,7 +129,7 @@ def scenes_detection() -> base.ConfigDict:
   The divergence is that of the priors' classes where the supervised loss looks
   at them; the boxes are not distilled (ours).
   """
-  config = base.scenes_detection()
+  config = kd(base.scenes_detection())
   config.weights = base.ConfigDict({'ce': 1.0, 'kd': 1.0})
   config.method_args = base.ConfigDict({'temperature': 2.0})
   return config

@@ -195,7 +195,8 @@ def scenes_detection() -> base.ConfigDict:
   """3,000 embedded scenes of digits with boxes; minutes on a laptop.
 
   The stages and divisors are those of the paper's ImageNet networks: its
-  detectors' code is not public. Networks, schedule and weight are ours.
+  detectors' code is not public. Networks, schedule and weight are ours, a
+  starting point.
   """
   return ofd(base.scenes_detection(), stages=(1, 2, 3, 4), weight=1e-4)
 

@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
     lines.append(f'{artifact.TEST} is of other data: {changed}')
   if test is not None:
     script = f'{args.out}/predict.py {args.out}/{artifact.TEST}'
-    lines.append(f'score it: python {script}')
+    what = 'find the objects' if 'boxes' in test.targets else 'score it'
+    lines.append(f'{what}: python {script}')
   print('\n'.join(map(errors.line, lines)))
   return 0
 

@@ -6,6 +6,7 @@ import pytest
 
 from kd_jax import errors, models
 from kd_jax.distill import build
+from kd_jax.methods import registry
 from kd_jax.models import read_params
 from tests.cli import train_test
 
@@ -18,7 +19,8 @@ def config_of(method, **args):
   config.baseline, config.method = 'off', method
   with config.unlocked():
     config.method_args = args
-    config.weights = {}
+    terms = registry.method_class(method).terms
+    config.weights = dict.fromkeys(terms, 1.0)
   return config
 
 
