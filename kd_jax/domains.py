@@ -168,6 +168,7 @@ KEYS: dict[str, Domain] = {
   'data.device_mb': NOT_NEGATIVE,
   'data.image_size': PIXELS,
   'data.mean': FRACTION,
+  'data.pad_label': Domain('0 or 255', 0, 255, whole=True),
   'data.scale': Domain('a whole number, 1 to 16384', 1, 16384, whole=True),
   'data.std': POSITIVE,
   'data.train_size': COUNT_OR_NONE,
