@@ -68,9 +68,31 @@ def check(config):
   if not config.data.name.startswith('voc:'):
     build.check(config, classes, size)
     return
-  known = {'num_classes': classes, 'task': tasks.find('segmentation')}
+  known = {'num_classes': classes, 'task': task_of(config)}
   for phase in build.phases_of(config, known, 1):
     build.trace(config, phase, size)
+
+
+def task_of(config):
+  """Returns the task of a recipe's data."""
+  name = config.data.name
+  if name.startswith('voc:'):
+    return tasks.find('segmentation')
+  dense = name.startswith('scenes_')
+  return tasks.find(name.partition('_')[2] if dense else 'classification')
+
+
+def targets(config, labels, size):
+  """Returns the targets of a batch of the two steps, by key."""
+  task = task_of(config)
+  if task.name == 'classification':
+    return {'label': jnp.asarray(labels[:BATCH])}
+  shapes = task.example(BATCH, size)
+  found = {key: jnp.zeros(x.shape, x.dtype) for key, x in shapes.items()}
+  if 'boxes' in found:
+    box = jnp.array([0.2, 0.2, 0.6, 0.6])
+    found['boxes'] = jnp.broadcast_to(box, found['boxes'].shape)
+  return found
 
 
 def two_steps(config, size=None):
@@ -87,6 +109,7 @@ def two_steps(config, size=None):
   if 'negatives' in config.method_args:
     config.method_args.negatives = 16
   known = {'num_classes': classes, 'train_labels': labels}
+  known['task'] = task_of(config)
   rng = np.random.default_rng(0)
   found = []
   for phase in build.phases_of(config, known, 10):
@@ -94,7 +117,7 @@ def two_steps(config, size=None):
     image = rng.normal(size=(BATCH, size, size, 3)).astype(np.float32)
     batch = {
       'image': jnp.asarray(image),
-      'label': jnp.asarray(labels[:BATCH]),
+      **targets(config, labels, size),
       'index': jnp.arange(BATCH, dtype=jnp.int32),
     }
     frozen = {
