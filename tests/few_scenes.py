@@ -51,7 +51,8 @@ def smaller(config):
   for network in (config.student, config.teacher):
     if network.name:
       network.name = 'deeplab_resnet10_small'
-      network.args.update(SMALL)
+      with network.unlocked():
+        network.args.update(SMALL)
   config.teacher.recipe.epochs, config.teacher.recipe.batch_size = 1, 8
   config.teacher.expected_top1 = 0.0
   config.baseline, config.epochs = 'off', 2

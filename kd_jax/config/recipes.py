@@ -255,7 +255,7 @@ def scenes_segmentation() -> ConfigDict:
   )
   config.teacher.expected_top1 = 55.0
   config.baseline = 'train'
-  config.eval_batch_size = 50
+  config.eval_batch_size = 64
   return config
 
 

@@ -35,7 +35,7 @@ def build(config: ConfigDict) -> Parts:
   known = data.facts(config.data.name, config.data.image_size)
   # Where the facts are known, errors are raised before data is downloaded;
   # elsewhere those that do not depend on the classes.
-  traced = check(config, *known) if known else ()
+  traced = check(config, *known, 'classification') if known else ()
   if traced:
     memory.check(traced, mesh)
   if not known:
@@ -81,7 +81,7 @@ def _reads_labels(config: ConfigDict) -> bool:
 
 
 def check(
-  config: ConfigDict, classes: int, image_size: int
+  config: ConfigDict, classes: int, image_size: int, task: str = ''
 ) -> tuple[inspect.Traced, ...]:
   """Checks what can be checked without the data set.
 
@@ -89,6 +89,7 @@ def check(
     config: The configuration.
     classes: The number of classes, K.
     image_size: Height and width in pixels.
+    task: The name of the data's task; '' takes the student's.
 
   Returns:
     What tracing tells of each phase. Where a method reads the labels of all
@@ -97,7 +98,11 @@ def check(
   Raises:
     UsageError: A part does not exist or does not fit the others.
   """
-  phases = phases_of(config, _stand_ins(classes), 1)
+  facts = _stand_ins(classes)
+  with errors.keys('config.student.args.'):
+    student = make_network(config.student, classes, config.dtype)
+  facts['task'] = tasks.find(task or models.task(student))
+  phases = phases_of(config, facts, 1)
   return tuple(trace(config, phase, image_size) for phase in phases)
 
 

@@ -30,6 +30,13 @@ ARGUMENTS = {
 EQUAL = ('fsp',)
 
 
+def network(scale=1):
+  """A DeepLab of a few channels."""
+  widths = tuple(scale * width for width in few_scenes.WIDTHS)
+  fields = {**few_scenes.SMALL, 'widths': widths}
+  return models.make('deeplab_resnet10_small', 11, **fields)
+
+
 @functools.cache
 def features(is_equal):
   """Random features of a small DeepLab, and of a wider one or its like."""
@@ -41,17 +48,14 @@ def features(is_equal):
 
   feats = {}
   for name, scale in (('student', 1), ('teacher', 1 if is_equal else 2)):
-    widths = tuple(scale * width for width in few_scenes.WIDTHS)
-    network = models.make(
-      'deeplab_resnet10_small', 11, **{**few_scenes.SMALL, 'widths': widths}
-    )
+    net = network(scale)
 
-    def run(image, network=network, name=name):
-      variables = step.variables_of(network, jax.random.key(0), image)
+    def run(image, net=net, name=name):
+      variables = step.variables_of(net, jax.random.key(0), image)
       mutable = ['batch_stats']
-      return step.run(
-        name, network, variables, image, train=True, mutable=mutable
-      )[0]
+      return step.run(name, net, variables, image, train=True, mutable=mutable)[
+        0
+      ]
 
     feats[name] = jax.tree.map(filled, dict(jax.eval_shape(run, image)))
   return feats
