@@ -153,7 +153,7 @@ def main():
     config, what = config_of(name), 'built'
     try:
       check(config)
-      if args.steps and not config.data.name.startswith('scenes'):
+      if args.steps:
         terms = two_steps(config)
         assert np.isfinite([*terms[-1].values()]).all(), terms
         what = f'trained, {len(terms)} steps'
