@@ -70,8 +70,8 @@ def main(argv: Sequence[str]) -> int:
         )
     return 0
   if task == 'detection':
-    for path, row in objects(trained, paths, args.batch_size):
-      print(json.dumps({'file': str(path), **row}), flush=True)
+    for path, found in objects(trained, paths, args.batch_size):
+      print(json.dumps({'file': str(path), **found}), flush=True)
     return 0
   for path, name, probability in label(trained, paths, args.batch_size):
     row = f'{errors.shown(path, _PATH)}\t{errors.shown(name)}'

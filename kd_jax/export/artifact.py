@@ -160,7 +160,8 @@ def write(
   predict = pathlib.Path(__file__).with_name('predict_template.py')
   (folder / 'predict.py').write_text(predict.read_text())
   if test is not None:
-    np.savez_compressed(folder / 'test.npz', image=test.image, **test.targets)
+    arrays = {'image': test.image, **test.targets}
+    np.savez_compressed(folder / 'test.npz', **arrays)  # type: ignore[arg-type]
   format_facts = {
     'format': FORMAT,
     'kd_jax': __version__,

@@ -112,11 +112,13 @@ class Detection:
       none = jnp.array([-1.0, 0, 0, 0, 0, 0])[None, None]
       none = jnp.broadcast_to(none, (found.shape[0], short, 6))
       found = jnp.concatenate([found, none], axis=1)
-    finite = [
-      jnp.isfinite(value).all(axis=tuple(range(1, value.ndim)))
-      for value in outputs.values()
-    ]
-    finite = functools.reduce(jnp.logical_and, finite)
+    finite = functools.reduce(
+      jnp.logical_and,
+      [
+        jnp.isfinite(value).all(axis=tuple(range(1, value.ndim)))
+        for value in outputs.values()
+      ],
+    )
     return jnp.where(finite[:, None, None], found, jnp.nan)
 
   def of_deployed(self, values: jax.Array, num_classes: int) -> Outputs:
