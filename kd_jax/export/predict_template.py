@@ -29,9 +29,8 @@ from safetensors import numpy as safetensors
 CALLS = {'shape_assertion': 'with it JAX refuses a batch of 0 images'}
 # These operations would exchange data with the host.
 _HOST = ('infeed', 'outfeed', 'recv', 'send')
-# Of an image, what a network that finds objects returns: the strongest
-# detections, each the class (-1 pads), the score and the box (x1, y1, x2, y2)
-# in fractions of the image.
+# What a network that finds objects returns of an image: the strongest, each the
+# class (-1 pads), score and box (x1, y1, x2, y2) in fractions of the image.
 DETECTIONS = (200, 6)
 
 
@@ -336,10 +335,7 @@ def objects(rows, names, sides):
   Args:
     rows: The detections, [R,6]; see `DETECTIONS`.
     names: The names of the classes.
-    sides: The width and height of the image, in pixels.
-
-  Returns:
-    By falling score 'class', 'score' and 'box', (x1, y1, x2, y2) in pixels.
+    sides: The width and height of the image, in pixels, in which boxes are.
   """
   scale = np.tile(np.asarray(sides, np.float64), 2)
   return [
