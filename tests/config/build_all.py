@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import data
+from kd_jax import data, tasks
 from kd_jax.distill import build, step
 from tests.cli import train_test
 
