@@ -15,6 +15,7 @@ OWN = (
   'cifar100_r20_r8',
   'cifar100_r8',
   'folder_r34_r18',
+  'scenes_detection',
 )
 CELLS = cells.load()
 
