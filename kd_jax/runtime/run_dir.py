@@ -244,7 +244,7 @@ class Folder:
     for name in _JSON:
       path = self.path / name
       # What is no regular file is refused where it is read; a pipe would wait.
-      if not path.is_file() or _is_json(path.read_bytes()):
+      if not os.path.isfile(path) or _is_json(path.read_bytes()):
         continue
       if name == 'config.json' and self._begun():
         raise errors.UsageError(
