@@ -9,6 +9,8 @@ import errno
 import os
 import pathlib
 
+from etils import epath
+
 from kd_jax import errors
 from kd_jax.runtime import gcs
 
@@ -93,16 +95,16 @@ def refused(path: os.PathLike[str], error: OSError) -> Exception:
   )
 
 
-def set_aside(path: os.PathLike[str]) -> pathlib.Path:
+def set_aside(path: os.PathLike[str]) -> epath.Path:
   """Renames a file or folder that is cut off; it is never deleted.
 
   Args:
-    path: The file or folder, on a disk.
+    path: The file or folder, on a disk or in a bucket.
 
   Returns:
     The new path: NAME.cut, or NAME.cut2 and so on where that is taken.
   """
-  old, count = pathlib.Path(path), 1
+  old, count = epath.Path(path), 1
   new = old.with_name(f'{old.name}.cut')
   while new.exists():
     count += 1

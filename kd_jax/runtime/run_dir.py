@@ -243,14 +243,15 @@ class Folder:
       return
     for name in _JSON:
       path = self.path / name
-      if not path.exists() or _is_json(path.read_bytes()):
+      # What is no regular file is refused where it is read; a pipe would wait.
+      if not os.path.isfile(path) or _is_json(path.read_bytes()):
         continue
       if name == 'config.json' and self._begun():
         raise errors.UsageError(
           f'{path} is cut off, so that nobody knows what run this is; put it '
           'back from a copy, or give another --workdir'
         )
-      screen.show(f'{path} is cut off; it is now {durable.set_aside(path)}')
+      distributed.say(f'{path} is cut off; it is now {durable.set_aside(path)}')
 
   def _begun(self) -> bool:
     """Returns whether the folder holds more than the start of a run leaves."""

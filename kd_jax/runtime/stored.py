@@ -163,7 +163,7 @@ def content(path: epath.Path, most: int | None = None) -> bytes:
     return path.read_bytes()
   # A pipe would wait for its other end without O_NONBLOCK.
   number = os.open(os.fspath(path), os.O_RDONLY | os.O_NONBLOCK)
-  with open(number, 'rb') as file:
+  try:
     facts = os.fstat(number)
     if not stat.S_ISREG(facts.st_mode):
       raise errors.UsageError(f'{path} is no regular file: {_CURE}')
@@ -172,7 +172,10 @@ def content(path: epath.Path, most: int | None = None) -> bytes:
         f'{path} has {facts.st_size} bytes, and such a file has at most {most}:'
         f' {_CURE}'
       )
-    return file.read()
+    with open(number, 'rb', closefd=False) as file:
+      return file.read()
+  finally:
+    os.close(number)
 
 
 def check_regular(folder: epath.Path) -> None:

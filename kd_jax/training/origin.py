@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import json
+import os
 
 from etils import epath
 
@@ -60,7 +61,8 @@ def _below(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
       if path.is_dir():
         yield from _below(path)
-      elif path.is_file():  # a pipe would make its reader wait
+      # A pipe would make its reader wait; epath takes it for a file.
+      elif gcs.is_bucket(path) or os.path.isfile(path):
         yield path
 
 

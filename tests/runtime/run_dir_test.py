@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -47,6 +48,21 @@ def test_a_file_that_is_cut_off_is_set_aside_with_a_line(
   assert (tmp_path / 'result.json.cut').read_text() == content
   assert folder.read('result.json') is None
   assert folder.read('data.json') == {'place': '/data'}
+
+
+def test_what_is_no_file_is_refused_without_a_wait_or_an_open_descriptor(
+  tmp_path,
+):
+  folder = run_dir.Folder(tmp_path)
+  claim(folder, config())
+  os.mkfifo(tmp_path / 'result.json')
+  (tmp_path / 'teacher.json').mkdir()
+  folder.set_aside_cut()
+  before = len(os.listdir('/proc/self/fd'))
+  for name in ('result.json', 'teacher.json'):
+    with pytest.raises(errors.UsageError, match='is no regular file'):
+      folder.read(name)
+  assert len(os.listdir('/proc/self/fd')) == before
 
 
 def test_a_cut_configuration_is_set_aside_at_the_start_of_a_run_only(tmp_path):

@@ -1,3 +1,6 @@
+import os
+
+from etils import epath
 import pytest
 
 from kd_jax import errors
@@ -17,3 +20,12 @@ def test_a_bucket_that_refuses_is_one_line(monkeypatch, tmp_path):
     fsspec.filesystem('gcs').clear_instance_cache()
     with pytest.raises(errors.UsageError, match='gs://b/run cannot be reached'):
       origin.digest('gs://b/run', tmp_path)
+
+
+def test_a_pipe_among_a_runs_files_is_not_waited_for(tmp_path):
+  (tmp_path / 'run/student').mkdir(parents=True)
+  (tmp_path / 'run/student/weights').write_text('x')
+  plain = origin.digest(tmp_path / 'run', epath.Path(tmp_path / 'home'))
+  os.mkfifo(tmp_path / 'run/student/pipe')
+  again = origin.digest(tmp_path / 'run', epath.Path(tmp_path / 'home'))
+  assert again == plain
