@@ -70,6 +70,8 @@ def compiled(program, weights, facts):
   try:
     with quiet():  # MLIR prints the error that is reported below
       exported = jax.export.deserialize(bytearray(program))
+      if not exported.nr_devices:  # as an older jax misreads a newer program
+        raise ValueError('it is read as a program for no device')
       refused = refusal(exported, weights, facts)
       if not refused:
         jax.jit(exported.call).lower(weights, image)

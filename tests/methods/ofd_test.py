@@ -268,7 +268,7 @@ def test_each_distance_is_divided_by_its_divisor():
   [
     ({'divisors': (1, 2)}, r'divisors=\(1, 2\): there are 3 stages; give a'),
     ({'divisors': (1, 0, 2)}, 'divisors=.* give a number above 0 each'),
-    ({'stages': (1, 'asp')}, "give a whole number, 1 or more, 'aspp' or 'dec"),
+    ({'stages': (1, 'asp')}, "a whole number, 1 to 10000, 'aspp' or 'dec"),
     ({'teacher_stages': ('head', 1, 2)}, "'aspp' or 'decoder' each"),
   ],
 )
