@@ -59,7 +59,7 @@ def predicted(paths, name):
   rows = [(path, name, 0.5) for path in paths]
   before = predict.label, predict.restore.load, predict.files
   predict.label = lambda *_: iter(rows)
-  predict.restore.load = lambda *_, **__: None
+  predict.restore.load = lambda *_, **__: SimpleNamespace(facts={})
   predict.files = lambda *_: []
   try:
     return printed(lambda: predict.main(['export', 'images']))
@@ -105,7 +105,7 @@ def rows_of_evaluate(place, case):
   rows = [{'name': case, 'images': 1, 'correct': 1, 'top1': 100.0}] * 2
   figures = {'correct': 1, 'images': 1, 'top1': 100.0, 'classes': rows}
   found = SimpleNamespace(facts={'network': case, 'class_names': [case]})
-  info = SimpleNamespace(name=case, class_names=('b',))
+  info = SimpleNamespace(name=case, class_names=('b',), task='classification')
   lines = evaluate.text(found, info, 'test', figures, case).split('\n')
   assert len(lines) == 8, lines
   for line in lines:
@@ -118,7 +118,7 @@ def rows_of_compare(place, case):
   """A run's method, network or data cannot forge rows of compare."""
   row = {
     'label': case, 'network': case, 'method': case, 'data': case, 'seeds': [0],
-    'student': {'mean': 1.0, 'std': None},
+    'student': {'mean': 1.0, 'std': None}, 'metric': 'top-1',
     'from_alone': None, 'from_reference': None,
   }  # fmt: skip
   shown = {'rows': [row], 'reference': case, 'made': {}, 'left_out': [case]}
