@@ -5,6 +5,7 @@ import types
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from kd_jax.features import Batch, Features
 
@@ -113,3 +114,29 @@ class Task(Protocol):
         host.
     """
     ...
+
+
+class OfLogits:
+  """What tasks share whose networks predict logits and whose figures are sums.
+
+  The last axis of the logits is the classes.
+  """
+
+  def outputs(self, feats: Features) -> jax.Array:
+    """Returns the logits."""
+    logits: jax.Array = feats['logits']
+    return logits
+
+  def rows(self, outputs: jax.Array, batch: Batch) -> Counts:
+    """Returns nothing: the figures need sums alone."""
+    del outputs, batch
+    return {}
+
+  def deployed(self, outputs: jax.Array) -> jax.Array:
+    """Returns the logits as f32."""
+    return outputs.astype(jnp.float32)
+
+  def of_deployed(self, values: jax.Array, num_classes: int) -> jax.Array:
+    """Returns the logits."""
+    del num_classes
+    return values

@@ -14,7 +14,7 @@ from kd_jax.tasks import base
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(base.OfLogits):
   """The task of labelling whole images; see `base.Task`."""
 
   name: ClassVar[str] = 'classification'
@@ -36,11 +36,6 @@ class Classification:
     del batch
     return losses.kl(student['logits'], teacher['logits'], temperature)
 
-  def outputs(self, feats: Features) -> jax.Array:
-    """Returns the logits [N,K]."""
-    logits: jax.Array = feats['logits']
-    return logits
-
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,K]."""
     return count(outputs, batch)
@@ -57,20 +52,6 @@ class Classification:
     images, correct = (np.asarray(sums[key]) for key in ('images', 'correct'))
     top1 = np.where(images > 0, 100 * correct / np.maximum(images, 1), np.nan)
     return {'images': images, 'correct': correct, 'top1': top1}
-
-  def deployed(self, outputs: jax.Array) -> jax.Array:
-    """Returns the logits [N,K] f32."""
-    return outputs.astype(jnp.float32)
-
-  def of_deployed(self, values: jax.Array, num_classes: int) -> jax.Array:
-    """Returns the logits [N,K]."""
-    del num_classes
-    return values
-
-  def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
-    """Returns nothing: accuracy needs sums alone."""
-    del outputs, batch
-    return {}
 
   def figures(
     self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS

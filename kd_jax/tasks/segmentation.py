@@ -19,7 +19,7 @@ from kd_jax.tasks import base
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation:
+class Segmentation(base.OfLogits):
   """The task of labelling the pixels of images; see `base.Task`.
 
   A batch's 'label' is [N,H,W] i32. A pixel whose label is not one of the K
@@ -58,11 +58,6 @@ class Segmentation:
       )
     return losses.kl_of_positions(s, t, temperature)
 
-  def outputs(self, feats: Features) -> jax.Array:
-    """Returns the logits [N,H,W,K]."""
-    logits: jax.Array = feats['logits']
-    return logits
-
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,H,W,K]."""
     return count(outputs, batch)
@@ -78,20 +73,6 @@ class Segmentation:
     del rows
     counts = {key: sums[key] for key in ('pixels', 'predicted', 'correct')}
     return {**counts, 'iou': ious(sums)}
-
-  def deployed(self, outputs: jax.Array) -> jax.Array:
-    """Returns the logits [N,H,W,K] f32."""
-    return outputs.astype(jnp.float32)
-
-  def of_deployed(self, values: jax.Array, num_classes: int) -> jax.Array:
-    """Returns the logits [N,H,W,K]."""
-    del num_classes
-    return values
-
-  def rows(self, outputs: jax.Array, batch: Batch) -> base.Counts:
-    """Returns nothing: the confusion matrix is a sum."""
-    del outputs, batch
-    return {}
 
   def figures(
     self, sums: Mapping[str, Any], rows: Mapping[str, Any] = base.NO_ROWS
