@@ -5,8 +5,15 @@ from collections.abc import Sequence
 from kd_jax import models
 from kd_jax.runtime import command
 
-# The classes that are shown, by the pixels of a network's own images.
-_CLASSES = {32: 100, 48: 10, 224: 1000, 300: 20, 513: 21}
+# The classes that are shown, by the task and the pixels of a network's images.
+_CLASSES = {
+  ('classification', 32): 100,
+  ('classification', 224): 1000,
+  ('detection', 48): 10,
+  ('detection', 300): 20,
+  ('segmentation', 48): 11,
+  ('segmentation', 513): 21,
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     type=int,
     default=0,
     help='K; default: 100 at 32 pixels, 1000 at 224; for objects or pixels '
-    '10, 20 or 21',
+    '10, 11, 20 or 21',
   )
   parser.add_argument(
     '--image_size',
@@ -43,12 +50,13 @@ def main(argv: Sequence[str]) -> int:
   for name, network in chosen.items():
     native_size = models.image_size(network)
     size = args.image_size or native_size
-    classes = args.num_classes or _CLASSES[native_size]
+    task = models.task(network)
+    classes = args.num_classes or _CLASSES[task, native_size]
     description = models.describe(models.make(name, classes), size)
     print(
       f'{name:24}{description.params:>11,} parameters'
       f'{description.flops / 1e6:>10,.1f} MFLOPs at {size}x{size}, '
-      f'{classes} classes'
+      f'{classes} classes, {task}'
     )
     shapes = [
       f'{tap} {"x".join(str(n) for n in shape)}'

@@ -247,6 +247,13 @@ def test_the_table_of_networks_has_counts_and_taps(capsys):
   assert 'stage3_pre 8x8x64, stage3 8x8x64, pooled 64, logits 100' in rows
 
 
+def test_the_table_of_networks_says_what_a_network_is_for(capsys):
+  assert command.main(['resnet8', 'deeplab_resnet10_small']) == 0
+  rows = capsys.readouterr().out
+  assert 'at 32x32, 100 classes, classification\n' in rows
+  assert re.search(r'184,339 parameters .* 11 classes, segmentation\n', rows)
+
+
 def test_the_table_of_networks_refuses_a_name_with_the_nearest():
   with pytest.raises(errors.UsageError, match="did you mean 'wrn_16_2'"):
     command.main(['wrn_162'])
