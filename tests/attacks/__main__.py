@@ -87,7 +87,8 @@ def serve(place):
     began, outcome = time.monotonic(), 'held'
     try:
       every[name].run(folder)
-    except Exception as error:  # whatever it does is harm
+    # Whatever it does is harm; a child that is cut off fails as tests do.
+    except (Exception, pytest.fail.Exception) as error:
       lines = [line for line in str(error).splitlines() if line.strip()]
       outcome = f'{type(error).__name__}: {lines[0] if lines else ""}'[:200]
     except SystemExit as error:

@@ -407,6 +407,9 @@ from kd_jax.cli import export
 from kd_jax.training import restore
 
 def load(*args, **kwargs):
+  # A shell ignores SIGINT for what it starts in the background.
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   os.kill(os.getpid(), signal.{name})
   while True:
     signal.pause()
