@@ -26,6 +26,13 @@ def family(network):
 
 
 @pytest.mark.parametrize('name', METHODS)
+def test_the_first_recipe_of_every_configuration_builds(name):
+  recipe = next(iter(train_test.configuration(name).RECIPES))
+  build_all.check(build_all.config_of(f'{name}:{recipe}'))
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize('name', METHODS)
 def test_the_recipes_of_every_configuration_build(name):
   module = train_test.configuration(name)
   listed = [n for n, f in module.RECIPES.items() if f.__name__ == 'of_pair']
