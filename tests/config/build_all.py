@@ -89,6 +89,35 @@ def targets(config, labels, size):
   return found
 
 
+def random_teacher(network, key, image):
+  """Returns random variables whose running statistics are those of a batch.
+
+  With a mean of 0 and a variance of 1, the maps of a deep ResNet would grow
+  with each block, to 1e8 in a ResNet110.
+
+  Args:
+    network: The teacher.
+    key: The key of its parameters.
+    image: The batch, [N,H,W,3] f32.
+  """
+  variables = dict(
+    jax.jit(network.init, static_argnames='train')(key, image, train=False)
+  )
+  variables.pop('intermediates', None)
+  if 'batch_stats' not in variables:
+    return variables
+  _, seen = jax.jit(
+    lambda v, x: network.apply(v, x, train=True, mutable=['batch_stats'])
+  )(variables, image)
+  moved = 0.1  # of the batch's statistics, as PyTorch's BatchNorm
+  variables['batch_stats'] = jax.tree.map(
+    lambda old, new: jnp.asarray(old + (new - old) / moved),
+    variables['batch_stats'],
+    seen['batch_stats'],
+  )
+  return variables
+
+
 def two_steps(config, size=None):
   """Returns the terms of two steps on random images, in every phase.
 
@@ -115,13 +144,9 @@ def two_steps(config, size=None):
       'index': jnp.arange(BATCH, dtype=jnp.int32),
     }
     frozen = {
-      name: jax.jit(net.init, static_argnames='train')(
-        jax.random.key(i), batch['image'], train=False
-      )
+      name: random_teacher(net, jax.random.key(i), batch['image'])
       for i, (name, net) in enumerate(exp.teachers.items())
     }
-    for variables in frozen.values():
-      variables.pop('intermediates', None)
     state = jax.jit(lambda f, b, e=exp: step.init(e, jnp.int32(0), f, b))(
       frozen, batch
     )
