@@ -5,7 +5,8 @@
   python -m tests.config.build_all --steps ofd  # and train two steps of each
 
 It prints a line for each recipe, and ends with 1 if one of them fails. No data
-is needed: the images are random.
+is needed: the images are random. The steps run one operation after the other,
+since recipes share most operations, and no recipe its program.
 """
 
 import argparse
@@ -30,6 +31,7 @@ ABSENT = {
   'voc:pascal': (21, 513),
 }
 BATCH = 8  # images of the two steps; a recipe's own batch is traced
+LARGEST = 97  # pixels of their side, as a larger image costs minutes
 
 
 def recipes():
@@ -80,8 +82,8 @@ def targets(config, labels, size):
   """Returns the targets of a batch of the two steps, by key."""
   task = task_of(config)
   if task.name == 'classification':
-    return {'label': jnp.asarray(labels[:BATCH])}
-  shapes = task.example(BATCH, size)
+    return {'label': jnp.asarray(labels[: config.batch_size])}
+  shapes = task.example(config.batch_size, size)
   found = {key: jnp.zeros(x.shape, x.dtype) for key, x in shapes.items()}
   if 'boxes' in found:
     box = jnp.array([0.2, 0.2, 0.6, 0.6])
@@ -123,11 +125,13 @@ def two_steps(config, size=None):
 
   Args:
     config: The configuration; its batch and CRD's negatives are made small.
-    size: The height and width of the images; None takes the data set's.
+    size: The height and width of the images; None takes the data set's, or
+      97 where they are larger.
   """
   classes, image_size = facts(config)
-  size = size or image_size
-  config.batch_size = BATCH
+  size = size or min(image_size, LARGEST)
+  images = 2 * config.bn_group_size or BATCH
+  config.batch_size = images
   labels = np.arange(4 * classes, dtype=np.int32) % classes
   if 'negatives' in config.method_args:
     config.method_args.negatives = 16
@@ -137,11 +141,11 @@ def two_steps(config, size=None):
   found = []
   for phase in build.phases_of(config, known, 10):
     exp = phase.exp
-    image = rng.normal(size=(BATCH, size, size, 3)).astype(np.float32)
+    image = rng.normal(size=(images, size, size, 3)).astype(np.float32)
     batch = {
       'image': jnp.asarray(image),
       **targets(config, labels, size),
-      'index': jnp.arange(BATCH, dtype=jnp.int32),
+      'index': jnp.arange(images, dtype=jnp.int32),
     }
     frozen = {
       name: random_teacher(net, jax.random.key(i), batch['image'])
@@ -173,7 +177,8 @@ def main():
     try:
       check(config)
       if args.steps:
-        terms = two_steps(config)
+        with jax.disable_jit():
+          terms = two_steps(config)
         assert np.isfinite([*terms[-1].values()]).all(), terms
         what = f'trained, {len(terms)} steps'
     except Exception as error:
