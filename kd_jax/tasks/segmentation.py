@@ -50,13 +50,28 @@ class Segmentation(base.OfLogits):
       UsageError: The two networks' scores have different shapes.
     """
     del batch
-    s, t = student['scores'], teacher['scores']
-    if s.shape != t.shape:
-      raise errors.UsageError(
-        f"the student's scores {s.shape[1:]} and the teacher's {t.shape[1:]} "
-        "must have one shape: choose networks with the same stride of 'stage1'"
-      )
-    return losses.kl_of_positions(s, t, temperature)
+    return losses.kl_of_positions(*_scores(student, teacher), temperature)
+
+  def logit_rows(
+    self, student: Features, teacher: Features, batch: Batch
+  ) -> base.LogitRows:
+    """Returns the scores of all positions; those with a label count.
+
+    The scores [N,h,w,K] are those of `distilled`, and the label of a position
+    is that of the pixel that is nearest to it. DIST's code for segmentation
+    takes rows in this way, and counts unlabelled ones too.
+
+    Raises:
+      UsageError: The two networks' scores have different shapes.
+    """
+    s, t = _scores(student, teacher)
+    label = nearest(batch['label'], *s.shape[1:3])
+    counted = (label >= 0) & (label < s.shape[-1])
+    return base.LogitRows(
+      *(x.reshape(-1, x.shape[-1]) for x in (s, t)),
+      jnp.where(counted, label, 0).ravel(),
+      counted.ravel(),
+    )
 
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,H,W,K]."""
@@ -80,6 +95,38 @@ class Segmentation(base.OfLogits):
     """Returns `measures` of the sums."""
     del rows
     return measures(sums)
+
+
+def _scores(
+  student: Features, teacher: Features
+) -> tuple[jax.Array, jax.Array]:
+  s, t = student['scores'], teacher['scores']
+  if s.shape != t.shape:
+    raise errors.UsageError(
+      f"the student's scores {s.shape[1:]} and the teacher's {t.shape[1:]} "
+      "must have one shape: choose networks with the same stride of 'stage1'"
+    )
+  return s, t
+
+
+def nearest(labels: jax.Array, height: int, width: int) -> jax.Array:
+  """Returns the labels of the pixels that are nearest to a map's positions.
+
+  The corners are aligned, as where scores are resized (`layers.resize`): of a
+  side n, position i of m is at the pixel i (n - 1) / (m - 1).
+
+  Args:
+    labels: The labels, [N,H,W] i32.
+    height: The rows h of the map.
+    width: The columns w of the map.
+
+  Returns:
+    [N,h,w] i32.
+  """
+  for axis, length in ((1, height), (2, width)):
+    position = np.rint(np.linspace(0, labels.shape[axis] - 1, length))
+    labels = jnp.take(labels, position.astype(np.int32), axis)
+  return labels
 
 
 def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:

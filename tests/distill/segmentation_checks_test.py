@@ -33,7 +33,6 @@ def refused(config, message):
     ('data.name', 'cifar10', 'is a network for segmentation, and config.data.'),
     ('data.augment', 'random_resized_crop', 'moves no masks or boxes, and'),
     ('teacher.cache_logits', True, 'one vector of logits an image, and'),
-    ('method_args.standardize', True, 'config.method_args.standardize=True st'),
     ('batch_size', 1, 'a batch of 1 with bn_group_size=0'),
     ('bn_group_size', 1, 'a batch of 8 with bn_group_size=1'),
     ('accumulate_steps', 8, 'a batch of 1 with bn_group_size=0'),
