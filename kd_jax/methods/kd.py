@@ -35,8 +35,12 @@ class Method(base.Method):
     student, teacher = feats['student'], feats['teacher']
     if self.standardize:
       rows = self.task.logit_rows(student, teacher, batch)
-      pair = map(losses.standardized, (rows.student, rows.teacher))
-      kd = losses.kl(*pair, self.temperature, rows.counted)
+      kd = losses.kl(
+        losses.standardized(rows.student),
+        losses.standardized(rows.teacher),
+        self.temperature,
+        rows.counted,
+      )
     else:
       kd = self.task.distilled(student, teacher, batch, self.temperature)
     return {'ce': self.task.supervised(student, batch), 'kd': kd}

@@ -70,7 +70,8 @@ class Detection:
     s, t = _logits(student, teacher)
     classes, _ = _targets(student['priors'], batch)
     return base.LogitRows(
-      *(x.reshape(-1, x.shape[-1]) for x in (s, t)),
+      s.reshape(-1, s.shape[-1]),
+      t.reshape(-1, t.shape[-1]),
       classes.ravel(),
       losses.multibox_selected(s, classes).ravel(),
     )

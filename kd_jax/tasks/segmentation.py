@@ -15,6 +15,7 @@ import numpy as np
 
 from kd_jax import errors, losses
 from kd_jax.features import Batch, Features
+from kd_jax.models import layers
 from kd_jax.tasks import base
 
 
@@ -68,7 +69,8 @@ class Segmentation(base.OfLogits):
     label = nearest(batch['label'], *s.shape[1:3])
     counted = (label >= 0) & (label < s.shape[-1])
     return base.LogitRows(
-      *(x.reshape(-1, x.shape[-1]) for x in (s, t)),
+      s.reshape(-1, s.shape[-1]),
+      t.reshape(-1, t.shape[-1]),
       jnp.where(counted, label, 0).ravel(),
       counted.ravel(),
     )
@@ -136,8 +138,11 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   exact up to 2^31 pixels, 8,000 images of 513 x 513 pixels; a split's matrices
   are added in float64 on the host (`evaluation.total`), exact up to 2^53.
 
+  Logits with other sides than the labels are resized to them, with the corners
+  aligned: the labels are those of the images before they were scaled.
+
   Args:
-    logits: The logits, [N,H,W,K] f32. A pixel with a NaN among its logits
+    logits: The logits, [N,h,w,K] f32. A pixel with a NaN among its logits
       counts as the class after its label's, which is wrong.
     batch: The batch, with 'label', [N,H,W] i32, and 'mask', [N] f32.
 
@@ -147,6 +152,7 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     'images': The number of images, [] i32.
   """
   classes = logits.shape[-1]
+  logits = layers.resize(logits, *batch['label'].shape[1:])
   images = batch['mask'] > 0
   values, labelled = losses.position_cross_entropies(logits, batch['label'])
   labelled &= images[:, None, None]
@@ -167,7 +173,7 @@ def count_classes(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   """Returns the sums over a batch for each class; see `ious`.
 
   Args:
-    logits: The logits, [N,H,W,K] f32.
+    logits: The logits, [N,h,w,K] f32; see `count`.
     batch: The batch; see `count`.
 
   Returns:

@@ -1,5 +1,7 @@
 """Real JPEG, PNG and .mat files in VOC's and SBD's layouts."""
 
+import json
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -7,10 +9,11 @@ import scipy.io
 
 from kd_jax import config as config_lib
 from kd_jax import data, errors
+from kd_jax.cli import evaluate
 from kd_jax.data import augment_masks, stream
 from kd_jax.data.sets import voc
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import run
+from kd_jax.training import measure, restore, run
 
 TRAIN, VAL = ('2007_1', '2007_2'), ('2007_3', '2007_4')
 MORE = ('2008_5', '2008_6')
@@ -240,6 +243,7 @@ def trained(root, folder):
   config.data.name, config.data.image_size = f'voc:{root}', 32
   config.data.augment = 'segmentation'
   config.data.scale, config.data.flip = (20, 60), True
+  config.data.eval_protocol = 'paper'
   config.data.workers = 0
   config.epochs, config.batch_size, config.eval_batch_size = 1, 2, 2
   config.mesh.data = 1
@@ -247,13 +251,37 @@ def trained(root, folder):
   return run_dir.Folder(folder).read('result.json')
 
 
-def test_an_epoch_trains_through_the_real_reader(root, tmp_path):
+def test_an_epoch_trains_through_the_real_reader(root, tmp_path, capsys):
   add_sbd(root)
   result = trained(root, tmp_path / 'run')
   assert (result['steps'], result['train_images']) == (2, 4)
   assert result['headline'] == 'miou'
   assert 0 <= result['miou'] <= 100
-  assert result['protocol'] == 'last epoch, square'
+  assert result['protocol'] == 'last epoch, paper'
+  run_as_paper = 'protocol paper: images keep their aspect'
+  assert run_as_paper in (tmp_path / 'run/log.txt').read_text()
+  found = {}
+  for protocol in ('', 'original', 'square'):
+    file = tmp_path / f'{protocol}.json'
+    arguments = [str(tmp_path / 'run'), f'--eval_protocol={protocol}']
+    assert evaluate.main([*arguments, f'--json={file}']) == 0
+    figures = found[protocol] = json.loads(file.read_text())
+    assert figures['protocol'] == (protocol or 'paper')
+    said = capsys.readouterr().out
+    assert f'2 images, protocol {figures["protocol"]}\n' in said
+  assert found['']['miou'] == result['miou']
+  labels = [picture(2 + i)[1] for i in range(2)]
+  assert found['original']['pixels'] == sum((x != 255).sum() for x in labels)
+  network = restore.load(tmp_path / 'run')
+  assert network.facts['accuracy']['protocol'] == 'paper'
+  exported = network._replace(facts={**network.facts, 'format': 1})
+  split = opened(root)
+  args = (exported, split.split('test'), split.info, 2, 0)
+  assert measure.accuracy(*args)['miou'] == found['square']['miou']
+  with pytest.raises(
+    errors.ArgumentError, match='an export takes images of 32'
+  ):
+    measure.accuracy(*args, 'paper')
 
 
 def feeds(root, workers, epoch=0):

@@ -57,6 +57,18 @@ def test_guided_needs_whole_images():
   refused(config, 'config.method_args.guided=True asks whether the teacher is')
 
 
+def test_only_images_of_several_shapes_have_a_protocol_for_shapes():
+  config = config_of()
+  config.data.eval_protocol = 'paper'
+  for task in ('classification', 'detection'):
+    with pytest.raises(errors.UsageError, match=f'and the task is {task}: '):
+      checks.check_method(config, tasks.find(task))
+  checks.check_method(config, tasks.find('segmentation'))
+  message = r"^config\.data\.eval_protocol='paper': it is for images of several"
+  with pytest.raises(errors.UsageError, match=message):
+    checks.check_splits(config, few_scenes.opened())
+
+
 def test_mirrored_borders_have_no_boxes():
   config = config_of()
   config.data.crop_padding, config.data.padding_mode = 2, 'reflect'
