@@ -48,7 +48,7 @@ def accuracy(
     RunError: The loss is no finite number.
   """
   task = tasks.find(info.task)
-  how = _protocol(found, info, images, eval_protocol)
+  how = protocol(found, info, images, eval_protocol)
   counts = artifact.counted(found.forward, task)
   names = found.facts['class_names']
   # The other values of a mask, such as `augment.VOID`, stay what they are.
@@ -94,13 +94,23 @@ def accuracy(
   }
 
 
-def _protocol(
+def protocol(
   found: artifact.Trained,
   info: source.Info,
   images: source.Images,
   asked: str,
 ) -> str:
-  """Returns the protocol of an evaluation; see `accuracy`."""
+  """Returns how a network is evaluated, one of `shaped.PROTOCOLS`.
+
+  Args:
+    found: The trained network.
+    info: The facts about the data set.
+    images: The images of the split.
+    asked: The protocol that is asked for; '' is as in `accuracy`.
+
+  Raises:
+    UsageError: The images or the network cannot be evaluated so.
+  """
   if info.task != 'segmentation' or 'format' in found.facts:
     how = asked or 'square'  # the program of an export takes squares
   else:

@@ -12,8 +12,9 @@ from kd_jax import data, errors
 from kd_jax.cli import evaluate
 from kd_jax.data import augment_masks, stream
 from kd_jax.data.sets import voc
+from kd_jax.export import artifact
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import measure, restore, run
+from kd_jax.training import measure, run
 
 TRAIN, VAL = ('2007_1', '2007_2'), ('2007_3', '2007_4')
 MORE = ('2008_5', '2008_6')
@@ -251,16 +252,23 @@ def trained(root, folder):
   return run_dir.Folder(folder).read('result.json')
 
 
-def test_an_epoch_trains_through_the_real_reader(root, tmp_path, capsys):
+def test_an_epoch_trains_through_the_real_reader(root, tmp_path):
   add_sbd(root)
   result = trained(root, tmp_path / 'run')
   assert (result['steps'], result['train_images']) == (2, 4)
   assert result['headline'] == 'miou'
   assert 0 <= result['miou'] <= 100
   assert result['protocol'] == 'last epoch, paper'
-  run_as_paper = 'protocol paper: images keep their aspect'
-  assert run_as_paper in (tmp_path / 'run/log.txt').read_text()
-  found = {}
+  said = (tmp_path / 'run/log.txt').read_text()
+  assert 'protocol paper: images keep their aspect' in said
+
+
+@pytest.mark.drill
+def test_a_run_is_evaluated_by_the_protocol_that_is_asked_for(
+  root, tmp_path, capsys
+):
+  add_sbd(root)
+  result, found = trained(root, tmp_path / 'run'), {}
   for protocol in ('', 'original', 'square'):
     file = tmp_path / f'{protocol}.json'
     arguments = [str(tmp_path / 'run'), f'--eval_protocol={protocol}']
@@ -272,16 +280,23 @@ def test_an_epoch_trains_through_the_real_reader(root, tmp_path, capsys):
   assert found['']['miou'] == result['miou']
   labels = [picture(2 + i)[1] for i in range(2)]
   assert found['original']['pixels'] == sum((x != 255).sum() for x in labels)
-  network = restore.load(tmp_path / 'run')
-  assert network.facts['accuracy']['protocol'] == 'paper'
-  exported = network._replace(facts={**network.facts, 'format': 1})
+
+
+def test_an_export_is_evaluated_by_squares_alone(root):
   split = opened(root)
-  args = (exported, split.split('test'), split.info, 2, 0)
-  assert measure.accuracy(*args)['miou'] == found['square']['miou']
+  images, info = split.split('test'), split.info
+  facts = {'accuracy': {'protocol': 'paper'}, 'image_size': 32}
+  of_run = artifact.Trained({}, None, facts)
+  exported = of_run._replace(facts={**facts, 'format': 1})
+  assert measure.protocol(of_run, info, images, '') == 'paper'
+  assert measure.protocol(of_run, info, images, 'original') == 'original'
+  assert measure.protocol(exported, info, images, '') == 'square'
   with pytest.raises(
     errors.ArgumentError, match='an export takes images of 32'
   ):
-    measure.accuracy(*args, 'paper')
+    measure.protocol(exported, info, images, 'paper')
+  with pytest.raises(errors.ArgumentError, match='the task is detection'):
+    measure.protocol(of_run, info._replace(task='detection'), images, 'paper')
 
 
 def feeds(root, workers, epoch=0):

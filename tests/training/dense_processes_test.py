@@ -25,19 +25,19 @@ def folder(tmp_path_factory):
   return place
 
 
-def counts(folder, task):
-  """What both processes counted of a task."""
-  return [dict(np.load(folder / f'{task}{i}.npz')) for i in range(2)]
+def counts(folder, name):
+  """What both processes counted in a run."""
+  return [dict(np.load(folder / f'{name}{i}.npz')) for i in range(2)]
 
 
-def alone(folder, task):
+def alone(folder, name):
   """What one process with two devices counts of the run's network."""
-  config = dense_worker.config_of(task)
+  config = dense_worker.config_of(name)
   config.mesh.data = 2
   parts = build.build(config)
   network, mesh = parts.exp.students['student'], parts.mesh
   shapes = dict(inspect.variables_of(network, parts.source.info.image_size))
-  variables = restore.restore(folder / task / 'student', shapes, mesh)
+  variables = restore.restore(folder / name / 'student', shapes, mesh)
   test = splits.split(config, parts, print, 'test')
   return dense_worker.counted(
     lambda: teacher.measure(network, variables, test, 4, mesh)
@@ -53,19 +53,21 @@ def of(kept, kind):
   }
 
 
-@pytest.mark.parametrize('task', dense_worker.TASKS)
-def test_two_processes_count_what_one_counts(folder, task):
-  first, second = counts(folder, task)
-  want, metric = alone(folder, task), tasks.find(task).headline.name
+@pytest.mark.parametrize(('name', 'task'), dense_worker.TASKS.items())
+def test_two_processes_count_what_one_counts(folder, name, task):
+  first, second = counts(folder, name)
+  want, task = alone(folder, name), tasks.find(task)
   assert {*first} == {*second} == {*want}
-  for name, value in want.items():
-    np.testing.assert_array_equal(first[name], value, err_msg=name)
-    np.testing.assert_array_equal(second[name], value, err_msg=name)
+  for key, value in want.items():
+    np.testing.assert_array_equal(first[key], value, err_msg=key)
+    np.testing.assert_array_equal(second[key], value, err_msg=key)
   sums, rows = of(want, 'sums'), of(want, 'rows')
   assert sums['images'] == few_scenes.COUNTS['test'] == 10
-  if task == 'segmentation':
+  if name == 'segmentation':
     labels = few_scenes.part('test').labels
     assert sums['confusion'].sum() == (labels != 255).sum()
-  figures = tasks.find(task).figures(sums, rows)
-  result = run_dir.Folder(folder / task).read('result.json')
-  assert result[metric] == figures[metric]
+  if name == 'detection':
+    assert (rows['detections'][..., 0] > 0).any()
+  result = run_dir.Folder(folder / name).read('result.json')
+  metric = task.headline.name
+  assert result[metric] == task.figures(sums, rows)[metric]

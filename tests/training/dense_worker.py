@@ -16,17 +16,26 @@ from tests import few_scenes
 from tests.cli import train_test
 from tests.training import detection_run_test
 
-TASKS = ('segmentation', 'detection')
+# The runs, and their tasks.
+TASKS = {
+  'segmentation': 'segmentation',
+  'shapes': 'segmentation',
+  'detection': 'detection',
+}
 
 
-def config_of(task):
+def config_of(name):
   """An epoch of four steps; the 10 test images are batches of 4, 4 and 2.
 
-  Segmentation stays on the devices, detection is streamed.
+  Segmentation stays on the devices, detection is streamed; images of three
+  shapes are batches of 4, 3 and 3, a device having 2.
   """
-  if task == 'segmentation':
+  if name != 'detection':
     config = train_test.configuration('ce').get_config('scenes_segmentation')
     config = few_scenes.smaller(config)
+    if name == 'shapes':
+      config.data.name = 'tests.few_scenes:opened_uneven'
+      config.data.eval_protocol, config.data.workers = 'paper', 0
   else:
     config = detection_run_test.config_of()
     config.data.device_mb, config.data.workers = 0, 0
@@ -67,10 +76,10 @@ def main(folder):
   distributed.start(heartbeat_timeout_seconds=100)  # heartbeats may come late
   picture.curves = lambda *_: None  # drawing takes longer than training
   folder = pathlib.Path(folder)
-  for task in TASKS:
-    place = run_dir.Folder(folder / task)
-    kept = counted(lambda task=task, to=place: run.train(config_of(task), to))
-    np.savez(folder / f'{task}{distributed.index()}.npz', **kept)
+  for name in TASKS:
+    place = run_dir.Folder(folder / name)
+    kept = counted(lambda name=name, to=place: run.train(config_of(name), to))
+    np.savez(folder / f'{name}{distributed.index()}.npz', **kept)
   print('done', distributed.count(), jax.device_count())
 
 
