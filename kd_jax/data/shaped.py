@@ -98,7 +98,7 @@ class Shaped(stream.Streamed):
     *,
     workers: int,
   ):
-    """Creates the split without reading an image.
+    """Reads the sides of all images, by which it groups them.
 
     Args:
       images: The split, with masks.
@@ -108,12 +108,13 @@ class Shaped(stream.Streamed):
       workers: The number of worker processes; 0 decodes in this process.
 
     Raises:
-      UsageError: The images cannot be evaluated so; see `check`.
+      UsageError: The images cannot be evaluated so (see `check`), one cannot be
+        read, or is too long for its width.
     """
     check(eval_protocol, info.task, images)
     super().__init__(images, info, mesh, workers=workers)
     self._is_original = eval_protocol == 'original'
-    self._groups: list[np.ndarray] = []  # the images of each shape
+    self._groups = self._grouped()
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """Returns feeds of all images, one shape after the other.
@@ -122,8 +123,6 @@ class Shaped(stream.Streamed):
     'original' with the sides of the mask, and 'index' and 'mask'; see
     `dataset.EvalSet`. Of a shape with few images a batch is smaller.
     """
-    if not self._groups:
-      self._groups = self._grouped()
     batches = [
       batch
       for group in self._groups
@@ -134,6 +133,7 @@ class Shaped(stream.Streamed):
     return stream.batches(items, 0, 0, self._workers)
 
   def _grouped(self) -> list[np.ndarray]:
+    """Returns the positions of the images of each shape."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in range(len(self._images)):
       shape = source.sides(self._images, i)
