@@ -37,6 +37,30 @@ def opened(image_size=0):
   return source.Source(info(), part)
 
 
+class Uneven:
+  """A split whose images have three widths, of which one is the height."""
+
+  def __init__(self, arrays):
+    self.arrays, self.labels = arrays, arrays.labels
+
+  def __len__(self):
+    return len(self.arrays)
+
+  def read(self, index):
+    image, target = self.arrays.read(index)
+    width = SIZE - 3 * (index % 3)
+    return image[:, :width], {'label': target['label'][:, :width]}
+
+
+def opened_uneven(image_size=0):
+  """Returns the data set, whose test images have several shapes."""
+  facts = opened(image_size).info._replace(
+    name='tests.few_scenes:opened_uneven'
+  )
+  splits = {'train': part('train'), 'test': Uneven(part('test'))}
+  return source.Source(facts, splits.__getitem__)
+
+
 @functools.cache
 def boxed(split):
   """The whole images of a split, with their objects."""

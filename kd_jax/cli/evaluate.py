@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--data', default='', help='as config.data.name')
   parser.add_argument('--split', default='test', help='train, val or test')
   parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
+  parser.add_argument(
+    '--eval_protocol', default='', help='as config.data.eval_protocol'
+  )
   parser.add_argument('--batch_size', type=int, default=256)
   parser.add_argument('--workers', type=int, default=0, help='that decode')
   parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
@@ -79,9 +82,15 @@ def main(argv: Sequence[str]) -> int:
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)
   images = opened.split(args.split)
-  figures = measure.accuracy(
-    trained, images, opened.info, args.batch_size, args.workers
-  )
+  with errors.keys('--'):
+    figures = measure.accuracy(
+      trained,
+      images,
+      opened.info,
+      args.batch_size,
+      args.workers,
+      args.eval_protocol,
+    )
   own = not args.network and not args.data
   changed = datasets.changed(trained, opened) if own else ''
   print(text(trained, opened.info, args.split, figures, changed))
@@ -119,6 +128,8 @@ def text(
     counted = f'{figures["correct"]} of {figures["images"]} images correct'
   else:
     counted = f'{figures["images"]} images'
+  if 'protocol' in figures:
+    counted += f', protocol {figures["protocol"]}'
   lines = [
     f'{where}: {counted}',
     f'{metric.text} {figures[metric.name]:.2f}%'

@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
     said = f'{accuracy["correct"]} of {of} correct ({value})'
   else:
     said = f'{metric.text} {value} on {of}'
+  if 'protocol' in accuracy:
+    said += f' by the protocol {accuracy["protocol"]}'
   lines = [
     f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, {said}'
   ]

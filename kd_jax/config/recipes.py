@@ -292,6 +292,8 @@ def voc(student: str) -> ConfigDict:
   config.data.name = 'voc:pascal'
   config.data.image_size = 513
   config.data.augment = 'segmentation'
+  config.data.eval_protocol = 'paper'
+  config.eval_batch_size = 16
   config.student = schema.network(student)
   _deeplab_schedule(config, epochs=50, batch_size=12, group=6)
   config.optimizer.nesterov = True

@@ -129,6 +129,9 @@ KEYS = (
     "'segmentation': 0, the background, which counts, or 255, which does not.",
     (0, 255), for_teacher=True, added=True,
   ),
+  Key('data.eval_protocol', 'square',
+      'How images with masks are evaluated; see the page "segmentation".',
+      ('square', 'paper', 'original'), for_teacher=True, added=True),
   Key(
     'data.crop_padding', 4, 'Pixels around an image before a crop_flip.',
     for_teacher=True,

@@ -85,6 +85,25 @@ def read(path: Any) -> np.ndarray:
   return decode(content, str(path))
 
 
+def sides(path: Any) -> tuple[int, int]:
+  """Returns the height and width of the image in a file, in pixels.
+
+  They are those of `read`, which decodes the image.
+
+  Args:
+    path: The path, of pathlib or of epath.
+
+  Raises:
+    UsageError: The file cannot be read, or holds no image.
+  """
+  try:
+    with path.open('rb') as file, Image.open(file, formats=_FORMATS) as image:
+      return image.height, image.width
+  except Exception:  # `read` says what is wrong
+    height, width = read(path).shape[:2]
+    return height, width
+
+
 def is_image(file: IO[bytes]) -> bool:
   """Returns whether the first bytes of a file are those of an image."""
   try:

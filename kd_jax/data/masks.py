@@ -89,6 +89,10 @@ class Checked:
     """Returns the number of images, N."""
     return len(self.images)
 
+  def sides(self, index: int) -> tuple[int, int]:
+    """Returns the height and width of an image, in pixels."""
+    return source.sides(self.images, index)
+
   def read(self, index: int) -> tuple[np.ndarray, source.Target]:
     """Returns the image [h,w,3] u8 at an index, and its targets.
 

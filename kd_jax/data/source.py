@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -82,6 +82,30 @@ class Images(Protocol):
     ...
 
 
+@runtime_checkable
+class WithSides(Protocol):
+  """Images whose sides are known before they are decoded."""
+
+  def sides(self, index: int) -> tuple[int, int]:
+    """Returns the height and width of an image, in pixels."""
+    ...
+
+
+def sides(images: Images, index: int) -> tuple[int, int]:
+  """Returns the height and width of an image of a split, in pixels.
+
+  It is decoded where the split knows no other way.
+
+  Args:
+    images: The split.
+    index: The image's position.
+  """
+  if isinstance(images, WithSides):
+    return images.sides(index)
+  height, width = images.read(index)[0].shape[:2]
+  return height, width
+
+
 @dataclasses.dataclass(frozen=True)
 class Arrays:
   """A split in memory, whose images all have the same size.
@@ -138,6 +162,10 @@ class Subset:
   def read(self, index: int) -> tuple[np.ndarray, Target]:
     """Returns the decoded image [h,w,3] u8 at an index, and its target."""
     return self.whole.read(int(self.chosen[index]))
+
+  def sides(self, index: int) -> tuple[int, int]:
+    """Returns the height and width of an image, in pixels."""
+    return sides(self.whole, int(self.chosen[index]))
 
 
 class Source:

@@ -116,7 +116,7 @@ class _EvalItems:
     return {**item, 'mask': self._mask[position]}
 
 
-def _batches(
+def batches(
   items: Any, first: int, batch_size: int, workers: int
 ) -> dataset.Feeds:
   """Returns batches of items that worker processes decode.
@@ -124,7 +124,8 @@ def _batches(
   Args:
     items: A random-access source for Grain.
     first: The position of the first item.
-    batch_size: The number of items in a batch of this process.
+    batch_size: The number of items in a batch of this process; 0 takes each
+      item as a batch.
     workers: The number of worker processes; 0 decodes in this process.
   """
   # Imported late, so that runs that stream nothing avoid a slow import and the
@@ -133,9 +134,10 @@ def _batches(
 
   if workers and not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's workers read flags
-  batches = grain.MapDataset.source(items)
-  batches = batches.slice(slice(first, None)).batch(batch_size)
-  stream = batches.to_iter_dataset(
+  sequence = grain.MapDataset.source(items).slice(slice(first, None))
+  if batch_size:
+    sequence = sequence.batch(batch_size)
+  stream = sequence.to_iter_dataset(
     grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFER)
   )
   if workers:
@@ -197,7 +199,7 @@ class Streamed:
     order = dataset.Order(self.size, batch_size, self._seed)
     rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)
-    return _batches(items, step * len(rows), len(rows), self._workers)
+    return batches(items, step * len(rows), len(rows), self._workers)
 
   def batch(self, arrays: dict[str, Any], feed: Any, key: jax.Array) -> Batch:
     """Returns the augmented batch of a feed; see `dataset.TrainSet`."""
@@ -211,7 +213,7 @@ class Streamed:
     decoder = Decoder(self._images, self._info.image_size)
     rows = sharding.rows(self._mesh, batch_size)
     items = _EvalItems(decoder, batch_size, rows)
-    return _batches(items, 0, len(rows), self._workers)
+    return batches(items, 0, len(rows), self._workers)
 
   def eval_batch(self, arrays: dict[str, Any], feed: Any) -> Batch:
     """Returns the batch of a feed; see `dataset.EvalSet`."""

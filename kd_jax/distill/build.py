@@ -42,9 +42,7 @@ def build(config: ConfigDict) -> Parts:
     phases_of(config, _stand_ins(2), 1)
   opened = open_source(config)
   info = opened.info
-  with errors.keys('config.data.'):  # labels are checked before all compiling
-    for split in ('train', 'test', *(['val'] if info.num_val else [])):
-      opened.split(split)
+  checks.check_splits(config, opened)
   config_lib.check_data(
     config,
     num_train=info.num_train,
@@ -145,6 +143,8 @@ def resident_bytes(config: ConfigDict, info: source.Info) -> int:
   counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
   if config.data.augment != 'crop_flip':
     counts.pop('train')  # they are cropped as they are decoded
+  if config.data.eval_protocol != 'square':
+    counts = {k: n for k, n in counts.items() if k == 'train'}  # others stream
   there = [n for split, n in counts.items() if resident(config, info, split)]
   return sum(there) * _image_bytes(info)
 

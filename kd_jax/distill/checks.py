@@ -6,6 +6,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from kd_jax import errors, models, tasks
+from kd_jax.data import shaped, source
 from kd_jax.methods import registry
 
 
@@ -25,6 +26,8 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
       "config.data.augment='segmentation' moves images with their masks, and "
       f"{data}: give 'crop_flip'"
     )
+  with errors.keys('config.data.'):
+    shaped.check(config.data.eval_protocol, task.name)
   if task.name == 'classification':
     return
   if not registry.method_class(config.method).is_dense:
@@ -49,6 +52,24 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
       "config.data.padding_mode='reflect' shows mirrored objects that have no "
       f"boxes, and {data}: give 'zero', or config.data.crop_padding=0"
     )
+
+
+def check_splits(config: ConfigDict, opened: source.Source) -> None:
+  """Opens all splits, whose labels are checked, before all compiling.
+
+  Args:
+    config: The configuration.
+    opened: The data set.
+
+  Raises:
+    UsageError: A label is no class, or the images cannot be evaluated as the
+      configuration says.
+  """
+  info = opened.info
+  with errors.keys('config.data.'):
+    for split in ('train', 'test', *(['val'] if info.num_val else [])):
+      opened.split(split)
+    shaped.check(config.data.eval_protocol, info.task, opened.split('test'))
 
 
 def check_networks(

@@ -75,6 +75,7 @@ def evaluate(
   params: dict[str, Any],
   model_state: dict[str, Any],
   frozen: Mapping[str, Any],
+  beat: Callable[[str], None] = lambda what: None,
 ) -> dict[str, dict[str, float]]:
   """Returns the accuracy of every network that the method predicts.
 
@@ -86,6 +87,8 @@ def evaluate(
     params: See `step.predict_step`.
     model_state: See `step.predict_step`.
     frozen: See `step.predict_step`.
+    beat: Is told of each batch that is dispatched, for which a program may have
+      been compiled.
 
   Returns:
     By name what `task.figures` returns; in classification 'top1' and, of more
@@ -93,9 +96,10 @@ def evaluate(
     (how many there are).
   """
   with contextlib.closing(split.eval_feeds(batch_size)) as feeds:
-    batches = [
-      counts(params, model_state, frozen, split.arrays, feed) for feed in feeds
-    ]
+    batches = []
+    for feed in feeds:
+      batches.append(counts(params, model_state, frozen, split.arrays, feed))
+      beat('a batch of the evaluation')
   return {
     name: task.figures(
       total([batch[name]['sums'] for batch in batches]),

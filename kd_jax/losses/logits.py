@@ -1,9 +1,16 @@
-"""Losses over logits: float32 scalars, the mean over the batch."""
+"""Losses over logits: float32 scalars, the mean over the batch.
+
+Where there is an argument `counted`, the rows N may be positions of images, and
+the mean is over those that count.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from kd_jax.losses import basic
+
+# What DIST's released code adds to the product of two rows' lengths.
+_EPSILON = 1e-8
 
 
 def classes(labels: jax.Array) -> jax.Array:
@@ -55,7 +62,12 @@ def kl_per_image(
   return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
-def kl(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
+def kl(
+  student: jax.Array,
+  teacher: jax.Array,
+  temperature: float,
+  counted: jax.Array | None = None,
+) -> jax.Array:
   """Returns the mean of `kl_per_image` over the batch.
 
   Args:
@@ -63,11 +75,13 @@ def kl(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
     teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
       them.
     temperature: The temperature T, by which both logits are divided.
+    counted: Which rows count, [N] bool; None counts all.
 
   Returns:
-    T^2 * KL(teacher || student), the mean over the batch, [] f32.
+    T^2 * KL(teacher || student), the mean over the rows that count, [] f32; 0
+    where none does.
   """
-  return kl_per_image(student, teacher, temperature).mean()
+  return _mean(kl_per_image(student, teacher, temperature), counted)
 
 
 def guided_kl(
@@ -91,8 +105,7 @@ def guided_kl(
   Source: Zhou et al., 2020 ("guided knowledge distillation"). Over an empty
   selection their code gives NaN; 0 is our choice.
   """
-  kl_values = jnp.where(guide, kl_per_image(student, teacher, temperature), 0.0)
-  return kl_values.sum() / jnp.maximum(guide.sum(), 1)
+  return kl(student, teacher, temperature, guide)
 
 
 def standardized(logits: jax.Array, epsilon: float = 1e-7) -> jax.Array:
@@ -123,6 +136,7 @@ def tckd(
   teacher: jax.Array,
   labels: jax.Array,
   temperature: float,
+  counted: jax.Array | None = None,
 ) -> jax.Array:
   """Returns DKD's target-class term, the divergence of two-way distributions.
 
@@ -136,9 +150,12 @@ def tckd(
     labels: Class indices, [N] i32, or class probabilities, [N,K] f32, of which
       the largest counts.
     temperature: The temperature T, by which both logits are divided.
+    counted: Which rows count, [N] bool; None counts all. The label of a row
+      that does not must be a class too.
 
   Returns:
-    T^2 * KL(teacher || student), the mean over the batch, [] f32.
+    T^2 * KL(teacher || student), the mean over the rows that count, [] f32; 0
+    where none does.
 
   Source: Zhao et al., CVPR 2022, equation 7; `dkd_loss` of mdistiller a08d46f.
   """
@@ -153,7 +170,7 @@ def tckd(
     )
     for x in _log_softened(student, teacher, temperature)
   )
-  return temperature**2 * _divergence(log_q, log_p).mean()
+  return temperature**2 * _mean(_divergence(log_q, log_p), counted)
 
 
 def nckd(
@@ -161,6 +178,7 @@ def nckd(
   teacher: jax.Array,
   labels: jax.Array,
   temperature: float,
+  counted: jax.Array | None = None,
 ) -> jax.Array:
   """Returns DKD's non-target-class term.
 
@@ -173,9 +191,12 @@ def nckd(
     labels: Class indices, [N] i32, or class probabilities, [N,K] f32, of which
       the largest counts.
     temperature: The temperature T, by which both logits are divided.
+    counted: Which rows count, [N] bool; None counts all. The label of a row
+      that does not must be a class too.
 
   Returns:
-    T^2 * KL(teacher || student), the mean over the batch, [] f32.
+    T^2 * KL(teacher || student), the mean over the rows that count, [] f32; 0
+    where none does.
 
   Source: Zhao et al., CVPR 2022, equation 7; `dkd_loss` of mdistiller a08d46f.
   """
@@ -187,11 +208,14 @@ def nckd(
       jax.lax.stop_gradient(teacher.astype(jnp.float32)),
     )
   )
-  return temperature**2 * _divergence(log_q, log_p).mean()
+  return temperature**2 * _mean(_divergence(log_q, log_p), counted)
 
 
 def inter_class(
-  student: jax.Array, teacher: jax.Array, temperature: float
+  student: jax.Array,
+  teacher: jax.Array,
+  temperature: float,
+  counted: jax.Array | None = None,
 ) -> jax.Array:
   """Returns DIST's inter-class term.
 
@@ -203,20 +227,25 @@ def inter_class(
     teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
       them.
     temperature: The temperature T, by which both logits are divided.
+    counted: Which rows count, [N] bool; None counts all.
 
   Returns:
-    T^2 * (1 - Pearson's correlation), the mean over images, [] f32.
+    T^2 * (1 - Pearson's correlation), the mean over the rows that count,
+    [] f32; T^2, with the gradient 0, where none does.
 
   Source: Huang et al., NeurIPS 2022, equation 9; `inter_class_relation` of
   DIST_KD 2418f18. The factor T^2 is that of its classification code, quoted
   from memory.
   """
   q, p = (jnp.exp(x) for x in _log_softened(student, teacher, temperature))
-  return temperature**2 * (1 - _correlation(q, p).mean())
+  return temperature**2 * (1 - _mean(_correlation(q, p), counted))
 
 
 def intra_class(
-  student: jax.Array, teacher: jax.Array, temperature: float
+  student: jax.Array,
+  teacher: jax.Array,
+  temperature: float,
+  counted: jax.Array | None = None,
 ) -> jax.Array:
   """Returns DIST's intra-class term.
 
@@ -228,16 +257,18 @@ def intra_class(
     teacher: The teacher's logits, the target, [N,K] f32; no gradient flows to
       them.
     temperature: The temperature T, by which both logits are divided.
+    counted: Which rows count, [N] bool; None counts all.
 
   Returns:
-    T^2 * (1 - Pearson's correlation), the mean over classes, [] f32.
+    T^2 * (1 - Pearson's correlation), the mean over classes, [] f32; T^2, with
+    the gradient 0, where no row counts.
 
   Source: Huang et al., NeurIPS 2022, equation 10; `intra_class_relation` of
   DIST_KD 2418f18. The factor T^2 is that of its classification code, quoted
   from memory.
   """
   q, p = (jnp.exp(x) for x in _log_softened(student, teacher, temperature))
-  return temperature**2 * (1 - _correlation(q.T, p.T).mean())
+  return temperature**2 * (1 - _correlation(q.T, p.T, counted).mean())
 
 
 def _one_hot(labels: jax.Array, count: int) -> jax.Array:
@@ -294,8 +325,15 @@ def _log_softened(
   )
 
 
+def _mean(values: jax.Array, counted: jax.Array | None) -> jax.Array:
+  """Returns the mean of values [N] over those that count, [N] bool or all."""
+  if counted is None:
+    return values.mean()
+  return jnp.where(counted, values, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
 def _correlation(
-  a: jax.Array, b: jax.Array, epsilon: float = 1e-8
+  a: jax.Array, b: jax.Array, counted: jax.Array | None = None
 ) -> jax.Array:
   """Returns Pearson's correlation of the rows of two matrices.
 
@@ -305,12 +343,21 @@ def _correlation(
   Args:
     a: A matrix, [M,n] f32.
     b: Another matrix, [M,n] f32.
-    epsilon: The constant added to the product of the rows' lengths, as in the
-      released code.
+    counted: Which columns count, [n] bool; None counts all.
 
   Returns:
     The correlation of each pair of rows, [M] f32.
   """
-  a, b = (x - x.mean(axis=-1, keepdims=True) for x in (a, b))
+  a, b = (_centred(x, counted) for x in (a, b))
   lengths = basic.length(a) * basic.length(b)
-  return (a * b).sum(axis=-1) / (lengths[:, 0] + epsilon)
+  return (a * b).sum(axis=-1) / (lengths[:, 0] + _EPSILON)
+
+
+def _centred(x: jax.Array, counted: jax.Array | None) -> jax.Array:
+  """Returns rows [M,n] without their means; what does not count is 0."""
+  if counted is None:
+    return x - x.mean(axis=-1, keepdims=True)
+  total = jnp.where(counted[None], x, 0.0).sum(axis=-1, keepdims=True)
+  return jnp.where(
+    counted[None], x - total / jnp.maximum(counted.sum(), 1), 0.0
+  )

@@ -1,7 +1,8 @@
 """DIST: the student's probabilities correlate with the teacher's.
 
 An image's probabilities are correlated over the classes (inter-class), a
-class's probabilities over the images of a batch (intra-class).
+class's probabilities over the images of a batch (intra-class). In a dense task
+each row of `task.logit_rows` is what an image is here.
 
 Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS
 2022; DIST_KD 2418f18 (segmentation/losses/dist_kd.py), which we follow. The
@@ -23,6 +24,7 @@ class Method(base.WithTeacher):
       'intra' are divided; both terms are multiplied by T^2.
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),
@@ -34,12 +36,13 @@ class Method(base.WithTeacher):
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd', 'inter' and 'intra'."""
-    student = feats['student']['logits']
-    teacher = feats['teacher']['logits']
+    rows = self.task.logit_rows(feats['student'], feats['teacher'], batch)
+    pair = rows.student, rows.teacher
+    given = *pair, self.dist_temperature, rows.counted
     return {
       **self.standard(feats, batch),
-      'inter': losses.inter_class(student, teacher, self.dist_temperature),
-      'intra': losses.intra_class(student, teacher, self.dist_temperature),
+      'inter': losses.inter_class(*given),
+      'intra': losses.intra_class(*given),
     }
 
   def pairs(self) -> tuple[tuple[str, str], ...]:

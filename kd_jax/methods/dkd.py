@@ -1,5 +1,7 @@
 """DKD: KD decoupled into the label's class and all other classes.
 
+In a dense task each row of `task.logit_rows` is what an image is here.
+
 Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022; mdistiller
 a08d46f (mdistiller/distillers/DKD.py), which we follow; the weight of 'dkd' is
 warmed up over 20 epochs (see configs/dkd.py).
@@ -25,6 +27,7 @@ class Method(base.WithTeacher):
       deviation 1 for 'dkd' (Sun et al., CVPR 2024).
   """
 
+  is_dense: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),
@@ -37,12 +40,12 @@ class Method(base.WithTeacher):
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd' and 'dkd'."""
-    student = feats['student']['logits']
-    teacher = feats['teacher']['logits']
+    rows = self.task.logit_rows(feats['student'], feats['teacher'], batch)
+    student, teacher = rows.student, rows.teacher
     if self.standardize:
       student, teacher = map(losses.standardized, (student, teacher))
     target, others = (
-      loss(student, teacher, batch['label'], self.temperature)
+      loss(student, teacher, rows.label, self.temperature, rows.counted)
       for loss in (losses.tckd, losses.nckd)
     )
     dkd = self.alpha * target + self.beta * others

@@ -159,7 +159,7 @@ class Method(base.WithTaps):
     widened: The least width of each level before the laterals, for version 'B'.
     guided: Whether 'kd' and 'fpd' learn only from images that the teacher
       classifies correctly. The pyramid's MSE remains a mean over the whole
-      batch.
+      batch. For classification alone: elsewhere no image is right or wrong.
     stop_grad_teacher_pyramid: Whether gradients through the teacher's side of
       the pyramid are stopped. False is the released behaviour; the sown metric
       'teacher_pyramid_rms' shows whether the pyramid shrinks.

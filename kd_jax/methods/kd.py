@@ -8,7 +8,7 @@ f6e5aa5 (0.1 CE + 9 KD, T=2).
 
 from typing import ClassVar
 
-from kd_jax import errors, losses
+from kd_jax import losses
 from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
@@ -20,7 +20,8 @@ class Method(base.Method):
     temperature: The temperature T, by which both logits are divided; the term
       is multiplied by T^2.
     standardize: Whether each image's logits are standardised to mean 0 and
-      deviation 1 first.
+      deviation 1 first; in a dense task those of each row of `task.logit_rows`,
+      and the term is a mean over the rows that count.
   """
 
   is_dense: ClassVar = True
@@ -32,16 +33,13 @@ class Method(base.Method):
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce' and 'kd'."""
     student, teacher = feats['student'], feats['teacher']
-    if self.standardize and self.task.name != 'classification':
-      raise errors.ArgumentError(
-        'standardize=True standardises the logits of a whole image, and the '
-        f'task is {self.task.name}: give False'
-      )
     if self.standardize:
+      rows = self.task.logit_rows(student, teacher, batch)
       kd = losses.kl(
-        losses.standardized(student['logits']),
-        losses.standardized(teacher['logits']),
+        losses.standardized(rows.student),
+        losses.standardized(rows.teacher),
         self.temperature,
+        rows.counted,
       )
     else:
       kd = self.task.distilled(student, teacher, batch, self.temperature)

@@ -132,7 +132,7 @@ def _recipe(group: Group, facts: Any) -> dict[str, Any]:
   args = {k: v for k, v in teacher['args'].items() if k != 'batch_norm'}
   origin = teacher['path'] or teacher['recipe']
   return {
-    'data': {key: config['data'][key] for key in groups_lib.DATA},
+    'data': {key: config['data'].get(key) for key in groups_lib.DATA},
     'version of the data': facts
     and {key: value for key, value in facts.items() if key not in _FACTS},
     'network': config['student'],
@@ -165,6 +165,8 @@ def _data(config: Mapping[str, Any]) -> str:
     parts.append(f'{data["val_fraction"]:g} of them held out')
   if data['image_size']:
     parts.append(f'{data["image_size"]} pixels')
+  if 'eval_protocol' in data:
+    parts.append(f'protocol {data["eval_protocol"]}')
   return ', '.join(parts)
 
 

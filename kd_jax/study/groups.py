@@ -11,8 +11,8 @@ from kd_jax.study.finished import Run
 
 # Keys that belong to a method; those of other methods need not be alike.
 _METHODS_OWN = ('method', 'method_args', 'weights', 'phases', 'trainable')
-# Keys of `data` that say which images there are.
-DATA = ('name', 'train_size', 'val_fraction', 'image_size')
+# Keys of `data` that say which images there are, and how they are evaluated.
+DATA = ('name', 'train_size', 'val_fraction', 'image_size', 'eval_protocol')
 _MOST_KEYS = 4  # in a group's name
 # It decides what is known as the best epoch, not how a network is trained.
 _UNCOMPARED = 'eval_every'

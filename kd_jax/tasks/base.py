@@ -26,6 +26,23 @@ class Metric(NamedTuple):
   text: str
 
 
+class LogitRows(NamedTuple):
+  """The predictions of two networks, row by row, for losses over logits.
+
+  Attributes:
+    student: The student's logits, [R,K] f32.
+    teacher: The teacher's logits, [R,K] f32.
+    label: What the rows are to predict: class indices, [R] i32, or class
+      probabilities, [R,K] f32.
+    counted: Which rows count, [R] bool; None counts all.
+  """
+
+  student: jax.Array
+  teacher: jax.Array
+  label: jax.Array
+  counted: jax.Array | None = None
+
+
 class Task(Protocol):
   """What methods, evaluation and reports must know of what a data set is for.
 
@@ -52,6 +69,12 @@ class Task(Protocol):
     self, student: Features, teacher: Features, batch: Batch, temperature: float
   ) -> jax.Array:
     """Returns the loss [] f32 of softened predictions against the teacher's."""
+    ...
+
+  def logit_rows(
+    self, student: Features, teacher: Features, batch: Batch
+  ) -> LogitRows:
+    """Returns what methods over logits compare, with the rows' labels."""
     ...
 
   def outputs(self, feats: Features) -> Any:

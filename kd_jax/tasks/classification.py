@@ -36,6 +36,13 @@ class Classification(base.OfLogits):
     del batch
     return losses.kl(student['logits'], teacher['logits'], temperature)
 
+  def logit_rows(
+    self, student: Features, teacher: Features, batch: Batch
+  ) -> base.LogitRows:
+    """Returns the logits [N,K] of the images."""
+    logits = student['logits'], teacher['logits']
+    return base.LogitRows(*logits, batch['label'])
+
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,K]."""
     return count(outputs, batch)

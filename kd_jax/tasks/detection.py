@@ -53,15 +53,28 @@ class Detection:
     Raises:
       UsageError: The networks do not have the same priors.
     """
-    pair = student['logits'], teacher['logits']
-    if pair[0].shape != pair[1].shape:
-      shapes = ' and '.join(str(x.shape[1:]) for x in pair)
-      raise errors.UsageError(
-        f'kd: logits of {shapes} (priors, classes): take a student and a '
-        'teacher with the same priors'
-      )
     classes, _ = _targets(student['priors'], batch)
-    return losses.multibox_kl(*pair, classes, temperature)
+    return losses.multibox_kl(*_logits(student, teacher), classes, temperature)
+
+  def logit_rows(
+    self, student: Features, teacher: Features, batch: Batch
+  ) -> base.LogitRows:
+    """Returns the logits of all priors; those that multibox selects count.
+
+    They are the positive priors and the background that the student finds
+    hardest (`losses.multibox_selected`); the label 0 is the background.
+
+    Raises:
+      UsageError: The networks do not have the same priors.
+    """
+    s, t = _logits(student, teacher)
+    classes, _ = _targets(student['priors'], batch)
+    return base.LogitRows(
+      s.reshape(-1, s.shape[-1]),
+      t.reshape(-1, t.shape[-1]),
+      classes.ravel(),
+      losses.multibox_selected(s, classes).ravel(),
+    )
 
   def outputs(self, feats: Features) -> Outputs:
     """Returns 'offsets', 'logits' and 'priors'."""
@@ -180,6 +193,18 @@ class Detection:
       _objects(rows), _detections(rows), rows['detections'].shape[1]
     )
     return {name: 100 * value for name, value in values.items()}
+
+
+def _logits(
+  student: Features, teacher: Features
+) -> tuple[jax.Array, jax.Array]:
+  s, t = student['logits'], teacher['logits']
+  if s.shape != t.shape:
+    raise errors.UsageError(
+      f'logits of {s.shape[1:]} and {t.shape[1:]} (priors, classes): take a '
+      'student and a teacher with the same priors'
+    )
+  return s, t
 
 
 def detections(outputs: Outputs) -> jax.Array:

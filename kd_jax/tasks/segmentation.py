@@ -15,6 +15,7 @@ import numpy as np
 
 from kd_jax import errors, losses
 from kd_jax.features import Batch, Features
+from kd_jax.models import layers
 from kd_jax.tasks import base
 
 
@@ -50,13 +51,29 @@ class Segmentation(base.OfLogits):
       UsageError: The two networks' scores have different shapes.
     """
     del batch
-    s, t = student['scores'], teacher['scores']
-    if s.shape != t.shape:
-      raise errors.UsageError(
-        f"the student's scores {s.shape[1:]} and the teacher's {t.shape[1:]} "
-        "must have one shape: choose networks with the same stride of 'stage1'"
-      )
-    return losses.kl_of_positions(s, t, temperature)
+    return losses.kl_of_positions(*_scores(student, teacher), temperature)
+
+  def logit_rows(
+    self, student: Features, teacher: Features, batch: Batch
+  ) -> base.LogitRows:
+    """Returns the scores of all positions; those with a label count.
+
+    The scores [N,h,w,K] are those of `distilled`, and the label of a position
+    is that of the pixel that is nearest to it. DIST's code for segmentation
+    takes rows in this way, and counts unlabelled ones too.
+
+    Raises:
+      UsageError: The two networks' scores have different shapes.
+    """
+    s, t = _scores(student, teacher)
+    label = nearest(batch['label'], *s.shape[1:3])
+    counted = (label >= 0) & (label < s.shape[-1])
+    return base.LogitRows(
+      s.reshape(-1, s.shape[-1]),
+      t.reshape(-1, t.shape[-1]),
+      jnp.where(counted, label, 0).ravel(),
+      counted.ravel(),
+    )
 
   def count(self, outputs: jax.Array, batch: Batch) -> base.Counts:
     """Returns `count` of the logits [N,H,W,K]."""
@@ -82,6 +99,38 @@ class Segmentation(base.OfLogits):
     return measures(sums)
 
 
+def _scores(
+  student: Features, teacher: Features
+) -> tuple[jax.Array, jax.Array]:
+  s, t = student['scores'], teacher['scores']
+  if s.shape != t.shape:
+    raise errors.UsageError(
+      f"the student's scores {s.shape[1:]} and the teacher's {t.shape[1:]} "
+      "must have one shape: choose networks with the same stride of 'stage1'"
+    )
+  return s, t
+
+
+def nearest(labels: jax.Array, height: int, width: int) -> jax.Array:
+  """Returns the labels of the pixels that are nearest to a map's positions.
+
+  The corners are aligned, as where scores are resized (`layers.resize`): of a
+  side n, position i of m is at the pixel i (n - 1) / (m - 1).
+
+  Args:
+    labels: The labels, [N,H,W] i32.
+    height: The rows h of the map.
+    width: The columns w of the map.
+
+  Returns:
+    [N,h,w] i32.
+  """
+  for axis, length in ((1, height), (2, width)):
+    position = np.rint(np.linspace(0, labels.shape[axis] - 1, length))
+    labels = jnp.take(labels, position.astype(np.int32), axis)
+  return labels
+
+
 def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   """Returns the sums over a batch from which `measures` computes metrics.
 
@@ -89,8 +138,11 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   exact up to 2^31 pixels, 8,000 images of 513 x 513 pixels; a split's matrices
   are added in float64 on the host (`evaluation.total`), exact up to 2^53.
 
+  Logits with other sides than the labels are resized to them, with the corners
+  aligned: the labels are those of the images before they were scaled.
+
   Args:
-    logits: The logits, [N,H,W,K] f32. A pixel with a NaN among its logits
+    logits: The logits, [N,h,w,K] f32. A pixel with a NaN among its logits
       counts as the class after its label's, which is wrong.
     batch: The batch, with 'label', [N,H,W] i32, and 'mask', [N] f32.
 
@@ -100,6 +152,7 @@ def count(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     'images': The number of images, [] i32.
   """
   classes = logits.shape[-1]
+  logits = layers.resize(logits, *batch['label'].shape[1:])
   images = batch['mask'] > 0
   values, labelled = losses.position_cross_entropies(logits, batch['label'])
   labelled &= images[:, None, None]
@@ -120,7 +173,7 @@ def count_classes(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   """Returns the sums over a batch for each class; see `ious`.
 
   Args:
-    logits: The logits, [N,H,W,K] f32.
+    logits: The logits, [N,h,w,K] f32; see `count`.
     batch: The batch; see `count`.
 
   Returns:

@@ -67,6 +67,7 @@ def evaluate(
   batch_size: int = 256,
   workers: int = 0,
   allow_imports: bool = False,
+  eval_protocol: str = '',
 ) -> dict[str, Any]:
   """Measures a trained network on a split, every image once.
 
@@ -77,16 +78,20 @@ def evaluate(
     batch_size: Images of a step.
     workers: Processes that decode; 0 decodes in this process.
     allow_imports: As for `load`; the data set may be an import path then, too.
+    eval_protocol: How images with masks are evaluated: 'square', 'paper' or
+      'original', as in `config.data.eval_protocol`. '' is as in the training,
+      and 'square' of an export, which takes squares alone.
 
   Returns:
     'images' and 'correct' (counts), 'top1' (percent), of more than 5 classes
     'correct5' and 'top5' too, 'loss' (mean cross-entropy), and 'classes': the
-    images, correct and top1 of each class. 'changed' says what has changed of
-    the network's own data since its training; it is there only then.
+    images, correct and top1 of each class. For images with masks there are
+    'miou' and others in place of top-1, and 'protocol'. 'changed' says what has
+    changed of the network's own data since its training; it is there only then.
 
   Raises:
-    UsageError: The data set has no such split, or other classes, or code
-      would be imported that is not allowed.
+    UsageError: The data set has no such split, or other classes, or cannot be
+      evaluated so, or code would be imported that is not allowed.
     RunError: The network's logits are no finite numbers.
   """
   if not isinstance(trained, artifact.Trained):
@@ -99,6 +104,8 @@ def evaluate(
   images = opened.split(split)
   changed = '' if data else datasets.changed(trained, opened)
   return {
-    **measure.accuracy(trained, images, opened.info, batch_size, workers),
+    **measure.accuracy(
+      trained, images, opened.info, batch_size, workers, eval_protocol
+    ),
     **({'changed': changed} if changed else {}),
   }

@@ -51,6 +51,7 @@ def _facts(
 ) -> dict[str, Any]:
   """Returns a run's facts, as network.json has them."""
   images, name = result['test_images'], tasks.headline(result).name
+  protocol = config.data.get('eval_protocol', 'square')
   is_counted = name == 'top1'  # an image is right or wrong
   return {
     'network': config.student.name,
@@ -70,6 +71,7 @@ def _facts(
       'images': images,
       **({'correct': round(result[name] * images / 100)} if is_counted else {}),
       **{key: result[key] for key in (name, 'top5') if key in result},
+      **({'protocol': protocol} if protocol != 'square' else {}),
     },
     'data': {
       **{key: config.data[key] for key in _DATA},

@@ -339,13 +339,12 @@ class Loop:
         self.state.params,
         self.state.model_state,
         self._frozen,
+        self._watchdog.beat,
       )
       for name, measures in values.items():
-        prefix = (
-          split if name == self._parts.deployed.name else f'{split}/{name}'
-        )
+        within = '' if name == self._parts.deployed.name else f'/{name}'
         accuracies |= {
-          f'{prefix}/{key}': value for key, value in measures.items()
+          f'{split}{within}/{key}': value for key, value in measures.items()
         }
     return accuracies
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from kd_jax import errors, tasks
-from kd_jax.data import source, stream
+from kd_jax.data import shaped, source
 from kd_jax.distill import evaluation
 from kd_jax.export import artifact
 from kd_jax.runtime import sharding
+from kd_jax.training import splits
 
 
 def accuracy(
@@ -19,6 +20,7 @@ def accuracy(
   info: source.Info,
   batch_size: int = 256,
   workers: int = 0,
+  eval_protocol: str = '',
 ) -> dict[str, Any]:
   """Returns the accuracy of a network over all images of a split.
 
@@ -28,25 +30,31 @@ def accuracy(
     info: The facts about the data set, at the network's image size.
     batch_size: The most images of a step.
     workers: The number of processes that decode; 0 decodes in this process.
+    eval_protocol: How images with masks are evaluated; '' is as the network
+      was in its training, an export by squares. See `shaped.PROTOCOLS`.
 
   Returns:
     A dict with the figures of the task, among them 'images' and 'loss' (mean
-    cross-entropy; an export of a detector has none), and 'classes': a list with
+    cross-entropy; an export of a detector has none), of images with masks
+    'protocol', which names how they were evaluated, and 'classes': a list with
     a dict for each class of 'name' and what `task.of_classes` returns, None
     where nothing counts. In classification it has 'correct' (a count) and
     'top1' (percent), of more than 5 classes 'correct5' and 'top5' too, and of
     each class 'images', 'correct' and 'top1'.
 
   Raises:
+    UsageError: The images cannot be evaluated by this protocol, or the network
+      is an export and takes squares alone.
     RunError: The loss is no finite number.
   """
   task = tasks.find(info.task)
+  how = protocol(found, info, images, eval_protocol)
   counts = artifact.counted(found.forward, task)
   names = found.facts['class_names']
   # The other values of a mask, such as `augment.VOID`, stay what they are.
   numbers = np.arange(max(256, len(names)), dtype=np.int32)
   numbers[: len(names)] = order(names, info.class_names)
-  split = stream.Streamed(images, info, sharding.make_mesh(1), workers=workers)
+  split = splits.streamed(images, info, sharding.make_mesh(1), how, workers)
   size = min(batch_size, len(images))
   with contextlib.closing(split.eval_feeds(size)) as feeds:
     batches = [
@@ -81,8 +89,40 @@ def accuracy(
     **{to: int(sums[key]) for key, to in correct.items() if key in sums},
     **{name: float(value) for name, value in figures.items()},
     'images': int(figures['images']),
+    **({'protocol': how} if info.task == 'segmentation' else {}),
     'classes': classes,
   }
+
+
+def protocol(
+  found: artifact.Trained,
+  info: source.Info,
+  images: source.Images,
+  asked: str,
+) -> str:
+  """Returns how a network is evaluated, one of `shaped.PROTOCOLS`.
+
+  Args:
+    found: The trained network.
+    info: The facts about the data set.
+    images: The images of the split.
+    asked: The protocol that is asked for; '' is as in `accuracy`.
+
+  Raises:
+    UsageError: The images or the network cannot be evaluated so.
+  """
+  if info.task != 'segmentation' or 'format' in found.facts:
+    how = asked or 'square'  # the program of an export takes squares
+  else:
+    how = asked or found.facts.get('accuracy', {}).get('protocol', 'square')
+  shaped.check(how, info.task, images)
+  if how != 'square' and 'format' in found.facts:
+    size = found.facts['image_size']
+    raise errors.ArgumentError(
+      f'eval_protocol={how!r}: an export takes images of {size}x{size} pixels '
+      "alone: give 'square', or the run's folder"
+    )
+  return how
 
 
 def _numbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from kd_jax import errors, models, tasks
+from kd_jax.data import shaped
 from kd_jax.distill import build, memory
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
@@ -75,6 +76,9 @@ def opening(
     f'{size}x{size}, {len(info.class_names)} classes',
     *(f'          {note}' for note in parts.source.notes),
   ]
+  if info.task == 'segmentation':
+    how = config.data.eval_protocol
+    lines.append(f'          protocol {how}: {shaped.PROTOCOLS[how]}')
   for name, network_costs in costs(parts).items():
     is_teacher = name in parts.exp.teachers
     network = config.teacher.name if is_teacher else config.student.name

@@ -254,7 +254,7 @@ def _written(
     },
     f'best_on_{split_name}': best[headline],
     f'best_on_{split_name}_epoch': best['epoch'],
-    'protocol': splits.protocol(parts.task),
+    'protocol': splits.protocol(config, parts.task),
     'wall_s': last['wall_s'],
     'time_s': {
       name: round(seconds, 3) for name, seconds in run.clock.seconds.items()

@@ -3,21 +3,31 @@
 from collections.abc import Callable
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kd_jax import tasks
-from kd_jax.data import augment, augment_masks, dataset, resident, stream
+from kd_jax.data import (
+  augment,
+  augment_masks,
+  dataset,
+  resident,
+  shaped,
+  source,
+  stream,
+)
 from kd_jax.distill import build
 
 
-def protocol(task: tasks.Task) -> str:
+def protocol(config: ConfigDict, task: tasks.Task) -> str:
   """Returns when and how the result of a run is measured.
 
   Args:
-    task: The task of its data set. Images with masks are scaled to squares; see
-      `source.fitted`.
+    config: The configuration of the run.
+    task: The task of its data set.
   """
-  how = ', square' if task.name == 'segmentation' else ''
+  is_masked = task.name == 'segmentation'
+  how = f', {config.data.eval_protocol}' if is_masked else ''
   return f'last epoch{how}'
 
 
@@ -45,18 +55,43 @@ def split(
 ) -> dataset.EvalSet:
   """Returns a split to evaluate: on the devices if it fits, else streamed.
 
+  By a protocol that keeps the images' shapes it is streamed.
+
   Args:
     config: The configuration of the run.
     parts: The parts of the run.
     say: A function that prints a line for the user.
     name: The name of the split.
   """
-  info = parts.source.info
-  if build.resident(config, info, name):
+  info, how = parts.source.info, config.data.eval_protocol
+  if how == 'square' and build.resident(config, info, name):
     return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
-  return stream.Streamed(
-    parts.source.split(name), info, parts.mesh, workers=config.data.workers
-  )
+  images = parts.source.split(name)
+  return streamed(images, info, parts.mesh, how, config.data.workers)
+
+
+def streamed(
+  images: source.Images,
+  info: source.Info,
+  mesh: Mesh,
+  eval_protocol: str,
+  workers: int,
+) -> dataset.EvalSet:
+  """Returns a split to evaluate, streamed.
+
+  Args:
+    images: The split.
+    info: The facts of its data set.
+    mesh: The devices.
+    eval_protocol: One of `shaped.PROTOCOLS`.
+    workers: The number of worker processes; 0 decodes in this process.
+
+  Raises:
+    UsageError: The images cannot be evaluated by this protocol.
+  """
+  if eval_protocol == 'square':
+    return stream.Streamed(images, info, mesh, workers=workers)
+  return shaped.Shaped(images, info, mesh, eval_protocol, workers=workers)
 
 
 def training(

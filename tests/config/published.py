@@ -34,6 +34,7 @@ class Schedule(NamedTuple):
   warmup: int = 0
   augment: str = 'crop_flip'
   image_size: int = 0
+  protocol: str = 'square'  # of the evaluation of masks
   group: int = 0  # images that share BatchNorm's statistics
   # Epochs, batch, rate, milestones, decay, Nesterov, resets of the teacher, and
   # the group if there is one.
@@ -112,6 +113,7 @@ _VOC = {
   'nesterov': True,
   'augment': 'segmentation',
   'image_size': 513,
+  'protocol': 'paper',
   'group': 6,
   'teacher': (
     50, 16, 0.007, ('poly', 0.9, 50, 0), 5e-4, False, (), 4

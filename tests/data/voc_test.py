@@ -1,5 +1,7 @@
 """Real JPEG, PNG and .mat files in VOC's and SBD's layouts."""
 
+import json
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -7,10 +9,12 @@ import scipy.io
 
 from kd_jax import config as config_lib
 from kd_jax import data, errors
+from kd_jax.cli import evaluate
 from kd_jax.data import augment_masks, stream
 from kd_jax.data.sets import voc
+from kd_jax.export import artifact
 from kd_jax.runtime import run_dir, sharding
-from kd_jax.training import run
+from kd_jax.training import measure, run
 
 TRAIN, VAL = ('2007_1', '2007_2'), ('2007_3', '2007_4')
 MORE = ('2008_5', '2008_6')
@@ -240,6 +244,7 @@ def trained(root, folder):
   config.data.name, config.data.image_size = f'voc:{root}', 32
   config.data.augment = 'segmentation'
   config.data.scale, config.data.flip = (20, 60), True
+  config.data.eval_protocol = 'paper'
   config.data.workers = 0
   config.epochs, config.batch_size, config.eval_batch_size = 1, 2, 2
   config.mesh.data = 1
@@ -253,7 +258,45 @@ def test_an_epoch_trains_through_the_real_reader(root, tmp_path):
   assert (result['steps'], result['train_images']) == (2, 4)
   assert result['headline'] == 'miou'
   assert 0 <= result['miou'] <= 100
-  assert result['protocol'] == 'last epoch, square'
+  assert result['protocol'] == 'last epoch, paper'
+  said = (tmp_path / 'run/log.txt').read_text()
+  assert 'protocol paper: images keep their aspect' in said
+
+
+@pytest.mark.drill
+def test_a_run_is_evaluated_by_the_protocol_that_is_asked_for(
+  root, tmp_path, capsys
+):
+  add_sbd(root)
+  result, found = trained(root, tmp_path / 'run'), {}
+  for protocol in ('', 'original', 'square'):
+    file = tmp_path / f'{protocol}.json'
+    arguments = [str(tmp_path / 'run'), f'--eval_protocol={protocol}']
+    assert evaluate.main([*arguments, f'--json={file}']) == 0
+    figures = found[protocol] = json.loads(file.read_text())
+    assert figures['protocol'] == (protocol or 'paper')
+    said = capsys.readouterr().out
+    assert f'2 images, protocol {figures["protocol"]}\n' in said
+  assert found['']['miou'] == result['miou']
+  labels = [picture(2 + i)[1] for i in range(2)]
+  assert found['original']['pixels'] == sum((x != 255).sum() for x in labels)
+
+
+def test_an_export_is_evaluated_by_squares_alone(root):
+  split = opened(root)
+  images, info = split.split('test'), split.info
+  facts = {'accuracy': {'protocol': 'paper'}, 'image_size': 32}
+  of_run = artifact.Trained({}, None, facts)
+  exported = of_run._replace(facts={**facts, 'format': 1})
+  assert measure.protocol(of_run, info, images, '') == 'paper'
+  assert measure.protocol(of_run, info, images, 'original') == 'original'
+  assert measure.protocol(exported, info, images, '') == 'square'
+  with pytest.raises(
+    errors.ArgumentError, match='an export takes images of 32'
+  ):
+    measure.protocol(exported, info, images, 'paper')
+  with pytest.raises(errors.ArgumentError, match='the task is detection'):
+    measure.protocol(of_run, info._replace(task='detection'), images, 'paper')
 
 
 def feeds(root, workers, epoch=0):

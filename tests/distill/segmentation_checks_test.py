@@ -33,7 +33,6 @@ def refused(config, message):
     ('data.name', 'cifar10', 'is a network for segmentation, and config.data.'),
     ('data.augment', 'random_resized_crop', 'moves no masks or boxes, and'),
     ('teacher.cache_logits', True, 'one vector of logits an image, and'),
-    ('method_args.standardize', True, 'config.method_args.standardize=True st'),
     ('batch_size', 1, 'a batch of 1 with bn_group_size=0'),
     ('bn_group_size', 1, 'a batch of 8 with bn_group_size=1'),
     ('accumulate_steps', 8, 'a batch of 1 with bn_group_size=0'),
@@ -56,6 +55,18 @@ def test_guided_needs_whole_images():
   config = config_of('fpd')
   config.method_args.guided = True
   refused(config, 'config.method_args.guided=True asks whether the teacher is')
+
+
+def test_only_images_of_several_shapes_have_a_protocol_for_shapes():
+  config = config_of()
+  config.data.eval_protocol = 'paper'
+  for task in ('classification', 'detection'):
+    with pytest.raises(errors.UsageError, match=f'and the task is {task}: '):
+      checks.check_method(config, tasks.find(task))
+  checks.check_method(config, tasks.find('segmentation'))
+  message = r"^config\.data\.eval_protocol='paper': it is for images of several"
+  with pytest.raises(errors.UsageError, match=message):
+    checks.check_splits(config, few_scenes.opened())
 
 
 def test_mirrored_borders_have_no_boxes():

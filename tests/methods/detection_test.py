@@ -1,4 +1,4 @@
-"""Methods that compare maps distil detectors; the others are refused."""
+"""Methods that compare maps or rows distil detectors; others are refused."""
 
 import jax
 import numpy as np
@@ -30,9 +30,10 @@ def config_of(method, **args):
     ('ofd', {'stages': (1, 2, 3, 4)}, 4),
     ('fitnet', {'taps': ('stage2',)}, 1),
     ('at', {'taps': ('stage2', 'stage3', 'stage4')}, 3),
+    ('dkd', {}, 1),
   ],
 )
-def test_maps_of_detectors_are_compared(method, args, taps):
+def test_maps_or_logits_of_detectors_are_compared(method, args, taps):
   parts = build.build(config_of(method, **args))
   (phase,) = parts.phases
   assert phase.exp.method.task.name == 'detection'

@@ -110,6 +110,7 @@ def test_other_data_are_named_and_not_compared(tmp_path):
   for key, value, shown in (
     ('data.train_size', 200, '200'),
     ('data.val_fraction', 0.1, '0.1'),
+    ('data.eval_protocol', 'paper', 'paper'),
     ('data.name', 'cifar100', 'cifar100'),
   ):
     folder = tmp_path / key

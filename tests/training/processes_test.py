@@ -32,11 +32,15 @@ SETS = [
 ]
 
 
-@pytest.fixture(scope='module', params=SETS)
-def trained(request, tmp_path_factory):
-  """The folder of some methods' runs, what both processes said, the methods."""
-  methods = request.param
-  folder = tmp_path_factory.mktemp('two')
+def of_two(folder, worker, *arguments, devices=2):
+  """What two processes say, with so many devices each, which end as one.
+
+  Args:
+    folder: The folder that both are given.
+    worker: The command.
+    *arguments: What follows the folder.
+    devices: The devices of each.
+  """
   with socket.socket() as free:
     free.bind(('', 0))
     port = free.getsockname()[1]
@@ -44,11 +48,11 @@ def trained(request, tmp_path_factory):
     started = [
       ending.enter_context(
         children.Child(
-          [*WORKER, str(folder), *methods],
+          [*worker, str(folder), *arguments],
           cwd=train_test.ROOT,
           env=train_test.environment(
             XLA_FLAGS=compiled.quick(),
-            JAX_NUM_CPU_DEVICES='2',
+            JAX_NUM_CPU_DEVICES=str(devices),
             JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
             JAX_NUM_PROCESSES='2',
             JAX_PROCESS_ID=str(i),
@@ -61,9 +65,18 @@ def trained(request, tmp_path_factory):
       for i in range(2)
     ]
     said = [process.communicate()[0] for process in started]
-    for process, out in zip(started, said, strict=True):
-      assert process.returncode == 0, out
-      assert 'done 2 4' in out
+  for process, out in zip(started, said, strict=True):
+    assert process.returncode == 0, out
+    assert f'done 2 {2 * devices}' in out
+  return said
+
+
+@pytest.fixture(scope='module', params=SETS)
+def trained(request, tmp_path_factory):
+  """The folder of some methods' runs, what both processes said, the methods."""
+  methods = request.param
+  folder = tmp_path_factory.mktemp('two')
+  said = of_two(folder, WORKER, *methods)
   return folder, said, methods
 
 

@@ -56,6 +56,7 @@ def test_a_resumed_run_equals_one_in_one_go_bit_for_bit(places):
   ]
   assert results[0]['steps'] == 2 * STEPS
   assert results[0]['headline'] == 'miou'
+  assert results[0]['protocol'] == 'last epoch, square'
   assert results[0]['miou'] == results[1]['miou'] > 0
 
 

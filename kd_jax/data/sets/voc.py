@@ -70,6 +70,10 @@ class Files:
     """Returns the number of images, N."""
     return len(self.pairs)
 
+  def sides(self, index: int) -> tuple[int, int]:
+    """Returns the height and width of an image, in pixels."""
+    return decode.sides(self.pairs[index].image)
+
   def read(self, index: int) -> tuple[np.ndarray, source.Target]:
     """Returns the image [h,w,3] u8 at an index, and 'label' [h,w] u8.
 
@@ -314,10 +318,6 @@ def _notes(
     f'({tested}) is both for choosing and the result, called test: the labels '
     "of VOC's test are not public"
   ]
-  notes.append(
-    "protocol 'square': an image of val is scaled to a square, and its mask to "
-    'the nearest labels'
-  )
   if (count, tested) != _KNOWN[kind]:
     notes.append(
       f'{kind} has {_KNOWN[kind][0]} training and {_KNOWN[kind][1]} images of '
