@@ -189,9 +189,12 @@ def _number(element: ElementTree.Element, name: str) -> float:
   text = element.findtext(name)
   if text is None:
     raise ValueError(f'<{element.tag}> has no <{name}>')
-  value = float(text)
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
   if not math.isfinite(value):
-    raise ValueError(f'<{name}> is {text.strip()}, no number of pixels')
+    raise ValueError(f'<{name}> is {text.strip()!r}, no number of pixels')
   return value
 
 
