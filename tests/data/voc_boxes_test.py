@@ -2,6 +2,7 @@
 
 import itertools
 
+from etils import epath
 import jax
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ from kd_jax.distill import build, checks
 from kd_jax.export import predict_template
 from kd_jax.runtime import run_dir, sharding
 from kd_jax.training import run, splits
-from tests.data import voc_test
+from tests.data import fuzz_test, voc_test
 
 PARTS = {
   ('VOC2007', 'trainval'): ('000005', '000007', '000009'),
@@ -248,6 +249,31 @@ def test_a_wrong_annotation_is_one_line_with_its_path(root, kind):
   assert said.startswith(f'no annotation {xml_of(root)}: ')
   assert message in said
   assert '\n' not in said
+
+
+def test_a_damaged_annotation_is_one_line_or_has_boxes_within_its_image(
+  tmp_path,
+):
+  path = epath.Path(tmp_path / 'x.xml')
+  rng = np.random.default_rng(0)
+  read, said = 0, []
+  for _ in range(300):
+    path.write_bytes(fuzz_test.damaged(GOOD.encode(), rng))
+    try:
+      found = voc_boxes.read_objects(path)
+    except errors.UsageError as error:
+      said.append(str(error))
+    else:
+      read += 1
+      boxes = found.boxes
+      assert len(boxes) == len(found.label) == len(found.difficult)
+      assert ((boxes >= 0) & (boxes <= 1)).all()
+      assert (boxes[:, 2:] > boxes[:, :2]).all()
+  assert read
+  assert said
+  for line in said:
+    assert line.startswith(f'no annotation {path}: ')
+    assert '\n' not in line
 
 
 def test_files_lists_and_folders_that_are_missing_are_one_line(root):
