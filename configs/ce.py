@@ -68,6 +68,40 @@ def scenes_detection() -> base.ConfigDict:
   return base.of_teacher(base.scenes_detection())
 
 
+def voc07_ssd_vgg16() -> base.ConfigDict:
+  """SSD300 with VGG16 on VOC 2007 and 2012, by ssd.pytorch.
+
+  Published: 77.43% mAP on VOC 2007's test (README of ssd.pytorch, whose VGG16
+  begins with ImageNet's weights; here it begins at random, so that less is to
+  be expected). The normalisation is ssd.pytorch's. Not yet run.
+
+    python -m kd_jax.main --config configs/ce.py:voc07_ssd_vgg16 \\
+      --config.data.name=voc_boxes:/data
+  """
+  config = base.voc_boxes('ssd300_vgg16')
+  config.data.mean = tuple(x / 255 for x in (123.0, 117.0, 104.0))
+  config.data.std = (1 / 255,) * 3
+  return config
+
+
+def voc07_ssd_r50() -> base.ConfigDict:
+  """SSD300 with ResNet50 on VOC 2007 and 2012: the teacher of OFD's detection.
+
+  A reconstruction; 76.79% mAP is recalled of the paper, and not verified. See
+  `ofd:voc07_ssd_r50_r18`. Not yet run.
+  """
+  return base.voc_boxes('ssd300_resnet50')
+
+
+def voc07_ssd_r18() -> base.ConfigDict:
+  """SSD300 with ResNet18 on VOC 2007 and 2012: OFD's student alone.
+
+  A reconstruction; 71.61% mAP is recalled of the paper, and not verified. See
+  `ofd:voc07_ssd_r50_r18`. Not yet run.
+  """
+  return base.voc_boxes('ssd300_resnet18')
+
+
 RECIPES = {
   'digits': digits,
   'cifar100_r20': cifar100_r20,
@@ -76,4 +110,7 @@ RECIPES = {
   'voc_r18': voc_r18,
   'voc_mobilenetv2': voc_mobilenetv2,
   'scenes_detection': scenes_detection,
+  'voc07_ssd_vgg16': voc07_ssd_vgg16,
+  'voc07_ssd_r50': voc07_ssd_r50,
+  'voc07_ssd_r18': voc07_ssd_r18,
 }

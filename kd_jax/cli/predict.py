@@ -21,7 +21,7 @@ from etils import epath
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import decode
+from kd_jax.data import augment_boxes, decode
 from kd_jax.data.sets import tree
 from kd_jax.export import artifact, predict_template
 from kd_jax.runtime import command
@@ -163,7 +163,8 @@ def objects(
   """
   names = found.facts['class_names']
   detections = artifact.detections(found.forward)
-  for batch, sides, images in _squared(found, paths, batch_size):
+  batches = _squared(found, paths, batch_size, augment_boxes.whole)
+  for batch, sides, images in batches:
     every = np.asarray(detections(found.weights, images))
     for path, side, rows in zip(batch, sides, every, strict=False):
       if not np.isfinite(rows).all():
@@ -175,11 +176,15 @@ def objects(
 
 
 def _squared(
-  found: artifact.Trained, paths: Sequence[pathlib.Path], batch_size: int
+  found: artifact.Trained,
+  paths: Sequence[pathlib.Path],
+  batch_size: int,
+  resized: Callable[[np.ndarray, int], np.ndarray] = decode.squared,
 ) -> Iterator[tuple[Sequence[pathlib.Path], list[tuple[int, int]], np.ndarray]]:
   """Yields paths, their images' widths and heights, and a batch [N,H,W,3] u8.
 
-  Images are resized whole. The last batch is padded.
+  Images are resized whole, as the network has seen them in its evaluation. The
+  last batch is padded.
   """
   size, count = found.facts['image_size'], min(batch_size, len(paths))
   for first in range(0, len(paths), count):
@@ -189,7 +194,7 @@ def _squared(
     for i, path in enumerate(batch):
       image = decode.read(path)
       sides.append((image.shape[1], image.shape[0]))
-      images[i] = decode.squared(image, size)
+      images[i] = resized(image, size)
     yield batch, sides, images
 
 

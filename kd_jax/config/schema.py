@@ -110,7 +110,8 @@ KEYS = (
       changes_result=False, for_teacher=True),
   Key(
     'data.augment', 'crop_flip', 'How training images are cropped.',
-    ('crop_flip', 'random_resized_crop', 'segmentation'), for_teacher=True,
+    ('crop_flip', 'random_resized_crop', 'segmentation', 'detection'),
+    for_teacher=True,
   ),
   Key(
     'data.area', (0.08, 1.0),

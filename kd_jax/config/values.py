@@ -11,7 +11,7 @@ def network(name: str, **args: Any) -> ConfigDict:
 
 
 def step_schedule(
-  value: float, milestones: tuple[int, ...], factor: float = 0.1
+  value: float, milestones: tuple[float, ...], factor: float = 0.1
 ) -> ConfigDict:
   """Returns the schedule of `value`, times `factor` at each milestone epoch."""
   return ConfigDict(

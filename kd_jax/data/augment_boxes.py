@@ -10,6 +10,7 @@ reaches the least one, as the paper says. Windows are not rounded to pixels
 here, and results are rounded to 8 bits.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,40 @@ class Boxed(NamedTuple):
   expand: float = 4.0
   crop: bool = True
   flip: bool = True
+
+
+def augmented(
+  rng: np.random.Generator,
+  image: np.ndarray,
+  target: Mapping[str, np.ndarray],
+  how: Boxed,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Returns an augmented image with its objects that are trained on.
+
+  Difficult objects are dropped first, so that no crop is chosen by them.
+
+  Args:
+    rng: The generator of all random numbers.
+    image: The image, [h,w,3] u8.
+    target: The objects: 'boxes' [M,4] f32 in corner form, in fractions of the
+      image, 'label' [M] i32, where -1 pads, and 'difficult' [M] bool.
+    how: The augmentation.
+
+  Returns:
+    The image [size,size,3] u8, and the objects in as many rows as before.
+  """
+  trained = (target['label'] >= 0) & ~target['difficult']
+  image, boxes, labels = augment(
+    rng, image, target['boxes'][trained], target['label'][trained], how
+  )
+  rows = slice(len(labels))
+  result = {
+    'boxes': np.zeros_like(target['boxes']),
+    'label': np.full_like(target['label'], -1),
+    'difficult': np.zeros_like(target['difficult']),
+  }
+  result['boxes'][rows], result['label'][rows] = boxes, labels
+  return image, result
 
 
 def augment(
@@ -90,6 +125,18 @@ def augment(
   fill = tuple(round(255 * value) for value in how.mean)
   result = shown(image, window, how.size, fill)
   return result, boxes.astype(np.float32), labels
+
+
+def whole(image: np.ndarray, size: int) -> np.ndarray:
+  """Returns the whole image at the size of a network's input; see `shown`.
+
+  Args:
+    image: The image, [h,w,3] u8.
+    size: The height and width of the result, in pixels.
+  """
+  if image.shape[:2] == (size, size):
+    return image
+  return shown(image, WHOLE, size)
 
 
 def shown(

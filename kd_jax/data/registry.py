@@ -18,11 +18,12 @@ from kd_jax.data.sets import (
   prepared,
   scenes,
   voc,
+  voc_boxes,
 )
 from kd_jax.runtime import run_dir
 
 # What the names of data sets in a folder or a file begin with.
-PLACES = ('folder:', 'npz:', 'voc:')
+PLACES = ('folder:', 'npz:', 'voc:', 'voc_boxes:')
 
 # The names that `open_source` takes, and what they stand for.
 SETS = {
@@ -35,6 +36,7 @@ SETS = {
   'folder:/path': 'image files: /path/train/<class>/*, also val/ and test/',
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
   'voc:/path': 'Pascal VOC 2012 for segmentation, with SBD if it is there',
+  'voc_boxes:/path': 'Pascal VOC 2007 and 2012 for detection',
   'package.module:name': "a function of the user's own that returns a Source",
   '<name>': 'what tensorflow-datasets has prepared as array_record',
   '<name>?label=KEY&image=KEY': 'the same, with other features of it',
@@ -102,9 +104,9 @@ def open_source(
   Args:
     name: 'digits', 'scenes_segmentation', 'scenes_detection', 'cifar10',
       'cifar100', 'tiny_imagenet', 'folder:/path', 'npz:/path/file.npz',
-      'voc:/path', 'package.module:name' for a function of the user's own (see
-      `_imported`), or any data set that tfds has prepared as
-      array_record.
+      'voc:/path', 'voc_boxes:/path', 'package.module:name' for a function of
+      the user's own (see `_imported`), or any data set that tfds has prepared
+      as array_record.
     train_size: The number of training images to keep, as a fixed stratified
       subset; 0 keeps all.
     val_fraction: The fraction of the training images that is held out of
@@ -147,6 +149,8 @@ def open_source(
     )
   elif name.startswith('voc:'):
     whole = voc.open_voc(name, image_size, home)
+  elif name.startswith('voc_boxes:'):
+    whole = voc_boxes.open_voc_boxes(name, image_size, home)
   elif is_imported(name):
     whole = _imported(name, image_size)
   else:
@@ -254,9 +258,8 @@ def _check_name(name: str, data_dir: str) -> None:
   hint = f'; did you mean {matches[0]!r}?' if matches else ''
   raise errors.UsageError(
     f'unknown data set {name!r}{hint}; there are {", ".join(names)}, '
-    "'folder:/path', 'npz:/path/file.npz', 'voc:/path', and what tfds has "
-    'prepared in '
-    f'{prepared.root(data_dir)}'
+    "'folder:/path', 'npz:/path/file.npz', 'voc:/path', 'voc_boxes:/path', and "
+    f'what tfds has prepared in {prepared.root(data_dir)}'
   )
 
 

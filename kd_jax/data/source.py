@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.data import augment_masks, decode
+from kd_jax.data import augment_boxes, augment_masks, decode
 from kd_jax.runtime import screen
 
 
@@ -237,8 +237,9 @@ def fitted(
   Args:
     image: The decoded image, [h,w,3] u8.
     target: Its target. With a mask, 'label' [h,w] u8, the whole image is scaled
-      to a square, and the mask to the nearest labels; boxes are of an image of
-      this size.
+      to a square, and the mask to the nearest labels. With 'boxes', which are
+      in fractions of the image, it is scaled without averaging pixels, as in
+      training.
     size: The height and width of the network's input, in pixels.
 
   Returns:
@@ -250,11 +251,13 @@ def fitted(
   if set(target) == {'label'} and target['label'].shape == image.shape[:2]:
     image, mask = augment_masks.resized(image, target['label'], size, size)
     return image, {'label': mask}
+  if 'boxes' in target:
+    return augment_boxes.whole(image, size), target
   if image.shape[:2] != (size, size):
     raise errors.UsageError(
-      f'an image of {image.shape[1]}x{image.shape[0]} pixels has boxes or a '
-      f'mask of other sides, which are not resized to {size}: give images of '
-      f'{size} pixels'
+      f'an image of {image.shape[1]}x{image.shape[0]} pixels has a mask of '
+      f'other sides, which is not resized to {size}: give images of {size} '
+      'pixels'
     )
   return image, target
 

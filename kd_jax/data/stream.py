@@ -13,7 +13,14 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from kd_jax.data import augment, augment_masks, dataset, decode, source
+from kd_jax.data import (
+  augment,
+  augment_boxes,
+  augment_masks,
+  dataset,
+  decode,
+  source,
+)
 from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
@@ -32,6 +39,7 @@ class Decoder:
       resized crop takes; () fits the whole image.
     seed: The seed of the crops, which also depend on the epoch and the image.
     masked: How images with masks are augmented; None does not.
+    boxed: How images with boxes are augmented; None does not.
   """
 
   images: source.Images
@@ -39,6 +47,7 @@ class Decoder:
   area: tuple[float, ...] = ()
   seed: int = 0
   masked: augment_masks.Masked | None = None
+  boxed: augment_boxes.Boxed | None = None
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
     """Returns an item: 'image' [size,size,3] u8, its targets, 'index' i32."""
@@ -50,6 +59,9 @@ class Decoder:
         rng, image, target['label'], self.masked
       )
       targets = {'label': mask}
+    elif self.boxed is not None:
+      assert isinstance(target, dict)  # `build.build` checks
+      image, targets = augment_boxes.augmented(rng, image, target, self.boxed)
     elif self.area:
       assert not isinstance(target, dict)  # `build.build` checks
       least, most = self.area
@@ -168,6 +180,7 @@ class Streamed:
     crop_flip: augment.CropFlip | None = None,
     area: tuple[float, ...] = (),
     masked: augment_masks.Masked | None = None,
+    boxed: augment_boxes.Boxed | None = None,
   ):
     """Creates the split without reading an image.
 
@@ -184,18 +197,22 @@ class Streamed:
       crop_flip: The augmentation on the device; None for none.
       area: The range of the random resized crops; see `Decoder.area`.
       masked: How images with masks are augmented; see `Decoder.masked`.
+      boxed: How images with boxes are augmented; see `Decoder.boxed`.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
     self._images, self._info, self._mesh = images, info, mesh
     self._workers = workers
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
-    self._crop_flip, self._area, self._masked = crop_flip, area, masked
+    self._crop_flip, self._area = crop_flip, area
+    self._masked, self._boxed = masked, boxed
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
     size, batch_size = self._info.image_size, self._batch_size
-    decoder = Decoder(self._images, size, self._area, self._seed, self._masked)
+    decoder = Decoder(
+      self._images, size, self._area, self._seed, self._masked, self._boxed
+    )
     order = dataset.Order(self.size, batch_size, self._seed)
     rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)

@@ -21,11 +21,12 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
     UsageError: One of them is for classification alone.
   """
   data = f'config.data.name={config.data.name!r} is for {task.name}'
-  if config.data.augment == 'segmentation' != task.name:
-    raise errors.UsageError(
-      "config.data.augment='segmentation' moves images with their masks, and "
-      f"{data}: give 'crop_flip'"
-    )
+  for kind, targets in (('segmentation', 'masks'), ('detection', 'boxes')):
+    if config.data.augment == kind != task.name:
+      raise errors.UsageError(
+        f'config.data.augment={kind!r} moves images with their {targets}, and '
+        f"{data}: give 'crop_flip'"
+      )
   with errors.keys('config.data.'):
     shaped.check(config.data.eval_protocol, task.name)
   if task.name == 'classification':
@@ -39,7 +40,7 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
   if config.data.augment == 'random_resized_crop':
     raise errors.UsageError(
       "config.data.augment='random_resized_crop' moves no masks or boxes, and "
-      f"{data}: give 'crop_flip', or with masks 'segmentation'"
+      f"{data}: give 'crop_flip' or {task.name!r}"
     )
   if config.teacher.cache_logits:
     raise errors.UsageError(

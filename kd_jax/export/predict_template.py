@@ -259,13 +259,21 @@ def fit(image, size):
   return image.resize(sides, 2).crop(box)  # 2: bilinear
 
 
-def read(path, size, is_whole=False):
+def resized(image, size, task):
+  """Returns a Pillow image at a network's size, as it saw those of its data."""
+  if task == 'detection':  # 1: EXTENT, which averages no pixels; 2: bilinear
+    return image.transform((size, size), 1, (0, 0, *image.size), 2)
+  whole = task == 'segmentation'
+  return image.resize((size, size), 2) if whole else fit(image, size)
+
+
+def read(path, size, task=None):
   """Returns a file's images [N,size,size,3] u8, labels or None, and sides.
 
   Args:
     path: The file.
     size: The height and width of the network's images, in pixels.
-    is_whole: Whether an image file is resized whole, and not cropped.
+    task: The network's task.
 
   Returns:
     The images, labels [N] or [N,size,size] where the file has them, and the
@@ -292,8 +300,8 @@ def read(path, size, is_whole=False):
   except Exception as error:  # what a damaged file causes is open
     raise ValueError(f'{path}: {str(error) or type(error).__name__}') from error
   sides = image.size
-  if sides != (size, size):  # 2: bilinear
-    image = image.resize((size, size), 2) if is_whole else fit(image, size)
+  if sides != (size, size):
+    image = resized(image, size, task)
   return np.asarray(image)[None], None, sides
 
 
@@ -356,7 +364,7 @@ def predict(facts, forward, path):
   task = facts.get('task')
   is_dense, finds = task == 'segmentation', task == 'detection'
   size, names = facts['image_size'], facts['class_names']
-  images, labels, sides = read(path, size, is_dense or finds)
+  images, labels, sides = read(path, size, task)
   count = max(1, 2**22 // size**2) if is_dense else 256  # images of a step
   chosen = []
   for i in range(0, len(images), count):

@@ -207,7 +207,7 @@ def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_folder(data: str) -> str:
   kind, colon, path = data.partition(':')
-  if not colon or kind not in ('npz', 'folder', 'voc'):
+  if not colon or kind not in ('npz', 'folder', 'voc', 'voc_boxes'):
     return data
   return f'{kind}:{pathlib.PurePath(path).name}'
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from kd_jax import tasks
 from kd_jax.data import (
   augment,
+  augment_boxes,
   augment_masks,
   dataset,
   resident,
@@ -118,13 +119,18 @@ def training(
   if how == 'crop_flip' and build.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
-  masked = None
+  masked = boxed = None
   if how == 'segmentation':  # mirrors too
     masked = augment_masks.Masked(
       info.image_size,
       tuple(data_options.scale),
       data_options.pad_label,
       data_options.flip,
+    )
+    common['crop_flip'] = None
+  if how == 'detection':  # mirrors too
+    boxed = augment_boxes.Boxed(
+      info.image_size, info.mean, flip=data_options.flip
     )
     common['crop_flip'] = None
   return stream.Streamed(
@@ -135,5 +141,6 @@ def training(
     steps=parts.total_steps,
     area=tuple(data_options.area) if how == 'random_resized_crop' else (),
     masked=masked,
+    boxed=boxed,
     **common,
   )

@@ -29,6 +29,7 @@ ABSENT = {
   'imagenet2012': (1000, 224),
   'folder:photos': (4, 224),
   'voc:pascal': (21, 513),
+  'voc_boxes:pascal': (20, 300),
 }
 BATCH = 8  # images of the two steps; a recipe's own batch is traced
 LARGEST = 97  # pixels of their side, as a larger image costs minutes
@@ -74,6 +75,8 @@ def task_of(config):
   name = config.data.name
   if name.startswith('voc:'):
     return tasks.find('segmentation')
+  if name.startswith('voc_boxes:'):
+    return tasks.find('detection')
   dense = name.startswith('scenes_')
   return tasks.find(name.partition('_')[2] if dense else 'classification')
 

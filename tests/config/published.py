@@ -119,6 +119,17 @@ _VOC = {
     50, 16, 0.007, ('poly', 0.9, 50, 0), 5e-4, False, (), 4
   ),
 }  # fmt: skip
+_SSD_DROPS = (80_000 / 517, 100_000 / 517)  # steps, of 517 an epoch
+_SSD = {
+  'data': 'voc_boxes:pascal',
+  'epochs': 232,  # 119,944 steps of 120,000
+  'batch': 32,
+  'rate': 1e-3,
+  'milestones': _SSD_DROPS,
+  'augment': 'detection',
+  'image_size': 300,
+  'teacher': (232, 32, 1e-3, _SSD_DROPS, 5e-4, False, ()),
+}
 _OFD = {
   'epochs': 200,
   'rate': 0.1,
@@ -159,6 +170,13 @@ SCHEDULES = {
   'voc teacher': Schedule(
     'pytorch-deeplab-xception, train_voc.sh', 'code',
     **{**_VOC, 'batch': 16, 'nesterov': False, 'group': 4},
+  ),
+  'ssd': Schedule(
+    'ssd.pytorch 5b0b77f', 'code', **_SSD,
+    mean=_of_255(123.0, 117.0, 104.0), std=_of_255(1.0, 1.0, 1.0),
+  ),
+  'ssd ofd': Schedule(
+    "kd_jax: ssd.pytorch's, with ImageNet's normalisation", 'ours', **_SSD
   ),
   'ffsd': Schedule(
     'FFSD d5cfda9', 'code', epochs=299, batch=128, rate=0.1,
@@ -540,6 +558,12 @@ def _more() -> dict[str, Row]:
     ),
     'ofd:voc_r101_mobilenetv2': Row(
       'voc ofd', 'ofd voc', 'deeplab_resnet101', 'deeplab_mobilenetv2:decoder'
+    ),
+    'ce:voc07_ssd_vgg16': Row('ssd', 'ce', '', 'ssd300_vgg16'),
+    'ce:voc07_ssd_r50': Row('ssd ofd', 'ce', '', 'ssd300_resnet50'),
+    'ce:voc07_ssd_r18': Row('ssd ofd', 'ce', '', 'ssd300_resnet18'),
+    'ofd:voc07_ssd_r50_r18': Row(
+      'ssd ofd', 'ofd imagenet', 'ssd300_resnet50', 'ssd300_resnet18'
     ),
     'ofd:imagenet_r152_r50': Row(
       'imagenet ofd', 'ofd imagenet', 'resnet152', 'resnet50'

@@ -14,7 +14,7 @@ Sources: Everingham et al., "The Pascal Visual Object Classes Challenge", 2010;
 Hariharan et al., "Semantic Contours from Inverse Detectors", ICCV 2011 (SBD).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import io
@@ -45,10 +45,10 @@ _NAME = re.compile(r'[A-Za-z0-9_-]+')  # of an image in a list
 
 
 class Pair(NamedTuple):
-  """Where an image is, and its mask (.png, or SBD's .mat)."""
+  """Where an image is, and its mask (.png, or SBD's .mat) or objects (.xml)."""
 
   image: epath.Path
-  mask: epath.Path
+  target: epath.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def read_mask(path: epath.Path) -> np.ndarray:
   if wrong:
     raise errors.UsageError(
       f'the mask {path} has labels that are no class from 0 to '
-      f'{len(CLASSES) - 1} and not {masks.VOID} (void): {_few(map(str, wrong))}'
+      f'{len(CLASSES) - 1} and not {masks.VOID} (void): {few(map(str, wrong))}'
     )
   return mask
 
@@ -200,14 +200,17 @@ def open_voc(
   pairs = {**more, **of_voc(train)}
   if both := [n for n in train if n in test]:
     raise errors.UsageError(
-      f'{lists}: train.txt and val.txt share {len(both)} images ({_few(both)})'
+      f'{lists}: train.txt and val.txt share {len(both)} images ({few(both)})'
     )
   order = [n for n in dict.fromkeys((*train, *more)) if n not in test]
   splits = {
     'train': Files(tuple(pairs[n] for n in order)),
     'test': Files(tuple(test.values())),
   }
-  _check_there(root, splits)
+  by_split = {name: files.pairs for name, files in splits.items()}
+  check_there(root, by_split, 'mask')
+  if not order:
+    raise errors.UsageError(f'{root}: all training images are in val.txt')
   info = source.Info(
     name=name,
     class_names=CLASSES,
@@ -216,7 +219,7 @@ def open_voc(
     num_test=len(test),
     mean=_MEAN,
     std=_STD,
-    fingerprint=_fingerprint(root, splits, home),
+    fingerprint=fingerprint(root, by_split, home),
     task='segmentation',
     place=gcs.absolute(root),
   )
@@ -286,8 +289,19 @@ def _more(
   return {}, ''
 
 
-def _check_there(root: epath.Path, splits: dict[str, Files]) -> None:
-  """Raises UsageError, with the first and their number, for missing files."""
+def check_there(
+  root: epath.Path, splits: Mapping[str, Sequence[Pair]], target: str
+) -> None:
+  """Checks that all files that lists name are there.
+
+  Args:
+    root: The folder of the data set, for the message.
+    splits: The files of each split.
+    target: What an image's other file is, such as 'mask'.
+
+  Raises:
+    UsageError: Files are missing; it names the first and says how many.
+  """
 
   @functools.cache
   def names(folder: epath.Path) -> set[str]:
@@ -295,16 +309,14 @@ def _check_there(root: epath.Path, splits: dict[str, Files]) -> None:
       {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     )
 
-  for place, what in enumerate(('image', 'mask')):
-    paths = [pair[place] for files in splits.values() for pair in files.pairs]
+  for place, what in enumerate(('image', target)):
+    paths = [pair[place] for pairs in splits.values() for pair in pairs]
     missing = [path for path in paths if path.name not in names(path.parent)]
     if missing:
       raise errors.UsageError(
         f'{root}: {len(missing)} of {len(paths)} {what}s that its lists name '
         f'are not there, the first is {missing[0]}'
       )
-  if not len(splits['train']):
-    raise errors.UsageError(f'{root}: all training images are in val.txt')
 
 
 def _notes(
@@ -326,15 +338,23 @@ def _notes(
   return tuple(notes)
 
 
-def _fingerprint(
-  root: epath.Path, splits: dict[str, Files], home: epath.Path | None
+def fingerprint(
+  root: epath.Path,
+  splits: Mapping[str, Sequence[Pair]],
+  home: epath.Path | None,
 ) -> str:
-  """Returns a digest of splits, names and bytes of all images and masks."""
+  """Returns a digest of the splits, names and bytes of all files.
+
+  Args:
+    root: The folder of the data set.
+    splits: The files of each split.
+    home: The folder where digests of the files are kept; see `digests`.
+  """
   start = len(os.fspath(root)) + 1
   paths: dict[str, Any] = {}
   roles: dict[str, str] = {}
-  for split, files in splits.items():
-    for pair in files.pairs:
+  for split, pairs in splits.items():
+    for pair in pairs:
       for path in map(os.fspath, pair):
         paths[path[start:]] = path
         roles[path[start:]] = split
@@ -344,7 +364,8 @@ def _fingerprint(
   )
 
 
-def _few(names: Any) -> str:
+def few(names: Any) -> str:
+  """Returns the first five names of those given, in one line."""
   shown = list(names)
   more = ', ...' if len(shown) > 5 else ''
   return ', '.join(errors.shown(name) for name in shown[:5]) + more
