@@ -15,7 +15,8 @@ as well as PyTorch can. Variants:
                'compile_mode', by default max-autotune
   bfloat16     as compiled, under autocast to bfloat16
 
-The networks are in torch_networks.py, the methods in torch_methods.py.
+The networks are in torch_networks.py, the methods in torch_methods.py. Those of
+segmentation and detection are in torch_dense.py, and are eager alone.
 
 Its argument is a JSON object. It prints one line of JSON that describes it;
 then, for each input line with a number of steps, how long they took:
@@ -37,6 +38,7 @@ import numpy as np
 from PIL import Image, ImageOps
 import torch
 from torch import nn
+import torch_dense
 import torch_methods
 import torch_networks
 
@@ -117,19 +119,17 @@ class Objective(nn.Module):
   def __init__(self, given: dict[str, Any], labels: np.ndarray):
     """Initialises random weights, for labels [M] of the training images."""
     super().__init__()
-    classes = given['classes']
     self.students = nn.ModuleDict(
-      {
-        name: torch_networks.ResNet(classes=classes, **given['student'])
-        for name in given['students']
-      }
+      {name: _network(given, 'student') for name in given['students']}
     )
     self.teacher = None
     networks = dict(self.students.items())
     if given['teacher']:
-      network = torch_networks.ResNet(classes=classes, **given['teacher'])
+      network = _network(given, 'teacher')
       self.teacher = networks['teacher'] = torch_networks.frozen(network)
     self.method = torch_methods.make(given, networks, labels)
+    if given['task'] in torch_dense.SUPERVISED:
+      self.method.supervised = torch_dense.SUPERVISED[given['task']]
     half = given['variant'] == 'bfloat16'
     self.dtype = torch.bfloat16 if half else torch.float32
 
@@ -158,6 +158,13 @@ class Objective(nn.Module):
       for path, parameter in module.named_parameters()
       if parameter.requires_grad
     }
+
+
+def _network(given: dict[str, Any], role: str) -> nn.Module:
+  args = given[role]
+  dense = args['name'] in torch_dense.NAMES
+  make = torch_dense.make if dense else torch_networks.ResNet
+  return make(classes=given['classes'], **args)
 
 
 def optimizers(
@@ -198,6 +205,7 @@ class Peer:
 
   def __init__(self, given: dict[str, Any]):
     self.given, self.variant = given, given['variant']
+    self.dense = given['task'] in torch_dense.SUPERVISED
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -229,7 +237,15 @@ class Peer:
       mode = {'zero': 'constant'}.get(given['padding_mode'], 'reflect')
       wide = np.pad(images, ((0, 0), edge, edge, (0, 0)), mode)
       self.images = torch.from_numpy(wide).to(self.device)
-      self.labels = torch.from_numpy(labels).to(self.device)
+      sizes = (given[key] for key in ('images', 'classes', 'image_size'))
+      targets = (
+        torch_dense.targets(given['task'], *sizes)
+        if self.dense
+        else {'label': labels}
+      )
+      self.targets = {
+        name: torch.from_numpy(x).to(self.device) for name, x in targets.items()
+      }
 
   def _loaded(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
     """Returns batches that worker processes make."""
@@ -252,24 +268,27 @@ class Peer:
       for start in range(0, count - size + 1, size):
         yield order[start : start + size]
 
-  def _augmented(self, index: torch.Tensor) -> torch.Tensor:
-    """Returns images [N,3,H,W] f32, cropped and flipped by one gather."""
+  def _augmented(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Returns a batch, whose images are cropped and flipped by one gather."""
     size, most = self.given['image_size'], 2 * self.given['padding']
     count, device = len(index), self.device
     inside = torch.arange(size, device=device)[None, :]
     y = torch.randint(0, most + 1, (count, 1), device=device) + inside
     x = torch.randint(0, most + 1, (count, 1), device=device) + inside
+    batch = {name: values[index] for name, values in self.targets.items()}
     if self.given['flip']:
       flipped = torch.rand((count, 1), device=device) < 0.5
       x = torch.where(flipped, x.flip(1), x)
+      if self.dense:
+        batch = torch_dense.flipped(batch, flipped)
     pixels = self.images[index[:, None, None], y[:, :, None], x[:, None, :]]
     images = (pixels.float() / 255 - self.mean) / self.std
     images = images.permute(0, 3, 1, 2)
-    return images if self.compiled else images.contiguous()
+    images = images if self.compiled else images.contiguous()
+    return batch | {'image': images, 'index': index}
 
   def _from_indices(self, index: torch.Tensor) -> torch.Tensor:
-    image, label = self._augmented(index), self.labels[index]
-    return self.objective({'image': image, 'label': label, 'index': index})
+    return self.objective(self._augmented(index))
 
   def step(self) -> None:
     """Trains one step."""
@@ -330,6 +349,20 @@ def native_bfloat16() -> bool:
   return is_supported is not None and is_supported()
 
 
+def left_out(given: dict[str, Any]) -> str:
+  """Returns why a variant cannot train what is asked for; '' if it can."""
+  known = (*torch_networks.SHAPES, *torch_dense.NAMES)
+  for network in (given['student'], given['teacher']):
+    if network and network['name'] not in known:
+      return f'it has no network {network["name"]!r}'
+  if given['task'] in torch_dense.SUPERVISED:
+    if given['variant'] != 'eager':
+      return 'of dense tasks there is an eager loop alone'
+    if given['padding']:
+      return 'it mirrors masks and boxes, and crops none'
+  return ''
+
+
 def main() -> None:
   """Answers requests until standard input ends."""
   arguments = json.loads(sys.argv[1])
@@ -343,10 +376,9 @@ def main() -> None:
   if arguments['variant'] == 'bfloat16' and not native_bfloat16():
     answer({'left_out': 'this device has no bfloat16 of its own'})
     return
-  for network in (arguments['student'], arguments['teacher']):
-    if network and network['name'] not in torch_networks.SHAPES:
-      answer({'left_out': f'it has no network {network["name"]!r}'})
-      return
+  if reason := left_out(arguments):
+    answer({'left_out': reason})
+    return
   peer = Peer(arguments)
   first_ms = peer.turn(1)
   peer.turn(_WARM_UP)
