@@ -495,7 +495,7 @@ def multibox(taps: Taps, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     taps['logits'].transpose(1, 2), classes, reduction='none'
   )
   hardness = entropies.detach().masked_fill(positive, -torch.inf)
-  order = hardness.argsort(1, descending=True, stable=True)
+  order = hardness.argsort(dim=1, descending=True, stable=True)
   ranks = order.argsort(1)
   count = (3 * positive.sum(1, keepdim=True)).clamp(max=classes.shape[1] - 1)
   counted = positive | (ranks < count)

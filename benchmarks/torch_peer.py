@@ -30,6 +30,7 @@ import json
 import os
 import random
 import re
+import resource
 import sys
 import time
 from typing import Any
@@ -205,6 +206,7 @@ class Peer:
 
   def __init__(self, given: dict[str, Any]):
     self.given, self.variant = given, given['variant']
+    self.before = _resident()
     self.dense = given['task'] in torch_dense.SUPERVISED
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.backends.cudnn.benchmark = True
@@ -325,20 +327,29 @@ class Peer:
     Args:
       compile_s: The seconds of the first step, with compilation.
     """
-    name, memory = f'{torch.get_num_threads()} CPU threads', None
+    name = f'{torch.get_num_threads()} CPU threads'
+    memory = _resident() - self.before
+    memory_by = "growth of PyTorch's resident memory"
     if self.device == 'cuda':
       name = torch.cuda.get_device_name()
       memory = torch.cuda.max_memory_allocated()
+      memory_by = "PyTorch's peak"
     students, method = self.objective.students, self.objective.method
     return {
       'compile_s': compile_s,
       'dtype': 'bfloat16' if self.variant == 'bfloat16' else 'float32',
       'hardware': name,
       'memory_bytes': memory,
+      'memory_by': memory_by,
       'params': sum(p.numel() for p in students.parameters()),
       'extra_params': sum(p.numel() for p in method.parameters()),
       'torch': torch.__version__,
     }
+
+
+def _resident() -> int:
+  """Returns the most bytes that were resident in this process so far."""
+  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def native_bfloat16() -> bool:
