@@ -40,6 +40,22 @@ def accuracy(
   Raises:
     RunError: The loss is no finite number.
   """
+  figures, _ = measured(found, images, info, batch_size, workers)
+  return figures
+
+
+def measured(
+  found: artifact.Trained,
+  images: source.Images,
+  info: source.Info,
+  batch_size: int = 256,
+  workers: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns `accuracy`, and the sums of `task.count` from which it comes.
+
+  Classes are numbered as the network numbers them. For the arguments and the
+  errors see `accuracy`.
+  """
   task = tasks.find(info.task)
   counts = artifact.counted(found.forward, task)
   names = found.facts['class_names']
@@ -77,12 +93,13 @@ def accuracy(
     for i, name in enumerate(names)
   ]
   correct = {'top1': 'correct', 'top5': 'correct5'}
-  return {
+  named = {
     **{to: int(sums[key]) for key, to in correct.items() if key in sums},
     **{name: float(value) for name, value in figures.items()},
     'images': int(figures['images']),
     'classes': classes,
   }
+  return named, sums
 
 
 def _numbered(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
