@@ -28,9 +28,9 @@ from collections.abc import Iterator
 import itertools
 import json
 import os
+import pathlib
 import random
 import re
-import resource
 import sys
 import time
 from typing import Any
@@ -328,7 +328,9 @@ class Peer:
       compile_s: The seconds of the first step, with compilation.
     """
     name = f'{torch.get_num_threads()} CPU threads'
-    memory = _resident() - self.before
+    memory = _resident()
+    if memory is not None and self.before is not None:
+      memory -= self.before
     memory_by = "growth of PyTorch's resident memory"
     if self.device == 'cuda':
       name = torch.cuda.get_device_name()
@@ -347,9 +349,16 @@ class Peer:
     }
 
 
-def _resident() -> int:
-  """Returns the most bytes that were resident in this process so far."""
-  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _resident() -> int | None:
+  """Returns the most bytes of this process in memory so far; None if unknown.
+
+  `getrusage` would give those of the process that started it, where they are
+  more.
+  """
+  status = pathlib.Path('/proc/self/status')
+  if not status.exists():
+    return None
+  return 1024 * int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1])
 
 
 def native_bfloat16() -> bool:

@@ -16,7 +16,7 @@ _LEAST, _MOST = 1.55, 2.5  # the side of a panel, in inches
 _NAMES = 24  # characters of a line of a column's title
 _LONGEST = 14  # characters of a class's name
 _OPAQUE = 0.75  # of a mask over the image
-_DARK = 0.45  # of the image below masks
+_DARK = 0.6  # of the image below masks
 _VOID = (255, 255, 255)
 
 
@@ -60,7 +60,7 @@ def draw(together: look_dense.Together, split: str) -> Any:
   wide, high = 2 + len(networks), len(together.images)
   side = min(_MOST, max(_LEAST, _WIDTH / wide))
   picture = figure.Figure(
-    figsize=(wide * side, high * side + 1.75), layout='constrained'
+    figsize=(wide * side, high * side + 1.2), layout='constrained'
   )
   title = _title(together, split, round(wide * side * 11))
   picture.suptitle(title, fontsize=10)
