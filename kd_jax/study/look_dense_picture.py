@@ -109,7 +109,7 @@ def columns(together: look_dense.Together) -> list[Column]:
     students.append(Column([label, method, _said(student, metric)], student))
   first = []
   for teacher, of in teachers.values():
-    whose = 'teacher' if len(of) == len(students) else f'of {", ".join(of)}'
+    whose = 'teacher' if len(teachers) == 1 else f'teacher of {", ".join(of)}'
     name = teacher.trained.facts['network']
     first.append(Column([whose, name, _said(teacher, metric)], teacher))
   return [
