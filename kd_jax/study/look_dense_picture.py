@@ -201,11 +201,11 @@ def _boxes(axes: Any, rows: np.ndarray, names: tuple[str, ...]) -> None:
     axes.add_patch(patches.Rectangle((x1, y1), x2 - x1, y2 - y1, **style))
     text = look.short(names[int(label)], _LONGEST)
     text += f' {score:.2f}' if score > 0 else ''
-    is_low = y1 > 0.12 * height
+    is_low = y1 > 0.07 * height
     is_right = x1 > 0.7 * width
     axes.text(
       x2 if is_right else x1,
-      y1 if is_low else y2,
+      y1,
       text,
       fontsize=7,
       va='bottom' if is_low else 'top',

@@ -1,5 +1,6 @@
 """The PyTorch peers of segmentation and detection train what we train."""
 
+import pathlib
 import re
 
 from flax import traverse_util
@@ -19,6 +20,7 @@ torch = pytest.importorskip('torch')
 torch_peer = torch_peer_test.torch_peer  # the fixture
 
 BATCH, SIZE, CLASSES = 2, 48, 5
+DENSE = pathlib.Path(pairing.__file__).parents[2] / 'benchmarks/dense.py'
 RECIPES = {
   'segmentation': ('deeplab_resnet10_small', 'deeplab_resnet18_small'),
   'detection': ('ssd48_resnet10', 'ssd48_resnet18'),
@@ -59,18 +61,50 @@ def of_ssd_resnet(shapes, state):
   return traverse_util.unflatten_dict(found)
 
 
+def objective(torch_peer, given):
+  """The networks and the method of a peer, unlike new ones."""
+  labels = np.zeros(4, int)
+  found = torch_peer.Objective(given, labels)
+  networks = {'student': found.students['student'], 'teacher': found.teacher}
+  for network in networks.values():
+    torch_peer_test.unlike_new(network)
+  # Made after that, as OFD's margins are the teacher's.
+  supervised = found.method.supervised
+  found.method = torch_peer.torch_methods.make(given, networks, labels)
+  found.method.supervised = supervised
+  return found
+
+
+def gradients(exp, theirs, batch):
+  """Our loss and the length of its gradient, with the weights of theirs."""
+  frozen = {'teacher': converted(exp.teachers['teacher'], theirs.teacher)}
+  student = converted(exp.students['student'], theirs.students['student'])
+  shapes = jax.eval_shape(lambda: step.init(exp, jnp.int32(0), frozen, batch))
+  method = torch_peer_test.converted_method(
+    {'params': shapes.params['method'], **shapes.model_state['method']},
+    theirs.method,
+  )
+  params = {'student': student.pop('params'), 'method': method.pop('params')}
+  exp = exp._replace(tx=optax.trace(0.0))  # whose state is the gradients
+  state = step.TrainState(
+    step=jnp.int32(0),
+    params=params,
+    model_state={'student': student, 'method': method},
+    opt_state=exp.tx.init(params),
+  )
+  after, scalars = jax.jit(
+    lambda: step.train_step(exp, jnp.int32(0), state, frozen, batch)
+  )()
+  return scalars['total'], float(optax.tree.norm(after.opt_state.trace))
+
+
 @pytest.mark.parametrize('name', RECIPES)
 def test_the_first_loss_and_its_gradients_are_ours(torch_peer, name):
   wanted = case.Wanted(*RECIPES[name], None, SIZE, CLASSES, BATCH, 1, 4, 1)
-  config = case.configured(f'benchmarks/dense.py:{name}', wanted)
+  config = case.configured(f'{DENSE}:{name}', wanted)
   exp = case.experiment(config, wanted)
   given = pairing.arguments(config, exp, wanted, name) | {'variant': 'eager'}
-  theirs = torch_peer.Objective(given, np.zeros(4, int))
-  networks = {'student': theirs.students['student'], 'teacher': theirs.teacher}
-  for network in networks.values():
-    torch_peer_test.unlike_new(network)
-  theirs.method = torch_peer.torch_methods.make(given, networks, np.zeros(4))
-  theirs.method.supervised = torch_peer.torch_dense.SUPERVISED[name]
+  theirs = objective(torch_peer, given)
   targets = case.targets(name, wanted)
   others = torch_peer.torch_dense.targets(name, 4, CLASSES, SIZE)
   for key, value in others.items():
@@ -81,36 +115,15 @@ def test_the_first_loss_and_its_gradients_are_ours(torch_peer, name):
     'index': np.arange(BATCH, dtype=np.int32),
     **{key: value[:BATCH] for key, value in targets.items()},
   }
-  frozen = {'teacher': converted(exp.teachers['teacher'], theirs.teacher)}
-  student = converted(exp.students['student'], theirs.students['student'])
-  ours = {**batch, 'label': batch['label'].astype(np.int32)}
-  shapes = jax.eval_shape(lambda: step.init(exp, jnp.int32(0), frozen, ours))
-  method = torch_peer_test.converted_method(
-    {'params': shapes.params['method'], **shapes.model_state['method']},
-    theirs.method,
-  )
-  params = {'student': student.pop('params'), 'method': method.pop('params')}
-  tx = optax.trace(0.0)  # whose state is the gradients
-  state = step.TrainState(
-    step=jnp.int32(0),
-    params=params,
-    model_state={'student': student, 'method': method},
-    opt_state=tx.init(params),
-  )
-  run = jax.jit(
-    lambda: step.train_step(
-      exp._replace(tx=tx), jnp.int32(0), state, frozen, ours
-    )
-  )
-  after, scalars = run()
+  batch['label'] = batch['label'].astype(np.int32)
+  ours, norm = gradients(exp, theirs, batch)
   tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
   tensors['label'] = tensors['label'].long()
   tensors['image'] = tensors['image'].permute(0, 3, 1, 2).contiguous()
   loss = theirs(tensors)
   loss.backward()
   # float32 over thousands of sums, in another order.
-  np.testing.assert_allclose(loss.item(), scalars['total'], rtol=1e-4)
-  norm = float(optax.tree.norm(after.opt_state.trace))
+  np.testing.assert_allclose(loss.item(), ours, rtol=1e-4)
   squares = [
     p.grad.square().sum() for p in theirs.parameters() if p.grad is not None
   ]
