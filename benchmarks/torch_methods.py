@@ -38,6 +38,11 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
   return F.cross_entropy(logits.float(), labels)
 
 
+def labelled(taps: Taps, batch: Batch) -> torch.Tensor:
+  """Returns the cross-entropy of a network's logits [N,K]."""
+  return cross_entropy(taps['logits'], batch['label'])
+
+
 def mse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
   """Returns the mean squared difference over all elements."""
   return F.mse_loss(a.float(), b.float())
@@ -68,12 +73,14 @@ class Method(nn.Module):
 
   Attributes:
     weights: The weight of each term, by its name.
+    supervised: The loss of a network's taps against the targets of a batch.
     temperature: The temperature of the logits.
   """
 
-  def __init__(self, weights: Mapping[str, float], temperature: float):
+  def __init__(self, weights: Mapping[str, float], temperature: float = 1.0):
     super().__init__()
     self.weights, self.temperature = dict(weights), temperature
+    self.supervised = labelled
 
   def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
     """Returns the weighted sum of all terms.
@@ -107,6 +114,14 @@ class Method(nn.Module):
       kd=lambda: kl(student, teacher, self.temperature),
       **own,
     )
+
+
+class CE(Method):
+  """The supervised loss of the student alone."""
+
+  def forward(self, feats: Mapping[str, Taps], batch: Batch) -> torch.Tensor:
+    """Returns the weighted loss; see `Method`."""
+    return self.total(ce=lambda: self.supervised(feats['student'], batch))
 
 
 class KD(Method):
@@ -208,13 +223,19 @@ class OFD(Method):
   """
 
   def __init__(
-    self, networks: Mapping[str, Any], stages: Sequence[int], **common: Any
+    self,
+    networks: Mapping[str, Any],
+    stages: Sequence[int | str],
+    divisors: Sequence[float] = (),
+    **common: Any,
   ):
     super().__init__(**common)
     self.stages = tuple(stages)
+    halving = [2.0**i for i in reversed(range(len(self.stages)))]
+    self.divisors = list(divisors) or halving
     student, teacher = networks['student'], networks['teacher']
     for i in self.stages:
-      tap = f'stage{i}_pre'
+      tap = _before(i)
       channels, width = student.channels[tap], teacher.channels[tap]
       connector = {
         'conv': nn.Conv2d(channels, width, 1, bias=False),
@@ -231,17 +252,24 @@ class OFD(Method):
 
     def distances() -> torch.Tensor:
       weighted = []
-      for place, i in enumerate(self.stages):
-        tap, connector = f'stage{i}_pre', getattr(self, f'connector{i}')
+      for i, divisor in zip(self.stages, self.divisors, strict=True):
+        tap, connector = _before(i), getattr(self, f'connector{i}')
         s, t = aligned(student[tap], teacher[tap])
         s = connector['bn'](connector['conv'](s))
         distance = _partial_l2(s, t, getattr(self, f'margin{i}'))
-        weighted.append(distance / 2 ** (len(self.stages) - 1 - place))
+        weighted.append(distance / divisor)
       return functools.reduce(torch.add, weighted)
 
-    return self.standard(
-      student['logits'], teacher['logits'], batch, ofd=distances
+    return self.total(
+      ce=lambda: self.supervised(student, batch),
+      kd=lambda: kl(student['logits'], teacher['logits'], self.temperature),
+      ofd=distances,
     )
+
+
+def _before(stage: int | str) -> str:
+  """Returns the tap before a stage's last ReLU."""
+  return f'{stage}_pre' if isinstance(stage, str) else f'stage{stage}_pre'
 
 
 def _margin(bn: nn.BatchNorm2d) -> torch.Tensor:
@@ -679,8 +707,8 @@ def make(
   """
   args = {'weights': given['weights'], **given['method_args']}
   name = given['method']
-  if name == 'kd':
-    return KD(**args)
+  if name in ('ce', 'kd'):
+    return {'ce': CE, 'kd': KD}[name](**args)
   if name == 'ffsd':
     return FFSD(networks, classes=given['classes'], **args)
   if name == 'crd':

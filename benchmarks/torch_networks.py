@@ -36,11 +36,12 @@ Taps = dict[str, torch.Tensor]
 class Block(nn.Module):
   """Two 3x3 convolutions, with a 1x1 shortcut if stride or width changes."""
 
-  def __init__(self, channels: int, width: int, stride: int):
+  def __init__(self, channels: int, width: int, stride: int, dilation: int = 1):
     super().__init__()
-    self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+    reach = {'padding': dilation, 'dilation': dilation, 'bias': False}
+    self.conv1 = nn.Conv2d(channels, width, 3, stride, **reach)
     self.bn1 = nn.BatchNorm2d(width)
-    self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+    self.conv2 = nn.Conv2d(width, width, 3, **reach)
     self.bn2 = nn.BatchNorm2d(width)
     self.downsample: nn.Module = nn.Identity()
     if stride != 1 or channels != width:

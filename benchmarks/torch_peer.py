@@ -15,7 +15,8 @@ as well as PyTorch can. Variants:
                'compile_mode', by default max-autotune
   bfloat16     as compiled, under autocast to bfloat16
 
-The networks are in torch_networks.py, the methods in torch_methods.py.
+The networks are in torch_networks.py, the methods in torch_methods.py. Those of
+segmentation and detection are in torch_dense.py, and are eager alone.
 
 Its argument is a JSON object. It prints one line of JSON that describes it;
 then, for each input line with a number of steps, how long they took:
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 import itertools
 import json
 import os
+import pathlib
 import random
 import re
 import sys
@@ -37,6 +39,7 @@ import numpy as np
 from PIL import Image, ImageOps
 import torch
 from torch import nn
+import torch_dense
 import torch_methods
 import torch_networks
 
@@ -117,19 +120,17 @@ class Objective(nn.Module):
   def __init__(self, given: dict[str, Any], labels: np.ndarray):
     """Initialises random weights, for labels [M] of the training images."""
     super().__init__()
-    classes = given['classes']
     self.students = nn.ModuleDict(
-      {
-        name: torch_networks.ResNet(classes=classes, **given['student'])
-        for name in given['students']
-      }
+      {name: _network(given, 'student') for name in given['students']}
     )
     self.teacher = None
     networks = dict(self.students.items())
     if given['teacher']:
-      network = torch_networks.ResNet(classes=classes, **given['teacher'])
+      network = _network(given, 'teacher')
       self.teacher = networks['teacher'] = torch_networks.frozen(network)
     self.method = torch_methods.make(given, networks, labels)
+    if given['task'] in torch_dense.SUPERVISED:
+      self.method.supervised = torch_dense.SUPERVISED[given['task']]
     half = given['variant'] == 'bfloat16'
     self.dtype = torch.bfloat16 if half else torch.float32
 
@@ -158,6 +159,13 @@ class Objective(nn.Module):
       for path, parameter in module.named_parameters()
       if parameter.requires_grad
     }
+
+
+def _network(given: dict[str, Any], role: str) -> nn.Module:
+  args = given[role]
+  dense = args['name'] in torch_dense.NAMES
+  make = torch_dense.make if dense else torch_networks.ResNet
+  return make(classes=given['classes'], **args)
 
 
 def optimizers(
@@ -198,6 +206,8 @@ class Peer:
 
   def __init__(self, given: dict[str, Any]):
     self.given, self.variant = given, given['variant']
+    self.before = _resident()
+    self.dense = given['task'] in torch_dense.SUPERVISED
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -229,7 +239,15 @@ class Peer:
       mode = {'zero': 'constant'}.get(given['padding_mode'], 'reflect')
       wide = np.pad(images, ((0, 0), edge, edge, (0, 0)), mode)
       self.images = torch.from_numpy(wide).to(self.device)
-      self.labels = torch.from_numpy(labels).to(self.device)
+      sizes = (given[key] for key in ('images', 'classes', 'image_size'))
+      targets = (
+        torch_dense.targets(given['task'], *sizes)
+        if self.dense
+        else {'label': labels}
+      )
+      self.targets = {
+        name: torch.from_numpy(x).to(self.device) for name, x in targets.items()
+      }
 
   def _loaded(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
     """Returns batches that worker processes make."""
@@ -252,24 +270,27 @@ class Peer:
       for start in range(0, count - size + 1, size):
         yield order[start : start + size]
 
-  def _augmented(self, index: torch.Tensor) -> torch.Tensor:
-    """Returns images [N,3,H,W] f32, cropped and flipped by one gather."""
+  def _augmented(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Returns a batch, whose images are cropped and flipped by one gather."""
     size, most = self.given['image_size'], 2 * self.given['padding']
     count, device = len(index), self.device
     inside = torch.arange(size, device=device)[None, :]
     y = torch.randint(0, most + 1, (count, 1), device=device) + inside
     x = torch.randint(0, most + 1, (count, 1), device=device) + inside
+    batch = {name: values[index] for name, values in self.targets.items()}
     if self.given['flip']:
       flipped = torch.rand((count, 1), device=device) < 0.5
       x = torch.where(flipped, x.flip(1), x)
+      if self.dense:
+        batch = torch_dense.flipped(batch, flipped)
     pixels = self.images[index[:, None, None], y[:, :, None], x[:, None, :]]
     images = (pixels.float() / 255 - self.mean) / self.std
     images = images.permute(0, 3, 1, 2)
-    return images if self.compiled else images.contiguous()
+    images = images if self.compiled else images.contiguous()
+    return batch | {'image': images, 'index': index}
 
   def _from_indices(self, index: torch.Tensor) -> torch.Tensor:
-    image, label = self._augmented(index), self.labels[index]
-    return self.objective({'image': image, 'label': label, 'index': index})
+    return self.objective(self._augmented(index))
 
   def step(self) -> None:
     """Trains one step."""
@@ -306,20 +327,38 @@ class Peer:
     Args:
       compile_s: The seconds of the first step, with compilation.
     """
-    name, memory = f'{torch.get_num_threads()} CPU threads', None
+    name = f'{torch.get_num_threads()} CPU threads'
+    memory = _resident()
+    if memory is not None and self.before is not None:
+      memory -= self.before
+    memory_by = "growth of PyTorch's resident memory"
     if self.device == 'cuda':
       name = torch.cuda.get_device_name()
       memory = torch.cuda.max_memory_allocated()
+      memory_by = "PyTorch's peak"
     students, method = self.objective.students, self.objective.method
     return {
       'compile_s': compile_s,
       'dtype': 'bfloat16' if self.variant == 'bfloat16' else 'float32',
       'hardware': name,
       'memory_bytes': memory,
+      'memory_by': memory_by,
       'params': sum(p.numel() for p in students.parameters()),
       'extra_params': sum(p.numel() for p in method.parameters()),
       'torch': torch.__version__,
     }
+
+
+def _resident() -> int | None:
+  """Returns the most bytes of this process in memory so far; None if unknown.
+
+  `getrusage` would give those of the process that started it, where they are
+  more.
+  """
+  status = pathlib.Path('/proc/self/status')
+  if not status.exists():
+    return None
+  return 1024 * int(re.search(r'VmHWM:\s+(\d+)', status.read_text())[1])
 
 
 def native_bfloat16() -> bool:
@@ -328,6 +367,20 @@ def native_bfloat16() -> bool:
     return torch.cuda.get_device_capability() >= (8, 0)
   is_supported = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
   return is_supported is not None and is_supported()
+
+
+def left_out(given: dict[str, Any]) -> str:
+  """Returns why a variant cannot train what is asked for; '' if it can."""
+  known = (*torch_networks.SHAPES, *torch_dense.NAMES)
+  for network in (given['student'], given['teacher']):
+    if network and network['name'] not in known:
+      return f'it has no network {network["name"]!r}'
+  if given['task'] in torch_dense.SUPERVISED:
+    if given['variant'] != 'eager':
+      return 'of dense tasks there is an eager loop alone'
+    if given['padding']:
+      return 'it mirrors masks and boxes, and crops none'
+  return ''
 
 
 def main() -> None:
@@ -343,10 +396,9 @@ def main() -> None:
   if arguments['variant'] == 'bfloat16' and not native_bfloat16():
     answer({'left_out': 'this device has no bfloat16 of its own'})
     return
-  for network in (arguments['student'], arguments['teacher']):
-    if network and network['name'] not in torch_networks.SHAPES:
-      answer({'left_out': f'it has no network {network["name"]!r}'})
-      return
+  if reason := left_out(arguments):
+    answer({'left_out': reason})
+    return
   peer = Peer(arguments)
   first_ms = peer.turn(1)
   peer.turn(_WARM_UP)

@@ -22,8 +22,9 @@ sizes or numbers of devices give one row each.
 
 With --compare, PyTorch peers of each configuration take turns too, and their
 ratios are relative to the configuration that they train; see
-benchmarks/torch_peer.py. With --breakdown, the parts of the first
-configuration's step take turns too.
+benchmarks/torch_peer.py. Segmentation and detection (benchmarks/dense.py) have
+an eager peer alone; give their --image_size and --classes. With --breakdown,
+the parts of the first configuration's step take turns too.
 """
 
 import argparse

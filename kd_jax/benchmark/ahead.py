@@ -115,6 +115,11 @@ def row(
       'counted; give 1'
     )
   exp = case.experiment(config, wanted)
+  if (task := exp.method.task.name) != 'classification':
+    raise errors.UsageError(
+      f'{name} is for {task}, and only steps of classification are compiled '
+      'ahead: give a recipe of classification'
+    )
   size, batch_size = wanted.image_size, wanted.batch_size
   start = functools.partial(case.start, exp, size, batch_size)
   state, frozen = jax.eval_shape(start, jax.random.key(0))

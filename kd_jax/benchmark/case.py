@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
-from kd_jax import errors, features
+from kd_jax import errors, features, models, tasks
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
 from kd_jax.distill import build, inspect, jitted, step
@@ -162,7 +162,7 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     mesh = sharding.make_mesh(wanted.devices)
   sharding.check_batch(mesh, wanted.batch_size, '--batch_size')
   exp = experiment(config, wanted)
-  train = _train_set(config, wanted, mesh)
+  train = _train_set(config, wanted, mesh, exp.method.task)
   if config.teacher.cache_logits:
     views = len(train.views(jnp.zeros((1, 1, 1, 3))))
     logits = np.zeros((wanted.images, views, wanted.classes), np.float32)
@@ -214,7 +214,12 @@ def experiment(config: ConfigDict, wanted: Wanted) -> step.Experiment:
     raise errors.UsageError(
       f'--images={wanted.images} is less than a batch of {wanted.batch_size}'
     )
-  facts = {'num_classes': wanted.classes, 'train_labels': _labels(wanted)}
+  student = build.make_network(config.student, wanted.classes, config.dtype)
+  facts = {
+    'num_classes': wanted.classes,
+    'train_labels': _labels(wanted),
+    'task': tasks.find(models.task(student)),
+  }
   exp = build.phases_of(config, facts, epoch)[0].exp
   with errors.keys('config.method_args.'):
     inspect.trace(exp, wanted.image_size, wanted.batch_size)
@@ -251,7 +256,7 @@ def start(
   exp: step.Experiment, image_size: int, batch_size: int, key: Any
 ) -> tuple[Any, Any]:
   """Returns the first training state, and the teachers' folded variables."""
-  shapes = inspect.example(image_size, batch_size)
+  shapes = inspect.example(image_size, batch_size, exp.method.task)
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   frozen = {}
   for name, network in exp.teachers.items():
@@ -260,16 +265,40 @@ def start(
   return state, step.fold(exp, frozen, batch['image'])
 
 
+def targets(task: str, wanted: Wanted) -> dict[str, np.ndarray]:
+  """Returns random targets of all images, by their key in a batch.
+
+  They are labels [M] i32, masks [M,H,W] u8, or two objects an image.
+
+  Args:
+    task: The name of the task.
+    wanted: The requested sizes.
+  """
+  rng = np.random.default_rng(1)
+  images, classes, size = wanted.images, wanted.classes, wanted.image_size
+  if task == 'segmentation':
+    return {'label': rng.integers(0, classes, (images, size, size), np.uint8)}
+  if task == 'detection':
+    corner = rng.uniform(0, 0.5, (images, 2, 2))
+    far = corner + rng.uniform(0.1, 0.5, corner.shape)
+    return {
+      'label': rng.integers(0, classes, (images, 2), np.int32),
+      'boxes': np.concatenate([corner, far], axis=-1).astype(np.float32),
+      'difficult': np.zeros((images, 2), bool),
+    }
+  return {'label': _labels(wanted)}
+
+
 def _train_set(
-  config: ConfigDict, wanted: Wanted, mesh: Mesh
+  config: ConfigDict, wanted: Wanted, mesh: Mesh, task: tasks.Task
 ) -> resident.Training:
   """Returns random images on the device, augmented as the run augments its own.
 
   Raises:
     UsageError: The images are so large that a run would stream them.
   """
-  size, labels = wanted.image_size, _labels(wanted)
-  megabytes = len(labels) * size**2 * 3 / 1e6
+  size, count = wanted.image_size, wanted.images
+  megabytes = count * size**2 * 3 / 1e6
   if megabytes > config.data.device_mb:
     raise errors.UsageError(
       f'--images={wanted.images} of {size} pixels are {megabytes:.0f} MB, '
@@ -277,11 +306,12 @@ def _train_set(
       f'(config.data.device_mb={config.data.device_mb}); give fewer'
     )
   rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (len(labels), size, size, 3), np.uint8)
+  image = rng.integers(0, 256, (count, size, size, 3), np.uint8)
   names = tuple(str(number) for number in range(wanted.classes))
-  info = source.Info('random', names, size, len(labels), 0, MEAN, STD)
+  info = source.Info('random', names, size, count, 0, MEAN, STD, task=task.name)
+  others = targets(task.name, wanted)
   return resident.Training(
-    source.Arrays(image, labels),
+    source.Arrays(image, others.pop('label'), others),
     info,
     mesh,
     batch_size=wanted.batch_size,

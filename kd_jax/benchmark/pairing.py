@@ -15,23 +15,24 @@ from kd_jax.methods import base, registry
 # The methods of benchmarks/torch_methods.py with the arguments that they take.
 # Any other argument must have its default value.
 METHODS: dict[str, tuple[str, ...]] = {
+  'ce': (),
   'crd': (
     'contrast_temperature', 'momentum', 'negatives', 'temperature', 'width'
   ),
   'ffsd': ('common_students', 'taps', 'temperature'),
   'fpd': ('se_reduction', 'taps', 'temperature', 'width'),
   'kd': ('temperature',),
-  'ofd': ('stages', 'temperature'),
+  'ofd': ('divisors', 'stages', 'temperature'),
   'pics': ('factor', 'projectors', 'taps', 'temperature'),
 }  # fmt: skip
 # The arguments of networks that the peers take.
 NETWORKS = {
-  'student': ('stem', 'widths'),
+  'student': ('dropout', 'stem', 'widths'),
   'teacher': ('batch_norm', 'stem', 'widths'),
 }
 OPTIMIZERS = ('adam', 'sgd')
 # Arguments of methods that the data or the run determine.
-_FACTS = ('bn_group_size', 'dtype', 'num_classes', 'train_labels')
+_FACTS = ('bn_group_size', 'dtype', 'num_classes', 'task', 'train_labels')
 # Fields of the configuration that the peers support at the default only.
 _DEFAULT = (
   'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm', 'phases',
@@ -72,6 +73,7 @@ def arguments(
       raise _refused(label, path, value, f'have {common}')
   crop_flip = case.crop_flip(config, wanted.image_size)
   return {
+    'task': method.task.name,
     'method': name,
     'method_args': {key: getattr(method, key) for key in METHODS[name]},
     'weights': {

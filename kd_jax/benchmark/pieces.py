@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd_jax import losses
 from kd_jax.benchmark import case, cost, turns
 from kd_jax.distill import step
 from kd_jax.training import report
@@ -125,8 +124,7 @@ def _cross_entropy(
 ) -> jax.Array:
   feats = _students(exp, params, model_state, batch)
   terms = [
-    losses.cross_entropy(feats[name]['logits'], batch['label'])
-    for name in exp.students
+    exp.method.task.supervised(feats[name], batch) for name in exp.students
   ]
   return jnp.stack(terms).sum()
 

@@ -94,7 +94,7 @@ def peer_row(peer: Any, times: Times) -> dict[str, Any]:
   """Returns the figures of a PyTorch peer, relative to its configuration."""
   paired = peer.ours
   speed = _speed(peer.label, paired.batch_size, times, id(peer), paired)
-  return {**speed, **peer.about, 'memory_by': "PyTorch's peak"}
+  return {**speed, **peer.about}
 
 
 def _speed(

@@ -6,6 +6,11 @@ shows it; the t-SNE of the pooled features of teacher and student; linear CKA
 between their taps; and the student's confusion matrix. A JSON file beside it
 has the figures. RUN may be an export, which holds no teacher.
 
+Runs of segmentation or detection are shown on the first images of their split:
+the image, the truth, and the masks or boxes of each teacher and run. The JSON
+file has their figures of the whole split and of each class, the confusion
+matrix of segmentation, and the CKA between the taps.
+
 The confusion matrix is of the whole split. The rest is of a fixed stratified
 subset of `--images`, t-SNE of its first 1000. Networks run as in evaluation,
 with running statistics, and without augmentation.
@@ -16,17 +21,19 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+from typing import Any
 import uuid
 
 from absl import logging
 
-from kd_jax import errors
+from kd_jax import errors, tasks
 from kd_jax.runtime import command
-from kd_jax.study import look, look_picture
+from kd_jax.study import look, look_dense, look_dense_picture, look_picture
 from kd_jax.training import imports, report
 from kd_jax.version import __version__
 
 _LIBRARIES = ('jax', 'flax', 'numpy', 'scikit-learn', 'matplotlib')
+_DENSE = ('detection', 'segmentation')
 # What the figures are, for whoever reads the JSON file alone.
 _MEANING = {
   'correlation': "Pearson's, of the logits of two classes over the images",
@@ -72,24 +79,85 @@ def main(argv: Sequence[str]) -> int:
   with errors.keys(data_dir='--data_dir', allow_imports='--allow_imports'):
     # All are opened before the first is read, so that a mistake is soon said.
     opened = [look.open_run(path, options, args.teacher) for path in args.runs]
-  runs = [look.look(each, options) for each in opened]
+  look_dense.check(opened)
+  draw = _dense if opened[0].source.info.task in _DENSE else _classification
+  told, picture, said = draw(opened, options)
   figures = {
     'split': args.split,
-    'meaning': _MEANING,
     'versions': {
       'python': platform.python_version(),
       'kd_jax': __version__,
       **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     },
-    'notes': look_picture.notes(runs, args.split),
-    'runs': [look.figures(run) for run in runs],
+    **told,
   }
   beside = out.with_suffix('.json')
-  picture = look_picture.png(runs, args.split)
   _write({out: picture, beside: (json.dumps(figures) + '\n').encode()})
-  print(text(runs, args.split))
+  print(said)
   print(errors.line(f'{out} has the pictures and {beside} the figures'))
   return 0
+
+
+def _classification(
+  opened: Sequence[look.Opened], options: look.Options
+) -> tuple[dict[str, Any], bytes, str]:
+  """Returns the figures, the picture and the text of runs."""
+  split = options.split
+  runs = [look.look(each, options) for each in opened]
+  figures = {
+    'meaning': _MEANING,
+    'notes': look_picture.notes(runs, split),
+    'runs': [look.figures(run) for run in runs],
+  }
+  return figures, look_picture.png(runs, split), text(runs, split)
+
+
+def _dense(
+  opened: Sequence[look.Opened], options: look.Options
+) -> tuple[dict[str, Any], bytes, str]:
+  """Returns the same of runs of a dense task."""
+  together = look_dense.look_at(opened, options)
+  shown = list(range(len(together.images)))
+  figures = {
+    'meaning': {key: _MEANING[key] for key in ('cka', 'confusion')},
+    'shown': shown,
+    'runs': look_dense.figures(together),
+  }
+  picture = look_dense_picture.png(together, options.split)
+  return figures, picture, dense_text(together)
+
+
+def dense_text(together: look_dense.Together) -> str:
+  """Returns the text that the command prints of runs of a dense task.
+
+  Args:
+    together: The runs.
+  """
+  metric = tasks.find(together.info.task).headline
+  rows: list[tuple[str, ...]] = [
+    ('run', 'method', metric.text, "teacher's", 'stage4')
+  ]
+  lines = []
+  labels = look.labels_of([run.path for run in together.runs])
+  for label, run in zip(labels, together.runs, strict=True):
+    values = {n: x.figures[metric.name] for n, x in run.networks.items()}
+    rows.append(
+      (
+        label,
+        run.facts['method'] or '',
+        *(
+          f'{values[n]:.2f}%' if n in values else ''
+          for n in ('student', 'teacher')
+        ),
+        _of_tap(run, 'stage4'),
+      )
+    )
+    if 'changed' in run.facts:
+      lines.append(f'{run.path}: {run.facts["changed"]}')
+    if run.left_out:
+      lines.append(f'{run.path}: left out the teacher, CKA: {run.left_out}')
+  lines.append("stage4: CKA of the last stage's maps, teacher and student")
+  return '\n'.join([report.table(rows), *map(errors.line, lines)])
 
 
 def text(runs: Sequence[look.Looked], split: str) -> str:
@@ -137,7 +205,7 @@ def text(runs: Sequence[look.Looked], split: str) -> str:
   return '\n'.join([report.table(rows), *map(errors.line, lines)])
 
 
-def _of_tap(run: look.Looked, tap: str) -> str:
+def _of_tap(run: look.Looked | look_dense.Looked, tap: str) -> str:
   if run.cka is None or not all(tap in taps for taps in run.taps.values()):
     return ''
   row, column = (run.taps[n].index(tap) for n in ('teacher', 'student'))

@@ -119,11 +119,6 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   """
   allow = options.allow_imports
   student = restore.load(path, allow_imports=allow)
-  if task := student.facts.get('task'):
-    raise errors.UsageError(
-      f'{path} is for {task}, and look is for classification: `kd-jax predict` '
-      'shows what it predicts'
-    )
   if teacher:
     given = restore.load(teacher, allow_imports=allow)
     check_teacher(teacher, given, student)
@@ -145,7 +140,7 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
 def check_teacher(
   path: str, teacher: artifact.Trained, student: artifact.Trained
 ) -> None:
-  """Checks that a teacher is of the classes and the image size of a student.
+  """Checks that a teacher's task, classes and image size are a student's.
 
   Args:
     path: The teacher's path, for the message.
@@ -155,6 +150,12 @@ def check_teacher(
   Raises:
     UsageError: It is not.
   """
+  tasks = [x.facts.get('task', 'classification') for x in (teacher, student)]
+  if tasks[0] != tasks[1]:
+    raise errors.UsageError(
+      f'--teacher={path}: its network is for {tasks[0]}, and that of the run '
+      f'for {tasks[1]}: give a teacher of the same data set'
+    )
   for key, text in (('class_names', 'classes'), ('image_size', 'pixels')):
     theirs, ours = teacher.facts[key], student.facts[key]
     if key == 'class_names':
@@ -214,7 +215,7 @@ def look(opened: Opened, options: Options) -> Looked:
   taps = {name: network.taps for name, network in networks.items()}
   return Looked(
     path=opened.path,
-    facts=_facts(opened),
+    facts=facts_of(opened),
     class_names=names,
     images=counts | {'tsne': len(chosen[embedded])},
     confusion=similarity.confusion(labels, read.predicted, len(names)),
@@ -339,8 +340,12 @@ def _result(trained: artifact.Trained, key: str) -> Any:
   return trained.facts.get('result', {}).get(key)
 
 
-def _facts(opened: Opened) -> dict[str, Any]:
-  """Returns what is known of a run, as far as its folder says it."""
+def facts_of(opened: Opened) -> dict[str, Any]:
+  """Returns what is known of a run, as far as its folder says it.
+
+  Args:
+    opened: The run.
+  """
   facts, info = opened.student.facts, opened.source.info
   changed = datasets.changed(opened.student, opened.source)
   teacher = opened.teacher
@@ -402,7 +407,7 @@ def figures(run: Looked) -> dict[str, Any]:
   }
   if run.correlations:
     matrices = {**run.correlations, 'difference': difference(run)}
-    told['correlation'] = {n: _listed(x) for n, x in matrices.items()}
+    told['correlation'] = {n: listed(x) for n, x in matrices.items()}
     mean = mean_difference(run)
     told['correlation']['mean_absolute_difference'] = (
       mean if math.isfinite(mean) else None
@@ -411,21 +416,21 @@ def figures(run: Looked) -> dict[str, Any]:
     told['cka'] = {
       'teacher_taps': run.taps['teacher'],
       'student_taps': run.taps['student'],
-      'values': _listed(run.cka),
+      'values': listed(run.cka),
     }
   if run.points:
     told['tsne'] = {
       'perplexity': perplexity(run.images['tsne']),
       'labels': run.point_labels.tolist(),
-      **{name: _listed(points) for name, points in run.points.items()},
+      **{name: listed(points) for name, points in run.points.items()},
     }
   return told
 
 
-def _listed(values: np.ndarray) -> list[Any]:
+def listed(values: np.ndarray) -> list[Any]:
   """Returns an array as lists, with six decimals and None for NaN."""
   if values.ndim > 1:
-    return [_listed(row) for row in values]
+    return [listed(row) for row in values]
   return [round(x, 6) if math.isfinite(x) else None for x in values.tolist()]
 
 
@@ -445,3 +450,16 @@ def labels_of(paths: Sequence[str]) -> list[str]:
       length += 1
     labels.append(str(pathlib.PurePath(*own[-length:])))
   return labels
+
+
+def short(text: str, length: int) -> str:
+  """Returns a text whose middle is left out where it is too long.
+
+  Args:
+    text: The text.
+    length: The characters that it may have.
+  """
+  if len(text) <= length:
+    return text
+  half = (length - 1) // 2
+  return f'{text[: length - 1 - half]}…{text[-half:]}'

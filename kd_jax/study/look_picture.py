@@ -210,20 +210,12 @@ def texts(
     )
     titles.append(
       [
-        _short(label, _WIDE),
+        look.short(label, _WIDE),
         ', '.join(first),
         *textwrap.wrap(rest, _WIDE)[:_MOST_LINES],
       ]
     )
   return ', '.join(shared.values()), titles
-
-
-def _short(text: str, length: int) -> str:
-  """Returns a text whose middle is left out where it is too long."""
-  if len(text) <= length:
-    return text
-  half = (length - 1) // 2
-  return f'{text[: length - 1 - half]}…{text[-half:]}'
 
 
 def _correlations(panels: _Panels, key: Any) -> None:
@@ -289,7 +281,7 @@ def _embeddings(name: str) -> Callable[[_Panels, Any], None]:
     names = named.pop() if len(named) == 1 else [str(k) for k in range(most)]
     dots = [
       lines.Line2D([], [], marker='o', ls='', ms=4, color=cmap(k), label=label)
-      for k, label in enumerate(_short(n, _LONGEST) for n in names)
+      for k, label in enumerate(look.short(n, _LONGEST) for n in names)
     ]
     legend = key.legend(
       handles=dots,
@@ -359,7 +351,10 @@ def _class_ticks(axes: Any, names: Sequence[str], x: str, y: str) -> None:
   """Labels rows and columns by class: all names, or about ten numbers."""
   count = len(names)
   if count <= _NAMED:
-    at, texts = list(range(count)), [_short(name, _LONGEST) for name in names]
+    at, texts = (
+      list(range(count)),
+      [look.short(name, _LONGEST) for name in names],
+    )
   else:
     step = next(s for s in _STEPS if count <= 12 * s)
     at = list(range(0, count, step))

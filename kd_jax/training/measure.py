@@ -47,6 +47,22 @@ def accuracy(
       is an export and takes squares alone.
     RunError: The loss is no finite number.
   """
+  figures, _ = measured(found, images, info, batch_size, workers)
+  return figures
+
+
+def measured(
+  found: artifact.Trained,
+  images: source.Images,
+  info: source.Info,
+  batch_size: int = 256,
+  workers: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns `accuracy`, and the sums of `task.count` from which it comes.
+
+  Classes are numbered as the network numbers them. For the arguments and the
+  errors see `accuracy`.
+  """
   task = tasks.find(info.task)
   how = protocol(found, info, images, eval_protocol)
   counts = artifact.counted(found.forward, task)
@@ -85,13 +101,14 @@ def accuracy(
     for i, name in enumerate(names)
   ]
   correct = {'top1': 'correct', 'top5': 'correct5'}
-  return {
+  named = {
     **{to: int(sums[key]) for key, to in correct.items() if key in sums},
     **{name: float(value) for name, value in figures.items()},
     'images': int(figures['images']),
     **({'protocol': how} if info.task == 'segmentation' else {}),
     'classes': classes,
   }
+  return named, sums
 
 
 def protocol(
