@@ -145,7 +145,7 @@ def scenes_segmentation() -> base.ConfigDict:
   weight are ours.
   """
   config = base.scenes_segmentation()
-  ofd(config, stages=(1, 2, 3, 4, 'aspp', 'decoder'), weight=3e-4)
+  ofd(config, stages=(1, 2, 3, 4, 'aspp', 'decoder'), weight=1e-5)
   config.method_args.divisors = (8.0, 4.0, 2.0, 1.0, 1.0, 16.0)
   return config
 
@@ -198,7 +198,7 @@ def scenes_detection() -> base.ConfigDict:
   detectors' code is not public. Networks, schedule and weight are ours, a
   starting point.
   """
-  return ofd(base.scenes_detection(), stages=(1, 2, 3, 4), weight=1e-4)
+  return ofd(base.scenes_detection(), stages=(1, 2, 3, 4), weight=3e-6)
 
 
 def voc07_ssd_r50_r18() -> base.ConfigDict:
@@ -215,7 +215,7 @@ def voc07_ssd_r50_r18() -> base.ConfigDict:
       --config.data.name=voc_boxes:/data
   """
   config = base.voc_boxes_pair('ssd300_resnet50', 'ssd300_resnet18')
-  return ofd(config, stages=(1, 2, 3, 4), weight=1e-4)
+  return ofd(config, stages=(1, 2, 3, 4), weight=3e-6)
 
 
 def cifar100(
