@@ -34,6 +34,7 @@ from kd_jax.config.recipes import tf_fd_recipe as tf_fd_recipe
 from kd_jax.config.recipes import voc as voc
 from kd_jax.config.recipes import voc_pair as voc_pair
 from kd_jax.config.recipes import voc_teacher as voc_teacher
+from kd_jax.config.schema import ADDED as ADDED
 from kd_jax.config.schema import CHOICES as CHOICES
 from kd_jax.config.schema import DTYPES as DTYPES
 from kd_jax.config.schema import INDIFFERENT as INDIFFERENT

@@ -47,6 +47,7 @@ def checked(config: Any, path: str) -> ConfigDict:
     raise errors.UsageError(
       f'get_config of {path} returns no ConfigDict, but a {kind}: {cure}'
     )
+  schema.completed(config)
   for key in schema.KEYS:
     node: Any = config
     for part in key.path.split('.'):

@@ -385,7 +385,7 @@ def pick(
     raise errors.unknown('recipe', name, recipes)
   config = recipes[name]()
   config.recipe = name
-  return config
+  return schema.completed(config)
 
 
 def files() -> list[epath.Path]:

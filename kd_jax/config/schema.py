@@ -140,6 +140,34 @@ KEYS = (
   Key('data.flip', True, 'Flips half of the images.', for_teacher=True),
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
+  Key(
+    'student.init', '',
+    "What every student begins with: a run's folder, an export, or a file of "
+    "PyTorch weights, at home or https://, as for teacher.path; also of the "
+    "classifier whose layers are a dense network's backbone. '' is at random.",
+    added=True,
+  ),
+  Key(
+    'student.init_skip', (),
+    'Regular expressions: what has one of them in its path, such as '
+    "'^fc/' in 'fc/kernel', is not taken and begins at random.",
+    added=True,
+  ),
+  Key(
+    'student.init_key', '',
+    "Where that file has the weights, such as 'model_ema'; '' looks for them.",
+    added=True,
+  ),
+  Key(
+    'student.init_sha256', '',
+    "That file's SHA-256; see teacher.sha256.",
+    changes_result=False, added=True,
+  ),
+  Key(
+    'student.init_allow_imports', False,
+    'Lets the run at that path import code; see teacher.allow_imports.',
+    changes_result=False, added=True,
+  ),
   Key('teacher.name', '', "A network; '' is no teacher."),
   Key('teacher.args', ConfigDict(), "Fields of the network's class."),
   Key(
@@ -314,6 +342,28 @@ INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)
 ADDED = {key.path: key.default for key in KEYS if key.added}
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+  """Returns a configuration with the defaults of added keys that it lacks.
+
+  A group that was replaced as a whole, such as `config.student`, lacks them.
+
+  Args:
+    config: The configuration, which is changed.
+  """
+  for path, value in ADDED.items():
+    *groups, last = path.split('.')
+    node = config
+    for name in groups:
+      node = node.get(name)
+      if not isinstance(node, ConfigDict):
+        break
+    else:
+      if last not in node:
+        with node.unlocked():
+          node[last] = copy.deepcopy(value)
+  return config
 
 
 def default() -> ConfigDict:
