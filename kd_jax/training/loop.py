@@ -89,7 +89,7 @@ class Loop:
 
   def _restore(
     self,
-    whole: jax.sharding.Sharding,
+    whole: jax.sharding.NamedSharding,
     start: Callable[[], dict[str, Any]],
   ) -> None:
     """Sets state, step and records, from the folder if it has them."""

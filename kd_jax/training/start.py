@@ -117,12 +117,12 @@ def _taken(
   with teacher_path.about(path, _KEYS), errors.keys('config.student.init_'):
     if is_file:
       key = _KEYS.value(config, 'key')
-      taken, notes = partial.of_file(network, expected, file, key, skip), ()
+      taken = partial.of_file(network, expected, file, key, skip)
     else:
-      taken, notes = _of_run(config, parts, path, expected, skip)
-  if len(parts.exp.students) > 1 and not taken.fresh:
-    students = ', '.join(parts.exp.students)
-    notes += (f'all students begin alike ({students})',)
+      taken = _of_run(config, parts, path, expected, skip)
+  students = list(parts.exp.students)
+  alike = len(students) > 1 and not taken.fresh
+  notes = [f'all students begin alike ({", ".join(students)})'] * alike
   place = errors.public(path)
   if not downloads.is_url(path):
     place = str(run_dir.Folder(epath.Path(path).expanduser()).path)
@@ -141,8 +141,8 @@ def _of_run(
   path: str,
   expected: dict[str, tuple[int, ...]],
   skip: tuple[str, ...],
-) -> tuple[partial.Taken, tuple[str, ...]]:
-  """Returns what is taken of a run or an export, and notes."""
+) -> partial.Taken:
+  """Returns what is taken of a run or an export."""
   if key := _KEYS.value(config, 'key'):
     raise errors.ArgumentError(
       f'key={key!r}: it is for a file of weights, and this is none'
@@ -156,8 +156,7 @@ def _of_run(
     if name.startswith(_GROUP)
   }
   taken = partial.of_variables(expected, there, skip)
-  info = parts.source.info
-  notes = []
+  info, notes = parts.source.info, [*taken.notes]
   for key, here in (('mean', info.mean), ('std', info.std)):
     if not np.allclose(trained.facts[key], here, atol=1e-4):
       notes.append(
@@ -167,7 +166,7 @@ def _of_run(
   same = list(trained.facts['class_names']) == list(info.class_names)
   if not same and any(map(_SCORES.match, taken.values)):
     notes.append('its classes have other names, and their outputs are taken')
-  return taken, tuple(notes)
+  return taken._replace(notes=tuple(notes))
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

@@ -65,11 +65,14 @@ def of(network: nn.Module) -> list[Layout]:
 def _classifier(network: nn.Module) -> nn.Module | None:
   """Returns a classifier with the layers of a network's backbone."""
   if isinstance(network, deeplab.DeepLabMobileNetV2):
-    return mobilenet.MobileNetV2(1000, stages=network.stages)
+    return mobilenet.MobileNetV2(num_classes=1, stages=network.stages)
   if isinstance(network, deeplab.DeepLabResNet | ssd.SSDResNet):
-    plan = network.plan
     return resnet.ResNet(
-      1000, plan.stage_sizes, plan.widths, plan.bottleneck, plan.stem
+      num_classes=1,
+      stage_sizes=network.stage_sizes,
+      widths=network.widths,
+      bottleneck=network.bottleneck,
+      stem=network.stem,
     )
   return None
 

@@ -173,14 +173,9 @@ def of_file(
 
 def _plans(network: nn.Module, expected: Mapping[str, Shape]) -> list[_Plan]:
   """Returns the names of the network's own layouts, then its backbone's."""
-  namers = layouts.layouts(network)
-  if not namers:
-    raise errors.UsageError(
-      f'{type(network).__name__} has no names of PyTorch layers; weights are '
-      'converted for the networks of kd_jax.models'
-    )
   plans = [
-    _Plan(layout, _named(expected, namer)) for layout, namer in namers.items()
+    _Plan(layout, _named(expected, namer))
+    for layout, namer in layouts.layouts(network).items()
   ]
   inner = [p for p in expected if _is_within(_bare(p), backbones.MODULE)]
   for layout in backbones.of(network):
@@ -188,6 +183,11 @@ def _plans(network: nn.Module, expected: Mapping[str, Shape]) -> list[_Plan]:
     may_lack = tuple(f'{backbones.MODULE}/{x}' for x in layout.may_lack)
     plans.append(
       _Plan(layout.name, names, layout.own, backbones.MODULE, may_lack)
+    )
+  if not plans:
+    raise errors.UsageError(
+      f'{type(network).__name__} has no names of PyTorch layers; weights are '
+      'converted for the networks of kd_jax.models'
     )
   return plans
 
