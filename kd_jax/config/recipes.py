@@ -283,7 +283,8 @@ def _adamw(epochs: int) -> dict[str, Any]:
 def voc(student: str) -> ConfigDict:
   """Returns a DeepLab trained alone on VOC 2012 with SBD, by OFD's code.
 
-  The code begins with a backbone from ImageNet; here it begins at random.
+  The code begins with a backbone from ImageNet, as does `config.student.init`
+  where it names the file of a classifier; without it the start is at random.
 
   Args:
     student: The network's name.
@@ -327,6 +328,7 @@ def voc_pair(student: str) -> ConfigDict:
     {
       'seed': 0,
       **{key: teacher[key] for key in keys},
+      'student': {'init': ''},
       'optimizer': {
         key: teacher.optimizer[key] for key in ('learning_rate', 'rules')
       },
