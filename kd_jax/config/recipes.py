@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kd_jax import errors
-from kd_jax.config import schema
+from kd_jax.config import completing, schema
 
 # RepDistiller's pairs of networks on CIFAR-100, by the names of recipes.
 PAIRS = {
@@ -387,7 +387,7 @@ def pick(
     raise errors.unknown('recipe', name, recipes)
   config = recipes[name]()
   config.recipe = name
-  return schema.completed(config)
+  return completing.completed(config)
 
 
 def files() -> list[epath.Path]:

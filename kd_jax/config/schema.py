@@ -6,39 +6,14 @@ this table.
 """
 
 import copy
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from kd_jax.config import starts
+from kd_jax.config.key import Key as Key
 from kd_jax.config.values import network as network
 from kd_jax.config.values import step_schedule as step_schedule
 from kd_jax.config.values import warmed_up as warmed_up
-
-
-class Key(NamedTuple):
-  """One key of a configuration.
-
-  Attributes:
-    path: Where it stands, such as 'data.name'.
-    default: Its value in `default()`.
-    help: What it means, in a line or two.
-    choices: The values that are allowed; () where they are not listed.
-    changes_result: Whether another value gives another result. What says only
-      where and how often something is computed or written does not.
-    for_teacher: Whether a teacher that is trained for a run takes its value
-      from the run and not from its own recipe.
-    added: Whether runs of older versions lack it. It identifies a run only
-      where it is not the default.
-  """
-
-  path: str
-  default: Any
-  help: str
-  choices: tuple[Any, ...] = ()
-  changes_result: bool = True
-  for_teacher: bool = False
-  added: bool = False
-
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -140,34 +115,7 @@ KEYS = (
   Key('data.flip', True, 'Flips half of the images.', for_teacher=True),
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
-  Key(
-    'student.init', '',
-    "What every student begins with: a run's folder, an export, or a file of "
-    "PyTorch weights, at home or https://, as for teacher.path; also of the "
-    "classifier whose layers are a dense network's backbone. '' is at random.",
-    added=True,
-  ),
-  Key(
-    'student.init_skip', (),
-    'Regular expressions: what has one of them in its path, such as '
-    "'^fc/' in 'fc/kernel', is not taken and begins at random.",
-    added=True,
-  ),
-  Key(
-    'student.init_key', '',
-    "Where that file has the weights, such as 'model_ema'; '' looks for them.",
-    added=True,
-  ),
-  Key(
-    'student.init_sha256', '',
-    "That file's SHA-256; see teacher.sha256.",
-    changes_result=False, added=True,
-  ),
-  Key(
-    'student.init_allow_imports', False,
-    'Lets the run at that path import code; see teacher.allow_imports.',
-    changes_result=False, added=True,
-  ),
+  *starts.KEYS,
   Key('teacher.name', '', "A network; '' is no teacher."),
   Key('teacher.args', ConfigDict(), "Fields of the network's class."),
   Key(
@@ -342,28 +290,6 @@ INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)
 ADDED = {key.path: key.default for key in KEYS if key.added}
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
-
-
-def completed(config: ConfigDict) -> ConfigDict:
-  """Returns a configuration with the defaults of added keys that it lacks.
-
-  A group that was replaced as a whole, such as `config.student`, lacks them.
-
-  Args:
-    config: The configuration, which is changed.
-  """
-  for path, value in ADDED.items():
-    *groups, last = path.split('.')
-    node = config
-    for name in groups:
-      node = node.get(name)
-      if not isinstance(node, ConfigDict):
-        break
-    else:
-      if last not in node:
-        with node.unlocked():
-          node[last] = copy.deepcopy(value)
-  return config
 
 
 def default() -> ConfigDict:

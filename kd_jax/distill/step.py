@@ -17,6 +17,7 @@ from kd_jax.methods import base
 from kd_jax.models import layers
 
 Variables = Mapping[str, Any]
+Start = Callable[[], Mapping[str, jax.Array]]  # see `first`
 
 
 class Experiment(NamedTuple):

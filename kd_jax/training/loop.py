@@ -37,7 +37,7 @@ class Loop:
     reporter: logging.Reporter,
     dog: watchdog.Watchdog,
     began: float,
-    start: Callable[[], dict[str, Any]] = dict,
+    start: step.Start = dict,
   ):
     """Restores the newest checkpoint, or makes the first state.
 
@@ -76,8 +76,7 @@ class Loop:
     }
     self._saver = saving.Saver(folder, parts.mesh, reporter.line)
     self._restore(sharding.replicated(parts.mesh), start)
-    self._saved_at = time.monotonic()
-    self._save_is_due = False
+    self._saved_at, self._save_is_due = time.monotonic(), False
     self._meter = points.Meter(options.log_every, options.batch_size)
     self._begins = True  # no record is logged yet
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
@@ -87,11 +86,7 @@ class Loop:
     self._feeds = train.feeds(self.step)
     self.clock.add('starting', run_dir.now() - began)
 
-  def _restore(
-    self,
-    whole: jax.sharding.NamedSharding,
-    start: Callable[[], dict[str, Any]],
-  ) -> None:
+  def _restore(self, whole: jax.sharding.Sharding, start: step.Start) -> None:
     """Sets state, step and records, from the folder if it has them."""
     shapes = inspect.example(
       self._parts.source.info.image_size,
@@ -112,8 +107,7 @@ class Loop:
     self._phase = phase.name
     if state is None:
       init = jitted.init(phase.exp, self._parts.mesh)
-      begun = sharding.put(start(), whole)
-      state = init(self._seed, self._frozen, batch, begun)
+      state = init(self._seed, self._frozen, batch, start())
     else:
       self._reporter.line(f'resuming at step {self.step}')
     self.state = state

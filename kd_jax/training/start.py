@@ -12,7 +12,7 @@ import numpy as np
 from kd_jax import errors, pytrees
 from kd_jax.distill import build, inspect
 from kd_jax.models.pretrained import partial
-from kd_jax.runtime import distributed, downloads, run_dir
+from kd_jax.runtime import distributed, downloads, run_dir, sharding
 from kd_jax.training import origin, report, restore, teacher_path
 
 _KEYS = teacher_path.INIT
@@ -29,7 +29,8 @@ class Start(NamedTuple):
   Attributes:
     facts: Where it is from, its digest, how many parameters are taken, and what
       begins at random; {} if all does.
-    values: Returns what is taken, by path; see `step.first`.
+    values: Returns what is taken, by path, on the run's devices; see
+      `step.first`.
   """
 
   facts: dict[str, Any]
@@ -80,13 +81,21 @@ def check(
       )
     )
     return Start(
-      facts, lambda: distributed.together(lambda: _taken(config, parts)[0])
+      facts,
+      lambda: _put(
+        distributed.together(lambda: _taken(config, parts)[0]), parts
+      ),
     )
   if downloads.is_url(path):
     distributed.first(lambda: str(teacher_path.file(config, _KEYS)))
   values, facts = distributed.together(lambda: _taken(config, parts))
   digest = distributed.first(lambda: teacher_path.digest(config, _KEYS))
-  return Start({**facts, 'digest': digest}, lambda: values)
+  return Start({**facts, 'digest': digest}, lambda: _put(values, parts))
+
+
+def _put(values: dict[str, Any], parts: build.Parts) -> dict[str, Any]:
+  """Returns values on every device of the run."""
+  return sharding.put(values, sharding.replicated(parts.mesh))
 
 
 def _check_unused(config: ConfigDict) -> None:

@@ -151,8 +151,9 @@ def allowed(config: ConfigDict, path: str) -> imports.Allowed:
 
 def is_file(path: str) -> bool:
   """Returns whether a path is that of a file of weights, or a URL."""
-  place = epath.Path(path).expanduser()
-  return downloads.is_url(path) or contents.is_weights(place)
+  return downloads.is_url(path) or contents.is_weights(
+    epath.Path(path).expanduser()
+  )
 
 
 @contextlib.contextmanager
