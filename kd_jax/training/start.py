@@ -80,12 +80,12 @@ def check(
         was, teacher_path.digest(config, _KEYS), path, folder, key, 'network'
       )
     )
-    return Start(
-      facts,
-      lambda: _put(
-        distributed.together(lambda: _taken(config, parts)[0]), parts
-      ),
-    )
+
+    def again() -> dict[str, Any]:
+      values, _ = distributed.together(lambda: _taken(config, parts))
+      return _put(values, parts)
+
+    return Start(facts, again)
   if downloads.is_url(path):
     distributed.first(lambda: str(teacher_path.file(config, _KEYS)))
   values, facts = distributed.together(lambda: _taken(config, parts))
