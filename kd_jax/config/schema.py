@@ -9,7 +9,7 @@ import copy
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import starts
+from kd_jax.config import optimizing, starts
 from kd_jax.config.key import Key as Key
 from kd_jax.config.values import network as network
 from kd_jax.config.values import step_schedule as step_schedule
@@ -190,30 +190,7 @@ KEYS = (
     "if an earlier run trained it) or 'off'.",
     ('train', 'cache', 'off'), changes_result=False,
   ),
-  Key('optimizer.name', 'sgd', 'An optimizer.'),
-  Key(
-    'optimizer.learning_rate', step_schedule(0.05, (150, 180, 210)),
-    'A number or a schedule.',
-  ),
-  Key('optimizer.momentum', 0.9, "SGD's momentum."),
-  Key('optimizer.nesterov', False, "Nesterov's momentum."),
-  Key(
-    'optimizer.reset_momentum_at', (),
-    'Epochs at which the momentum starts at 0 again.',
-  ),
-  Key(
-    'optimizer.weight_decay', 5e-4, "Of every parameter, as PyTorch's.",
-  ),
-  Key(
-    'optimizer.clip_norm', 0.0,
-    'The greatest norm of all gradients together; 0 is off.',
-  ),
-  Key(
-    'optimizer.rules', (),
-    '((regular expression, {field: value}), ...): the first that is found in '
-    "a parameter's path changes these fields for it. A learning_rate "
-    "{'kind': 'scaled', 'factor': f} is the schedule of the others, times f.",
-  ),
+  *optimizing.KEYS,
   Key(
     'trainable', ('.*',),
     'Only parameters in whose path one of these is found are trained.',
@@ -287,7 +264,13 @@ KEYS = (
 )  # fmt: skip
 
 INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)
-ADDED = {key.path: key.default for key in KEYS if key.added}
+ADDED = {
+  key.path: key.default.to_dict()
+  if isinstance(key.default, ConfigDict)
+  else key.default
+  for key in KEYS
+  if key.added
+}
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
 
