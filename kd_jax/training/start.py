@@ -1,6 +1,6 @@
 """What the students of a run begin with: `config.student.init`, or chance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import re
 from typing import Any, NamedTuple
 
@@ -120,7 +120,7 @@ def _taken(
       dict(inspect.variables_of(network, size))
     )
   }
-  skip = tuple(_KEYS.value(config, 'skip'))
+  skip = _KEYS.value(config, 'skip')
   is_file = teacher_path.is_file(path)
   file = teacher_path.file(config, _KEYS) if is_file else path
   with teacher_path.about(path, _KEYS), errors.keys('config.student.init_'):
@@ -149,7 +149,7 @@ def _of_run(
   parts: build.Parts,
   path: str,
   expected: dict[str, tuple[int, ...]],
-  skip: tuple[str, ...],
+  skip: Sequence[str],
 ) -> partial.Taken:
   """Returns what is taken of a run or an export."""
   if key := _KEYS.value(config, 'key'):

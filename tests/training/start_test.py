@@ -17,6 +17,7 @@ from kd_jax.runtime import checkpoint, run_dir
 from kd_jax.training import run as run_lib
 from kd_jax.training import start as start_lib
 from kd_jax.training import teacher as teacher_lib
+from kd_jax.training import teacher_path
 from tests import finished, tiny
 from tests.cli import train_test
 
@@ -188,6 +189,14 @@ def test_a_start_at_random_changes_no_runs_identity():
   assert 'student' not in values['teacher']['recipe']
   made.student.init = 'x'
   assert 'init' in config_lib.determining(config_lib.plain(made))['student']
+
+
+def test_a_recipe_that_names_another_student_has_the_keys_of_its_start():
+  made = train_test.configuration('fsp').get_config('digits')
+  assert (made.student.init, made.student.init_skip) == ('', ())
+  made.student = config_lib.network('resnet14')  # as a program may do
+  assert teacher_path.INIT.value(made, 'path') == ''
+  assert config_lib.checked(made, 'mine.py').student.init == ''
 
 
 def test_a_teacher_that_is_trained_begins_with_its_own_weights():
