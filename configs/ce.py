@@ -36,11 +36,11 @@ def voc_r101() -> base.ConfigDict:
 
   Published: 77.89% mIoU on val, the best epoch (README of
   overhaul-distillation, whose teacher begins with ImageNet's weights and was
-  trained by pytorch-deeplab-xception's script; here it begins at random, so
-  that less is to be expected). Not yet run.
+  trained by pytorch-deeplab-xception's script). Give torchvision's file, as
+  below: at random less is to be expected. Not yet run.
 
     python -m kd_jax.main --config configs/ce.py:voc_r101 \\
-      --config.data.name=voc:/data
+      --config.data.name=voc:/data --config.student.init=resnet101.pth
   """
   return base.voc_teacher()
 
@@ -49,7 +49,8 @@ def voc_r18() -> base.ConfigDict:
   """DeepLabV3+ with ResNet18 on VOC 2012: OFD's student alone.
 
   Published: 72.07% mIoU on val, the best epoch (README of
-  overhaul-distillation), from ImageNet's weights; see `voc_r101`. Not yet run.
+  overhaul-distillation), from ImageNet's weights; see `voc_r101`, with
+  resnet18.pth. Not yet run.
   """
   return base.voc('deeplab_resnet18')
 
@@ -58,7 +59,8 @@ def voc_mobilenetv2() -> base.ConfigDict:
   """DeepLabV3+ with MobileNetV2 on VOC 2012: OFD's student alone.
 
   Published: 68.46% mIoU on val, the best epoch (README of
-  overhaul-distillation), from ImageNet's weights; see `voc_r101`. Not yet run.
+  overhaul-distillation), from ImageNet's weights; see `voc_r101`, with
+  mobilenet_v2.pth. Not yet run.
   """
   return base.voc('deeplab_mobilenetv2')
 

@@ -155,12 +155,13 @@ def voc_r101_r18() -> base.ConfigDict:
 
   Published: 73.98% mIoU on val, the best epoch (README of
   overhaul-distillation; teacher 77.89, student alone 72.07). There all begin
-  with ImageNet's weights, here at random, so that less is to be expected; and
-  the decoder of the teacher drops nothing here. The paper's teacher loads as
-  config.teacher.path. Not yet run.
+  with ImageNet's weights: give torchvision's files, as below; at random less is
+  to be expected. The decoder of the teacher drops nothing here. The paper's
+  teacher loads as config.teacher.path. Not yet run.
 
     python -m kd_jax.main --config configs/ofd.py:voc_r101_r18 \\
-      --config.data.name=voc:/data
+      --config.data.name=voc:/data --config.student.init=resnet18.pth \\
+      --config.teacher.recipe.student.init=resnet101.pth
   """
   return voc('deeplab_resnet18')
 
@@ -170,7 +171,8 @@ def voc_r101_mobilenetv2() -> base.ConfigDict:
 
   Published: 71.19% mIoU on val, the best epoch (README of
   overhaul-distillation; teacher 77.89, student alone 68.46). For the teacher
-  and the first weights see `voc_r101_r18`. Not yet run.
+  and the first weights, torchvision's mobilenet_v2.pth, see `voc_r101_r18`. Not
+  yet run.
   """
   return voc('deeplab_mobilenetv2')
 

@@ -143,11 +143,36 @@ NETWORKS: dict[str, Domain] = {
   'widths': COUNT,
 }
 
+# By the name of an optimizer's argument; switches are no numbers, and have any.
+OPTIMIZERS: dict[str, Domain] = {
+  **dict.fromkeys(
+    ('adam_b1', 'adam_b2', 'b1', 'b2', 'b3', 'beta', 'decay', 'decay_rate',
+     'momentum', 'rho'),
+    PART,
+  ),
+  **dict.fromkeys(
+    ('adam_eps_root', 'eps', 'eps_root', 'initial_accumulator_value',
+     'initial_scale'),
+    NOT_NEGATIVE,
+  ),
+  **dict.fromkeys(('clipping_threshold', 'threshold', 'trust_coefficient'),
+                  POSITIVE),
+  **dict.fromkeys(('min_dim_size_to_factor', 'ns_steps'), COUNT),
+  'decay_offset': COUNT_OR_NONE,
+  **dict.fromkeys(
+    ('adaptive', 'bias_correction', 'bias_correction_mu', 'bias_correction_nu',
+     'centered', 'eps_in_sqrt', 'factored', 'multiply_by_parameter_scale',
+     'nesterov'),
+    FINITE,
+  ),
+}  # fmt: skip
+
 # By the name of a schedule's field.
 SCHEDULES: dict[str, Domain] = {
   'epochs': POSITIVE,
   'factor': NOT_NEGATIVE,
   'first': NOT_NEGATIVE,
+  'floor': NOT_NEGATIVE,
   'milestones': NOT_NEGATIVE,
   'power': POSITIVE,
   'start': NOT_NEGATIVE,

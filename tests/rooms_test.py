@@ -21,7 +21,8 @@ MOST_LINES = 300  # of code: without blank lines, comments and docstrings
 READERS = (
   'config', 'distill.build', 'distill.checks', 'distill.rules', 'training.api',
   'training.facts', 'training.run', 'training.teacher', 'training.teacher_path',
-  'training.restore', 'training.report', 'training.splits', 'study.trained',
+  'training.restore', 'training.report', 'training.splits', 'training.start',
+  'study.trained',
   'study.sweep',
   'benchmark.case', 'benchmark.pairing', 'benchmark.planned',
   'reproduce.runner', 'cli.configured', 'cli.train', 'cli.sweep',

@@ -35,7 +35,8 @@ OPTIMIZERS = ('adam', 'sgd')
 _FACTS = ('bn_group_size', 'dtype', 'num_classes', 'task', 'train_labels')
 # Fields of the configuration that the peers support at the default only.
 _DEFAULT = (
-  'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm', 'phases',
+  'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm',
+  'optimizer.args', 'optimizer.decay_norms', 'phases',
   'trainable', 'teacher.cache_logits', 'teacher.dtype',
 )  # fmt: skip
 

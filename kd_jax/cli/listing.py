@@ -1,4 +1,4 @@
-"""Lists names: `kd-jax list methods|networks|recipes|data|keys`."""
+"""Lists names: `kd-jax list methods|networks|recipes|data|keys|optimizers`."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -11,6 +11,7 @@ import types
 from kd_jax import config as config_lib
 from kd_jax import data, errors
 from kd_jax.cli import networks
+from kd_jax.distill import optimizers
 from kd_jax.methods import registry
 from kd_jax.runtime import command
 
@@ -64,11 +65,22 @@ def keys(recipe: str = '') -> list[tuple[str, str]]:
   return rows
 
 
+def optimizer_names() -> list[tuple[str, str]]:
+  """Returns all optimizers with their arguments and what weight decay is."""
+  rows = []
+  for name, kind in optimizers.KINDS.items():
+    known = optimizers.arguments(name).items()
+    args = ', '.join(f'{key}={default}' for key, default in known)
+    rows.append((name, f'{args or "no arguments"}; weight decay {kind.decay}'))
+  return rows
+
+
 KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
   'methods': methods,
   'recipes': recipes,
   'data': data_sets,
   'keys': keys,
+  'optimizers': optimizer_names,
 }
 
 

@@ -36,6 +36,7 @@ from kd_jax.config.recipes import voc_pair as voc_pair
 from kd_jax.config.recipes import voc_teacher as voc_teacher
 from kd_jax.config.recipes_boxes import voc_boxes as voc_boxes
 from kd_jax.config.recipes_boxes import voc_boxes_pair as voc_boxes_pair
+from kd_jax.config.schema import ADDED as ADDED
 from kd_jax.config.schema import CHOICES as CHOICES
 from kd_jax.config.schema import DTYPES as DTYPES
 from kd_jax.config.schema import INDIFFERENT as INDIFFERENT

@@ -37,7 +37,7 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
   args = config.teacher.args.to_dict()
   # It says how a run uses the teacher, not how the teacher is trained.
   args.pop('batch_norm', None)
-  result.student = schema.network(config.teacher.name, **args)
+  result.student.update(schema.network(config.teacher.name, **args))
   result.baseline = 'off'
   recipe = config.teacher.recipe.to_dict()
   rate = recipe.get('optimizer', {}).pop('learning_rate', None)
@@ -126,6 +126,10 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
       group.pop(last, None)
     if groups and not group:
       kept.pop(groups[0], None)
+  recipe = kept.get('teacher', {}).get('recipe', {})
+  # A recipe may name the key of an init that is not given.
+  if recipe.get('student') == {'init': schema.ADDED['student.init']}:
+    recipe.pop('student')
   return kept
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kd_jax import errors
-from kd_jax.config import recipes, schema
+from kd_jax.config import completing, recipes, schema
 
 _ABSENT = object()
 
@@ -47,6 +47,7 @@ def checked(config: Any, path: str) -> ConfigDict:
     raise errors.UsageError(
       f'get_config of {path} returns no ConfigDict, but a {kind}: {cure}'
     )
+  completing.completed(config)
   for key in schema.KEYS:
     node: Any = config
     for part in key.path.split('.'):

@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kd_jax import errors
-from kd_jax.config import schema
+from kd_jax.config import completing, schema
 
 # RepDistiller's pairs of networks on CIFAR-100, by the names of recipes.
 PAIRS = {
@@ -283,7 +283,8 @@ def _adamw(epochs: int) -> dict[str, Any]:
 def voc(student: str) -> ConfigDict:
   """Returns a DeepLab trained alone on VOC 2012 with SBD, by OFD's code.
 
-  The code begins with a backbone from ImageNet; here it begins at random.
+  The code begins with a backbone from ImageNet, as does `config.student.init`
+  where it names the file of a classifier; without it the start is at random.
 
   Args:
     student: The network's name.
@@ -329,6 +330,7 @@ def voc_pair(student: str) -> ConfigDict:
     {
       'seed': 0,
       **{key: teacher[key] for key in keys},
+      'student': {'init': ''},
       'optimizer': {
         key: teacher.optimizer[key] for key in ('learning_rate', 'rules')
       },
@@ -387,7 +389,7 @@ def pick(
     raise errors.unknown('recipe', name, recipes)
   config = recipes[name]()
   config.recipe = name
-  return config
+  return completing.completed(config)
 
 
 def files() -> list[epath.Path]:

@@ -6,39 +6,14 @@ this table.
 """
 
 import copy
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from kd_jax.config import optimizing, starts
+from kd_jax.config.key import Key as Key
 from kd_jax.config.values import network as network
 from kd_jax.config.values import step_schedule as step_schedule
 from kd_jax.config.values import warmed_up as warmed_up
-
-
-class Key(NamedTuple):
-  """One key of a configuration.
-
-  Attributes:
-    path: Where it stands, such as 'data.name'.
-    default: Its value in `default()`.
-    help: What it means, in a line or two.
-    choices: The values that are allowed; () where they are not listed.
-    changes_result: Whether another value gives another result. What says only
-      where and how often something is computed or written does not.
-    for_teacher: Whether a teacher that is trained for a run takes its value
-      from the run and not from its own recipe.
-    added: Whether runs of older versions lack it. It identifies a run only
-      where it is not the default.
-  """
-
-  path: str
-  default: Any
-  help: str
-  choices: tuple[Any, ...] = ()
-  changes_result: bool = True
-  for_teacher: bool = False
-  added: bool = False
-
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -144,6 +119,7 @@ KEYS = (
   Key('data.flip', True, 'Flips half of the images.', for_teacher=True),
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
+  *starts.KEYS,
   Key('teacher.name', '', "A network; '' is no teacher."),
   Key('teacher.args', ConfigDict(), "Fields of the network's class."),
   Key(
@@ -218,30 +194,7 @@ KEYS = (
     "if an earlier run trained it) or 'off'.",
     ('train', 'cache', 'off'), changes_result=False,
   ),
-  Key('optimizer.name', 'sgd', 'An optimizer.'),
-  Key(
-    'optimizer.learning_rate', step_schedule(0.05, (150, 180, 210)),
-    'A number or a schedule.',
-  ),
-  Key('optimizer.momentum', 0.9, "SGD's momentum."),
-  Key('optimizer.nesterov', False, "Nesterov's momentum."),
-  Key(
-    'optimizer.reset_momentum_at', (),
-    'Epochs at which the momentum starts at 0 again.',
-  ),
-  Key(
-    'optimizer.weight_decay', 5e-4, "Of every parameter, as PyTorch's.",
-  ),
-  Key(
-    'optimizer.clip_norm', 0.0,
-    'The greatest norm of all gradients together; 0 is off.',
-  ),
-  Key(
-    'optimizer.rules', (),
-    '((regular expression, {field: value}), ...): the first that is found in '
-    "a parameter's path changes these fields for it. A learning_rate "
-    "{'kind': 'scaled', 'factor': f} is the schedule of the others, times f.",
-  ),
+  *optimizing.KEYS,
   Key(
     'trainable', ('.*',),
     'Only parameters in whose path one of these is found are trained.',
@@ -315,7 +268,13 @@ KEYS = (
 )  # fmt: skip
 
 INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)
-ADDED = {key.path: key.default for key in KEYS if key.added}
+ADDED = {
+  key.path: key.default.to_dict()
+  if isinstance(key.default, ConfigDict)
+  else key.default
+  for key in KEYS
+  if key.added
+}
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
 

@@ -26,7 +26,7 @@ _ONCE_ON_CPU = {'xla_backend_optimization_level': 1}
 
 
 def init(exp: step.Experiment, mesh: Mesh) -> Any:
-  """Returns `step.init` as a jitted function of (seed, frozen, batch).
+  """Returns `step.init` as a jitted function of (seed, frozen, batch, start).
 
   The state that it returns is replicated on every device.
   """

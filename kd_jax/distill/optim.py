@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import re
+import types
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import domains, errors, pytrees
+from kd_jax.distill import optimizers
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -22,6 +24,7 @@ KINDS: dict[str, tuple[str, ...]] = {
   'ramp': ('value', 'epochs', 'first'),
   'gaussian_ramp': ('value', 'epochs'),
 }
+_OPTIONAL = {'cosine': ('floor',)}  # further fields, which are 0 without
 
 
 def schedule(
@@ -39,7 +42,8 @@ def schedule(
     'step' (value, milestones, factor): the value, multiplied by factor at each
       milestone, in epochs. With milestone 150, the 151st epoch is the first
       at the lower value.
-    'cosine' (value): from value to 0 at the end of the run.
+    'cosine' (value): from value to 0 at the end of the run, or to 'floor' where
+      it is given.
     'poly' (value, power, epochs, first): value * (1 - e / epochs)^power after
       e epochs, counted from first with every step, and 0 from the end on. A
       phase before this one takes its epochs as first.
@@ -72,10 +76,11 @@ def schedule(
   kind = given.pop('kind', 'constant')
   if kind not in KINDS:
     raise errors.unknown('schedule', kind, KINDS)
+  known = (*KINDS[kind], *_OPTIONAL.get(kind, ()), 'warmup_epochs')
   for key in given:
-    if key not in (*KINDS[kind], 'warmup_epochs'):
-      known = (*KINDS[kind], 'kind', 'warmup_epochs')
-      raise errors.unknown(f'field of schedule {kind}:', key, known)
+    if key not in known:
+      wrong = f'field of schedule {kind}:'
+      raise errors.unknown(wrong, key, (*known, 'kind'))
     place = f'{name}.{key}' if is_group else name
     _check_field(place, key, given[key], signed)
   if missing := [key for key in KINDS[kind] if key not in given]:
@@ -119,6 +124,8 @@ def of_rule(
     UsageError: A scaled learning rate lacks its factor.
   """
   fields = {**common, **changes}
+  if 'args' in common and 'name' in changes:  # arguments are those of a name
+    fields['args'] = changes.get('args', {})
   rate = changes.get('learning_rate')
   if isinstance(rate, Mapping) and rate.get('kind') == 'scaled':
     factor: Any = rate.get('factor')
@@ -134,7 +141,7 @@ def of_rule(
 def _scaled(spec: float | Mapping[str, Any], factor: float) -> Any:
   if not isinstance(spec, Mapping):
     return spec * factor
-  sized = [key for key in ('value', 'start') if key in spec]
+  sized = [key for key in ('value', 'start', 'floor') if key in spec]
   return {**spec, **{key: spec[key] * factor for key in sized}}
 
 
@@ -150,6 +157,9 @@ def _shape(kind, fields, step, steps_per_epoch, epochs):
     return value * jnp.asarray(fields['factor'], jnp.float32) ** passed
   if kind == 'cosine':
     done = step / (epochs * steps_per_epoch)
+    shape = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
+    if floor := fields.get('floor'):
+      return floor + (value - floor) * shape
     return value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0.0, 1.0)))
   if kind == 'poly':
     done = (step / steps_per_epoch + fields['first']) / fields['epochs']
@@ -175,37 +185,42 @@ def transformation(
   momentum: float = 0.9,
   nesterov: bool = False,
   reset_momentum_at: Sequence[int] = (),
+  args: Mapping[str, Any] = types.MappingProxyType({}),
+  adapts: bool = True,
 ) -> optax.GradientTransformation:
-  """Returns an optimizer that equals PyTorch's of the same name.
+  """Returns an optimizer; 'sgd', 'adam' and 'adamw' are PyTorch's.
 
   'sgd' and 'adam' add weight_decay * parameter to the gradient of every
   parameter, including BatchNorm and biases, before momentum or moments. 'adamw'
-  decouples the weight decay.
+  decouples the weight decay; for the others see `optimizers.KINDS`.
 
   Args:
-    name: 'sgd', 'adam', 'adamw', or 'frozen' (no update at all).
+    name: A name in `optimizers.KINDS`; 'frozen' is no update at all.
     learning_rate: The schedule of the learning rate.
     weight_decay: The factor of the weight decay.
     momentum: The momentum of 'sgd'.
     nesterov: Whether 'sgd' uses Nesterov momentum.
     reset_momentum_at: Steps before which the momentum of 'sgd' is reset to 0,
       as in released code that makes a new optimizer at a milestone (OFD's).
+    args: Further arguments; see `optimizers.arguments`.
+    adapts: See `optimizers.make`.
 
   Raises:
-    UsageError: The name is unknown.
+    UsageError: The name or an argument is unknown, or a value is not allowed.
   """
+  optimizers.check(name, args)
   decay = optax.add_decayed_weights(weight_decay)
   if name == 'sgd':
     trace = reset_at(optax.trace(momentum, nesterov), reset_momentum_at)
     scale = optax.scale_by_learning_rate(learning_rate)
     return optax.chain(decay, trace, scale)
   if name == 'adam':
-    return optax.chain(decay, optax.adam(learning_rate))
+    return optax.chain(decay, optax.adam(learning_rate, **args))
   if name == 'adamw':
-    return optax.adamw(learning_rate, weight_decay=weight_decay)
+    return optax.adamw(learning_rate, weight_decay=weight_decay, **args)
   if name == 'frozen':
     return optax.set_to_zero()
-  raise errors.unknown('optimizer', name, ('sgd', 'adam', 'adamw', 'frozen'))
+  return optimizers.make(name, learning_rate, weight_decay, args, adapts)
 
 
 def reset_at(

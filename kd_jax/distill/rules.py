@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 import optax
 
 from kd_jax import domains, errors
 from kd_jax.distill import optim
+
+# Of the parameters of an expression, the biases and those of normalisation.
+_NORMS = '^(?=.*(?:{})).*/(?:bias|scale)$'
 
 
 def optimizer(
@@ -23,8 +27,9 @@ def optimizer(
   Raises:
     UsageError: An expression is invalid, or a field is unknown.
   """
-  common = config.optimizer.to_dict()
+  common = {'args': {}, **config.optimizer.to_dict()}
   clip_norm = common.pop('clip_norm')
+  decay_norms = common.pop('decay_norms', True)
   rules, frozen = [], []
   all_rules = common.pop('rules')
   for expression in (*(rule[0] for rule in all_rules), *config.trainable):
@@ -49,7 +54,13 @@ def optimizer(
     epochs = fields.pop('reset_momentum_at')
     resets = [min(int(e * steps_per_epoch), 2**31 - 1) for e in epochs]
     fields['reset_momentum_at'] = resets
-    rules.append((expression, optim.transformation(name, rate, **fields)))
+    with errors.keys('config.optimizer.args.'):
+      if not decay_norms:
+        free: dict[str, Any] = {**fields, 'weight_decay': 0.0, 'adapts': False}
+        norms = _NORMS.format(expression)
+        rules.append((norms, optim.transformation(name, rate, **free)))
+        frozen.append(name == 'frozen')
+      rules.append((expression, optim.transformation(name, rate, **fields)))
     frozen.append(name == 'frozen')
   group = optim.grouping([rule[0] for rule in rules], config.trainable)
 

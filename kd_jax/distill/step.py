@@ -17,6 +17,7 @@ from kd_jax.methods import base
 from kd_jax.models import layers
 
 Variables = Mapping[str, Any]
+Start = Callable[[], Mapping[str, jax.Array]]  # see `first`
 
 
 class Experiment(NamedTuple):
@@ -167,9 +168,10 @@ def init(
   seed: jax.Array,
   frozen: Mapping[str, Variables],
   batch: Batch,
+  start: Mapping[str, jax.Array] = types.MappingProxyType({}),
 ) -> TrainState:
   """Returns the state before step 0; see `first`."""
-  return first(exp, seed, frozen, batch)[0]
+  return first(exp, seed, frozen, batch, start)[0]
 
 
 def first(
@@ -177,16 +179,19 @@ def first(
   seed: jax.Array,
   frozen: Mapping[str, Variables],
   batch: Batch,
+  start: Mapping[str, jax.Array] = types.MappingProxyType({}),
 ) -> tuple[TrainState, NetFeatures]:
   """Returns the state before step 0, and the features that adapters start from.
 
-  A student's first variables depend on nothing but the seed.
+  A student's first variables depend on nothing but the seed and `start`.
 
   Args:
     exp: The experiment.
     seed: The seed, [] i32.
     frozen: The teachers' variables by name.
     batch: Any batch; only its shapes matter to networks.
+    start: Values that all students begin with, by path, such as
+      'params/fc/kernel'; the others are random.
 
   Returns:
     The state, and the features of the students in training mode and of the
@@ -195,15 +200,18 @@ def first(
   key = jax.random.key(seed)
   variables, feats = {}, {}
   for i, (name, network) in enumerate(exp.students.items()):
-    start = variables_of(network, jax.random.fold_in(key, i), batch['image'])
-    variables[name] = start
+    own = variables_of(network, jax.random.fold_in(key, i), batch['image'])
+    own = jax.tree.map_with_path(
+      lambda path, x: start.get(pytrees.path_name(path), x), own
+    )
+    variables[name] = own
     feats[name], _ = run(
       name,
       network,
-      start,
+      own,
       batch['image'],
       train=True,
-      mutable=[c for c in start if c != 'params'],
+      mutable=[c for c in own if c != 'params'],
       rngs=_rngs(key),
     )
   feats |= teacher_features(exp, frozen, batch)

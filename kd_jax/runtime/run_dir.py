@@ -11,6 +11,7 @@ log.txt         the lines of the log with their times
 curves.png      the learning curves
 checkpoints/    the training state at the newest two checkpoints
 teacher/        the teacher's variables; teacher.json has its accuracy
+init.json       what the students begin with, where it is not at random
 student/        the trained student's variables, if it predicts by itself
 deployed/       otherwise, the trained variables of the prediction, such as
                 those of SimKD's projector
@@ -48,8 +49,8 @@ _LATE_S = 30  # seconds that a network's file system may take to show a file
 _OWN = ('.lock', _SHARED)
 # The files of JSON that a run reads again where it goes on.
 _JSON = (
-  'config.json', 'result.json', 'teacher.json', 'data.json', 'alone.json',
-  'wandb.json', 'mlflow.json',
+  'config.json', 'result.json', 'teacher.json', 'init.json', 'data.json',
+  'alone.json', 'wandb.json', 'mlflow.json',
 )  # fmt: skip
 
 _METRICS = 'metrics.jsonl'

@@ -100,6 +100,10 @@ _FACTS_OF_TEACHER = {
   'miou': PERCENT, 'map': PERCENT,
   'best_on_test': _or_none(PERCENT), 'wall_s': NUMBER, 'notes': TEXTS,
 }  # fmt: skip
+_FACTS_OF_INIT = {
+  'from': TEXT, 'digest': TEXT, 'parameters': COUNT, 'of': COUNT,
+  'fresh': TEXTS, 'notes': TEXTS,
+}  # fmt: skip
 _RESULT = {
   'method': TEXT, 'data': TEXT, 'network': TEXT, 'kept': NAMES, 'seed': WHOLE,
   'epochs': NUMBER, 'steps': COUNT, 'train_images': COUNT,
@@ -123,9 +127,12 @@ FIELDS: dict[str, dict[str, Kind]] = {
   'result.json': {
     **_RESULT,
     **{f'teacher.{name}': kind for name, kind in _FACTS_OF_TEACHER.items()},
+    'init': OBJECT,
+    **{f'init.{name}': kind for name, kind in _FACTS_OF_INIT.items()},
   },
   'alone.json': {**_RESULT, 'from': TEXT},
   'teacher.json': _FACTS_OF_TEACHER,
+  'init.json': _FACTS_OF_INIT,
   'data.json': {'place': TEXT},
   'wandb.json': {'id': TEXT, 'step': COUNT},
   'mlflow.json': {'id': TEXT},

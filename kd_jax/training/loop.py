@@ -37,6 +37,7 @@ class Loop:
     reporter: logging.Reporter,
     dog: watchdog.Watchdog,
     began: float,
+    start: step.Start = dict,
   ):
     """Restores the newest checkpoint, or makes the first state.
 
@@ -51,6 +52,8 @@ class Loop:
       reporter: The run's reporter.
       dog: The watchdog, which is told of every finished step.
       began: The time from which 'starting' is counted, by `run_dir.now`.
+      start: Returns what the students begin with, by path; see `step.first`.
+        It is called where there is no checkpoint.
 
     Raises:
       UsageError: The checkpoint is beyond the last step of the configuration.
@@ -72,9 +75,8 @@ class Loop:
       for split, test in tests.items()
     }
     self._saver = saving.Saver(folder, parts.mesh, reporter.line)
-    self._restore(sharding.replicated(parts.mesh))
-    self._saved_at = time.monotonic()
-    self._save_is_due = False
+    self._restore(sharding.replicated(parts.mesh), start)
+    self._saved_at, self._save_is_due = time.monotonic(), False
     self._meter = points.Meter(options.log_every, options.batch_size)
     self._begins = True  # no record is logged yet
     self._unread: list[tuple[int, step.Terms, Callable[[], bool]]] = []
@@ -84,7 +86,7 @@ class Loop:
     self._feeds = train.feeds(self.step)
     self.clock.add('starting', run_dir.now() - began)
 
-  def _restore(self, whole: jax.sharding.Sharding) -> None:
+  def _restore(self, whole: jax.sharding.Sharding, start: step.Start) -> None:
     """Sets state, step and records, from the folder if it has them."""
     shapes = inspect.example(
       self._parts.source.info.image_size,
@@ -105,7 +107,7 @@ class Loop:
     self._phase = phase.name
     if state is None:
       init = jitted.init(phase.exp, self._parts.mesh)
-      state = init(self._seed, self._frozen, batch)
+      state = init(self._seed, self._frozen, batch, start())
     else:
       self._reporter.line(f'resuming at step {self.step}')
     self.state = state

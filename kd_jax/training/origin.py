@@ -66,7 +66,14 @@ def _below(folder: epath.Path) -> Iterator[epath.Path]:
         yield path
 
 
-def check(was: str, now: str, path: str, folder: run_dir.Folder) -> None:
+def check(
+  was: str,
+  now: str,
+  path: str,
+  folder: run_dir.Folder,
+  key: str = 'config.teacher.path',
+  what: str = 'teacher',
+) -> None:
   """Checks that a teacher's path holds what a run was begun with.
 
   A path that is gone is none of the run's concern, which has its own copy; nor
@@ -77,6 +84,8 @@ def check(was: str, now: str, path: str, folder: run_dir.Folder) -> None:
     now: The digest of what is there, or its first digits; '' if it is gone.
     path: The value of `config.teacher.path`.
     folder: The run's folder.
+    key: The name of the key of the path.
+    what: What is there, for the message.
 
   Raises:
     UsageError: The path holds something else.
@@ -84,7 +93,7 @@ def check(was: str, now: str, path: str, folder: run_dir.Folder) -> None:
   digits = min(len(was), len(now))
   if was[:digits] != now[:digits]:
     raise errors.UsageError(
-      f'config.teacher.path={path!r} holds another teacher (digest {now[:16]}) '
+      f'{key}={path!r} holds another {what} (digest {now[:16]}) '
       f'than the one that {folder.path} was begun with ({was[:16]}); give '
-      'another --workdir, or put the teacher back'
+      f'another --workdir, or put the {what} back'
     )

@@ -25,6 +25,7 @@ from kd_jax.runtime import (
   watchdog,
 )
 from kd_jax.training import datasets, loop, options, picture, report, splits
+from kd_jax.training import start as start_lib
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
 
@@ -102,6 +103,7 @@ def _train(
   info = parts.source.info
   datasets.check_same(info)
   teacher_lib.check(config, parts, folder)
+  start = start_lib.check(config, parts, folder)
   with folder.lock(wait=shared), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
@@ -135,6 +137,7 @@ def _train(
     frozen = teacher_lib.folded(parts, frozen)
     teacher_s = run_dir.now() - teacher_began
     reporter.lines(report.opening(config, parts, folder))
+    start.keep(folder, reporter.line)
     data = distributed.together(
       lambda: splits.training(config, parts, reporter.line)
     )
@@ -153,6 +156,7 @@ def _train(
         reporter,
         watch,
         began + teacher_s,
+        start.values,
       )
       if teacher:
         run.clock.add('teacher', teacher_s)
@@ -166,7 +170,7 @@ def _train(
           f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
           'the same command goes on from there'
         )
-      result = _finish(config, parts, folder, run, teacher)
+      result = _finish(config, parts, folder, run, teacher, start.facts)
       reporter.close(result)
       return result
 
@@ -196,6 +200,7 @@ def _finish(
   folder: run_dir.Folder,
   run: loop.Loop,
   teacher: dict[str, Any] | None,
+  begun: dict[str, Any],
 ) -> dict[str, Any]:
   """Saves the trained networks, writes the result, and returns it."""
   folder.guard()
@@ -210,7 +215,7 @@ def _finish(
     variables = {name: _variables(run, name) for name in names}
     checkpoint.save_only(folder.path / 'deployed', run.step, variables)
   return distributed.first(
-    lambda: _written(config, parts, folder, run, teacher, alone_result)
+    lambda: _written(config, parts, folder, run, teacher, begun, alone_result)
   )
 
 
@@ -220,6 +225,7 @@ def _written(
   folder: run_dir.Folder,
   run: loop.Loop,
   teacher: dict[str, Any] | None,
+  begun: dict[str, Any],
   alone_result: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """Writes curves.png and result.json, and returns the result.
@@ -260,6 +266,7 @@ def _written(
       name: round(seconds, 3) for name, seconds in run.clock.seconds.items()
     },
     'teacher': teacher and {**teacher, **costs['teacher']},
+    **({'init': begun} if begun else {}),
     **provenance(),
   }
   folder.write_alone('result.json', result)

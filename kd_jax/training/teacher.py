@@ -328,18 +328,24 @@ def cache_folder(
   """Returns the folder in which a network that many runs share is trained.
 
   Args:
-    config: The configuration that trains it. Together with `info` and the
-      version of kd_jax, it determines the folder.
+    config: The configuration that trains it. Together with `info`, the content
+      of `config.student.init` and the version of kd_jax, it determines the
+      folder.
     info: The facts of the data set on this machine.
     kind: Its use, as a label in the folder's name: 'teacher' or 'alone'.
   """
+  identity: Any = info.identity()
+  if teacher_path.INIT.value(config, 'path'):  # what is there may change
+    init = teacher_path.INIT
+    begun = distributed.first(lambda: teacher_path.digest(config, init))
+    identity = [identity, begun]
   name = (
     '-'.join(
       (
         kind,
         config.student.name,
         config.data.name,
-        config_lib.digest(config, info.identity()),
+        config_lib.digest(config, identity),
       )
     )
     .replace('/', '_')

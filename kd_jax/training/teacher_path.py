@@ -1,4 +1,8 @@
-"""The teacher that `config.teacher.path` names: a run, an export or weights."""
+"""What `config.teacher.path` names: a run, an export or weights.
+
+The weights that a student begins with, `config.student.init`, are found,
+fetched and known by their content as a teacher's are.
+"""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -6,7 +10,7 @@ import glob
 import hashlib
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 from urllib import parse
 
 from etils import epath
@@ -14,6 +18,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 import numpy as np
 
+from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.data import source
 from kd_jax.distill import build
@@ -28,18 +33,49 @@ from kd_jax.runtime import (
 )
 from kd_jax.training import classes, imports, origin, restore
 
-_ALLOW = 'config.teacher.allow_imports'
 _DIGITS = re.compile('[0-9a-fA-F]{8,64}')
 _WHOLE = 64  # digits of a SHA-256
 _NAME = 50  # the most characters of a URL's file name that are kept
 
 
-def digest(config: ConfigDict) -> str:
-  """Returns a digest of what `config.teacher.path` holds; '' if it is gone."""
-  if downloads.is_url(config.teacher.path):
-    return config.teacher.sha256.lower()
-  home = run_dir.cache_root(config.cache_dir)
-  return origin.digest(config.teacher.path, home)
+class Keys(NamedTuple):
+  """The keys that say where weights are and how they are read.
+
+  Attributes:
+    group: The group of the configuration.
+    path: The key of the path.
+    prefix: What the names of the other keys begin with.
+  """
+
+  group: str
+  path: str
+  prefix: str
+
+  def name(self, key: str) -> str:
+    """Returns the whole name of a key, such as 'config.teacher.sha256'."""
+    last = self.path if key == 'path' else f'{self.prefix}{key}'
+    return f'config.{self.group}.{last}'
+
+  def value(self, config: ConfigDict, key: str) -> Any:
+    """Returns the value of a key; its default where a configuration lacks it.
+
+    A student that was named by `config.network` alone has no keys of its init.
+    """
+    _, group, last = self.name(key).split('.')
+    default = config_lib.ADDED.get(f'{group}.{last}')
+    return config[group].get(last, default)
+
+
+TEACHER = Keys('teacher', 'path', '')
+INIT = Keys('student', 'init', 'init_')
+
+
+def digest(config: ConfigDict, keys: Keys = TEACHER) -> str:
+  """Returns a digest of what the keys' path holds; '' if it is gone."""
+  path = keys.value(config, 'path')
+  if downloads.is_url(path):
+    return keys.value(config, 'sha256').lower()
+  return origin.digest(path, run_dir.cache_root(config.cache_dir))
 
 
 def read(
@@ -66,9 +102,7 @@ def read(
   """
   info, replicated = parts.source.info, sharding.replicated(parts.mesh)
   notes = []
-  if downloads.is_url(path) or contents.is_weights(
-    epath.Path(path).expanduser()
-  ):
+  if is_file(path):
     weights_file = file(config)
     with about(path), errors.keys('config.teacher.'):
       weights = convert.load(network, weights_file, config.teacher.key, say)
@@ -80,7 +114,7 @@ def read(
       f"weights, and config.teacher.path={path!r} is none; give ''"
     )
   else:
-    with about(path), errors.keys(allow_imports=_ALLOW):
+    with about(path), errors.keys(allow_imports=TEACHER.name('allow_imports')):
       trained = restore.load(path, parts.mesh, allowed(config, path))
       variables = restore.variables(
         trained, network, len(info.class_names), info.image_size
@@ -115,48 +149,58 @@ def allowed(config: ConfigDict, path: str) -> imports.Allowed:
   return (config.teacher.name, config.student.name, config.method)
 
 
+def is_file(path: str) -> bool:
+  """Returns whether a path is that of a file of weights, or a URL."""
+  return downloads.is_url(path) or contents.is_weights(
+    epath.Path(path).expanduser()
+  )
+
+
 @contextlib.contextmanager
-def about(path: str) -> Iterator[None]:
+def about(path: str, keys: Keys = TEACHER) -> Iterator[None]:
   """Puts the key and the path before the message of a UsageError."""
   try:
     yield
   except errors.UsageError as error:
     raise errors.UsageError(
-      f'config.teacher.path={errors.public(path)!r}: {error}'
+      f'{keys.name("path")}={errors.public(path)!r}: {error}'
     ) from error
 
 
-def file(config: ConfigDict) -> epath.Path:
+def file(config: ConfigDict, keys: Keys = TEACHER) -> epath.Path:
   """Returns the file of weights, downloaded if need be.
 
-  Its SHA-256 is checked if `config.teacher.sha256` is set. A file by URL needs
+  Its SHA-256 is checked if the key sha256 is set. A file by URL needs
   all of its digits: a file with the same first 8 is made in minutes.
 
   Raises:
-    UsageError: `config.teacher.sha256` is invalid, or lacks digits for a URL;
+    UsageError: The key sha256 is invalid, or lacks digits for a URL;
       the message has the digits of what the URL gives.
   """
-  path, digits = config.teacher.path, config.teacher.sha256
+  path, digits = (keys.value(config, key) for key in ('path', 'sha256'))
+  sha256 = keys.name('sha256')
   wanted = downloads.Published(path, 'sha256', digits)
-  with about(path):
+  with about(path, keys):
     if digits and not _DIGITS.fullmatch(digits):
       raise errors.UsageError(
-        f'config.teacher.sha256={digits!r}: give its 64 hexadecimal digits, or '
+        f'{sha256}={digits!r}: give its 64 hexadecimal digits, or '
         'the first 8 or more of a file at home'
       )
     if downloads.is_url(path):
-      return _downloaded(config, wanted)
+      return _downloaded(config, wanted, sha256)
     if gcs.is_bucket(path):
       raise errors.UsageError(
         'weights are read from a disk, or fetched by https:// or http://'
       )
     place = epath.Path(path).expanduser()
     if digits and place.exists():
-      downloads.verify(wanted, place, 'See config.teacher.sha256')
+      downloads.verify(wanted, place, f'See {sha256}')
   return place
 
 
-def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
+def _downloaded(
+  config: ConfigDict, wanted: downloads.Published, sha256: str
+) -> epath.Path:
   name = pathlib.PurePosixPath(parse.urlsplit(wanted.url).path).name
   if not name.lower().endswith(contents.SUFFIXES):
     raise errors.UsageError(
@@ -169,11 +213,11 @@ def _downloaded(config: ConfigDict, wanted: downloads.Published) -> epath.Path:
   with contextlib.suppress(OSError):  # `locks.hold` raises a better error
     folder.mkdir(parents=True, exist_ok=True)
   with locks.hold(folder / '.lock', wait=True):
-    return _verified(wanted, folder, name[-_NAME:])
+    return _verified(wanted, folder, name[-_NAME:], sha256)
 
 
 def _verified(
-  wanted: downloads.Published, folder: epath.Path, name: str
+  wanted: downloads.Published, folder: epath.Path, name: str, sha256: str
 ) -> epath.Path:
   """Returns the file of a URL in the folder of downloads, with its checksum.
 
@@ -190,7 +234,7 @@ def _verified(
       unknown = wanted._replace(checksum='')
       downloads.fetch(unknown, place, cure, distributed.say)
     raise errors.UsageError(
-      f'config.teacher.sha256={digits!r}: a file by URL needs all {_WHOLE} '
+      f'{sha256}={digits!r}: a file by URL needs all {_WHOLE} '
       f'digits of its SHA-256, and the file there has {downloads.digest(place)}'
       ': set it to these once they are what its publisher says'
     )

@@ -64,7 +64,7 @@ def load(
       raise
     except errors.UsageError as error:
       raise errors.UsageError(f'{os.fspath(path)}: {error}') from error
-    _check_dtypes(state, {name for plan in names for name in plan})
+    check_dtypes(state, {name for plan in names for name in plan})
     with contents.damage(os.fspath(path)):
       variables = _converted_all(network, layouts, state.weights)
   for note in state.notes if say else ():
@@ -85,13 +85,12 @@ def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
   }
   wrapped = states.State(weights, '', ())
   layouts = plans(network)
-  _check_dtypes(
-    wrapped, {n for plan in layouts.values() for n in plan.values()}
-  )
+  check_dtypes(wrapped, {n for plan in layouts.values() for n in plan.values()})
   return _converted_all(network, layouts, weights)
 
 
-def _check_dtypes(state: states.State, wanted: set[str]) -> None:
+def check_dtypes(state: states.State, wanted: set[str]) -> None:
+  """Raises UsageError if a weight of the wanted names is no float."""
   for name, tensor in state.weights.items():
     if name in wanted and tensor.dtype not in torch_save.FLOATS:
       raise errors.UsageError(
@@ -131,7 +130,7 @@ def _converted_all(
   )
   return traverse_util.unflatten_dict(
     {
-      path: _converted(path, name, weights[name].values())
+      path: converted(path, name, weights[name].values())
       for path, name in plan.items()
     }
   )
@@ -151,7 +150,7 @@ def plans(network: nn.Module) -> dict[str, dict[tuple[str, ...], str]]:
     )
   paths = traverse_util.flatten_dict(shapes(network))
   return {
-    layout: {path: _name(path, namer) for path in paths}
+    layout: {path: named(path, namer) for path in paths}
     for layout, namer in namers.items()
   }
 
@@ -192,14 +191,25 @@ def shapes(network: nn.Module) -> dict[str, Any]:
   return jax.eval_shape(init, image)
 
 
-def _name(path: tuple[str, ...], namer: layouts_lib.Namer) -> str:
+def named(path: tuple[str, ...], namer: layouts_lib.Namer) -> str:
+  """Returns PyTorch's name of a variable with its collection in its path."""
   _, *module, leaf = path
   return f'{namer("/".join(module))}.{LEAVES[leaf]}'
 
 
-def _converted(
+def converted(
   path: tuple[str, ...], name: str, value: np.ndarray
 ) -> np.ndarray:
+  """Returns a PyTorch weight as the variable of a path, f32.
+
+  Args:
+    path: The path, with its collection.
+    name: PyTorch's name, for the message.
+    value: The weight.
+
+  Raises:
+    UsageError: A value is not finite.
+  """
   with np.errstate(over='ignore'):
     value = np.asarray(value, np.float32)
   if count := value.size - np.count_nonzero(np.isfinite(value)):
