@@ -140,8 +140,26 @@ KEYS = (
   Key('data.flip', True, 'Flips half of the images.', for_teacher=True),
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
+  Key(
+    'students', ConfigDict(),
+    "By name, the 'name' and 'args' of students of a method that has several; "
+    'a student that is not here is `student`.',
+    added=True,
+  ),
   Key('teacher.name', '', "A network; '' is no teacher."),
   Key('teacher.args', ConfigDict(), "Fields of the network's class."),
+  Key(
+    'teachers', ConfigDict(),
+    'By name, the fields of `teacher` (but cache_logits, which is said there '
+    'for all) for each teacher of a method that has several.',
+    added=True,
+  ),
+  Key(
+    'teacher.image_size', 0,
+    'Pixels of its images, to which those of the run are resized (bilinear, '
+    "with antialiasing) as it teaches; 0 is the data's size.",
+    added=True,
+  ),
   Key(
     'teacher.dtype', '', "What it computes in as it teaches; '' is `dtype`.",
     ('', *DTYPES),

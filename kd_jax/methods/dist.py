@@ -15,7 +15,7 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.WithTeacher):
+class Method(base.OfLogits):
   """The method DIST, which has a term for each of its two relations.
 
   Attributes:
@@ -35,13 +35,9 @@ class Method(base.WithTeacher):
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd', 'inter' and 'intra'."""
     student = feats['student']['logits']
-    teacher = feats['teacher']['logits']
+    teacher = self.taught(feats, self.dist_temperature)['logits']
     return {
       **self.standard(feats, batch),
       'inter': losses.inter_class(student, teacher, self.dist_temperature),
       'intra': losses.intra_class(student, teacher, self.dist_temperature),
     }
-
-  def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Returns the pair of logits."""
-    return (('logits', 'logits'),)

@@ -12,7 +12,7 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.WithTeacher):
+class Method(base.OfLogits):
   """The method DKD, which weighs the two parts of KD separately.
 
   Attributes:
@@ -38,16 +38,14 @@ class Method(base.WithTeacher):
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd' and 'dkd'."""
     student = feats['student']['logits']
-    teacher = feats['teacher']['logits']
     if self.standardize:
-      student, teacher = map(losses.standardized, (student, teacher))
+      student = losses.standardized(student)
+    teacher = self.taught(
+      feats, self.temperature, standardize=self.standardize
+    )['logits']
     target, others = (
       loss(student, teacher, batch['label'], self.temperature)
       for loss in (losses.tckd, losses.nckd)
     )
     dkd = self.alpha * target + self.beta * others
     return {**self.standard(feats, batch), 'dkd': dkd}
-
-  def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Returns the pair of logits."""
-    return (('logits', 'logits'),)

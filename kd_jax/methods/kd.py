@@ -1,5 +1,7 @@
 """KD: the teacher's softened logits are the student's target.
 
+Several teachers are averaged to one; see `base.OfLogits`.
+
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015;
 weights and temperature are those of RepDistiller b84f547 (0.1 CE + 0.9 KD,
 T=4). With standardised logits: Sun et al., CVPR 2024; logit-standardization-KD
@@ -13,7 +15,7 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.Method):
+class Method(base.OfLogits):
   """The method KD, which adds the KL divergence of softened logits to CE.
 
   Attributes:
@@ -26,27 +28,21 @@ class Method(base.Method):
   is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',)}
 
-  temperature: float = 4.0
   standardize: bool = False
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce' and 'kd'."""
-    student, teacher = feats['student'], feats['teacher']
-    if self.standardize and self.task.name != 'classification':
+    if not self.standardize:
+      return self.standard(feats, batch)
+    student = feats['student']
+    if self.task.name != 'classification':
       raise errors.ArgumentError(
         'standardize=True standardises the logits of a whole image, and the '
         f'task is {self.task.name}: give False'
       )
-    if self.standardize:
-      kd = losses.kl(
-        losses.standardized(student['logits']),
-        losses.standardized(teacher['logits']),
-        self.temperature,
-      )
-    else:
-      kd = self.task.distilled(student, teacher, batch, self.temperature)
+    kd = losses.kl(
+      losses.standardized(student['logits']),
+      self.taught(feats, self.temperature, standardize=True)['logits'],
+      self.temperature,
+    )
     return {'ce': self.task.supervised(student, batch), 'kd': kd}
-
-  def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Returns the pair of logits."""
-    return (('logits', 'logits'),)
