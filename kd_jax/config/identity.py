@@ -150,7 +150,7 @@ def _public(value: Any) -> Any:
 
 def _same(value: Any, default: Any) -> bool:
   """Returns whether a value of JSON, where a tuple is a list, is a default."""
-  return value == json.loads(json.dumps(default))
+  return value == json.loads(json.dumps(default, default=dict))
 
 
 def digest(config: ConfigDict, more: Any = None) -> str:

@@ -69,7 +69,7 @@ def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
   Returns:
     The images, [N,H,W,3] f32, or [N,S,S,3] f32 where the network has a size S.
   """
-  images = resized(exp, name, images)
+  images = resized(images, exp.sizes.get(name, 0))
   if name not in exp.inputs:
     return images
   scale, shift = (
@@ -78,22 +78,20 @@ def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
   return images * scale + shift
 
 
-def resized(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
-  """Returns images at the size of a network: bilinear, with antialiasing.
+def resized(images: jax.Array, size: int) -> jax.Array:
+  """Returns images at another size: bilinear, with antialiasing.
 
-  Antialiasing widens the triangle of a smaller image, as Pillow's bilinear
-  filter does; a larger one is interpolated between the centres of pixels.
+  Antialiasing widens the triangle where images shrink, as Pillow's bilinear
+  filter does; images that grow are interpolated between the centres of pixels.
 
   Args:
-    exp: The experiment.
-    name: The name of the network.
     images: Images [N,H,W,3] f32.
+    size: The height and width S in pixels; 0 leaves them as they are.
 
   Returns:
-    The images, [N,S,S,3] f32 where the network has a size S of its own.
+    The images, [N,S,S,3] f32.
   """
-  size = exp.sizes.get(name, images.shape[1])
-  if images.shape[1:3] == (size, size):
+  if not size or images.shape[1:3] == (size, size):
     return images
   shape = (images.shape[0], size, size, images.shape[-1])
   return jax.image.resize(images, shape, 'bilinear', antialias=True)
@@ -172,7 +170,7 @@ def fold(
       name,
       network,
       frozen[name],
-      resized(exp, name, images),
+      resized(images, exp.sizes.get(name, 0)),
       train=False,
       mutable=(layers.FOLDED,),
     )

@@ -430,7 +430,9 @@ def check_names(
     UsageError: A name is no word, is there twice or is another's.
   """
   for i, name in enumerate(names):
-    if not (isinstance(name, str) and re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name)):
+    if not (
+      isinstance(name, str) and re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name)
+    ):
       raise errors.ArgumentError(
         f'{what}={names}: give names of letters, digits and _, such as '
         "('small', 'large')"

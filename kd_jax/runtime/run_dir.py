@@ -11,6 +11,7 @@ log.txt         the lines of the log with their times
 curves.png      the learning curves
 checkpoints/    the training state at the newest two checkpoints
 teacher/        the teacher's variables; teacher.json has its accuracy
+teacher-a/      those of a teacher with the name a, and teacher-a.json
 student/        the trained student's variables, if it predicts by itself
 deployed/       otherwise, the trained variables of the prediction, such as
                 those of SimKD's projector
@@ -55,6 +56,16 @@ _JSON = (
 _METRICS = 'metrics.jsonl'
 # The result of the student alone, and where it was trained.
 ALONE = 'alone.json'
+TEACHER = 'teacher'
+
+
+def of_teacher(name: str) -> str:
+  """Returns the folder of a teacher's variables; NAME.json has its facts.
+
+  Args:
+    name: The teacher's name; 'teacher' is that of a method's only one.
+  """
+  return TEACHER if name == TEACHER else f'{TEACHER}-{name}'
 
 
 class Folder:
@@ -241,7 +252,8 @@ class Folder:
   def _set_aside_cut(self) -> None:
     if self._in_bucket or not (self.path / 'config.json').exists():
       return
-    for name in _JSON:
+    others = self.path.glob(f'{of_teacher("*")}.json')
+    for name in (*_JSON, *(path.name for path in others)):
       path = self.path / name
       # What is no regular file is refused where it is read; a pipe would wait.
       if not os.path.isfile(path) or _is_json(path.read_bytes()):
