@@ -115,8 +115,9 @@ def _obtained(
       checkpoint.save_only(folder.path / run_dir.of_teacher(name), 0, variables)
     folder.write(file, facts)
   value = facts[metric.name]
-  line = f'{facts_lib.called(name)} {config.teacher.name}: '
-  line += f'{metric.text} {value:.2f}% on test'
+  network = config.teacher.name
+  called = 'teacher' if name == run_dir.TEACHER else f'teacher {name},'
+  line = f'{called} {network}: {metric.text} {value:.2f}% on test'
   say('; '.join((line, *facts.get('notes', ()))))
   return variables, facts
 
