@@ -7,8 +7,6 @@ from scipy import special
 from kd_jax import errors
 from tests import tiny
 
-CONTRACT = {'': {}, 'of three': {'students': ('a', 'b', 'c')}}
-
 
 def made(count, n=5, classes=7):
   """The method with so many students, their logits and a batch."""
