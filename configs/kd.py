@@ -16,6 +16,25 @@ def digits() -> base.ConfigDict:
   return kd(base.digits())
 
 
+def digits_two_teachers() -> base.ConfigDict:
+  """300 embedded digits; a resnet20 and a WRN-16-2 teach together (ours).
+
+  The student's target is the mean of their softened probabilities.
+  """
+  config = digits()
+  recipe, least = config.teacher.recipe, config.teacher.expected_top1
+  resnet = base.network(config.teacher.name, **config.teacher.args)
+  for name, network in (
+    ('resnet', resnet),
+    ('wide', base.network('wrn_16_2')),
+  ):
+    fields = {**network, 'recipe': recipe, 'expected_top1': least}
+    config.teachers[name] = base.ConfigDict(fields)
+  config.teacher.name = ''
+  config.method_args.teachers = ('resnet', 'wide')
+  return config
+
+
 def cifar100_r20_r8() -> base.ConfigDict:
   """resnet20 to resnet8 on CIFAR-100, RepDistiller's recipe: a small pair.
 
@@ -164,6 +183,7 @@ STANDARDIZED = {
 }
 RECIPES = {
   'digits': digits,
+  'digits_two_teachers': digits_two_teachers,
   'scenes_segmentation': scenes_segmentation,
   'scenes_detection': scenes_detection,
   'cifar100_r20_r8': cifar100_r20_r8,

@@ -260,7 +260,8 @@ def start(
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   frozen = {}
   for name, network in exp.teachers.items():
-    frozen[name] = step.variables_of(network, key, batch['image'])
+    seen = step.resized(batch['image'], exp.sizes.get(name, 0))
+    frozen[name] = step.variables_of(network, key, seen)
   state = step.init(exp, jnp.int32(0), frozen, batch)
   return state, step.fold(exp, frozen, batch['image'])
 

@@ -94,7 +94,13 @@ def of(whole: case.Case) -> list[Piece]:
 
 def _teachers(exp: step.Experiment, frozen: Any, batch: Any) -> Any:
   return {
-    name: step.run(name, network, frozen[name], batch['image'], train=False)[0]
+    name: step.run(
+      name,
+      network,
+      frozen[name],
+      step.seen_by(exp, name, batch['image']),
+      train=False,
+    )[0]
     for name, network in exp.teachers.items()
   }
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from kd_jax import errors, features
 from kd_jax.benchmark import case
+from kd_jax.config import roles
 from kd_jax.data import dataset, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.export import artifact
@@ -209,12 +210,15 @@ def _reads_logits_alone(config: ConfigDict, parts: build.Parts) -> bool:
   if not parts.exp.teachers:
     return False
   size = parts.source.info.image_size
-  mode = config.teacher.args.to_dict().get('batch_norm', 'auto')
+  modes = [
+    roles.with_teacher(config, name).teacher.args.get('batch_norm', 'auto')
+    for name in parts.exp.teachers
+  ]
   try:
     inspect.trace(parts.exp, size, config.batch_size, cached=True)
   except errors.UsageError:
     return False
-  return mode != 'batch'
+  return 'batch' not in modes
 
 
 def _known(run: _Run) -> Iterator[tuple[str, Make]]:
@@ -248,7 +252,8 @@ def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
     counted = evaluation.counted(parts.exp, test, run.mesh)
     yield f'{label}evaluation', _compiled(counted, *arguments, arrays, feed)
     for name, network in parts.exp.teachers.items():
-      exp = teacher.measured(network, parts.exp.inputs.get(name))
+      seen, size = parts.exp.inputs.get(name), parts.exp.sizes.get(name, 0)
+      exp = teacher.measured(network, seen, size)
       variables = dict(run.taught[name])
       params = {'student': variables.pop('params'), 'method': {}}
       others = {'student': variables, 'method': {}}
@@ -262,8 +267,9 @@ def _evaluating(run: _Run) -> Iterator[tuple[str, Make]]:
 def _exporting(run: _Run) -> Iterator[tuple[str, Make]]:
   """Yields the programs that label images on one chip."""
   info, deployed = run.parts.source.info, run.parts.deployed
+  student = roles.deployed(run.config, deployed.groups)
   facts = {
-    'network': run.config.student.name,
+    'network': roles.student(run.config, student).name,
     'image_size': info.image_size,
     'mean': info.mean,
     'std': info.std,

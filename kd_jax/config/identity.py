@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kd_jax import errors
-from kd_jax.config import schema
+from kd_jax.config import roles, schema
 
 
 def of_teacher(config: ConfigDict) -> ConfigDict:
@@ -34,6 +34,8 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
     source = functools.reduce(getattr, groups, config)
     with target.ignore_type():
       target[last] = copy.deepcopy(source[last])
+  if config.teacher.image_size:
+    result.data.image_size = config.teacher.image_size
   args = config.teacher.args.to_dict()
   # It says how a run uses the teacher, not how the teacher is trained.
   args.pop('batch_norm', None)
@@ -54,18 +56,21 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
   return result
 
 
-def of_baseline(config: ConfigDict) -> ConfigDict:
+def of_baseline(config: ConfigDict, student: str = 'student') -> ConfigDict:
   """Returns the configuration that trains a run's student without a teacher.
 
   All other settings are those of the run.
 
   Args:
     config: The configuration of the distillation run.
+    student: The name of the student, which is the deployed one.
   """
   result = config.copy_and_resolve_references()
   defaults = schema.default()
+  result.student = roles.student(result, student)
   for key in (
-    'method', 'method_args', 'weights', 'teacher', 'trainable', 'phases'
+    'method', 'method_args', 'weights', 'teacher', 'teachers', 'students',
+    'trainable', 'phases',
   ):  # fmt: skip
     result[key] = defaults[key]
   # Drops the rules for parameters that the student alone does not have.
@@ -78,15 +83,18 @@ def of_baseline(config: ConfigDict) -> ConfigDict:
   return result
 
 
-def alone(values: Mapping[str, Any]) -> dict[str, Any]:
+def alone(
+  values: Mapping[str, Any], student: str = 'student'
+) -> dict[str, Any]:
   """Returns what determines the result of a run's student trained alone.
 
   Runs with the same result here share their student alone.
 
   Args:
     values: The configuration of the run, as returned by `plain`.
+    student: The name of the student, which is the deployed one.
   """
-  return determining(plain(of_baseline(ConfigDict(dict(values)))))
+  return determining(plain(of_baseline(ConfigDict(dict(values)), student)))
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -121,9 +129,11 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
     group = kept
     for name in groups:
       group = group.get(name, {})
+    named = roles.named(kept, 'teacher') if groups == ['teacher'] else {}
     default = schema.ADDED.get(path)
-    if path in schema.INDIFFERENT or _same(group.get(last), default):
-      group.pop(last, None)
+    for fields in (group, *named.values()):
+      if path in schema.INDIFFERENT or _same(fields.get(last), default):
+        fields.pop(last, None)
     if groups and not group:
       kept.pop(groups[0], None)
   recipe = kept.get('teacher', {}).get('recipe', {})
@@ -144,7 +154,7 @@ def _public(value: Any) -> Any:
 
 def _same(value: Any, default: Any) -> bool:
   """Returns whether a value of JSON, where a tuple is a list, is a default."""
-  return value == json.loads(json.dumps(default))
+  return value == json.loads(json.dumps(default, default=dict))
 
 
 def digest(config: ConfigDict, more: Any = None) -> str:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from kd_jax.config.key import Key
+from kd_jax.config.keys import Key
 from kd_jax.config.values import step_schedule
 
 KEYS = (

@@ -10,7 +10,8 @@ import copy
 from ml_collections import ConfigDict
 
 from kd_jax.config import optimizing, starts
-from kd_jax.config.key import Key as Key
+from kd_jax.config.keys import RUNNING
+from kd_jax.config.keys import Key as Key
 from kd_jax.config.values import network as network
 from kd_jax.config.values import step_schedule as step_schedule
 from kd_jax.config.values import warmed_up as warmed_up
@@ -120,8 +121,26 @@ KEYS = (
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
   *starts.KEYS,
+  Key(
+    'students', ConfigDict(),
+    "By name, the 'name' and 'args' of students of a method that has several; "
+    'a student that is not here is `student`.',
+    added=True,
+  ),
   Key('teacher.name', '', "A network; '' is no teacher."),
   Key('teacher.args', ConfigDict(), "Fields of the network's class."),
+  Key(
+    'teachers', ConfigDict(),
+    'By name, the fields of `teacher` (but cache_logits, which is said there '
+    'for all) for each teacher of a method that has several.',
+    added=True,
+  ),
+  Key(
+    'teacher.image_size', 0,
+    'Pixels of its images, to which those of the run are resized (bilinear, '
+    "with antialiasing) as it teaches; 0 is the data's size.",
+    added=True,
+  ),
   Key(
     'teacher.dtype', '', "What it computes in as it teaches; '' is `dtype`.",
     ('', *DTYPES),
@@ -206,65 +225,7 @@ KEYS = (
     "count from the phase's start) and 'trainable'. The optimizer starts "
     'afresh in each.',
   ),
-  Key(
-    'mesh.data', -1, 'Devices; -1 takes all.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'steps_per_dispatch', 0,
-    'Steps that a device takes without the host; 0 is 1 on a CPU and many on '
-    'GPU and TPU.',
-    changes_result=False,
-  ),
-  Key(
-    'eval_batch_size', 512, 'Images of a step of the evaluation.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key('eval_every', 1.0, 'Epochs from one evaluation to the next.'),
-  Key(
-    'checkpoint_every', 1.0, 'Epochs from one checkpoint to the next.',
-    changes_result=False,
-  ),
-  Key(
-    'checkpoint_seconds', 20.0,
-    'A checkpoint waits until so many seconds have passed since the last one; '
-    'the last step is always saved. 0 does not wait.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'log_every', 100,
-    'Steps from one point of the curves to the next, in metrics.jsonl and '
-    'wherever `loggers` write; 0 logs epochs alone.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'loggers', ('tensorboard',),
-    "Where the curves go besides metrics.jsonl: any of 'tensorboard', 'wandb' "
-    "and 'mlflow' (pip install 'kd_jax[wandb]', 'kd_jax[mlflow]'), and a "
-    "writer of your own as 'package.module:Class'; () is none.",
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'deterministic', False,
-    'Two runs on the same hardware are bit-identical, on a GPU too, where it '
-    'costs speed; on CPU and TPU they are anyway.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'watchdog_seconds', 1800.0,
-    'A process that finishes no step for so long is ended (compiling, '
-    'evaluating and saving count); 0 waits for ever.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'heartbeat_timeout_seconds', 100,
-    'Of several processes: how long one may give no sign of life.',
-    changes_result=False, for_teacher=True,
-  ),
-  Key(
-    'cache_dir', '', "'' is $KD_JAX_CACHE, or else ~/.cache/kd_jax.",
-    changes_result=False, for_teacher=True,
-  ),
+  *RUNNING,
 )  # fmt: skip
 
 INDIFFERENT = tuple(key.path for key in KEYS if not key.changes_result)

@@ -1,6 +1,6 @@
 """The keys that say what students begin with."""
 
-from kd_jax.config.key import Key
+from kd_jax.config.keys import Key
 
 KEYS = (
   Key(

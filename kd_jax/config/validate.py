@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kd_jax import domains, errors
-from kd_jax.config import schema
+from kd_jax.config import roles, schema
 
 
 def check_values(config: ConfigDict) -> None:
@@ -18,15 +18,7 @@ def check_values(config: ConfigDict) -> None:
   Raises:
     UsageError: A value is not allowed.
   """
-  with errors.keys('config.'):
-    for path in domains.KEYS:
-      domains.check_key(path, _at(config, path))
-  for path, allowed in schema.CHOICES.items():
-    value = _at(config, path)
-    if value not in allowed:
-      raise errors.unknown(f'value of config.{path}:', value, allowed)
-  if config.teacher.name and not config.teacher.path:
-    _check_recipe(config.teacher.recipe.to_dict())
+  _check_fields(config)
   data = config.data
   area = tuple(data.area)
   if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
@@ -40,6 +32,40 @@ def check_values(config: ConfigDict) -> None:
       f'config.data.scale={scale}: give the least and the greatest shorter '
       'side in pixels, such as (256, 1026)'
     )
+  teachers = [config]
+  for name in roles.named(config, 'teacher'):
+    with roles.naming(config, name):
+      teachers.append(roles.with_teacher(config, name))
+      _check_fields(teachers[-1], 'teacher.')
+      _check_teacher(teachers[-1])
+  _check_teacher(config)
+  crops = data.crop_padding or data.augment != 'crop_flip'
+  has_teacher = any(each.teacher.name for each in teachers)
+  if config.teacher.cache_logits and (crops or not has_teacher):
+    raise errors.UsageError(
+      'config.teacher.cache_logits=True: it is for a teacher (config.teacher.'
+      f'name={config.teacher.name!r}) that sees the same images again: set '
+      "config.data.augment='crop_flip' and config.data.crop_padding=0"
+    )
+
+
+def _check_fields(config: ConfigDict, group: str = '') -> None:
+  """Checks each value whose key begins with `group` by itself."""
+  with errors.keys('config.'):
+    for path in domains.KEYS:
+      if path.startswith(group):
+        domains.check_key(path, _at(config, path))
+  for path, allowed in schema.CHOICES.items():
+    if path.startswith(group) and _at(config, path) not in allowed:
+      raise errors.unknown(
+        f'value of config.{path}:', _at(config, path), allowed
+      )
+
+
+def _check_teacher(config: ConfigDict) -> None:
+  """Checks the fields of `config.teacher` together."""
+  if config.teacher.name and not config.teacher.path:
+    _check_recipe(config.teacher.recipe.to_dict())
   if config.teacher.key and not config.teacher.path:
     raise errors.UsageError(
       f'config.teacher.key={config.teacher.key!r}: it says where weights stand '
@@ -50,13 +76,6 @@ def check_values(config: ConfigDict) -> None:
     raise errors.UsageError(
       'config.teacher.cache_logits=True: with config.teacher.args.batch_norm='
       "'batch' a teacher's logits depend on the batch; give 'auto' or 'running'"
-    )
-  crops = data.crop_padding or data.augment != 'crop_flip'
-  if config.teacher.cache_logits and (crops or not config.teacher.name):
-    raise errors.UsageError(
-      'config.teacher.cache_logits=True: it is for a teacher (config.teacher.'
-      f'name={config.teacher.name!r}) that sees the same images again: set '
-      "config.data.augment='crop_flip' and config.data.crop_padding=0"
     )
 
 
@@ -125,11 +144,14 @@ def check_data(
     UsageError: A value does not fit the data set.
   """
   name = config.data.name
-  if config.teacher.expected_on == 'val' and not num_val:
-    raise errors.UsageError(
-      f"config.teacher.expected_on='val': {name} has no split 'val'; set "
-      "config.data.val_fraction, or give 'test' or 'train'"
-    )
+  for teacher in ('teacher', *roles.named(config, 'teacher')):
+    fields = roles.with_teacher(config, teacher).teacher
+    if fields.expected_on == 'val' and not num_val:
+      key = roles.key(config, 'teacher', teacher)
+      raise errors.UsageError(
+        f"{key}.expected_on='val': {name} has no split 'val'; set "
+        "config.data.val_fraction, or give 'test' or 'train'"
+      )
   if config.teacher.cache_logits and not is_resident:
     raise errors.UsageError(
       'config.teacher.cache_logits=True: the training images would be streamed '

@@ -3,21 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import config as config_lib
 from kd_jax import data, domains, errors, models, tasks
+from kd_jax.config import roles
 from kd_jax.data import source
-from kd_jax.distill import checks, inspect, memory, optim, step
+from kd_jax.distill import checks, inspect, memory, networks, optim, step
 from kd_jax.distill import rules as rules_lib
+from kd_jax.distill.networks import DTYPES as DTYPES
+from kd_jax.distill.networks import make_network as make_network
 from kd_jax.distill.parts import Parts, Phase
 from kd_jax.methods import base, registry
 from kd_jax.runtime import sharding
-
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 def build(config: ConfigDict) -> Parts:
@@ -97,9 +96,9 @@ def check(
     UsageError: A part does not exist or does not fit the others.
   """
   facts = _stand_ins(classes)
-  with errors.keys('config.student.args.'):
-    student = make_network(config.student, classes, config.dtype)
-  facts['task'] = tasks.find(task or models.task(student))
+  method = _method(config, facts)
+  students = networks.students(config, classes, method)
+  facts['task'] = tasks.find(task or models.task(students[method.students[0]]))
   phases = phases_of(config, facts, 1)
   return tuple(trace(config, phase, image_size) for phase in phases)
 
@@ -255,17 +254,10 @@ def experiment(
     checks.check_method(config, task)
   method = _method(config, facts)
   tx, trained, rate = rules_lib.optimizer(config, steps_per_epoch)
-  if models.is_function(config.student.name):
-    raise errors.UsageError(
-      f'config.student.name={config.student.name!r}: a function of images has '
-      'nothing to train; name a class of flax.linen.Module'
-    )
-  of_student = (config.student, classes, config.dtype, config.bn_group_size)
-  with errors.keys('config.student.args.'):
-    students = {name: make_network(*of_student) for name in method.students}
-  teachers = _teachers(config, classes, method)
+  students = networks.students(config, classes, method)
+  teachers = networks.teachers(config, classes, method)
   if task:
-    checks.check_networks(config, task, {**students, **teachers})
+    checks.check_networks(config, task, students, teachers)
   return step.Experiment(
     students=students,
     teachers=teachers,
@@ -274,121 +266,36 @@ def experiment(
     tx=tx,
     trained=trained,
     accumulate_steps=config.accumulate_steps,
-    inputs=_inputs(config, facts, method),
+    inputs=networks.inputs(config, facts, method),
+    sizes=networks.sizes(config, method),
     learning_rate=rate and (lambda step: rate(step - first)),
   )
-
-
-def _inputs(
-  config: ConfigDict, facts: Mapping[str, Any], method: base.Method
-) -> dict[str, tuple[list[float], list[float]]]:
-  """Returns the (scale, shift) of the images for each teacher, by name.
-
-  It is empty if teachers and students share a normalisation, or if `facts` has
-  none yet. See `step.Experiment.inputs`.
-  """
-  teacher = config.teacher
-  for key in ('mean', 'std'):
-    if len(teacher[key]) not in (0, 3) or (key == 'std' and 0 in teacher[key]):
-      raise errors.UsageError(
-        f'config.teacher.{key}={teacher[key]}: give 3 numbers, of pixels in '
-        '0..1'
-      )
-  if 'mean' not in facts:  # the data set is not known yet
-    return {}
-  mean, std = (np.asarray(facts[fact], np.float64) for fact in ('mean', 'std'))
-  seen = np.asarray(teacher.mean or mean), np.asarray(teacher.std or std)
-  if np.array_equal(seen, (mean, std)):
-    return {}
-  scale, shift = std / seen[1], (mean - seen[0]) / seen[1]
-  return {name: (scale.tolist(), shift.tolist()) for name in method.teachers}
-
-
-def make_network(
-  network: ConfigDict, classes: int, dtype: str, bn_group_size: int = 0
-) -> nn.Module:
-  """Returns the network of `config.student` or `config.teacher`."""
-  args = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in network.args.to_dict().items()
-  }
-  if dtype != 'float32':
-    args.setdefault('dtype', DTYPES[dtype])
-  if bn_group_size:
-    args.setdefault('bn_group_size', bn_group_size)
-  return models.make(network.name, classes, **args)
-
-
-def _teachers(
-  config: ConfigDict, classes: int, method: base.Method
-) -> dict[str, nn.Module]:
-  names = method.teachers
-  if names and not config.teacher.name:
-    raise errors.UsageError(
-      f'method {config.method} needs a teacher: set config.teacher.name'
-    )
-  if config.teacher.name and not names:
-    raise errors.UsageError(
-      f'method {config.method} has no teacher, but config.teacher.name is '
-      f'{config.teacher.name!r}: set it to the empty string'
-    )
-  if len(names) > 1:
-    raise errors.UsageError(
-      f'method {config.method} reads {len(names)} teachers '
-      f'({", ".join(names)}), and config.teacher is one: several teachers are '
-      'not there yet'
-    )
-  rate = config.teacher.recipe.to_dict().get('optimizer', {})
-  if names and not config.teacher.path and 'learning_rate' in rate:
-    key = 'config.teacher.recipe.optimizer.learning_rate'
-    optim.schedule(rate['learning_rate'], 1, 1, key)
-  dtype = config.teacher.dtype or config.dtype
-  if names and dtype != 'float32' and models.is_function(config.teacher.name):
-    raise errors.UsageError(
-      f'{config.teacher.name} is a function of images and has no argument '
-      "dtype; config.teacher.dtype='float32' leaves the choice to it"
-    )
-  with errors.keys('config.teacher.args.'):
-    return {
-      name: make_network(config.teacher, classes, dtype, config.bn_group_size)
-      for name in names
-    }
 
 
 def _method(config: ConfigDict, facts: Mapping[str, Any]) -> base.Method:
   cls = registry.method_class(config.method)
   known = {
     **facts,
-    'dtype': DTYPES[config.dtype],
+    'dtype': networks.DTYPES[config.dtype],
     'bn_group_size': config.bn_group_size,
   }
   args = {key: known[key] for key in known.keys() & registry.fields(cls)}
   for key, value in config.method_args.to_dict().items():
     args[key] = tuple(value) if isinstance(value, list) else value
-  if chooses_taps(config):
-    args |= _last_taps(config, cls, facts['num_classes'])
   with errors.keys('config.method_args.'):
-    return registry.make(config.method, **args)
+    if chooses_taps(config):
+      args = {k: v for k, v in args.items() if not k.endswith('taps')}
+      any_taps = registry.make(config.method, **args)
+      args |= networks.last_taps(config, any_taps, facts['num_classes'])
+    made = registry.make(config.method, **args)
+  roles.check(config, made.students, made.teachers)
+  return made
 
 
 def chooses_taps(config: ConfigDict) -> bool:
   """Returns whether the method's taps are chosen from the networks."""
   cls = registry.method_class(config.method)
   return cls.reads_last_map and not config.method_args.get('taps')
-
-
-def _last_taps(
-  config: ConfigDict, cls: type[base.Method], classes: int
-) -> dict[str, tuple[str, ...]]:
-  """Returns 'taps' and 'teacher_taps'; see `inspect.last_taps`."""
-  networks = {}
-  is_taught = cls.teachers and config.teacher.name
-  for key in ('student', *(('teacher',) if is_taught else ())):
-    with errors.keys(f'config.{key}.args.'):
-      networks[key] = make_network(config[key], classes, 'float32')
-  found = inspect.last_taps(cls.taps, **networks)  # type: ignore[attr-defined]
-  given = config.method_args.to_dict().get('teacher_taps')
-  return {**found, 'teacher_taps': tuple(given)} if given else found
 
 
 def _weights(

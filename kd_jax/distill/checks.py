@@ -6,6 +6,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from kd_jax import errors, models, tasks
+from kd_jax.config import roles
 from kd_jax.data import shaped, source
 from kd_jax.methods import registry
 
@@ -74,23 +75,42 @@ def check_splits(config: ConfigDict, opened: source.Source) -> None:
 
 
 def check_networks(
-  config: ConfigDict, task: tasks.Task, networks: Mapping[str, nn.Module]
+  config: ConfigDict,
+  task: tasks.Task,
+  students: Mapping[str, nn.Module],
+  teachers: Mapping[str, nn.Module],
 ) -> None:
   """Checks that the networks are for the data's task.
 
   Args:
     config: The configuration.
     task: The task of its data set.
-    networks: The students and teachers by name.
+    students: The students by name.
+    teachers: The teachers by name.
 
   Raises:
-    UsageError: One of them is for another task.
+    UsageError: One of them is for another task, or a teacher of another task
+      than classification sees images of another size.
   """
-  for name, network in networks.items():
-    if (other := models.task(network)) != task.name:
-      key = 'teacher' if name == 'teacher' else 'student'
+  for role, networks in (('student', students), ('teacher', teachers)):
+    for name, network in networks.items():
+      key = roles.key(config, role, name)
+      if (other := models.task(network)) != task.name:
+        raise errors.UsageError(
+          f'{key}.name={_fields(config, role, name).name!r} is a network for '
+          f'{other}, and config.data.name={config.data.name!r} is for '
+          f'{task.name}: `kd-jax list networks` says what each network is for'
+        )
+  for name in teachers if task.name != 'classification' else ():
+    if size := _fields(config, 'teacher', name).image_size:
       raise errors.UsageError(
-        f'config.{key}.name={config[key].name!r} is a network for {other}, and '
-        f'config.data.name={config.data.name!r} is for {task.name}: '
-        '`kd-jax list networks` says what each network is for'
+        f'{roles.key(config, "teacher", name)}.image_size={size}: its outputs '
+        f'would be of other positions, and config.data.name='
+        f'{config.data.name!r} is for {task.name}: give 0'
       )
+
+
+def _fields(config: ConfigDict, role: str, name: str) -> ConfigDict:
+  if role == 'student':
+    return roles.student(config, name)
+  return roles.with_teacher(config, name).teacher

@@ -241,6 +241,6 @@ def deployed(
 def frozen(exp: step.Experiment, image_size: int) -> dict[str, Any]:
   """Returns shapes and dtypes of the teachers' variables by name."""
   return {
-    name: dict(variables_of(network, image_size))
+    name: dict(variables_of(network, exp.sizes.get(name, image_size)))
     for name, network in exp.teachers.items()
   }

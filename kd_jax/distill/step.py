@@ -39,6 +39,8 @@ class Experiment(NamedTuple):
       batch.
     inputs: By network name, (scale [3], shift [3]). The network sees images *
       scale + shift, because it was trained with another normalisation.
+    sizes: By network name, the height and width to which its images are
+      resized, because it was trained on images of another size.
     learning_rate: A schedule, from step to rate, that each step reports; it
       changes nothing. None reports no rate.
   """
@@ -53,23 +55,47 @@ class Experiment(NamedTuple):
   inputs: Mapping[str, tuple[Sequence[float], Sequence[float]]] = (
     types.MappingProxyType({})
   )
+  sizes: Mapping[str, int] = types.MappingProxyType({})
   learning_rate: optim.Schedule | None = None
 
 
 def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
-  """Returns images [N,H,W,3] f32 with the normalisation of a network.
+  """Returns images as a network sees them: resized, with its normalisation.
 
   Args:
     exp: The experiment.
     name: The name of the network.
     images: Images [N,H,W,3] f32, normalised as in the data set.
+
+  Returns:
+    The images, [N,H,W,3] f32, or [N,S,S,3] f32 where the network has a size S.
   """
+  images = resized(images, exp.sizes.get(name, 0))
   if name not in exp.inputs:
     return images
   scale, shift = (
     jnp.asarray(x, images.dtype).reshape(1, 1, 1, 3) for x in exp.inputs[name]
   )
   return images * scale + shift
+
+
+def resized(images: jax.Array, size: int) -> jax.Array:
+  """Returns images at another size: bilinear, with antialiasing.
+
+  Antialiasing widens the triangle where images shrink, as Pillow's bilinear
+  filter does; images that grow are interpolated between the centres of pixels.
+
+  Args:
+    images: Images [N,H,W,3] f32.
+    size: The height and width S in pixels; 0 leaves them as they are.
+
+  Returns:
+    The images, [N,S,S,3] f32.
+  """
+  if not size or images.shape[1:3] == (size, size):
+    return images
+  shape = (images.shape[0], size, size, images.shape[-1])
+  return jax.image.resize(images, shape, 'bilinear', antialias=True)
 
 
 @struct.dataclass
@@ -142,7 +168,12 @@ def fold(
   folded: dict[str, Variables] = {}
   for name, network in exp.teachers.items():
     _, new_collections = run(
-      name, network, frozen[name], images, train=False, mutable=(layers.FOLDED,)
+      name,
+      network,
+      frozen[name],
+      resized(images, exp.sizes.get(name, 0)),
+      train=False,
+      mutable=(layers.FOLDED,),
     )
     folded[name] = {**frozen[name], **new_collections}
   return folded

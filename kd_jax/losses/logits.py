@@ -4,6 +4,8 @@ Where there is an argument `counted`, the rows N may be positions of images, and
 the mean is over those that count.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -82,6 +84,42 @@ def kl(
     where none does.
   """
   return _mean(kl_per_image(student, teacher, temperature), counted)
+
+
+def mean_of_teachers(
+  logits: Sequence[jax.Array],
+  weights: Sequence[float],
+  temperature: float,
+  *,
+  geometric: bool = False,
+) -> jax.Array:
+  """Returns logits whose softened probabilities are the mean of the teachers'.
+
+  With the weights w_m, which are divided by their sum, the arithmetic mean is
+  softmax(z / T) = sum_m w_m softmax(z_m / T). The geometric mean, which is
+  normalised to a sum of 1, is the softmax of the mean of the logits,
+  z = sum_m w_m z_m, at every temperature.
+
+  Args:
+    logits: The logits of each of M teachers, [N,K] f32.
+    weights: The weights of the teachers, M numbers above 0.
+    temperature: The temperature T at which the probabilities are averaged.
+    geometric: Whether the mean is the geometric one.
+
+  Returns:
+    The logits z, [N,K] f32; no gradient flows to them.
+
+  Source: Hinton et al., 2015, section 1, which names both means of the members
+  of an ensemble; the arithmetic mean is also that of You et al., "Learning from
+  Multiple Teacher Networks", KDD 2017.
+  """
+  stacked = jax.lax.stop_gradient(jnp.stack(logits).astype(jnp.float32))
+  shares = jnp.asarray(weights, jnp.float32)[:, None, None]
+  shares = shares / shares.sum()
+  if geometric:
+    return (shares * stacked).sum(axis=0)
+  log_p = jax.nn.log_softmax(stacked / temperature) + jnp.log(shares)
+  return temperature * jax.nn.logsumexp(log_p, axis=0)
 
 
 def guided_kl(

@@ -1,6 +1,7 @@
 """The base classes of distillation methods."""
 
 from collections.abc import Sequence
+import re
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -27,7 +28,8 @@ class Method(nn.Module):
   Attributes:
     terms: The parameter groups that each loss term trains: names of networks,
       and 'method' for the adapters.
-    students: The networks that the method trains.
+    students: The networks that the method trains. Of several, the deployed one
+      is first.
     teachers: The frozen networks whose features the method reads.
     reconstructed: A note that is shown beside the method's results where it
       does not follow the paper's own code; otherwise ''.
@@ -112,6 +114,109 @@ class WithTeacher(Method):
       'ce': self.task.supervised(student, batch),
       'kd': self.task.distilled(student, teacher, batch, self.temperature),
     }
+
+
+class OfLogits(WithTeacher):
+  """A method that reads nothing but logits, of which several teachers may be.
+
+  The mean of several teachers' probabilities is what the one teacher's
+  probabilities are; see `losses.mean_of_teachers`. Which mean and which weights
+  are best is not known beforehand: equal weights of the arithmetic mean are
+  those of Hinton et al., 2015, and of You et al., KDD 2017.
+
+  Attributes:
+    teachers: The names of the teachers.
+    teacher_weights: The weight of each teacher in the mean; () is equal.
+    mean_of: 'probabilities' (softened; the arithmetic mean), or 'logits' (the
+      geometric mean of the probabilities).
+  """
+
+  teachers: tuple[str, ...] = ('teacher',)  # type: ignore[misc]
+  teacher_weights: tuple[float, ...] = ()
+  mean_of: str = 'probabilities'
+
+  def __post_init__(self):
+    """Raises UsageError where names, weights or the mean are not allowed."""
+    at_least(self.teachers, 1, 'teachers')
+    check_names(self.teachers, 'teachers', self.students)
+    if len(self.teacher_weights) not in (0, len(self.teachers)):
+      raise errors.ArgumentError(
+        f'teacher_weights={self.teacher_weights}: give a number above 0 for '
+        f'each of teachers={self.teachers}, or () for equal weights'
+      )
+    if self.mean_of not in ('probabilities', 'logits'):
+      choices = ('probabilities', 'logits')
+      raise errors.unknown('value of mean_of:', self.mean_of, choices)
+    super().__post_init__()
+
+  def logit_rows(
+    self,
+    feats: NetFeatures,
+    batch: Batch,
+    temperature: float,
+    *,
+    standardize: bool = False,
+  ) -> tasks.LogitRows:
+    """Returns the task's `logit_rows`, of several teachers their mean.
+
+    Args:
+      feats: The features of every network.
+      batch: The batch from which they were computed.
+      temperature: The temperature T at which probabilities are averaged.
+      standardize: Whether each row of logits is standardised first; see
+        `losses.standardized`.
+    """
+    given = [
+      self.task.logit_rows(feats['student'], feats[name], batch)
+      for name in self.teachers
+    ]
+    student, logits = given[0].student, [rows.teacher for rows in given]
+    if standardize:
+      student, *logits = map(losses.standardized, (student, *logits))
+    return given[0]._replace(
+      student=student, teacher=self._mean(logits, temperature)
+    )
+
+  def _mean(self, logits: list[jax.Array], temperature: float) -> jax.Array:
+    """Returns the mean of the teachers' logits, [R,K] f32."""
+    if len(logits) == 1:
+      return logits[0]
+    return losses.mean_of_teachers(
+      logits,
+      self.teacher_weights or (1.0,) * len(logits),
+      temperature,
+      geometric=self.mean_of == 'logits',
+    )
+
+  def taught(self, feats: NetFeatures) -> features.Features:
+    """Returns the one teacher's features, or the mean of several as 'logits'.
+
+    Args:
+      feats: The features of every network.
+
+    Raises:
+      UsageError: There are several teachers, and the task is not
+        classification.
+    """
+    if len(self.teachers) == 1:
+      return feats[self.teachers[0]]
+    if self.task.name != 'classification':
+      raise errors.ArgumentError(
+        f'teachers={self.teachers}: the mean is that of one vector of logits '
+        f'an image, and the task is {self.task.name}: give one teacher'
+      )
+    logits = [feats[name]['logits'] for name in self.teachers]
+    mean = self._mean(logits, self.temperature)
+    return features.Features('teacher', {'logits': mean})
+
+  def standard(self, feats: NetFeatures, batch: Batch) -> Terms:
+    """Returns the terms 'ce' and 'kd' of the student's own classifier."""
+    taught = self.taught(feats)
+    return super().standard({**feats, 'teacher': taught}, batch)
+
+  def pairs(self) -> tuple[tuple[str, str], ...]:
+    """Returns the pair of logits."""
+    return (('logits', 'logits'),)
 
 
 class WithTaps(WithTeacher):
@@ -334,3 +439,31 @@ def at_least(names: tuple[Any, ...], count: int, what: str) -> None:
   """
   if len(names) < count:
     raise errors.ArgumentError(f'{what}={names}: give {count} or more')
+
+
+def check_names(
+  names: tuple[str, ...], what: str, others: tuple[str, ...] = ()
+) -> None:
+  """Checks the names of networks, which are those of groups and of folders.
+
+  Args:
+    names: The names.
+    what: The name of the argument that gives them.
+    others: The names of the method's other networks.
+
+  Raises:
+    UsageError: A name is no word, is there twice or is another's.
+  """
+  for i, name in enumerate(names):
+    if not (
+      isinstance(name, str) and re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name)
+    ):
+      raise errors.ArgumentError(
+        f'{what}={names}: give names of letters, digits and _, such as '
+        "('small', 'large')"
+      )
+    if name in (*names[:i], *others, 'method'):
+      raise errors.ArgumentError(
+        f'{what}={names}: {name!r} is the name of something else; give each '
+        'network a name of its own'
+      )

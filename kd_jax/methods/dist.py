@@ -16,7 +16,7 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.WithTeacher):
+class Method(base.OfLogits):
   """The method DIST, which has a term for each of its two relations.
 
   Attributes:
@@ -36,7 +36,7 @@ class Method(base.WithTeacher):
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd', 'inter' and 'intra'."""
-    rows = self.task.logit_rows(feats['student'], feats['teacher'], batch)
+    rows = self.logit_rows(feats, batch, self.dist_temperature)
     pair = rows.student, rows.teacher
     given = *pair, self.dist_temperature, rows.counted
     return {
@@ -44,7 +44,3 @@ class Method(base.WithTeacher):
       'inter': losses.inter_class(*given),
       'intra': losses.intra_class(*given),
     }
-
-  def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Returns the pair of logits."""
-    return (('logits', 'logits'),)

@@ -14,7 +14,7 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.WithTeacher):
+class Method(base.OfLogits):
   """The method DKD, which weighs the two parts of KD separately.
 
   Attributes:
@@ -40,17 +40,13 @@ class Method(base.WithTeacher):
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd' and 'dkd'."""
-    rows = self.task.logit_rows(feats['student'], feats['teacher'], batch)
-    student, teacher = rows.student, rows.teacher
-    if self.standardize:
-      student, teacher = map(losses.standardized, (student, teacher))
+    rows = self.logit_rows(
+      feats, batch, self.temperature, standardize=self.standardize
+    )
+    pair = rows.student, rows.teacher
     target, others = (
-      loss(student, teacher, rows.label, self.temperature, rows.counted)
+      loss(*pair, rows.label, self.temperature, rows.counted)
       for loss in (losses.tckd, losses.nckd)
     )
     dkd = self.alpha * target + self.beta * others
     return {**self.standard(feats, batch), 'dkd': dkd}
-
-  def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Returns the pair of logits."""
-    return (('logits', 'logits'),)

@@ -1,7 +1,9 @@
 """FFSD: students teach each other, and their fused features teach a leader.
 
-Two or more common students and one leader of the same architecture train from
-scratch. The fusion of the common students' last maps teaches the leader.
+Two or more common students and one leader train from scratch. They have one
+architecture in the paper; here the networks may differ as long as their maps
+have the same heights and widths, and the last maps of the common students as
+many channels. The fusion of the common students' last maps teaches the leader.
 Decoders enlarge deep features to the size of shallow features, which learn from
 them (self-distillation). Attention targets are shifted so that the common
 students stay different. Only the leader is deployed.
@@ -205,9 +207,12 @@ class Method(base.Method):
 
     # The decoders first make targets from their running statistics; the calls
     # with train=True, which update these statistics, must come afterwards.
-    widths = [x.shape[-1] for x in maps['leader'][-2::-1]]
     decoders = {
-      network: Decoder(widths, group_size, name=f'decoder_{network}')
+      network: Decoder(
+        [x.shape[-1] for x in maps[network][-2::-1]],
+        group_size,
+        name=f'decoder_{network}',
+      )
       for network in ('leader', *self.common[1:])
     }
     leader_sd = _self_distillation(decoders['leader'], maps['leader'], fused)
@@ -253,11 +258,11 @@ class Method(base.Method):
     return {name: feats[name]['logits'] for name in self.students}
 
   def _check(self, feats: NetFeatures, maps: dict[str, Any]) -> None:
-    """Checks that every map is twice as large as the next.
+    """Checks that every map is twice as large as the next, in all students.
 
     Args:
       feats: The features of every network.
-      maps: The maps of each network, shallow first; the leader's are checked.
+      maps: The maps of each network, shallow first.
 
     Raises:
       UsageError: A tap is not a map, or a size does not fit.
@@ -277,6 +282,27 @@ class Method(base.Method):
           f'taps={self.taps}: {b} {large[1:]} must be a map with twice the '
           f'height and width of {a} {small[1:]}; choose other taps'
         )
+    self._check_alike(maps)
+
+  def _check_alike(self, maps: dict[str, Any]) -> None:
+    """Checks that students of different networks can be fused and compared."""
+    for network in self.common:
+      for tap, ours, leaders in zip(
+        self.taps, maps[network], maps['leader'], strict=True
+      ):
+        if ours.shape[:-1] != leaders.shape[:-1]:
+          raise errors.ArgumentError(
+            f'taps={self.taps}: {tap} of {network} {ours.shape[1:]} must have '
+            f'the height and width of that of the leader {leaders.shape[1:]}; '
+            'choose other taps or networks'
+          )
+    widths = {network: maps[network][-1].shape[-1] for network in self.common}
+    if len({*widths.values()}) > 1:
+      raise errors.ArgumentError(
+        f'taps={self.taps}: {self.taps[-1]} of the common students has '
+        f'{widths} channels, and the decoder of each reads the map of the one '
+        'before it: give them networks with as many channels there'
+      )
 
 
 def _self_distillation(

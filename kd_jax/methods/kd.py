@@ -1,5 +1,7 @@
 """KD: the teacher's softened logits are the student's target.
 
+Several teachers are averaged to one; see `base.OfLogits`.
+
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015;
 weights and temperature are those of RepDistiller b84f547 (0.1 CE + 0.9 KD,
 T=4). With standardised logits: Sun et al., CVPR 2024; logit-standardization-KD
@@ -13,7 +15,7 @@ from kd_jax.features import Batch, NetFeatures, Terms
 from kd_jax.methods import base
 
 
-class Method(base.Method):
+class Method(base.OfLogits):
   """The method KD, which adds the KL divergence of softened logits to CE.
 
   Attributes:
@@ -27,24 +29,14 @@ class Method(base.Method):
   is_dense: ClassVar = True
   terms: ClassVar = {'ce': ('student',), 'kd': ('student',)}
 
-  temperature: float = 4.0
   standardize: bool = False
 
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce' and 'kd'."""
-    student, teacher = feats['student'], feats['teacher']
-    if self.standardize:
-      rows = self.task.logit_rows(student, teacher, batch)
-      kd = losses.kl(
-        losses.standardized(rows.student),
-        losses.standardized(rows.teacher),
-        self.temperature,
-        rows.counted,
-      )
-    else:
-      kd = self.task.distilled(student, teacher, batch, self.temperature)
-    return {'ce': self.task.supervised(student, batch), 'kd': kd}
-
-  def pairs(self) -> tuple[tuple[str, str], ...]:
-    """Returns the pair of logits."""
-    return (('logits', 'logits'),)
+    if not self.standardize:
+      return self.standard(feats, batch)
+    rows = self.logit_rows(feats, batch, self.temperature, standardize=True)
+    pair = rows.student, rows.teacher
+    kd = losses.kl(*pair, self.temperature, rows.counted)
+    ce = self.task.supervised(feats['student'], batch)
+    return {'ce': ce, 'kd': kd}

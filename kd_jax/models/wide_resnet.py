@@ -138,6 +138,7 @@ NETWORKS: dict[str, Callable[..., WideResNet]] = {
       (16, 4),
       (28, 2),
       (28, 4),
+      (28, 10),
       (40, 1),
       (40, 2),
     )

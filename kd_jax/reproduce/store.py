@@ -19,6 +19,7 @@ from etils import epath
 from kd_jax import errors, tasks
 from kd_jax.reproduce.cells import Cell
 from kd_jax.runtime import stored
+from kd_jax.training import facts
 
 _DIGITS = 6  # significant digits of a metric
 # Means over the steps since the last record; other metrics are of its step.
@@ -113,9 +114,9 @@ def kept(
       f'{run} holds no finished run: {error.strerror}: result.json'
     ) from error
   result['data'] = _without_folder(result['data'])
-  teacher = result.get('teacher')
-  if teacher and teacher.get('from'):
-    teacher['from'] = pathlib.PurePath(teacher['from']).name
+  for teacher in facts.teachers(result).values():
+    if teacher.get('from'):
+      teacher['from'] = pathlib.PurePath(teacher['from']).name
   return {
     'cell': cell.recipe,
     'seed': result['seed'],

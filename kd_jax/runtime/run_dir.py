@@ -12,6 +12,7 @@ curves.png      the learning curves
 checkpoints/    the training state at the newest two checkpoints
 teacher/        the teacher's variables; teacher.json has its accuracy
 init.json       what the students begin with, where it is not at random
+teacher-a/      those of a teacher with the name a, and teacher-a.json
 student/        the trained student's variables, if it predicts by itself
 deployed/       otherwise, the trained variables of the prediction, such as
                 those of SimKD's projector
@@ -56,6 +57,16 @@ _JSON = (
 _METRICS = 'metrics.jsonl'
 # The result of the student alone, and where it was trained.
 ALONE = 'alone.json'
+TEACHER = 'teacher'
+
+
+def of_teacher(name: str) -> str:
+  """Returns the folder of a teacher's variables; NAME.json has its facts.
+
+  Args:
+    name: The teacher's name; 'teacher' is that of a method's only one.
+  """
+  return TEACHER if name == TEACHER else f'{TEACHER}-{name}'
 
 
 class Folder:
@@ -242,7 +253,8 @@ class Folder:
   def _set_aside_cut(self) -> None:
     if self._in_bucket or not (self.path / 'config.json').exists():
       return
-    for name in _JSON:
+    others = self.path.glob(f'{of_teacher("*")}.json')
+    for name in (*_JSON, *(path.name for path in others)):
       path = self.path / name
       # What is no regular file is refused where it is read; a pipe would wait.
       if not os.path.isfile(path) or _is_json(path.read_bytes()):

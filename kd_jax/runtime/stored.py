@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import json
 import math
 import os
+import re
 import stat
 from typing import Any, NamedTuple
 
@@ -110,7 +111,8 @@ _RESULT = {
   'test_images': COUNT, 'params': COUNT, 'flops': NUMBER, 'top1': PERCENT,
   'top5': PERCENT, 'miou': PERCENT, 'map': PERCENT, 'headline': TEXT,
   'best_on_test': PERCENT, 'best_on_val': PERCENT, 'wall_s': NUMBER,
-  'commit': TEXT, 'teacher': _or_none(OBJECT), 'versions': OBJECT,
+  'commit': TEXT, 'teacher': _or_none(OBJECT), 'teachers': OBJECT,
+  'versions': OBJECT,
 }  # fmt: skip
 # The fields by file and path; a field may be missing.
 FIELDS: dict[str, dict[str, Kind]] = {
@@ -151,9 +153,11 @@ FIELDS: dict[str, dict[str, Kind]] = {
     'data.image_size': COUNT, 'data.fingerprint': TEXT, 'data.place': TEXT,
     'result': OBJECT, 'result.method': TEXT, 'result.wall_s': NUMBER,
     'result.best_on_test': PERCENT, 'teacher': _or_none(TEXT),
+    'teachers': OBJECT,
   },
 }  # fmt: skip
 _RECORD = {'step': COUNT, 'epoch': NUMBER}
+_OF_TEACHER = re.compile(r'teacher-\w+\.json')  # of several teachers
 
 
 def content(path: epath.Path, most: int | None = None) -> bytes:
@@ -214,7 +218,8 @@ def read(path: epath.Path, fields: Mapping[str, Kind] | None = None) -> Any:
     UsageError: It is no such file, or a field has another type.
   """
   value = parsed(content(path, MOST_BYTES), str(path))
-  known = FIELDS.get(path.name, {}) if fields is None else fields
+  kind = _OF_TEACHER.sub('teacher.json', path.name)
+  known = FIELDS.get(kind, {}) if fields is None else fields
   check(value, known, str(path))
   return value
 

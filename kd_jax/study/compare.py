@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_jax import errors
+from kd_jax.config import roles
 from kd_jax.study import groups as groups_lib
 from kd_jax.study.groups import Group
 from kd_jax.study.spread import Spread, errors_of_interval, spread
@@ -12,7 +13,7 @@ from kd_jax.study.spread import Spread, errors_of_interval, spread
 # method's own, or stand in the table, or say nothing of the training.
 _EXPECTED = (
   'method', 'method_args', 'weights', 'phases', 'trainable', 'student',
-  'teacher', 'epochs', 'batch_size', 'eval_every',
+  'students', 'teacher', 'teachers', 'epochs', 'batch_size', 'eval_every',
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def _row(group: Group, reference: Group) -> dict[str, Any]:
   return {
     'label': group.label,
     'method': group.method,
-    'network': _network(group.config),
+    'network': _network(group),
     'metric': next(iter(group.runs.values())).metric,
     'seeds': list(group.top1),
     'top1': list(group.top1.values()),
@@ -128,18 +129,24 @@ def _others(group: Group, reference: Group) -> list[str]:
 
 def _recipe(group: Group, facts: Any) -> dict[str, Any]:
   config = group.config
-  teacher = config['teacher']
-  args = {k: v for k, v in teacher['args'].items() if k != 'batch_norm'}
-  origin = teacher['path'] or teacher['recipe']
+  given = [config['teacher'], *roles.named(config, 'teacher').values()]
+  teachers = [_teacher(each) for each in given if each['name']]
   return {
     'data': {key: config['data'].get(key) for key in groups_lib.DATA},
     'version of the data': facts
     and {key: value for key, value in facts.items() if key not in _FACTS},
-    'network': config['student'],
+    'network': [config['student'], roles.named(config, 'student')],
     'epochs': config['epochs'],
     'batch size': config['batch_size'],
-    'teacher': [teacher['name'], args, origin] if teacher['name'] else None,
+    'teacher': teachers or None,
   }
+
+
+def _teacher(fields: Mapping[str, Any]) -> list[Any]:
+  args = fields.get('args', {}).items()
+  origin = fields.get('path') or fields.get('recipe')
+  kept = {key: value for key, value in args if key != 'batch_norm'}
+  return [fields['name'], kept, origin]
 
 
 def _also(group: Group, reference: Group) -> list[str]:
@@ -170,10 +177,13 @@ def _data(config: Mapping[str, Any]) -> str:
   return ', '.join(parts)
 
 
-def _network(config: Mapping[str, Any]) -> str:
-  widths = config['student']['args'].get('widths')
+def _network(group: Group) -> str:
+  deployed = next(iter(group.runs.values())).student
+  named = roles.named(group.config, 'student')
+  student = {'args': {}, **named.get(deployed, group.config['student'])}
+  widths = student['args'].get('widths')
   wide = f' ({"-".join(map(str, widths))})' if widths else ''
-  return f'{config["student"]["name"]}{wide}'
+  return f'{student["name"]}{wide}'
 
 
 def markdown(shown: Mapping[str, Any]) -> str:

@@ -9,7 +9,9 @@ from etils import epath
 
 from kd_jax import config as config_lib
 from kd_jax import errors, tasks
+from kd_jax.config import roles
 from kd_jax.runtime import run_dir, stored
+from kd_jax.training import facts
 
 _SEEDS_FILE = re.compile(r'seeds-\d+(-\d+)*\.json')
 # By these keys a config.json is that of a run.
@@ -47,10 +49,12 @@ class Run(NamedTuple):
     top1: The headline of its task (%) on test after the last epoch, such as
       top-1.
     alone: That of the student alone with this seed; None if it is not known.
-    teacher: That of the teacher; None if there is none or it is not known.
+    teacher: That of the teacher; None if there is none, or several, or it is
+      not known.
     made: Hardware, versions and commit, as far as they are known.
     is_copy: Whether this is read from a file, and a folder may have it too.
     metric: The headline's name for a person.
+    student: The name of the deployed student; '' if it is not known.
   """
 
   place: str
@@ -63,6 +67,7 @@ class Run(NamedTuple):
   made: dict[str, Any]
   is_copy: bool
   metric: str = 'top-1'
+  student: str = ''
 
 
 class Found(NamedTuple):
@@ -187,7 +192,8 @@ def of_folder(place: epath.Path) -> Run:
       records = run_dir.Records(run_dir.Folder(place)).read()
       done = f'{records[-1]["epoch"]:.4g}' if records else '0'
       raise _UnusableError(f'unfinished, at epoch {done} of {total}')
-    teacher = result.get('teacher') or {}
+    teachers = facts.teachers(result)
+    teacher = next(iter(teachers.values())) if len(teachers) == 1 else {}
     metric = tasks.headline(result)
     if alone and alone.get('epochs') != config['epochs']:
       alone = None  # it is of an earlier run with fewer epochs
@@ -202,6 +208,7 @@ def of_folder(place: epath.Path) -> Run:
       metric=metric.text,
       made=_made(result),
       is_copy=False,
+      student=roles.deployed(config, result.get('kept', ())),
     )
   except errors.UsageError as error:
     why = str(error).removeprefix(f'{place}{os.sep}')

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from kd_jax import config as config_lib
 from kd_jax import errors
+from kd_jax.config import roles
 from kd_jax.study.finished import Run
 
 # Keys that belong to a method; those of other methods need not be alike.
@@ -102,7 +103,10 @@ def _with_alone(group: Group, groups: Sequence[Group]) -> Group:
   """Adds the runs of the student alone that are a group themselves."""
   if group.method == 'ce':
     return group._replace(alone={})
-  want = _compared(config_lib.alone(group.config))
+  student = next((r.student for r in group.runs.values() if r.student), '')
+  if roles.named(group.config, 'student') and not student:
+    return group  # which student is deployed is not known
+  want = _compared(config_lib.alone(group.config, student))
   alone = dict(group.alone)
   for other in groups:
     if (

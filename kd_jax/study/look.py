@@ -128,6 +128,8 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   else:
     found = restore.teacher(path, allow_imports=allow)
     why = '' if found else f'{_result(student, "method")} has no teacher'
+    if several := student.facts.get('teachers'):
+      why = f'it has the teachers {", ".join(several)}: --teacher shows one'
   opened = datasets.open_data(
     student, data_dir=options.data_dir, allow_imports=allow
   )

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd_jax import tasks
+from kd_jax.runtime import run_dir
 from kd_jax.study.spread import Spread, spread
-from kd_jax.training import report
+from kd_jax.training import facts, report
 
 
 def summary(
@@ -35,8 +36,10 @@ def summary(
     name: values,
     'student': distilled._asdict(),
   }
-  if all(result['teacher'] for result in results):
-    figures[f'teacher_{name}'] = [r['teacher'][name] for r in results]
+  taught = [facts.teachers(result) for result in results]
+  for teacher in set.intersection(*({*known} for known in taught)):
+    key = f'{run_dir.of_teacher(teacher)}_{name}'
+    figures[key] = [known[teacher][name] for known in taught]
   rows = [(f'{metric.text}, last epoch', 'mean', 'std', 'seeds')]
   trained = [a[name] for a in alone if a is not None]
   has_alone = len(trained) == len(results)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import errors, models, tasks
+from kd_jax.config import roles
 from kd_jax.distill import build
 from kd_jax.runtime import distributed, run_dir
 from kd_jax.study import compare, finished, grid, groups, trained
@@ -151,7 +152,7 @@ def plan(
   for cell in all_cells:
     try:
       parts = distributed.together(functools.partial(build.build, cell.config))
-      _check_teacher(cell.config, parts, root, seen)
+      _check_teachers(cell.config, parts, root, seen)
     except errors.UsageError as error:
       raise errors.UsageError(f'{cell}: {error}') from error
     epochs[cell.name] = parts.epochs
@@ -175,30 +176,36 @@ def _row(config: ConfigDict) -> groups.Group:
   return groups.Group('', (), kept, None, {}, {})
 
 
-def _check_teacher(
+def _check_teachers(
   config: ConfigDict,
   parts: build.Parts,
   root: run_dir.Folder,
   seen: set[str],
 ) -> None:
-  """Checks a teacher, if no cell before has the same.
+  """Checks the teachers, if no cell before has the same.
 
   Args:
     config: The configuration.
     parts: Its parts.
     root: A folder that holds no teacher.
-    seen: The teachers that are checked already; this one is added.
+    seen: The teachers that are checked already; these are added.
   """
-  if not parts.exp.teachers:
+  recipes = {}
+  for name in parts.exp.teachers:
+    taught = roles.with_teacher(config, name)
+    with roles.naming(config, name):
+      recipe = config_lib.of_teacher(taught)
+    fields = taught.teacher
+    is_trained = not fields.path and not models.is_function(fields.name)
+    text = [config_lib.plain(recipe), config_lib.plain(taught)['teacher']]
+    recipes[json.dumps(text)] = recipe if is_trained else None
+  if recipes.keys() <= seen:
     return
-  recipe = config_lib.plain(config_lib.of_teacher(config))
-  text = json.dumps([recipe, config_lib.plain(config)['teacher']])
-  if text in seen:
-    return
-  seen.add(text)
   teacher_lib.check(config, parts, root)
-  if not config.teacher.path and not models.is_function(config.teacher.name):
-    distributed.together(lambda: build.build(config_lib.of_teacher(config)))
+  for known, recipe in recipes.items():
+    if recipe is not None and known not in seen:
+      distributed.together(functools.partial(build.build, recipe))
+  seen |= recipes.keys()
 
 
 def run(

@@ -56,6 +56,7 @@ class Network:
     @jax.jit
     def features(weights, variables, images):
       image = augment.normalise(images, facts['mean'], facts['std'])
+      image = step.resized(image, size)  # of a teacher of another size
       values, _ = step.run('network', network, variables, image, train=False)
       if not alone:
         values['logits'] = trained.forward(weights, images)

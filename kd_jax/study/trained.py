@@ -7,8 +7,10 @@ from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import tasks
+from kd_jax.config import roles
 from kd_jax.distill import build
 from kd_jax.runtime import distributed, run_dir
+from kd_jax.training import facts
 from kd_jax.training import run as run_lib
 
 
@@ -68,13 +70,14 @@ def alone(
     observe: Called with where the run is; see `training.run.train`.
   """
   info = build.open_source(config).info
-  place = run_lib.alone(config, info)
+  groups = result['kept']
+  place = run_lib.alone(config, info, groups)
   if place is None:
     return None
   known = place.read('result.json')
   if config.baseline == 'train':
     found = run_lib.train(
-      config_lib.of_baseline(config),
+      config_lib.of_baseline(config, roles.deployed(config, groups)),
       place,
       f'{label} alone'.strip(),
       should_stop=should_stop,
@@ -92,7 +95,8 @@ def alone(
     folder.write(run_dir.ALONE, kept)
   if known is None:  # its line is not in the picture yet
     metric = tasks.find(info.task).headline
+    teachers, student = facts.teachers(result), roles.deployed(config, groups)
     distributed.first(
-      lambda: run_lib.draw(config, folder, metric, result['teacher'], found)
+      lambda: run_lib.draw(config, folder, metric, teachers, found, student)
     )
   return found

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kd_jax import errors
+from kd_jax.tasks.base import LogitRows as LogitRows
 from kd_jax.tasks.base import Metric as Metric
 from kd_jax.tasks.base import Task as Task
 from kd_jax.tasks.classification import Classification

@@ -1,10 +1,12 @@
 """What the files of a finished run say of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from kd_jax import errors, tasks
+from kd_jax.config import roles
 from kd_jax.data import source
 from kd_jax.runtime import run_dir
 
@@ -53,9 +55,11 @@ def _facts(
   images, name = result['test_images'], tasks.headline(result).name
   protocol = config.data.get('eval_protocol', 'square')
   is_counted = name == 'top1'  # an image is right or wrong
+  student = roles.student(config, roles.deployed(config, result['kept']))
+  taught = {n: x.get('network') for n, x in teachers(result).items()}
   return {
-    'network': config.student.name,
-    'network_args': config.student.args.to_dict(),
+    'network': student.name,
+    'network_args': student.args.to_dict(),
     'dtype': config.dtype,
     'image_size': info.image_size,
     'mean': list(info.mean),
@@ -79,5 +83,22 @@ def _facts(
       **({'place': info.place} if info.place else {}),
     },
     'result': {key: result[key] for key in _RESULT if key in result},
-    'teacher': (result['teacher'] or {}).get('network'),
+    'teacher': taught.pop('teacher', None),
+    **({'teachers': taught} if taught else {}),
   }
+
+
+def teachers(result: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the facts of each teacher of a run, by name.
+
+  Args:
+    result: The content of its result.json: 'teacher' is the one of a method
+      that has one, and 'teachers' has those with names of their own.
+  """
+  only = result.get('teacher')
+  return {**({'teacher': only} if only else {}), **result.get('teachers', {})}
+
+
+def called(name: str) -> str:
+  """Returns what lines call a teacher: 'teacher', or 'teacher a'."""
+  return name if name == run_dir.TEACHER else f'teacher {name}'

@@ -47,7 +47,7 @@ def accuracy(
       is an export and takes squares alone.
     RunError: The loss is no finite number.
   """
-  figures, _ = measured(found, images, info, batch_size, workers)
+  figures, _ = measured(found, images, info, batch_size, workers, eval_protocol)
   return figures
 
 
@@ -57,6 +57,7 @@ def measured(
   info: source.Info,
   batch_size: int = 256,
   workers: int = 0,
+  eval_protocol: str = '',
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns `accuracy`, and the sums of `task.count` from which it comes.
 

@@ -7,10 +7,12 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from kd_jax import errors, models, tasks
+from kd_jax.config import roles
 from kd_jax.data import shaped
 from kd_jax.distill import build, memory
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
+from kd_jax.training import facts
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -40,7 +42,8 @@ def costs(parts: build.Parts) -> dict[str, dict[str, float]]:
   return {
     deployed.name: {'params': deployed.params, 'flops': deployed.flops},
     **{
-      name: cost(network, size) for name, network in parts.exp.teachers.items()
+      name: cost(network, parts.exp.sizes.get(name, size))
+      for name, network in parts.exp.teachers.items()
     },
   }
 
@@ -79,19 +82,7 @@ def opening(
   if info.task == 'segmentation':
     how = config.data.eval_protocol
     lines.append(f'          protocol {how}: {shaped.PROTOCOLS[how]}')
-  for name, network_costs in costs(parts).items():
-    is_teacher = name in parts.exp.teachers
-    network = config.teacher.name if is_teacher else config.student.name
-    other_groups = [
-      group
-      for group in parts.deployed.groups
-      if group != name and not is_teacher
-    ]
-    lines.append(
-      f'{name:9} {network}: {short(network_costs["params"])} parameters, '
-      f'{short(network_costs["flops"])} FLOPs an image'
-      + (f' (with those of {", ".join(other_groups)})' if other_groups else '')
-    )
+  lines += _networks(config, parts)
   terms = ', '.join(
     f'{term} {_weight(weight)}' for term, weight in config.weights.items()
   )
@@ -108,9 +99,10 @@ def opening(
   if note := parts.exp.method.reconstructed:
     lines.append(f'          {note}')
   lines += [
-    f'          teacher {teacher_tap} {_shape(parts, "teacher", teacher_tap)} '
+    f'          {teacher} {teacher_tap} {_shape(parts, teacher, teacher_tap)} '
     f'-> student {student_tap} {_shape(parts, "student", student_tap)}'
     for teacher_tap, student_tap in parts.exp.method.pairs()
+    for teacher in parts.exp.teachers
   ]
   images = build.resident_bytes(config, info)
   if note := memory.note(parts, images, config.accumulate_steps):
@@ -124,7 +116,7 @@ def opening(
   devices = parts.mesh.devices.ravel()
   lines += [
     f'devices   {len(devices)} x {devices[0].device_kind} (mesh '
-    f'{dict(parts.mesh.shape)}), {_dtypes(config)}',
+    f'{dict(parts.mesh.shape)}), {_dtypes(config, parts)}',
     f'steps     {parts.total_steps} = {parts.epochs} epochs of '
     f'{parts.steps_per_epoch}, {config.batch_size} images each, seed '
     f'{config.seed}',
@@ -133,11 +125,44 @@ def opening(
   return '\n'.join(map(errors.line, lines))
 
 
-def _dtypes(config: ConfigDict) -> str:
+def _networks(config: ConfigDict, parts: build.Parts) -> list[str]:
+  """Returns a line for the deployed network, other students and teachers."""
+  size, deployed = parts.source.info.image_size, parts.deployed
+  rows = costs(parts)
+  if roles.named(config, 'student'):  # else they are as the deployed one
+    others = parts.exp.students.items()
+    rows = {**{n: cost(x, size) for n, x in others}, **rows}
+  lines = []
+  for name, network_costs in rows.items():
+    if name in parts.exp.teachers:
+      network = roles.with_teacher(config, name).teacher.name
+    else:
+      network = roles.student(config, name).name
+    notes = []
+    if seen := parts.exp.sizes.get(name):
+      notes.append(f'images resized to {seen}x{seen}')
+    if groups := [g for g in deployed.groups if g != name == deployed.name]:
+      notes.append(f'with those of {", ".join(groups)}')
+    lines.append(
+      f'{name:9} {network}: {short(network_costs["params"])} parameters, '
+      f'{short(network_costs["flops"])} FLOPs an image'
+      + (f' ({"; ".join(notes)})' if notes else '')
+    )
+  return lines
+
+
+def _dtypes(config: ConfigDict, parts: build.Parts) -> str:
   """Returns the dtypes that the networks compute in."""
-  teacher = config.teacher.dtype
-  differs = teacher and teacher != config.dtype
-  return f'{config.dtype}, teacher in {teacher}' if differs else config.dtype
+  dtypes = {
+    name: roles.with_teacher(config, name).teacher.dtype
+    for name in parts.exp.teachers
+  }
+  differ = [
+    f'{name} in {dtype}'
+    for name, dtype in dtypes.items()
+    if dtype not in ('', config.dtype)
+  ]
+  return ', '.join([config.dtype, *differ])
 
 
 def _weight(spec: Any) -> str:
@@ -168,20 +193,19 @@ def closing(
     'FLOPs', 'time',
   )  # fmt: skip
   rows: list[tuple[str, ...]] = [head]
-  teacher = result['teacher']
-  if teacher:
-    rows.append(
-      (
-        'teacher',
-        teacher['network'],
-        _percent(teacher.get(metric.name)),
-        _percent(teacher.get('best_on_test')),
-        short(teacher['params']),
-        short(teacher['flops']),
-        # The time is unknown for weights from elsewhere.
-        logging.duration(teacher['wall_s']) if 'wall_s' in teacher else '',
-      )
+  rows += [
+    (
+      facts.called(name),
+      teacher['network'],
+      _percent(teacher.get(metric.name)),
+      _percent(teacher.get('best_on_test')),
+      short(teacher['params']),
+      short(teacher['flops']),
+      # The time is unknown for weights from elsewhere.
+      logging.duration(teacher['wall_s']) if 'wall_s' in teacher else '',
     )
+    for name, teacher in facts.teachers(result).items()
+  ]
   if result['method'] != 'ce':
     rows.append(
       _row('student alone', alone)

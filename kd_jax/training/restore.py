@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from kd_jax import errors, models, pytrees
+from kd_jax.config import roles
 from kd_jax.data import augment, source
 from kd_jax.distill import build, evaluation, inspect, step
 from kd_jax.export import artifact
@@ -75,9 +76,14 @@ def _of_run(
 ) -> artifact.Trained:
   """Loads the deployed prediction of a finished run; see `load`."""
   config, info, facts = facts_lib.read(folder)
-  names = {'student.name': config.student.name}
+  names = {'student.name': facts['network']}
   if len(facts['kept']) > 1:  # it predicts with the method
     names |= {'method': config.method, 'teacher.name': config.teacher.name}
+    for role in ('student', 'teacher'):
+      names |= {
+        f'{role}s.{name}.name': network.get('name', '')
+        for name, network in roles.named(config, role).items()
+      }
   imports.check(names, allow_imports, str(folder.path))
   with _planning(folder):
     trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
@@ -89,7 +95,8 @@ def _of_run(
   else:
     tree = restore(folder.path / 'deployed', trained_shapes, mesh)
   for name, shapes in teacher_shapes.items():
-    tree[name] = restore(folder.path / 'teacher', shapes, mesh)
+    place = folder.path / run_dir.of_teacher(name)
+    tree[name] = restore(place, shapes, mesh)
   return artifact.Trained(_by_path(tree), forward, facts)
 
 
@@ -117,7 +124,7 @@ def teacher(
   mesh: Mesh | None = None,
   allow_imports: imports.Allowed = False,
 ) -> artifact.Trained | None:
-  """Returns the teacher of a finished run, which predicts by itself.
+  """Returns the one teacher of a finished run, which predicts by itself.
 
   It has its own normalisation, and normalises by running statistics even where
   the run let it use those of the batch.
@@ -129,7 +136,7 @@ def teacher(
       be imported; see `imports`.
 
   Returns:
-    The teacher; None if the run has none.
+    The teacher; None if the run has none, or has several.
 
   Raises:
     UsageError: The run's files are damaged, or of another version, or code
@@ -137,23 +144,26 @@ def teacher(
   """
   folder = run_dir.Folder(epath.Path(path).expanduser())
   config, info, facts = facts_lib.read(folder)
-  if not config.teacher.name:
+  if not config.teacher.name or roles.named(config, 'teacher'):
     return None
   names = {'teacher.name': config.teacher.name}
   imports.check(names, allow_imports, str(folder.path))
   dtype = config.teacher.dtype or config.dtype
   args = {k: v for k, v in config.teacher.args.items() if k != 'batch_norm'}
   described = ConfigDict({'name': config.teacher.name, 'args': args})
+  # A run of an older version has no such key.
+  size = config.teacher.get('image_size', 0) or info.image_size
   with _planning(folder):
     network = build.make_network(described, len(info.class_names), dtype)
-    variables = dict(inspect.variables_of(network, info.image_size))
+    variables = dict(inspect.variables_of(network, size))
   if jax.tree.leaves(variables):  # a function has none
     place, mesh = folder.path / 'teacher', mesh or sharding.make_mesh(1)
     try:
       variables = restore(place, variables, mesh)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
-  own = {key: facts[key] for key in ('image_size', 'class_names', 'data')} | {
+  own = {key: facts[key] for key in ('class_names', 'data')} | {
+    'image_size': size,
     'network': config.teacher.name,
     'network_args': described.args.to_dict(),
     'dtype': dtype,
@@ -189,8 +199,9 @@ def _planned(
   """
   size = info.image_size
   if len(facts['kept']) == 1:  # a network that predicts by itself
+    student = roles.student(config, roles.deployed(config, facts['kept']))
     network = build.make_network(
-      config.student, len(info.class_names), config.dtype, config.bn_group_size
+      student, len(info.class_names), config.dtype, config.bn_group_size
     )
     trained_shapes = {'student': dict(inspect.variables_of(network, size))}
     return (

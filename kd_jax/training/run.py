@@ -1,6 +1,6 @@
 """From a configuration and a folder to a finished run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import importlib.metadata
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import tasks
+from kd_jax.config import roles
 from kd_jax.data import resident, source
 from kd_jax.distill import build
 from kd_jax.runtime import (
@@ -24,7 +25,15 @@ from kd_jax.runtime import (
   run_dir,
   watchdog,
 )
-from kd_jax.training import datasets, loop, options, picture, report, splits
+from kd_jax.training import (
+  datasets,
+  facts,
+  loop,
+  options,
+  picture,
+  report,
+  splits,
+)
 from kd_jax.training import start as start_lib
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.version import __version__
@@ -119,7 +128,7 @@ def _train(
       lambda: splits.tests(config, parts, reporter.line)
     )
     teacher_began = run_dir.now()
-    frozen, teacher = teacher_lib.obtain(
+    frozen, teachers = teacher_lib.obtain(
       config,
       parts,
       folder,
@@ -158,7 +167,7 @@ def _train(
         began + teacher_s,
         start.values,
       )
-      if teacher:
+      if teachers:
         run.clock.add('teacher', teacher_s)
 
       def asked() -> bool:
@@ -170,7 +179,7 @@ def _train(
           f'saved at step {run.step} of {parts.total_steps} in {folder.path}; '
           'the same command goes on from there'
         )
-      result = _finish(config, parts, folder, run, teacher, start.facts)
+      result = _finish(config, parts, folder, run, teachers, start.facts)
       reporter.close(result)
       return result
 
@@ -199,14 +208,14 @@ def _finish(
   parts: build.Parts,
   folder: run_dir.Folder,
   run: loop.Loop,
-  teacher: dict[str, Any] | None,
+  teachers: dict[str, Any],
   begun: dict[str, Any],
 ) -> dict[str, Any]:
   """Saves the trained networks, writes the result, and returns it."""
   folder.guard()
-  student = alone(config, parts.source.info)
-  alone_result = student.read('result.json') if student else None
   deployed = parts.deployed
+  student = alone(config, parts.source.info, deployed.groups)
+  alone_result = student.read('result.json') if student else None
   if len(deployed.groups) == 1:  # a network that predicts by itself
     variables = _variables(run, deployed.groups[0])
     checkpoint.save_only(folder.path / 'student', run.step, variables)
@@ -215,7 +224,7 @@ def _finish(
     variables = {name: _variables(run, name) for name in names}
     checkpoint.save_only(folder.path / 'deployed', run.step, variables)
   return distributed.first(
-    lambda: _written(config, parts, folder, run, teacher, begun, alone_result)
+    lambda: _written(config, parts, folder, run, teachers, begun, alone_result)
   )
 
 
@@ -224,7 +233,7 @@ def _written(
   parts: build.Parts,
   folder: run_dir.Folder,
   run: loop.Loop,
-  teacher: dict[str, Any] | None,
+  teachers: dict[str, Any],
   begun: dict[str, Any],
   alone_result: dict[str, Any] | None,
 ) -> dict[str, Any]:
@@ -234,7 +243,8 @@ def _written(
   """
   deployed = parts.deployed
   metric = parts.task.headline
-  draw(config, folder, metric, teacher, alone_result)
+  name = roles.deployed(config, deployed.groups)
+  draw(config, folder, metric, teachers, alone_result, name)
   split_name = 'val' if parts.source.info.num_val else 'test'
   headline = f'{split_name}/{metric.name}'
   measured = [record for record in run.records if headline in record]
@@ -249,7 +259,7 @@ def _written(
     'seed': config.seed,
     'epochs': parts.epochs,
     'steps': parts.total_steps,
-    'network': config.student.name,
+    'network': roles.student(config, name).name,
     'kept': list(deployed.groups),
     **costs[deployed.name],
     'headline': metric.name,
@@ -265,7 +275,7 @@ def _written(
     'time_s': {
       name: round(seconds, 3) for name, seconds in run.clock.seconds.items()
     },
-    'teacher': teacher and {**teacher, **costs['teacher']},
+    **_of_teachers({n: {**x, **costs[n]} for n, x in teachers.items()}),
     **({'init': begun} if begun else {}),
     **provenance(),
   }
@@ -273,7 +283,16 @@ def _written(
   return result
 
 
-def alone(config: ConfigDict, info: source.Info) -> run_dir.Folder | None:
+def _of_teachers(teachers: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a result has of teachers; see `facts.teachers`."""
+  others = {n: x for n, x in teachers.items() if n != run_dir.TEACHER}
+  only = teachers.get(run_dir.TEACHER)
+  return {'teacher': only, **({'teachers': others} if others else {})}
+
+
+def alone(
+  config: ConfigDict, info: source.Info, groups: Sequence[str]
+) -> run_dir.Folder | None:
   """Returns the folder of the student trained alone with the same recipe.
 
   It returns None where `config.baseline` is 'off', and for the method 'ce',
@@ -282,18 +301,22 @@ def alone(config: ConfigDict, info: source.Info) -> run_dir.Folder | None:
   Args:
     config: The configuration of the run.
     info: The facts of its data set.
+    groups: The groups whose parameters its prediction reads, by which the
+      deployed student is known.
   """
   if config.baseline == 'off' or config.method == 'ce':
     return None
-  return teacher_lib.cache_folder(config_lib.of_baseline(config), info, 'alone')
+  baseline = config_lib.of_baseline(config, roles.deployed(config, groups))
+  return teacher_lib.cache_folder(baseline, info, 'alone')
 
 
 def draw(
   config: ConfigDict,
   folder: run_dir.Folder,
   metric: tasks.Metric,
-  teacher: Mapping[str, Any] | None,
+  teachers: Mapping[str, Any],
   alone_result: Mapping[str, Any] | None,
+  student: str = 'student',
 ) -> None:
   """Draws curves.png; only process 0 calls this.
 
@@ -301,15 +324,18 @@ def draw(
     config: The configuration of the run.
     folder: Its folder, which holds metrics.jsonl.
     metric: The headline of its task.
-    teacher: The facts of its teacher, if it has one.
+    teachers: The facts of its teachers by name.
     alone_result: The result of the student alone, if it is known.
+    student: The name of the deployed student.
   """
+  taught = ' and '.join(each['network'] for each in teachers.values())
   networks = ' to '.join(
-    filter(None, (config.teacher.name, config.student.name))
+    filter(None, (taught, roles.student(config, student).name))
   )
-  compared = {'teacher': teacher, 'student alone': alone_result}
+  called = {facts.called(name): x for name, x in teachers.items()}
+  compared = {**called, 'student alone': alone_result}
   try:
-    known = {n: facts[metric.name] for n, facts in compared.items() if facts}
+    known = {n: x[metric.name] for n, x in compared.items() if x}
     picture.curves(
       run_dir.Records(folder).read(),
       folder.path / 'curves.png',

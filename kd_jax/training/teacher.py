@@ -5,7 +5,6 @@ import os
 from typing import Any
 
 from etils import epath
-import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -13,6 +12,7 @@ import numpy as np
 
 from kd_jax import config as config_lib
 from kd_jax import errors, models, tasks
+from kd_jax.config import roles
 from kd_jax.data import dataset, resident, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.runtime import (
@@ -23,6 +23,7 @@ from kd_jax.runtime import (
   run_dir,
   sharding,
 )
+from kd_jax.training import facts as facts_lib
 from kd_jax.training import origin, restore, teacher_path
 from kd_jax.version import __version__
 
@@ -39,7 +40,7 @@ def obtain(
   split: Callable[[str], dataset.EvalSet],
   train: Train,
   say: Callable[[str], None],
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns the variables of the run's teachers, on the mesh, and their facts.
 
   A teacher that is a function has no variables. Another teacher comes from the
@@ -56,64 +57,110 @@ def obtain(
     say: A function that prints a line for the user.
 
   Returns:
-    Variables by teacher name, and the content of teacher.json (None if there is
-    no teacher).
+    The variables, and the facts (the content of teacher.json), both by the
+    teacher's name.
 
   Raises:
     UsageError: `config.teacher.path` holds no network that fits.
     RunError: Its accuracy is below `config.teacher.expected_top1`.
   """
-  if not parts.exp.teachers:
-    return {}, None
-  ((name, network),) = parts.exp.teachers.items()
-  metric = parts.task.headline
-  facts = folder.read('teacher.json')
+  frozen, facts = {}, {}
+  for name in parts.exp.teachers:
+    with roles.naming(config, name):
+      frozen[name], facts[name] = _obtained(
+        roles.with_teacher(config, name), parts, name, folder, split, train, say
+      )
+  return frozen, facts
+
+
+def _obtained(
+  config: ConfigDict,
+  parts: build.Parts,
+  name: str,
+  folder: run_dir.Folder,
+  split: Callable[[str], dataset.EvalSet],
+  train: Train,
+  say: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns the variables and the facts of a teacher; see `obtain`.
+
+  Args:
+    config: The configuration of the run, with this teacher as its teacher.
+    parts: The parts of the run.
+    name: The teacher's name.
+    folder: The run's folder.
+    split: Returns a split.
+    train: Trains a network.
+    say: A function that prints a line for the user.
+  """
+  metric, file = parts.task.headline, f'{run_dir.of_teacher(name)}.json'
+  facts = folder.read(file)
   variables = None
   if facts is not None:
     if lacking := {'network', 'from', metric.name} - facts.keys():
       raise errors.UsageError(
-        f'{folder.path}/teacher.json lacks {min(lacking)!r}: delete it, and '
+        f'{folder.path}/{file} lacks {min(lacking)!r}: delete it, and '
         'the teacher is taken again'
       )
     _check(config, facts, metric)
-    variables = _kept(parts, network, folder, say)
+    variables = _kept(parts, name, folder, say)
   if variables is None:
-    variables, origin = _found(config, parts, network, train, say)
-    scaling = parts.exp.inputs.get(name)
-    size = build.eval_batch_size(config, parts)
+    variables, origin = _found(config, parts, name, train, say)
     facts = {'network': config.teacher.name, **origin}
-    for split_name in dict.fromkeys(('test', config.teacher.expected_on)):
-      measures = measure(
-        network, variables, split(split_name), size, parts.mesh, scaling
-      )
-      facts |= (
-        measures
-        if split_name == 'test'
-        else {f'{metric.name}_{split_name}': measures[metric.name]}
-      )
+    facts |= _measured(config, parts, name, variables, split)
     _check(config, facts, metric)
     if jax.tree.leaves(variables):
-      _check_same(folder, variables, parts.mesh)
+      _check_same(folder, variables, parts.mesh, name)
       folder.guard()  # the lock may be lost after a long training
-      checkpoint.save_only(folder.path / 'teacher', 0, variables)
-    folder.write('teacher.json', facts)
+      checkpoint.save_only(folder.path / run_dir.of_teacher(name), 0, variables)
+    folder.write(file, facts)
   value = facts[metric.name]
-  line = f'teacher {config.teacher.name}: {metric.text} {value:.2f}% on test'
+  network = config.teacher.name
+  called = 'teacher' if name == run_dir.TEACHER else f'teacher {name},'
+  line = f'{called} {network}: {metric.text} {value:.2f}% on test'
   say('; '.join((line, *facts.get('notes', ()))))
-  return {name: variables}, facts
+  return variables, facts
+
+
+def _measured(
+  config: ConfigDict,
+  parts: build.Parts,
+  name: str,
+  variables: dict[str, Any],
+  split: Callable[[str], dataset.EvalSet],
+) -> dict[str, float]:
+  """Returns a teacher's figures on test and where they are expected."""
+  metric = parts.task.headline.name
+  found: dict[str, float] = {}
+  for split_name in dict.fromkeys(('test', config.teacher.expected_on)):
+    measures = measure(
+      parts.exp.teachers[name],
+      variables,
+      split(split_name),
+      build.eval_batch_size(config, parts),
+      parts.mesh,
+      parts.exp.inputs.get(name),
+      parts.exp.sizes.get(name, 0),
+    )
+    found |= (
+      measures
+      if split_name == 'test'
+      else {f'{metric}_{split_name}': measures[metric]}
+    )
+  return found
 
 
 def _kept(
   parts: build.Parts,
-  network: nn.Module,
+  name: str,
   folder: run_dir.Folder,
   say: Callable[[str], None],
 ) -> dict[str, Any] | None:
-  """Returns the teacher of the run's folder; None sets it aside as damaged."""
-  shapes = dict(inspect.variables_of(network, parts.source.info.image_size))
+  """Returns a teacher of the run's folder; None sets it aside as damaged."""
+  shapes = inspect.frozen(parts.exp, parts.source.info.image_size)[name]
   if not jax.tree.leaves(shapes):
     return shapes
-  place = folder.path / 'teacher'
+  place = folder.path / run_dir.of_teacher(name)
   try:
     return restore.restore(place, shapes, parts.mesh)
   except checkpoint.Damaged as error:
@@ -123,10 +170,10 @@ def _kept(
 
 
 def _check_same(
-  folder: run_dir.Folder, variables: dict[str, Any], mesh: Mesh
+  folder: run_dir.Folder, variables: dict[str, Any], mesh: Mesh, name: str
 ) -> None:
   """Raises RunError if a run that is on its way would get another teacher."""
-  place = folder.path / 'teacher'
+  place = folder.path / run_dir.of_teacher(name)
   if not (place.exists() and (folder.path / 'checkpoints').exists()):
     return
   try:
@@ -135,19 +182,20 @@ def _check_same(
     return  # there is nothing to compare with
   if not all(jax.tree.leaves(jax.tree.map(np.array_equal, old, variables))):
     raise errors.RunError(
-      f'{folder.path / "teacher.json"} is gone, and the teacher is not the one '
-      f'that is in {place}; put either back, or give another --workdir'
+      f'{place}.json is gone, and the teacher is not the one that is in {place}'
+      '; put either back, or give another --workdir'
     )
 
 
 def _found(
   config: ConfigDict,
   parts: build.Parts,
-  network: nn.Module,
+  name: str,
   train: Train,
   say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns the teacher's variables, trained if need be, and their facts."""
+  network = parts.exp.teachers[name]
   if isinstance(network, models.Function):
     return {'params': {}}, {'from': config.teacher.name}
   place, known = config.teacher.path, {}
@@ -156,13 +204,17 @@ def _found(
   else:
     recipe = config_lib.of_teacher(config)
     cached = cache_folder(recipe, parts.source.info, 'teacher')
-    train(recipe, cached, 'teacher')
+    train(recipe, cached, facts_lib.called(name))
     place = str(cached.path)
 
   def read() -> tuple[dict[str, Any], dict[str, Any]]:
     try:
       return teacher_path.read(
-        config, place, network, parts, lambda x: say(f"teacher's file: {x}")
+        config,
+        place,
+        network,
+        parts,
+        lambda x: say(f"{facts_lib.called(name)}'s file: {x}"),
       )
     except errors.UsageError as error:
       if config.teacher.path:
@@ -186,7 +238,7 @@ def _found(
 def check(
   config: ConfigDict, parts: build.Parts, folder: run_dir.Folder
 ) -> None:
-  """Checks that `config.teacher.path`, if it is used, holds the teacher.
+  """Checks that each `config.teacher.path` that is used holds the teacher.
 
   It is called before the folder is claimed, so that a wrong path leaves nothing
   behind.
@@ -195,20 +247,37 @@ def check(
     UsageError: The path holds no network, or another one than that which
       teaches the run in the folder.
   """
-  path, networks = config.teacher.path, parts.exp.teachers
-  if config.teacher.class_names and not (path and networks):
+  teachers = parts.exp.teachers
+  if not teachers:
+    _check_class_names(config)
+  for name in teachers:
+    with roles.naming(config, name):
+      _check_path(roles.with_teacher(config, name), parts, name, folder)
+
+
+def _check_class_names(config: ConfigDict) -> None:
+  if config.teacher.class_names:
     raise errors.UsageError(
       f'config.teacher.class_names={config.teacher.class_names}: they are for '
       'a teacher of config.teacher.path; leave them out'
     )
-  facts = folder.read('teacher.json')
+
+
+def _check_path(
+  config: ConfigDict, parts: build.Parts, name: str, folder: run_dir.Folder
+) -> None:
+  """Does what `check` does for one teacher, which is `config.teacher`."""
+  path = config.teacher.path
+  if not path:
+    _check_class_names(config)
+  facts = folder.read(f'{run_dir.of_teacher(name)}.json')
   if path and facts is not None:
     was = facts.get('digest', '')
     distributed.first(
       lambda: origin.check(was, teacher_path.digest(config), path, folder)
     )
-  elif path and networks:
-    (network,) = networks.values()
+  elif path:
+    network = parts.exp.teachers[name]
     if downloads.is_url(path):
       distributed.first(lambda: str(teacher_path.file(config)))
     distributed.together(
@@ -216,17 +285,21 @@ def check(
     )
 
 
-def measured(network: Any, seen: Any = None) -> step.Experiment:
+def measured(network: Any, seen: Any = None, size: int = 0) -> step.Experiment:
   """Returns the experiment of `measure`, with the network as 'student'.
 
   Args:
     network: The network.
     seen: The (scale, shift) of its images; see `measure`.
+    size: The pixels of its images; see `measure`.
   """
   if getattr(network, 'batch_norm', 'auto') != 'auto':
     network = network.clone(batch_norm='auto')
   exp = evaluation.alone(network)
-  return exp._replace(inputs={'student': seen}) if seen else exp
+  return exp._replace(
+    inputs={'student': seen} if seen else {},
+    sizes={'student': size} if size else {},
+  )
 
 
 def measure(
@@ -236,6 +309,7 @@ def measure(
   batch_size: int,
   mesh: Mesh,
   seen: Any = None,
+  size: int = 0,
 ) -> dict[str, float]:
   """Returns a network's accuracy with running batch statistics.
 
@@ -247,11 +321,13 @@ def measure(
     mesh: The devices.
     seen: The (scale, shift) of its images, as in `step.Experiment.inputs`; None
       leaves them as they are.
+    size: The pixels to which its images are resized, as in
+      `step.Experiment.sizes`; 0 leaves them as they are.
 
   Returns:
     The figures of `evaluation.evaluate`, such as 'top1' in percent.
   """
-  exp = measured(network, seen)
+  exp = measured(network, seen, size)
   state = {
     collection: value
     for collection, value in variables.items()

@@ -101,6 +101,7 @@ def read(
     weights has none; with 'notes' for the user, if there are any.
   """
   info, replicated = parts.source.info, sharding.replicated(parts.mesh)
+  seen = config.teacher.image_size or info.image_size
   notes = []
   if is_file(path):
     weights_file = file(config)
@@ -117,21 +118,20 @@ def read(
     with about(path), errors.keys(allow_imports=TEACHER.name('allow_imports')):
       trained = restore.load(path, parts.mesh, allowed(config, path))
       variables = restore.variables(
-        trained, network, len(info.class_names), info.image_size
+        trained, network, len(info.class_names), seen
       )
       _check_normalisation(config, info, trained.facts)
     names, size = (trained.facts[key] for key in ('class_names', 'image_size'))
     result = trained.facts.get('result', {})
-    if size != info.image_size:
+    if size != seen:
       notes.append(
-        f'it was trained on images of {size} pixels, and sees '
-        f'{info.image_size} here'
+        f'it was trained on images of {size} pixels, and sees {seen} here'
       )
   with about(path), errors.keys('config.teacher.'):
     met = classes.match(names, info.class_names, config.teacher.class_names)
     if met.order is not None:
       variables = sharding.put(
-        classes.ordered(network, variables, met.order, info.image_size),
+        classes.ordered(network, variables, met.order, seen),
         replicated,
       )
   notes += filter(None, [met.note])

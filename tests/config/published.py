@@ -67,6 +67,7 @@ class Row(NamedTuple):
   teacher: str
   student: str
   args: Mapping[str, Any] = NONE  # of the method, beside the setting's
+  students: Mapping[str, str] = NONE  # that are another network, by name
 
 
 def _of_255(*values: float) -> tuple[float, ...]:
@@ -182,6 +183,10 @@ SCHEDULES = {
     'FFSD d5cfda9', 'code', epochs=299, batch=128, rate=0.1,
     milestones=(150, 225), decay=1e-4, nesterov=True, padding=('reflect', 4),
     mean=_LI_MEAN, std=_LI_STD,
+  ),
+  'dml': Schedule(
+    'DML, section 3; the decay is ours', 'recalled', epochs=200, rate=0.1,
+    milestones=(60, 120, 180), nesterov=True, padding=('reflect', 4),
   ),
   'reviewkd': Schedule('ReviewKD, train.py', 'code', **_REVIEW, rate=0.1),
   'reviewkd slow': Schedule(
@@ -407,6 +412,10 @@ SETTINGS = {
     {**_TFFD_WEIGHTS, 'kd': ('ramp', 1.0, 20, 1)},
     {'detach_salient': False, 'with_kd': True},
   ),
+  'dml': Setting(
+    'DML, equation 7', 'recalled', {'ce': 1.0, 'mutual': 1.0},
+    {'students': ('student_0', 'student_1')}, temperature=None,
+  ),
   'ffsd': Setting(
     'FFSD d5cfda9, options.py and CIFARTrainer.py', 'code',
     {
@@ -613,6 +622,12 @@ def _more() -> dict[str, Row]:
     'tf_fd:cifar100_r32x4_r8x4': Row('tf_fd', 'tf_fd kd', *large, three),
     'tf_fd:cifar100_vgg13_vgg8': Row(
       'tf_fd', 'tf_fd kd', 'vgg13', 'vgg8', four
+    ),
+    'dml:cifar100_r32_r32': Row(
+      'dml', 'dml', '', 'resnet32', students={'student_1': 'resnet32'}
+    ),
+    'dml:cifar100_r32_wrn_28_10': Row(
+      'dml', 'dml', '', 'resnet32', students={'student_1': 'wrn_28_10'}
     ),
     'ffsd:cifar100_r8': Row('ffsd', 'ffsd', '', 'resnet8', three),
     'ffsd:cifar100_r20': Row('ffsd', 'ffsd', '', 'resnet20', three),

@@ -185,11 +185,11 @@ def test_a_decoder_is_the_originals_in_both_modes():
     vectors.assert_near(got, vectors.nhwc(want), RTOL)
 
 
-def maps(seed, sides=(8, 4, 2), n=4):
+def maps(seed, sides=(8, 4, 2), n=4, width=4):
   rng = np.random.default_rng(seed)
   found = {
     f'stage{i}': np.maximum(
-      rng.normal(size=(n, side, side, 4 * 2**i)), 0
+      rng.normal(size=(n, side, side, width * 2**i)), 0
     ).astype(np.float32)
     for i, side in enumerate(sides, 1)
   }
@@ -331,3 +331,35 @@ def test_what_does_not_fit_is_refused():
     method.init(jax.random.key(0), feats, tiny.batch(4))
   with pytest.raises(errors.UsageError, match='2 positions'):
     losses.diversity(np.ones((1, 1, 2, 3)), np.ones((1, 1, 2, 3)))
+
+
+def unlike(**changes):
+  """The shapes of the method's variables; arguments of `maps` by student."""
+  method = tiny.method('ffsd')
+  feats = {name: maps(0, **changes.get(name, {})) for name in method.students}
+  return jax.eval_shape(method.init, jax.random.key(0), feats, tiny.batch(4))
+
+
+def test_a_leader_may_be_another_network_than_its_peers():
+  params = unlike(leader={'width': 6})['params']
+  widths = {
+    name: params[name]['conv0']['kernel'].shape[-2:]
+    for name in ('decoder_leader', 'decoder_student_1')
+  }
+  assert {*widths['decoder_leader']} == {24, 48}
+  assert {*widths['decoder_student_1']} == {16, 32}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'student_1': {'width': 6}}, r"'student_1': 48} channels, and the dec"),
+    (
+      {'leader': {'sides': (16, 8, 4)}},
+      r'stage1 of student_0 \(8, 8, 8\) must have the height and width',
+    ),
+  ],
+)
+def test_students_that_cannot_be_fused_are_refused(changes, message):
+  with pytest.raises(errors.ArgumentError, match=message):
+    unlike(**changes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from kd_jax import losses
+from kd_jax import errors, losses
 from tests import tiny
 from tests.methods import vectors
 
@@ -155,3 +155,78 @@ def test_the_standardised_gradient_is_that_of_finite_differences(logits):
     rtol=1e-2,
     eps=1e-2,
   )
+
+
+NAMES = ('a', 'b', 'c')
+
+
+def of_several(student, teachers, **args):
+  """The term 'kd' of several teachers."""
+  names = NAMES[: len(teachers)]
+  method = tiny.method('kd', teachers=names, **args)
+  feats = dict(zip(names, ({'logits': z} for z in teachers), strict=True))
+  batch = {'label': np.zeros(len(student), np.int32)}
+  return method.apply({}, {'student': {'logits': student}, **feats}, batch)[
+    'kd'
+  ]
+
+
+@pytest.mark.parametrize('weights', [(), (1.0, 2.0, 5.0)])
+@pytest.mark.parametrize('mean_of', ['probabilities', 'logits'])
+def test_the_mean_of_teachers_is_numpys_in_float64(weights, mean_of):
+  student, *teachers = np.random.default_rng(3).normal(scale=3, size=(4, 5, 7))
+  t, shares = 2.5, np.array(weights or (1, 1, 1)) / sum(weights or (1, 1, 1))
+  if mean_of == 'logits':
+    z = np.tensordot(shares, teachers, 1)
+    p = special.softmax(z / t, axis=1)
+  else:
+    each = special.softmax(np.array(teachers) / t, axis=2)
+    p = np.tensordot(shares, each, 1)
+  log_q = special.log_softmax(student / t, axis=1)
+  want = t**2 * (p * (np.log(p) - log_q)).sum(axis=1).mean()
+  args = {'teacher_weights': weights, 'mean_of': mean_of, 'temperature': t}
+
+  def term(z):
+    return of_several(z, [x.astype(np.float32) for x in teachers], **args)
+
+  value, grad = jax.value_and_grad(term)(student.astype(np.float32))
+  np.testing.assert_allclose(value, want, rtol=1e-5)
+  np.testing.assert_allclose(
+    grad, t * (np.exp(log_q) - p) / len(student), atol=1e-6
+  )
+
+
+@pytest.mark.parametrize('name', ['kd', 'dkd', 'dist'])
+def test_two_equal_teachers_teach_as_one(logits, name):
+  student, teacher = logits
+  batch = {'label': np.zeros(len(student), np.int32)}
+  feats = {
+    key: {'logits': z}
+    for key, z in (('student', student), ('a', teacher), ('b', teacher))
+  }
+  both, only = (
+    tiny.method(name, teachers=names).apply({}, feats, batch)
+    for names in (('a', 'b'), ('a',))
+  )
+  for term in only:
+    np.testing.assert_allclose(both[term], only[term], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (
+      {'teachers': ('a', 'b'), 'teacher_weights': (1.0,)},
+      r'^teacher_weights=\(1\.0,\): give a number above 0 for each of '
+      r"teachers=\('a', 'b'\)",
+    ),
+    ({'teacher_weights': (0.0,)}, r'^teacher_weights=\(0\.0,\): give a number'),
+    ({'mean_of': 'logit'}, "value of mean_of: 'logit'; did you mean 'logits'"),
+    ({'teachers': ()}, 'give 1 or more'),
+    ({'teachers': 'a'}, r"give a tuple of names, such as \('a',\)"),
+    ({'teachers': ('student',)}, 'the name of something else'),
+  ],
+)
+def test_wrong_teachers_are_refused(args, message):
+  with pytest.raises(errors.UsageError, match=message):
+    tiny.method('kd', **args)

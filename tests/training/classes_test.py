@@ -119,7 +119,7 @@ def test_a_teacher_of_turned_classes_teaches_those_of_the_data(tmp_path):
   found = restore.load(place)
   logits = np.asarray(found.forward(found.weights, jnp.asarray(test.image)))
   right = 9 - logits.argmax(-1) == test.labels
-  assert facts['top1'] == pytest.approx(100 * right.mean(), abs=0.3)
+  assert facts['teacher']['top1'] == pytest.approx(100 * right.mean(), abs=0.3)
   fc = frozen['teacher']['params']['fc']
   np.testing.assert_array_equal(
     fc['kernel'], found.weights['student/params/fc/kernel'][:, ::-1]

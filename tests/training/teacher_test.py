@@ -50,9 +50,9 @@ def test_a_run_and_its_export_teach_alike(tmp_path):
     frozen, facts = teacher_lib.obtain(
       made, parts, folder, {'test': test}.get, None, print
     )
-    assert facts['top1'] == result['top1']
-    assert facts['wall_s'] == result['wall_s']
-    assert facts['from'] == str(finished.places() / name)
+    assert facts['teacher']['top1'] == result['top1']
+    assert facts['teacher']['wall_s'] == result['wall_s']
+    assert facts['teacher']['from'] == str(finished.places() / name)
     assert set(frozen['teacher']) == {'params', 'batch_stats'}
     # It is the run's own from now on.
     made.teacher.path = 'gone'
@@ -122,8 +122,8 @@ def test_a_file_of_pytorch_weights_teaches(tmp_path):
     return float(each.mean())
 
   ours = digits.INFO.mean[0], digits.INFO.std[0]
-  assert facts['loss'] == pytest.approx(loss(0.5, 0.25), rel=1e-3)
-  assert facts['loss'] != pytest.approx(loss(*ours), rel=1e-2)
+  assert facts['teacher']['loss'] == pytest.approx(loss(0.5, 0.25), rel=1e-3)
+  assert facts['teacher']['loss'] != pytest.approx(loss(*ours), rel=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_a_teacher_by_url_is_fetched_once_and_measured_where_asked(
     )['top1']
     for name in sets
   }
-  assert facts['top1'] == measured['test'] != measured['train']
-  assert facts['top1_train'] == measured['train']
+  assert facts['teacher']['top1'] == measured['test'] != measured['train']
+  assert facts['teacher']['top1_train'] == measured['train']
   (kept,) = (tmp_path / 'cache/downloads').glob('[!.]*')
   assert kept.name == f'{made.teacher.sha256[:8]}-resnet8.safetensors'
 
