@@ -217,7 +217,7 @@ def voc07_ssd_r50_r18() -> base.ConfigDict:
       --config.data.name=voc_boxes:/data
   """
   config = base.voc_boxes_pair('ssd300_resnet50', 'ssd300_resnet18')
-  return ofd(config, stages=(1, 2, 3, 4), weight=3e-6)
+  return ofd(config, stages=(1, 2, 3, 4), weight=1e-4)
 
 
 def cifar100(
