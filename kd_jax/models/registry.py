@@ -23,6 +23,7 @@ from kd_jax.models import (
   shufflenet,
   ssd,
   vgg,
+  vit,
   wide_resnet,
 )
 from kd_jax.runtime import jaxprs
@@ -40,6 +41,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     densenet,
     googlenet,
     deeplab,
+    vit,
   )
   for name, factory in module.NETWORKS.items()
 }

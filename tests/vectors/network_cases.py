@@ -321,6 +321,59 @@ def _google(name):
   return Case(name, make, taps, shapes=((2, 32, 32, 3), (3, 21, 17, 3)))
 
 
+def _vit_taps(start, tokens, ends, patch, norm):
+  taps = {'stem': patch, 'pooled': f'token0:{norm}'}
+  for i, end in enumerate(ends, 1):
+    place = f'map{tokens}:{start}{end}'
+    taps |= {f'stage{i}': place, f'stage{i}_pre': place}
+  return taps
+
+
+def _vit_torchvision(name, size, patch, width, depth, heads, **args):
+  def make(_):
+    from torchvision.models import vision_transformer
+
+    return vision_transformer.VisionTransformer(
+      size, patch, depth, heads, width, 4 * width, num_classes=7
+    )
+
+  ends = [depth * i // 4 - 1 for i in range(1, 5)]
+  start = 'encoder.layers.encoder_layer_'
+  taps = _vit_taps(start, 1, ends, 'conv_proj', 'encoder.ln')
+  args |= {'image_size': size, 'patch': patch, 'embedding': width}
+  args |= {'depth': depth, 'heads': heads}
+  return Case(name, make, taps, args, ((2, size, size, 3),))
+
+
+def _vit_timm(name, size, patch, width, depth, heads, **args):
+  distilled = name.startswith('deit')
+
+  def make(_):
+    from timm.models import deit, vision_transformer
+
+    kinds = (
+      vision_transformer.VisionTransformer,
+      deit.VisionTransformerDistilled,
+    )
+    return kinds[distilled](
+      img_size=size,
+      patch_size=patch,
+      embed_dim=width,
+      depth=depth,
+      num_heads=heads,
+      num_classes=7,
+    )
+
+  stages = args.get('stages', 4)
+  ends = [depth * i // stages - 1 for i in range(1, stages + 1)]
+  taps = _vit_taps('blocks.', 1 + distilled, ends, 'map0:patch_embed', 'norm')
+  if distilled:
+    taps |= {'class_logits': 'head', 'distilled_logits': 'head_dist'}
+  args |= {'image_size': size, 'patch': patch, 'embedding': width}
+  args |= {'depth': depth, 'heads': heads}
+  return Case(name, make, taps, args, ((2, size, size, 3),))
+
+
 def _once(case):
   """Returns the case with its last, odd shape only.
 
@@ -385,6 +438,9 @@ STORED = {
   ),
   'densenet13': _dense('densenet40_12', 13, depth=13),
   'googlenet': _once(_google('googlenet')),
+  'vit_torchvision': _vit_torchvision('vit_tiny', 32, 8, 24, 4, 3),
+  'vit_timm': _vit_timm('vit_tiny', 30, 5, 16, 3, 2, stages=3),
+  'deit_timm': _vit_timm('deit_tiny', 24, 4, 24, 5, 3),
 }
 
 NARROW_FILTERS, WIDE_FILTERS = [16, 16, 32, 64], [32, 64, 128, 256]

@@ -116,10 +116,11 @@ def _converted_all(
     layouts, key=lambda key: len(weights.keys() & layouts[key].values())
   )
   plan = layouts[layout]
+  shapes_there = _originals(plan, expected)
   misshapen = [
     f'{name} {weights[name].shape}, the network has {shape}'
-    for name, shape in _originals(plan, expected).items()
-    if name in weights and weights[name].shape != shape
+    for name, shape in shapes_there.items()
+    if name in weights and _core(weights[name].shape) != _core(shape)
   ]
   classes = getattr(network, 'num_classes', None)
   _check(
@@ -131,7 +132,7 @@ def _converted_all(
   )
   return traverse_util.unflatten_dict(
     {
-      path: _converted(path, name, weights[name].values())
+      path: _converted(path, name, weights[name].values(), shapes_there[name])
       for path, name in plan.items()
     }
   )
@@ -194,14 +195,18 @@ def shapes(network: nn.Module) -> dict[str, Any]:
 
 def _name(path: tuple[str, ...], namer: layouts_lib.Namer) -> str:
   _, *module, leaf = path
-  return f'{namer("/".join(module))}.{LEAVES[leaf]}'
+  if whole := namer('/'.join((*module, leaf))):
+    return whole
+  name = namer('/'.join(module))
+  assert name, f'no rule names {path}'
+  return f'{name}.{LEAVES[leaf]}'
 
 
 def _converted(
-  path: tuple[str, ...], name: str, value: np.ndarray
+  path: tuple[str, ...], name: str, value: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
   with np.errstate(over='ignore'):
-    value = np.asarray(value, np.float32)
+    value = np.asarray(value, np.float32).reshape(shape)
   if count := value.size - np.count_nonzero(np.isfinite(value)):
     raise errors.UsageError(
       f'{name} has {count} of {value.size} values that are no finite numbers '
@@ -215,9 +220,22 @@ def _converted(
 
 def _original(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
   """Returns the shape that a Linen variable of this shape has in PyTorch."""
-  if path[-1] == 'kernel' and len(shape) == 4:
+  if path[-1] != 'kernel':
+    return shape
+  if len(shape) == 4:
     return shape[3], shape[2], shape[0], shape[1]
   return shape[::-1]
+
+
+def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns a shape without the sides of 1 at its end.
+
+  A dense layer [O,I] may be a 1x1 convolution [O,I,1,1] in PyTorch, and a
+  factor of each channel [C] may be [C,1,1].
+  """
+  while shape and shape[-1] == 1:
+    shape = shape[:-1]
+  return shape
 
 
 def _check(what: str, **problems: list[str]) -> None:

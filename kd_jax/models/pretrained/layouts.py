@@ -4,7 +4,8 @@ A layout is the naming scheme of a PyTorch implementation; a network has at
 least one. A layout is a list of rules. A rule is a regular expression for the
 whole path of a module in kd_jax, such as 'stage2_block1/conv1', and a function
 from the groups of the match to the PyTorch name; groups of digits are passed as
-integers.
+integers. A rule may name a single variable too: it then matches the path with
+the variable, such as 'positions', and gives the variable's whole name.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from kd_jax.models import (
   shufflenet,
   ssd,
   vgg,
+  vit,
   wide_resnet,
 )
 
@@ -39,8 +41,9 @@ def layouts(network: nn.Module) -> dict[str, Namer]:
     network: The network.
 
   Returns:
-    By name of the layout, a function from a module's path to its PyTorch name;
-    empty for a network that is not one of `kd_jax.models`.
+    By name of the layout, a function from the path of a module or a variable to
+    its PyTorch name, '' where no rule has it; empty for a network that is not
+    one of `kd_jax.models`.
   """
   for cls, rules_of in _FAMILIES.items():
     if isinstance(network, cls):
@@ -53,7 +56,7 @@ def _namer(rules: Rules) -> Namer:
     for pattern, make in rules:
       if match := re.fullmatch(pattern, path):
         return make(*(int(x) if x.isdigit() else x for x in match.groups()))
-    raise AssertionError(f'no rule names {path}')
+    return ''
 
   return name
 
@@ -357,6 +360,54 @@ def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
   }
 
 
+def _vit(network: vit.ViT) -> dict[str, Rules]:
+  timm = {
+    'ln1': 'norm1', 'attention/qkv': 'attn.qkv', 'attention/out': 'attn.proj',
+    'ln2': 'norm2', 'hidden': 'mlp.fc1', 'out': 'mlp.fc2',
+  }  # fmt: skip
+  named = {
+    'timm, DeiT': [
+      ('class_token', lambda: 'cls_token'),
+      ('distillation_token', lambda: 'dist_token'),
+      ('positions', lambda: 'pos_embed'),
+      ('patch', lambda: 'patch_embed.proj'),
+      (r'block(\d+)/([\w/]+)', lambda i, x: _vit_layer('blocks.', timm, i, x)),
+      ('ln_last', lambda: 'norm'),
+      ('fc', lambda: 'head'),
+      ('fc_distilled', lambda: 'head_dist'),
+    ]
+  }
+  if network.distilled:
+    return named
+
+  def torchvision(*hidden: str) -> Rules:
+    layers = {
+      'ln1': 'ln_1', 'attention/out': 'self_attention.out_proj', 'ln2': 'ln_2',
+      'attention/qkv/kernel': 'self_attention.in_proj_weight',
+      'attention/qkv/bias': 'self_attention.in_proj_bias',
+      'hidden': f'mlp.{hidden[0]}', 'out': f'mlp.{hidden[1]}',
+    }  # fmt: skip
+    start = 'encoder.layers.encoder_layer_'
+    return [
+      ('(class_token)', _same),
+      ('positions', lambda: 'encoder.pos_embedding'),
+      ('patch', lambda: 'conv_proj'),
+      (r'block(\d+)/([\w/]+)', lambda i, x: _vit_layer(start, layers, i, x)),
+      ('ln_last', lambda: 'encoder.ln'),
+      ('fc', lambda: 'heads.head'),
+    ]
+
+  return {
+    **named,
+    'torchvision': torchvision('0', '3'),
+    'torchvision, before 0.13': torchvision('linear_1', 'linear_2'),
+  }
+
+
+def _vit_layer(start: str, layers: dict[str, str], i: int, layer: str) -> str:
+  return f'{start}{i - 1}.{layers[layer]}' if layer in layers else ''
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -370,4 +421,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   densenet.DenseNet: _densenet,
   googlenet.GoogLeNet: _googlenet,
   deeplab.DeepLab: _deeplab,
+  vit.ViT: _vit,
 }
