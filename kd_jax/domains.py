@@ -137,6 +137,7 @@ NETWORKS: dict[str, Domain] = {
   'heads': COUNT,
   'hidden': COUNT,
   'image_size': COUNT,
+  'layer_scale': POSITIVE,
   'low_width': COUNT,
   'num_classes': COUNT,
   'output_stride': COUNT,

@@ -30,7 +30,7 @@ PAIRS = {
 _SLOW = ('mobilenet', 'shufflenet')
 # What the names of networks with four stages begin with; others have three.
 _FOUR_STAGES = (
-  *('vgg', 'mobilenet', 'deeplab', 'vit', 'deit'),
+  *('vgg', 'mobilenet', 'deeplab', 'vit', 'deit', 'convnext'),
   *(f'resnet{depth}' for depth in (18, 34, 50, 101, 152)),
 )
 

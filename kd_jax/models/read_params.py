@@ -48,7 +48,7 @@ def last_bn(
   within_deeplab = 'backbone' in params
   params = params.get('backbone', params)
   blocks = _blocks(params, stage)
-  if not blocks:
+  if not blocks or not _norms(blocks[-1]):
     raise errors.UsageError(
       f'the teacher has no blocks of stage {stage} whose BatchNorm gives a '
       'margin; take a ResNet, WideResNet, PyramidNet, VGG or MobileNet, or '

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kd_jax import domains, errors, features
 from kd_jax.models import (
+  convnext,
   deeplab,
   densenet,
   googlenet,
@@ -42,6 +43,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     googlenet,
     deeplab,
     vit,
+    convnext,
   )
   for name, factory in module.NETWORKS.items()
 }
@@ -181,10 +183,12 @@ def _takes_images(function: Any) -> bool:
 def image_size(network: nn.Module) -> int:
   """Returns the height and width in pixels that a network is designed for.
 
-  A network that takes no other says it by an attribute `image_size`.
+  A network that takes no other says it by an attribute `image_size`, another
+  may say it by `native_size`.
   """
-  if hasattr(network, 'image_size'):
-    return network.image_size
+  for attribute in ('image_size', 'native_size'):
+    if hasattr(network, attribute):
+      return getattr(network, attribute)
   stem = getattr(network, 'stem', '')
   if task(network) == 'segmentation':
     return 48 if stem == 'strided' else 513

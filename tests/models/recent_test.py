@@ -26,6 +26,11 @@ FULL = {
   'deit_tiny': (5_910_800, 224),
   'deit_small': (22_436_432, 224),
   'deit_base': (87_338_192, 224),
+  'convnext_atto': (3_695_520, 224),
+  'convnext_femto': (5_217_784, 224),
+  'convnext_pico': (9_045_672, 224),
+  'convnext_nano': (15_593_560, 224),
+  'convnext_tiny': (28_589_128, 224),
 }
 # The arguments that make one network of each class small.
 SMALL = {
@@ -33,6 +38,7 @@ SMALL = {
     'embedding': 16, 'heads': 2, 'depth': 1, 'stages': 1, 'image_size': 8,
     'patch': 4,
   },
+  'convnext_atto': {'stage_sizes': (1, 1), 'widths': (8, 16), 'patch': 2},
 }  # fmt: skip
 
 

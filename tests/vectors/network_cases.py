@@ -374,6 +374,44 @@ def _vit_timm(name, size, patch, width, depth, heads, **args):
   return Case(name, make, taps, args, ((2, size, size, 3),))
 
 
+CONVNEXT = (1, 1, 2, 1), (8, 12, 16, 24)
+
+
+def _convnext_timm(name):
+  depths, dims = CONVNEXT
+
+  def make(_):
+    from timm.models import convnext
+
+    return convnext.ConvNeXt(
+      num_classes=7, depths=depths, dims=dims, conv_mlp=True
+    )
+
+  taps = {'stem': 'stem'}
+  for i in range(1, 5):
+    taps |= {f'stage{i}{pre}': f'stages.{i - 1}' for pre in ('', '_pre')}
+  args = {'stage_sizes': depths, 'widths': dims}
+  return Case(name, make, taps, args, LARGE)
+
+
+def _convnext_torchvision(name):
+  depths, dims = CONVNEXT
+
+  def make(_):
+    from torchvision.models import convnext
+
+    pairs = zip(dims, (*dims[1:], None), depths, strict=True)
+    return convnext.ConvNeXt(
+      [convnext.CNBlockConfig(*row) for row in pairs], num_classes=7
+    )
+
+  taps = {'stem': 'features.0'}
+  for i in range(1, 5):
+    taps |= {f'stage{i}{pre}': f'features.{2 * i - 1}' for pre in ('', '_pre')}
+  args = {'stage_sizes': depths, 'widths': dims}
+  return Case(name, make, taps, args, LARGE)
+
+
 def _once(case):
   """Returns the case with its last, odd shape only.
 
@@ -441,6 +479,8 @@ STORED = {
   'vit_torchvision': _vit_torchvision('vit_tiny', 32, 8, 24, 4, 3),
   'vit_timm': _vit_timm('vit_tiny', 30, 5, 16, 3, 2, stages=3),
   'deit_timm': _vit_timm('deit_tiny', 24, 4, 24, 5, 3),
+  'convnext_timm': _once(_convnext_timm('convnext_atto')),
+  'convnext_torchvision': _convnext_torchvision('convnext_tiny'),
 }
 
 NARROW_FILTERS, WIDE_FILTERS = [16, 16, 32, 64], [32, 64, 128, 256]

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 
 from kd_jax.models import (
+  convnext,
   deeplab,
   densenet,
   googlenet,
@@ -408,6 +409,41 @@ def _vit_layer(start: str, layers: dict[str, str], i: int, layer: str) -> str:
   return f'{start}{i - 1}.{layers[layer]}' if layer in layers else ''
 
 
+def _convnext(network: convnext.ConvNeXt) -> dict[str, Rules]:
+  timm = {'conv1': 'conv_dw', 'ln1': 'norm', 'hidden': 'mlp.fc1',
+          'out': 'mlp.fc2'}  # fmt: skip
+  torchvision = {'conv1': 0, 'ln1': 2, 'hidden': 3, 'out': 5}
+  scale, layer = BLOCK + 'layer_scale', BLOCK + r'(conv1|ln1|hidden|out)'
+  shrinks = r'stage(\d+)_(ln|conv)'
+  return {
+    'timm': [
+      (r'stem_(conv|ln)', lambda kind: f'stem.{int(kind == "ln")}'),
+      (
+        shrinks,
+        lambda i, kind: f'stages.{i - 1}.downsample.{int(kind == "conv")}',
+      ),
+      (scale, lambda i, j: f'stages.{i - 1}.blocks.{j - 1}.gamma'),
+      (layer, lambda i, j, x: f'stages.{i - 1}.blocks.{j - 1}.{timm[x]}'),
+      ('ln_last', lambda: 'head.norm'),
+      ('fc', lambda: 'head.fc'),
+    ],
+    'torchvision': [
+      (r'stem_(conv|ln)', lambda kind: f'features.0.{int(kind == "ln")}'),
+      (
+        shrinks,
+        lambda i, kind: f'features.{2 * i - 2}.{int(kind == "conv")}',
+      ),
+      (scale, lambda i, j: f'features.{2 * i - 1}.{j - 1}.layer_scale'),
+      (
+        layer,
+        lambda i, j, x: f'features.{2 * i - 1}.{j - 1}.block.{torchvision[x]}',
+      ),
+      ('ln_last', lambda: 'classifier.0'),
+      ('fc', lambda: 'classifier.2'),
+    ],
+  }
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -422,4 +458,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   googlenet.GoogLeNet: _googlenet,
   deeplab.DeepLab: _deeplab,
   vit.ViT: _vit,
+  convnext.ConvNeXt: _convnext,
 }
