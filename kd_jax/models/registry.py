@@ -17,9 +17,11 @@ from kd_jax.models import (
   convnext,
   deeplab,
   densenet,
+  efficientnet,
   googlenet,
   mobilenet,
   pyramidnet,
+  regnet,
   resnet,
   shufflenet,
   ssd,
@@ -44,6 +46,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     deeplab,
     vit,
     convnext,
+    efficientnet,
+    regnet,
   )
   for name, factory in module.NETWORKS.items()
 }
@@ -192,7 +196,7 @@ def image_size(network: nn.Module) -> int:
   stem = getattr(network, 'stem', '')
   if task(network) == 'segmentation':
     return 48 if stem == 'strided' else 513
-  return 224 if stem == 'imagenet' else 32
+  return 224 if stem in ('imagenet', 'deep') else 32
 
 
 class Description(NamedTuple):

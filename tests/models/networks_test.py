@@ -46,7 +46,10 @@ CLASSIFIERS = sorted(
   if models.task(models.make(name, 2)) == 'classification'
 )
 # What the names of networks after 2019 begin with; see recent_test.py.
-RECENT = ('convnext', 'deit', 'efficientnet', 'mobilenetv3', 'regnet', 'vit')
+RECENT = (
+  *('convnext', 'deit', 'efficientnet', 'mobilenetv3', 'regnet', 'vit'),
+  *('resnet18d', 'resnet34d', 'resnet50d'),
+)
 OLDER = [name for name in CLASSIFIERS if not name.startswith(RECENT)]
 STAGES = {'MobileNetV1': 4, 'MobileNetV2': 4, 'VGG': 4}
 IMAGES = np.random.default_rng(0).normal(size=(8, 32, 32, 3))

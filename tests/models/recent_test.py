@@ -31,7 +31,21 @@ FULL = {
   'convnext_pico': (9_045_672, 224),
   'convnext_nano': (15_593_560, 224),
   'convnext_tiny': (28_589_128, 224),
+  'mobilenetv3_small': (2_542_856, 224),
+  'mobilenetv3_large': (5_483_032, 224),
+  'efficientnet_b0': (5_288_548, 224),
+  'efficientnet_b1': (7_794_184, 240),
+  'regnety_400mf': (4_344_144, 224),
+  'regnety_1_6gf': (11_202_430, 224),
+  'regnety_16gf': (83_590_140, 224),
+  'resnet18d': (11_708_744, 224),
+  'resnet34d': (21_816_904, 224),
+  'resnet50d': (25_576_264, 224),
 }
+SMALLEST = (
+  'vit_tiny', 'deit_tiny', 'convnext_atto', 'mobilenetv3_small',
+  'efficientnet_b0', 'regnety_400mf', 'resnet18d',
+)  # fmt: skip
 # The arguments that make one network of each class small.
 SMALL = {
   'deit_tiny': {
@@ -39,6 +53,20 @@ SMALL = {
     'patch': 4,
   },
   'convnext_atto': {'stage_sizes': (1, 1), 'widths': (8, 16), 'patch': 2},
+  'mobilenetv3_small': {
+    'blocks': (((3, 24, 16, 1, 'hardswish', 2),), ((5, 32, 24, 0, 'relu', 1),)),
+    'last_width': 32,
+    'hidden': 16,
+  },
+  'efficientnet_b0': {
+    'stages': (((1, 32, 1, 1, 3),), ((4, 24, 1, 2, 5),)),
+    'stem_width': 16,
+    'last_width': 32,
+  },
+  'regnety_400mf': {
+    'stage_sizes': (1, 1), 'widths': (16, 24), 'group_width': 8,
+  },
+  'resnet18d': {'stage_sizes': (1, 1), 'widths': (8, 8, 16)},
 }  # fmt: skip
 
 
@@ -63,7 +91,13 @@ def test_every_recent_network_is_listed_and_every_class_has_a_small_one():
   assert {type(small(name)) for name in SMALL} == classes
 
 
-@pytest.mark.parametrize('name', FULL)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.drill)
+    for name in FULL
+  ],
+)
 def test_a_network_has_the_originals_parameters_and_every_tap(name):
   params, size = FULL[name]
   network = models.make(name, 1000)
@@ -150,6 +184,15 @@ def test_a_vits_weights_start_as_deits():
     ('vit_tiny', {'depth': 3}, 'stages=4: there are 3 blocks'),
     ('vit_tiny', {'drop_path': 1.0}, 'drop_path=1.0: give 0 to less than 1'),
     ('vit_tiny', {'distilled': 1}, 'distilled=1: give True or False'),
+    ('convnext_tiny', {'widths': (8, 16)}, 'of 4 stages needs 4'),
+    ('regnety_400mf', {'group_width': 7}, 'group_width=7: it must divide all'),
+    ('regnety_400mf', {'widths': (8, 16)}, 'of 4 stages needs 4'),
+    ('efficientnet_b0', {'stem': 'cifr'}, "did you mean 'cifar'"),
+    (
+      'mobilenetv3_small',
+      {'blocks': (((3, 8, 8, 1, 'gelu', 1),),)},
+      'or .silu',
+    ),
   ],
 )
 def test_fields_that_do_not_fit_are_refused(name, args, message):

@@ -18,9 +18,11 @@ from kd_jax.models import (
   convnext,
   deeplab,
   densenet,
+  efficientnet,
   googlenet,
   mobilenet,
   pyramidnet,
+  regnet,
   resnet,
   shufflenet,
   ssd,
@@ -67,6 +69,9 @@ def _same(name: str) -> str:
 
 
 def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
+  if network.stem == 'deep':
+    return {'timm': [*_resnet_deep(), ('(fc)', _same)]}
+
   def rules(shortcut: str, last: str) -> Rules:
     return [*_resnet_trunk(shortcut), ('fc', lambda: last)]
 
@@ -84,6 +89,21 @@ def _resnet_trunk(shortcut: str) -> Rules:
       lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
     ),
     (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+  ]
+
+
+def _resnet_deep() -> Rules:
+  return [
+    ('conv1', lambda: 'conv1.6'),
+    (
+      r'stem_(conv|bn)(\d)',
+      lambda kind, n: f'conv1.{3 * (n - 1) + (kind == "bn")}',
+    ),
+    (
+      BLOCK + r'shortcut_(conv|bn)',
+      lambda i, j, k: f'layer{i}.{j - 1}.downsample.{1 + (k == "bn")}',
+    ),
+    *_resnet_trunk('downsample'),
   ]
 
 
@@ -223,7 +243,7 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
 
 
 def _places(
-  stages: tuple[tuple[tuple[int, int, int, int], ...], ...],
+  stages: tuple[tuple[tuple[int, ...], ...], ...],
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int, int]]]:
   """Yields the indices by which the PyTorch implementations name a block.
 
@@ -237,7 +257,7 @@ def _places(
   row = position = 0
   for i, rows in enumerate(stages, 1):
     number = 0
-    for _, _, blocks, _ in rows:
+    for _, _, blocks, *_ in rows:
       for place in range(blocks):
         number += 1
         yield (i, number), (row, place, position)
@@ -444,6 +464,106 @@ def _convnext(network: convnext.ConvNeXt) -> dict[str, Rules]:
   }
 
 
+def _inverted(network: efficientnet.InvertedNetwork) -> dict[str, Rules]:
+  plans = network.plans()
+  starts = [sum(map(len, plans[:i])) for i in range(len(plans))]
+  is_v3 = isinstance(network, efficientnet.MobileNetV3)
+  places = {} if is_v3 else dict(_places(network.stages))
+  parts = sum(map(len, plans if is_v3 else network.stages))
+  ends = r'(conv|bn)([12])'
+  part = BLOCK + r'(conv|bn)(\d)'
+  squeeze = BLOCK + r'squeeze/(reduce|expand)'
+
+  def block(i: int, j: int) -> str:
+    if is_v3:
+      return f'features.{starts[i - 1] + j}.block'
+    row, place, _ = places[i, j]
+    return f'features.{row + 1}.{place}.block'
+
+  def torchvision(i: int, j: int, kind: str, number: int) -> str:
+    plan = plans[i - 1][j - 1]
+    index = number - 2 + plan.expands + (number == 3 and plan.squeezed > 0)
+    return f'{block(i, j)}.{index}.{int(kind == "bn")}'
+
+  def squeezed(i: int, j: int, which: str) -> str:
+    index = 1 + plans[i - 1][j - 1].expands
+    return f'{block(i, j)}.{index}.fc{1 if which == "reduce" else 2}'
+
+  def timm(i: int, j: int, kind: str, number: int) -> str:
+    row, place, _ = places[i, j]
+    expands = plans[i - 1][j - 1].expands
+    if kind == 'bn':
+      return f'blocks.{row}.{place}.bn{number if expands else number - 1}'
+    name = ('pw', 'dw', 'pwl' if expands else 'pw')[number - 1]
+    return f'blocks.{row}.{place}.conv_{name}'
+
+  def timm_squeezed(i: int, j: int, which: str) -> str:
+    row, place, _ = places[i, j]
+    return f'blocks.{row}.{place}.se.conv_{which}'
+
+  named: dict[str, Rules] = {
+    'torchvision': [
+      ('hidden', lambda: 'classifier.0'),
+      ('fc', lambda: 'classifier.3' if is_v3 else 'classifier.1'),
+      (
+        ends,
+        lambda kind, n: f'features.{(parts + 1) * (n - 1)}.{int(kind == "bn")}',
+      ),
+      (part, torchvision),
+      (squeeze, squeezed),
+    ]
+  }
+  if is_v3:
+    return named
+  return {
+    **named,
+    'timm': [
+      ('fc', lambda: 'classifier'),
+      (r'conv(\d)', lambda n: ('conv_stem', 'conv_head')[n - 1]),
+      (r'(bn\d)', _same),
+      (part, timm),
+      (squeeze, timm_squeezed),
+    ],
+  }
+
+
+def _regnet(network: regnet.RegNetY) -> dict[str, Rules]:
+  part = BLOCK + r'(conv|bn)(\d)'
+  shortcut = BLOCK + r'shortcut_(conv|bn)'
+  squeeze = BLOCK + r'squeeze/(reduce|expand)'
+
+  def torchvision(i: int, j: int) -> str:
+    return f'trunk_output.block{i}.block{i}-{j - 1}'
+
+  def number(which: str) -> int:
+    return 1 if which == 'reduce' else 2
+
+  return {
+    'torchvision': [
+      ('(fc)', _same),
+      ('(conv|bn)1', lambda kind: f'stem.{int(kind == "bn")}'),
+      (
+        part,
+        lambda i, j, kind, n: (
+          f'{torchvision(i, j)}.f.{"abc"[n - 1]}.{int(kind == "bn")}'
+        ),
+      ),
+      (
+        shortcut,
+        lambda i, j, kind: f'{torchvision(i, j)}.proj.{int(kind == "bn")}',
+      ),
+      (squeeze, lambda i, j, x: f'{torchvision(i, j)}.f.se.fc{number(x)}'),
+    ],
+    'timm, DeiT': [
+      ('fc', lambda: 'head.fc'),
+      ('(conv|bn)1', lambda kind: f'stem.{kind}'),
+      (part, lambda i, j, kind, n: f's{i}.b{j}.conv{n}.{kind}'),
+      (shortcut, lambda i, j, kind: f's{i}.b{j}.downsample.{kind}'),
+      (squeeze, lambda i, j, x: f's{i}.b{j}.se.fc{number(x)}'),
+    ],
+  }
+
+
 _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
@@ -459,4 +579,6 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   deeplab.DeepLab: _deeplab,
   vit.ViT: _vit,
   convnext.ConvNeXt: _convnext,
+  efficientnet.InvertedNetwork: _inverted,
+  regnet.RegNetY: _regnet,
 }
