@@ -8,33 +8,27 @@ integers. A rule may name a single variable too: it then matches the path with
 the variable, such as 'positions', and gives the variable's whole name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import re
 from typing import Any
 
 import flax.linen as nn
 
 from kd_jax.models import (
-  convnext,
   deeplab,
   densenet,
-  efficientnet,
   googlenet,
   mobilenet,
   pyramidnet,
-  regnet,
   resnet,
   shufflenet,
   ssd,
   vgg,
-  vit,
   wide_resnet,
 )
+from kd_jax.models.pretrained import layouts_recent, naming
 
-Rules = list[tuple[str, Callable[..., str]]]
 Namer = Callable[[str], str]
-
-BLOCK = r'stage(\d+)_block(\d+)/'
 
 
 def layouts(network: nn.Module) -> dict[str, Namer]:
@@ -54,7 +48,7 @@ def layouts(network: nn.Module) -> dict[str, Namer]:
   return {}
 
 
-def _namer(rules: Rules) -> Namer:
+def _namer(rules: naming.Rules) -> Namer:
   def name(path: str) -> str:
     for pattern, make in rules:
       if match := re.fullmatch(pattern, path):
@@ -64,15 +58,11 @@ def _namer(rules: Rules) -> Namer:
   return name
 
 
-def _same(name: str) -> str:
-  return name
-
-
-def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
+def _resnet(network: resnet.ResNet) -> dict[str, naming.Rules]:
   if network.stem == 'deep':
-    return {'timm': [*_resnet_deep(), ('(fc)', _same)]}
+    return {'timm': [*_resnet_deep(), ('(fc)', naming.same)]}
 
-  def rules(shortcut: str, last: str) -> Rules:
+  def rules(shortcut: str, last: str) -> naming.Rules:
     return [*_resnet_trunk(shortcut), ('fc', lambda: last)]
 
   return {
@@ -81,18 +71,18 @@ def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
   }
 
 
-def _resnet_trunk(shortcut: str) -> Rules:
+def _resnet_trunk(shortcut: str) -> naming.Rules:
   return [
-    ('(conv1|bn1)', _same),
+    ('(conv1|bn1)', naming.same),
     (
-      BLOCK + r'shortcut_(conv|bn)',
+      naming.BLOCK + r'shortcut_(conv|bn)',
       lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
     ),
-    (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+    (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
   ]
 
 
-def _resnet_deep() -> Rules:
+def _resnet_deep() -> naming.Rules:
   return [
     ('conv1', lambda: 'conv1.6'),
     (
@@ -100,41 +90,41 @@ def _resnet_deep() -> Rules:
       lambda kind, n: f'conv1.{3 * (n - 1) + (kind == "bn")}',
     ),
     (
-      BLOCK + r'shortcut_(conv|bn)',
+      naming.BLOCK + r'shortcut_(conv|bn)',
       lambda i, j, k: f'layer{i}.{j - 1}.downsample.{1 + (k == "bn")}',
     ),
     *_resnet_trunk('downsample'),
   ]
 
 
-def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, Rules]:
-  ends: Rules = [('conv1', lambda: 'conv1'), ('bn_last', lambda: 'bn1')]
+def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, naming.Rules]:
+  ends: naming.Rules = [('conv1', lambda: 'conv1'), ('bn_last', lambda: 'bn1')]
   if network.variant == 'ffsd':
     return {
       'FFSD': [
         *ends,
         ('fc', lambda: 'linear'),
         (
-          BLOCK + 'shortcut_conv',
+          naming.BLOCK + 'shortcut_conv',
           lambda i, j: f'layer{i}.{j - 1}.shortcut.0',
         ),
-        (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+        (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
       ]
     }
   return {
     'RepDistiller, overhaul-distillation': [
       *ends,
-      ('(fc)', _same),
+      ('(fc)', naming.same),
       (
-        BLOCK + 'shortcut_conv',
+        naming.BLOCK + 'shortcut_conv',
         lambda i, j: f'block{i}.layer.{j - 1}.convShortcut',
       ),
-      (BLOCK + r'(\w+)', lambda i, j, x: f'block{i}.layer.{j - 1}.{x}'),
+      (naming.BLOCK + r'(\w+)', lambda i, j, x: f'block{i}.layer.{j - 1}.{x}'),
     ]
   }
 
 
-def _vgg(network: vgg.VGG) -> dict[str, Rules]:
+def _vgg(network: vgg.VGG) -> dict[str, naming.Rules]:
   imagenet = network.stem == 'imagenet'
 
   def layer(i: int, j: int, kind: str) -> str:
@@ -149,12 +139,12 @@ def _vgg(network: vgg.VGG) -> dict[str, Rules]:
       ('fc', lambda: 'classifier.6' if imagenet else 'classifier'),
       (r'hidden(\d)', lambda n: f'classifier.{3 * (n - 1)}'),
       (r'stem_block(\d+)/(conv|bn)1', lambda j, kind: layer(0, j, kind)),
-      (BLOCK + '(conv|bn)1', layer),
+      (naming.BLOCK + '(conv|bn)1', layer),
     ]
   }
 
 
-def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, Rules]:
+def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, naming.Rules]:
   # Each layer has a ReLU behind it, and each stage a max-pool before it.
   starts = [
     sum(2 * len(widths) + 1 for widths in network.widths[:i])
@@ -177,22 +167,22 @@ def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, Rules]:
   }
 
 
-def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, Rules]:
+def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, naming.Rules]:
   def layer(i: int, j: int, kind: str, number: int) -> str:
     before = sum(len(blocks) for blocks in network.stages[: i - 1])
     return f'model.{before + j}.{3 * (number - 1) + (kind == "bn")}'
 
   return {
     'overhaul-distillation, mdistiller': [
-      ('(fc)', _same),
+      ('(fc)', naming.same),
       ('(conv|bn)1', lambda kind: f'model.0.{int(kind == "bn")}'),
-      (BLOCK + r'(conv|bn)(\d)', layer),
+      (naming.BLOCK + r'(conv|bn)(\d)', layer),
     ]
   }
 
 
-def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
-  places = dict(_places(network.stages))
+def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, naming.Rules]:
+  places = dict(naming.places(network.stages))
   last_index = len(places) + 1
 
   def repdistiller(i: int, j: int, kind: str, number: int) -> str:
@@ -215,7 +205,7 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
     return f'blocks.{row}.{place}.conv_{part}'
 
   ends = r'(conv|bn)([12])'
-  block = BLOCK + r'(conv|bn)(\d)'
+  block = naming.BLOCK + r'(conv|bn)(\d)'
   if network.stem == 'cifar':
     return {
       'RepDistiller': [
@@ -236,33 +226,10 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
     'timm': [
       ('fc', lambda: 'classifier'),
       (r'conv(\d)', lambda n: ('conv_stem', 'conv_head')[n - 1]),
-      (r'(bn\d)', _same),
+      (r'(bn\d)', naming.same),
       (block, timm),
     ],
   }
-
-
-def _places(
-  stages: tuple[tuple[tuple[int, ...], ...], ...],
-) -> Iterator[tuple[tuple[int, int], tuple[int, int, int]]]:
-  """Yields the indices by which the PyTorch implementations name a block.
-
-  Args:
-    stages: See `mobilenet.MobileNetV2`.
-
-  Yields:
-    The stage and the block's number in it, from 1; and the block's row, its
-    place in the row, and its position among all blocks, from 0.
-  """
-  row = position = 0
-  for i, rows in enumerate(stages, 1):
-    number = 0
-    for _, _, blocks, *_ in rows:
-      for place in range(blocks):
-        number += 1
-        yield (i, number), (row, place, position)
-        position += 1
-      row += 1
 
 
 def _expands(
@@ -273,10 +240,10 @@ def _expands(
   return expansions[j - 1] != 1
 
 
-def _shufflenet(network: nn.Module) -> dict[str, Rules]:
+def _shufflenet(network: nn.Module) -> dict[str, naming.Rules]:
   return {
     'RepDistiller': [
-      (r'((?:conv|bn)\d)', _same),
+      (r'((?:conv|bn)\d)', naming.same),
       ('fc', lambda: 'linear'),
       (
         r'stage(\d+)_unit(\d+)/(\w+)',
@@ -286,20 +253,20 @@ def _shufflenet(network: nn.Module) -> dict[str, Rules]:
   }
 
 
-def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, Rules]:
+def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, naming.Rules]:
   return {
     'overhaul-distillation': [
-      ('(conv1|bn1|fc)', _same),
+      ('(conv1|bn1|fc)', naming.same),
       ('bn_last', lambda: 'bn_final'),
-      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+      (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
     ]
   }
 
 
-def _densenet(network: densenet.DenseNet) -> dict[str, Rules]:
+def _densenet(network: densenet.DenseNet) -> dict[str, naming.Rules]:
   return {
     'FFSD': [
-      ('(conv1|fc)', _same),
+      ('(conv1|fc)', naming.same),
       ('bn_last', lambda: 'bn'),
       (r'transition(\d)_(conv|bn)', lambda i, kind: f'trans{i}.{kind}1'),
       (
@@ -310,7 +277,7 @@ def _densenet(network: densenet.DenseNet) -> dict[str, Rules]:
   }
 
 
-def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
+def _googlenet(network: googlenet.GoogLeNet) -> dict[str, naming.Rules]:
   convolutions = {
     '1': ('branch1x1', 0),
     '2a': ('branch3x3', 0),
@@ -335,8 +302,8 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
 
-def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> Rules:
-  places = dict(_places(network.stages))
+def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> naming.Rules:
+  places = dict(naming.places(network.stages))
 
   def layer(i: int, j: int, kind: str, number: int) -> str:
     _, _, position = places[i, j]
@@ -345,11 +312,11 @@ def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> Rules:
 
   return [
     ('(conv|bn)1', lambda kind: f'features.0.{int(kind == "bn")}'),
-    (BLOCK + r'(conv|bn)(\d)', layer),
+    (naming.BLOCK + r'(conv|bn)(\d)', layer),
   ]
 
 
-def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
+def _deeplab(network: deeplab.DeepLab) -> dict[str, naming.Rules]:
   def aspp(kind: str, number: int | str) -> str:
     bn = kind == 'bn'
     if number == 'pool':
@@ -381,190 +348,7 @@ def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
   }
 
 
-def _vit(network: vit.ViT) -> dict[str, Rules]:
-  timm = {
-    'ln1': 'norm1', 'attention/qkv': 'attn.qkv', 'attention/out': 'attn.proj',
-    'ln2': 'norm2', 'hidden': 'mlp.fc1', 'out': 'mlp.fc2',
-  }  # fmt: skip
-  named = {
-    'timm, DeiT': [
-      ('class_token', lambda: 'cls_token'),
-      ('distillation_token', lambda: 'dist_token'),
-      ('positions', lambda: 'pos_embed'),
-      ('patch', lambda: 'patch_embed.proj'),
-      (r'block(\d+)/([\w/]+)', lambda i, x: _vit_layer('blocks.', timm, i, x)),
-      ('ln_last', lambda: 'norm'),
-      ('fc', lambda: 'head'),
-      ('fc_distilled', lambda: 'head_dist'),
-    ]
-  }
-  if network.distilled:
-    return named
-
-  def torchvision(*hidden: str) -> Rules:
-    layers = {
-      'ln1': 'ln_1', 'attention/out': 'self_attention.out_proj', 'ln2': 'ln_2',
-      'attention/qkv/kernel': 'self_attention.in_proj_weight',
-      'attention/qkv/bias': 'self_attention.in_proj_bias',
-      'hidden': f'mlp.{hidden[0]}', 'out': f'mlp.{hidden[1]}',
-    }  # fmt: skip
-    start = 'encoder.layers.encoder_layer_'
-    return [
-      ('(class_token)', _same),
-      ('positions', lambda: 'encoder.pos_embedding'),
-      ('patch', lambda: 'conv_proj'),
-      (r'block(\d+)/([\w/]+)', lambda i, x: _vit_layer(start, layers, i, x)),
-      ('ln_last', lambda: 'encoder.ln'),
-      ('fc', lambda: 'heads.head'),
-    ]
-
-  return {
-    **named,
-    'torchvision': torchvision('0', '3'),
-    'torchvision, before 0.13': torchvision('linear_1', 'linear_2'),
-  }
-
-
-def _vit_layer(start: str, layers: dict[str, str], i: int, layer: str) -> str:
-  return f'{start}{i - 1}.{layers[layer]}' if layer in layers else ''
-
-
-def _convnext(network: convnext.ConvNeXt) -> dict[str, Rules]:
-  timm = {'conv1': 'conv_dw', 'ln1': 'norm', 'hidden': 'mlp.fc1',
-          'out': 'mlp.fc2'}  # fmt: skip
-  torchvision = {'conv1': 0, 'ln1': 2, 'hidden': 3, 'out': 5}
-  scale, layer = BLOCK + 'layer_scale', BLOCK + r'(conv1|ln1|hidden|out)'
-  shrinks = r'stage(\d+)_(ln|conv)'
-  return {
-    'timm': [
-      (r'stem_(conv|ln)', lambda kind: f'stem.{int(kind == "ln")}'),
-      (
-        shrinks,
-        lambda i, kind: f'stages.{i - 1}.downsample.{int(kind == "conv")}',
-      ),
-      (scale, lambda i, j: f'stages.{i - 1}.blocks.{j - 1}.gamma'),
-      (layer, lambda i, j, x: f'stages.{i - 1}.blocks.{j - 1}.{timm[x]}'),
-      ('ln_last', lambda: 'head.norm'),
-      ('fc', lambda: 'head.fc'),
-    ],
-    'torchvision': [
-      (r'stem_(conv|ln)', lambda kind: f'features.0.{int(kind == "ln")}'),
-      (
-        shrinks,
-        lambda i, kind: f'features.{2 * i - 2}.{int(kind == "conv")}',
-      ),
-      (scale, lambda i, j: f'features.{2 * i - 1}.{j - 1}.layer_scale'),
-      (
-        layer,
-        lambda i, j, x: f'features.{2 * i - 1}.{j - 1}.block.{torchvision[x]}',
-      ),
-      ('ln_last', lambda: 'classifier.0'),
-      ('fc', lambda: 'classifier.2'),
-    ],
-  }
-
-
-def _inverted(network: efficientnet.InvertedNetwork) -> dict[str, Rules]:
-  plans = network.plans()
-  starts = [sum(map(len, plans[:i])) for i in range(len(plans))]
-  is_v3 = isinstance(network, efficientnet.MobileNetV3)
-  places = {} if is_v3 else dict(_places(network.stages))
-  parts = sum(map(len, plans if is_v3 else network.stages))
-  ends = r'(conv|bn)([12])'
-  part = BLOCK + r'(conv|bn)(\d)'
-  squeeze = BLOCK + r'squeeze/(reduce|expand)'
-
-  def block(i: int, j: int) -> str:
-    if is_v3:
-      return f'features.{starts[i - 1] + j}.block'
-    row, place, _ = places[i, j]
-    return f'features.{row + 1}.{place}.block'
-
-  def torchvision(i: int, j: int, kind: str, number: int) -> str:
-    plan = plans[i - 1][j - 1]
-    index = number - 2 + plan.expands + (number == 3 and plan.squeezed > 0)
-    return f'{block(i, j)}.{index}.{int(kind == "bn")}'
-
-  def squeezed(i: int, j: int, which: str) -> str:
-    index = 1 + plans[i - 1][j - 1].expands
-    return f'{block(i, j)}.{index}.fc{1 if which == "reduce" else 2}'
-
-  def timm(i: int, j: int, kind: str, number: int) -> str:
-    row, place, _ = places[i, j]
-    expands = plans[i - 1][j - 1].expands
-    if kind == 'bn':
-      return f'blocks.{row}.{place}.bn{number if expands else number - 1}'
-    name = ('pw', 'dw', 'pwl' if expands else 'pw')[number - 1]
-    return f'blocks.{row}.{place}.conv_{name}'
-
-  def timm_squeezed(i: int, j: int, which: str) -> str:
-    row, place, _ = places[i, j]
-    return f'blocks.{row}.{place}.se.conv_{which}'
-
-  named: dict[str, Rules] = {
-    'torchvision': [
-      ('hidden', lambda: 'classifier.0'),
-      ('fc', lambda: 'classifier.3' if is_v3 else 'classifier.1'),
-      (
-        ends,
-        lambda kind, n: f'features.{(parts + 1) * (n - 1)}.{int(kind == "bn")}',
-      ),
-      (part, torchvision),
-      (squeeze, squeezed),
-    ]
-  }
-  if is_v3:
-    return named
-  return {
-    **named,
-    'timm': [
-      ('fc', lambda: 'classifier'),
-      (r'conv(\d)', lambda n: ('conv_stem', 'conv_head')[n - 1]),
-      (r'(bn\d)', _same),
-      (part, timm),
-      (squeeze, timm_squeezed),
-    ],
-  }
-
-
-def _regnet(network: regnet.RegNetY) -> dict[str, Rules]:
-  part = BLOCK + r'(conv|bn)(\d)'
-  shortcut = BLOCK + r'shortcut_(conv|bn)'
-  squeeze = BLOCK + r'squeeze/(reduce|expand)'
-
-  def torchvision(i: int, j: int) -> str:
-    return f'trunk_output.block{i}.block{i}-{j - 1}'
-
-  def number(which: str) -> int:
-    return 1 if which == 'reduce' else 2
-
-  return {
-    'torchvision': [
-      ('(fc)', _same),
-      ('(conv|bn)1', lambda kind: f'stem.{int(kind == "bn")}'),
-      (
-        part,
-        lambda i, j, kind, n: (
-          f'{torchvision(i, j)}.f.{"abc"[n - 1]}.{int(kind == "bn")}'
-        ),
-      ),
-      (
-        shortcut,
-        lambda i, j, kind: f'{torchvision(i, j)}.proj.{int(kind == "bn")}',
-      ),
-      (squeeze, lambda i, j, x: f'{torchvision(i, j)}.f.se.fc{number(x)}'),
-    ],
-    'timm, DeiT': [
-      ('fc', lambda: 'head.fc'),
-      ('(conv|bn)1', lambda kind: f'stem.{kind}'),
-      (part, lambda i, j, kind, n: f's{i}.b{j}.conv{n}.{kind}'),
-      (shortcut, lambda i, j, kind: f's{i}.b{j}.downsample.{kind}'),
-      (squeeze, lambda i, j, x: f's{i}.b{j}.se.fc{number(x)}'),
-    ],
-  }
-
-
-_FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
+_FAMILIES: dict[type, Callable[[Any], dict[str, naming.Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
   vgg.VGG: _vgg,
@@ -577,8 +361,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   densenet.DenseNet: _densenet,
   googlenet.GoogLeNet: _googlenet,
   deeplab.DeepLab: _deeplab,
-  vit.ViT: _vit,
-  convnext.ConvNeXt: _convnext,
-  efficientnet.InvertedNetwork: _inverted,
-  regnet.RegNetY: _regnet,
+  **layouts_recent.FAMILIES,
 }
