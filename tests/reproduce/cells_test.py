@@ -11,11 +11,13 @@ from kd_jax.reproduce import cells
 OWN = (
   'digits',
   'digits_kd',
+  'digits_soft',
   'scenes_segmentation',
   'cifar100_r20_r8',
   'cifar100_r8',
   'folder_r34_r18',
   'scenes_detection',
+  'imagenet_regnety_16gf_tiny',  # lacks a part of the paper's augmentation
 )
 CELLS = cells.load()
 
