@@ -90,8 +90,10 @@ class ConvNeXt(layers.Network):
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
     patches = functools.partial(_conv, dtype=self.dtype, padding=0)
-    x = patches(self.widths[0], self.patch, name='stem_conv', stride=self.patch)
-    x = tap(self, 'stem', layers.layer_norm('stem_ln')(x(images)))
+    embed = patches(
+      self.widths[0], self.patch, name='stem_conv', stride=self.patch
+    )
+    x = tap(self, 'stem', layers.layer_norm('stem_ln')(embed(images)))
     rates = iter(layers.rates(self.drop_path, sum(self.stage_sizes)))
     plan = zip(self.stage_sizes, self.widths, strict=True)
     for i, (blocks, width) in enumerate(plan, 1):

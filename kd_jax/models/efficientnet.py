@@ -78,10 +78,15 @@ class Inverted(nn.Module):
     plan, act = self.plan, ACTS[self.plan.act]
 
     def normalised(
-      x: jax.Array, number: int, *args: int, groups: int = 1
+      x: jax.Array,
+      number: int,
+      features: int,
+      kernel: int,
+      stride: int = 1,
+      groups: int = 1,
     ) -> jax.Array:
       convolution = layers.Conv(
-        *args, groups=groups, dtype=self.dtype, name=f'conv{number}'
+        features, kernel, stride, groups, dtype=self.dtype, name=f'conv{number}'
       )
       norm = self.norm(name=f'bn{number}')
       return layers.conv_bn(x, convolution, norm, train=train)
@@ -89,8 +94,8 @@ class Inverted(nn.Module):
     y = x
     if plan.expands:
       y = act(normalised(y, 1, plan.inner, 1))
-    depthwise = plan.inner, plan.kernel, plan.stride
-    y = act(normalised(y, 2, *depthwise, groups=plan.inner))
+    sizes = plan.inner, plan.kernel, plan.stride, plan.inner
+    y = act(normalised(y, 2, *sizes))
     if plan.squeezed:
       y = layers.SqueezeExcitation(
         plan.squeezed,

@@ -40,10 +40,14 @@ class Block(nn.Module):
     """Returns [N,H/stride,W/stride,width] for x [N,H,W,C]."""
 
     def normalised(
-      x: jax.Array, names: tuple[str, str], *args: int, groups: int = 1
+      x: jax.Array,
+      names: tuple[str, str],
+      kernel: int,
+      stride: int = 1,
+      groups: int = 1,
     ) -> jax.Array:
       convolution = layers.Conv(
-        self.width, *args, groups=groups, dtype=self.dtype, name=names[0]
+        self.width, kernel, stride, groups, dtype=self.dtype, name=names[0]
       )
       return layers.conv_bn(
         x, convolution, self.norm(name=names[1]), train=train
@@ -51,7 +55,7 @@ class Block(nn.Module):
 
     groups = self.width // self.group_width
     y = nn.relu(normalised(x, ('conv1', 'bn1'), 1))
-    y = normalised(y, ('conv2', 'bn2'), 3, self.stride, groups=groups)
+    y = normalised(y, ('conv2', 'bn2'), 3, self.stride, groups)
     y = layers.SqueezeExcitation(
       round(x.shape[-1] / 4), nn.relu, nn.sigmoid, self.dtype, name='squeeze'
     )(nn.relu(y))

@@ -179,8 +179,7 @@ class ViT(layers.Network):
     first = jnp.concatenate(tokens, axis=1).astype(x.dtype)
     first = jnp.broadcast_to(first, (count, *first.shape[1:]))
     x = jnp.concatenate([first, x], axis=1)
-    shape = (1, *x.shape[1:])
-    positions = self.param('positions', layers.token_init, shape)
+    positions = self.param('positions', layers.token_init, (1, *x.shape[1:]))
     return x + positions.astype(x.dtype)
 
   def _head(self, x: jax.Array, kind: str) -> jax.Array:

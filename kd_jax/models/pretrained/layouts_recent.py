@@ -17,7 +17,7 @@ def _vit(network: vit.ViT) -> dict[str, naming.Rules]:
     'ln1': 'norm1', 'attention/qkv': 'attn.qkv', 'attention/out': 'attn.proj',
     'ln2': 'norm2', 'hidden': 'mlp.fc1', 'out': 'mlp.fc2',
   }  # fmt: skip
-  named = {
+  named: dict[str, naming.Rules] = {
     'timm, DeiT': [
       ('class_token', lambda: 'cls_token'),
       ('distillation_token', lambda: 'dist_token'),
