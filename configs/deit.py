@@ -14,7 +14,8 @@ def get_config(recipe: str | None = None) -> base.ConfigDict:
 def digits() -> base.ConfigDict:
   """All embedded images of digits, 8x8 pixels, to a ViT of 2x2 patches.
 
-  The other methods' recipes have 300 images; a transformer needs more.
+  The other methods' recipes have 300 images; a transformer needs more. With
+  seed 0 it gave 92.8% (teacher 97.2%).
   """
   config = deit(base.digits())
   config.data.train_size = 0
