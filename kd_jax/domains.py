@@ -88,6 +88,13 @@ STAGE = Domain(
   whole=True,
   names=('aspp', 'decoder'),
 )
+BLOCKS = Domain(
+  "a whole number, 0 to 10000, 'relu', 'hardswish' or 'silu'",
+  0,
+  10_000,
+  whole=True,
+  names=('relu', 'hardswish', 'silu'),
+)
 FINITE = Domain('a finite number')
 
 # By the name of a method's field.
@@ -124,18 +131,29 @@ METHODS: dict[str, Domain] = {
 NETWORKS: dict[str, Domain] = {
   'alpha': NOT_NEGATIVE,
   'aspp_width': COUNT,
+  'blocks': BLOCKS,
   'bn_group_size': COUNT_OR_NONE,
   'decoder_width': COUNT,
   'depth': LAYERS,
   'dilations': COUNT,
+  'drop_path': PART,
+  'embedding': COUNT,
+  'expansion': COUNT,
   'extras': COUNT,
   'grid': COUNT,
+  'group_width': COUNT,
   'groups': COUNT,
   'growth': COUNT,
+  'heads': COUNT,
   'hidden': COUNT,
+  'image_size': COUNT,
+  'last_width': COUNT,
+  'layer_scale': POSITIVE,
   'low_width': COUNT,
+  'native_size': COUNT,
   'num_classes': COUNT,
   'output_stride': COUNT,
+  'patch': COUNT,
   'stage_sizes': LAYERS,
   'stages': LAYERS,
   'stem_width': COUNT,

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from kd_jax import models
 from kd_jax.runtime import command
 
-# The classes that are shown, by the task and the pixels of a network's images.
+# The classes that are shown of networks that do not classify images, by the
+# task and the pixels of a network's images.
 _CLASSES = {
-  ('classification', 32): 100,
-  ('classification', 224): 1000,
   ('detection', 48): 10,
   ('detection', 300): 20,
   ('segmentation', 48): 11,
@@ -35,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     '--num_classes',
     type=int,
     default=0,
-    help='K; default: 100 at 32 pixels, 1000 at 224; for objects or pixels '
-    '10, 11, 20 or 21',
+    help='K; default: 100 at 32 pixels, 1000 at 224 and more; for objects or '
+    'pixels 10, 11, 20 or 21',
   )
   parser.add_argument(
     '--image_size',
@@ -51,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     native_size = models.image_size(network)
     size = args.image_size or native_size
     task = models.task(network)
-    classes = args.num_classes or _CLASSES[task, native_size]
+    classes = args.num_classes or _classes(task, native_size)
     description = models.describe(models.make(name, classes), size)
     print(
       f'{name:24}{description.params:>11,} parameters'
@@ -64,3 +63,10 @@ def main(argv: Sequence[str]) -> int:
     ]
     print('  ' + ', '.join(shapes), flush=True)
   return 0
+
+
+def _classes(task: str, size: int) -> int:
+  """Returns the classes that are shown of a network for images of a size."""
+  if task == 'classification':
+    return 1000 if size >= 224 else 100
+  return _CLASSES[task, size]

@@ -48,7 +48,7 @@ def last_bn(
   within_deeplab = 'backbone' in params
   params = params.get('backbone', params)
   blocks = _blocks(params, stage)
-  if not blocks:
+  if not blocks or not _norms(blocks[-1]):
     raise errors.UsageError(
       f'the teacher has no blocks of stage {stage} whose BatchNorm gives a '
       'margin; take a ResNet, WideResNet, PyramidNet, VGG or MobileNet, or '
@@ -91,13 +91,19 @@ def head(params: dict[str, Any], pooled: jax.Array) -> jax.Array:
     pooled: The input of that layer, [N,C].
 
   Raises:
-    UsageError: The network has no such layer, or the layer reads another number
-      of channels.
+    UsageError: The network has no such layer, the layer reads another number of
+      channels, or a LayerNorm stands between the pooling and the layer.
   """
   if 'fc' not in params:
     raise errors.UsageError(
       "the teacher has no layer 'fc' whose weights the student could reuse "
       f'(it has {", ".join(sorted(params))})'
+    )
+  if 'ln_last' in params:
+    raise errors.UsageError(
+      "the teacher normalises what its layer 'fc' reads (ViT, ConvNeXt), so "
+      'that the student cannot reuse that layer alone; take another teacher or '
+      'method'
     )
   kernel, bias = params['fc']['kernel'], params['fc']['bias']
   if kernel.shape[0] != pooled.shape[-1]:

@@ -14,15 +14,19 @@ import jax.numpy as jnp
 
 from kd_jax import domains, errors, features
 from kd_jax.models import (
+  convnext,
   deeplab,
   densenet,
+  efficientnet,
   googlenet,
   mobilenet,
   pyramidnet,
+  regnet,
   resnet,
   shufflenet,
   ssd,
   vgg,
+  vit,
   wide_resnet,
 )
 from kd_jax.runtime import jaxprs
@@ -40,6 +44,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     densenet,
     googlenet,
     deeplab,
+    vit,
+    convnext,
+    efficientnet,
+    regnet,
   )
   for name, factory in module.NETWORKS.items()
 }
@@ -179,14 +187,16 @@ def _takes_images(function: Any) -> bool:
 def image_size(network: nn.Module) -> int:
   """Returns the height and width in pixels that a network is designed for.
 
-  A network that takes no other says it by an attribute `image_size`.
+  A network that takes no other says it by an attribute `image_size`, another
+  may say it by `native_size`.
   """
-  if hasattr(network, 'image_size'):
-    return network.image_size
+  for attribute in ('image_size', 'native_size'):
+    if hasattr(network, attribute):
+      return getattr(network, attribute)
   stem = getattr(network, 'stem', '')
   if task(network) == 'segmentation':
     return 48 if stem == 'strided' else 513
-  return 224 if stem == 'imagenet' else 32
+  return 224 if stem in ('imagenet', 'deep') else 32
 
 
 class Description(NamedTuple):

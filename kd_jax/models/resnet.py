@@ -6,11 +6,14 @@ resnet8x4, resnet32x4: three stages, 3x3 stem), SimKD's wide variants of it
 WRN-40-4) and ResNet18 .. ResNet152 (four stages) with either stem:
 RepDistiller's ResNet50 is 'resnet50' with stem='cifar'. Shortcuts are 1x1
 convolutions with BatchNorm wherever the stride or the width changes. The stride
-of a bottleneck is on its 3x3 convolution (torchvision's "v1.5").
+of a bottleneck is on its 3x3 convolution (torchvision's "v1.5"). ResNet-D
+(resnet18d, resnet34d, resnet50d) has the stem 'deep', and averages 2x2 pixels
+in the shortcuts where others have a stride.
 
 Source: He et al., CVPR 2016; RepDistiller b84f547 (models/resnet.py,
 resnetv2.py), SimKD 2b389c3 (models/resnet.py) and torchvision for widths,
-initialisation and parameter counts.
+initialisation and parameter counts. ResNet-D: He et al., "Bag of Tricks for
+Image Classification", CVPR 2019; timm (resnet.py).
 """
 
 from collections.abc import Callable
@@ -35,6 +38,7 @@ class Block(nn.Module):
   norm: Callable[..., nn.Module]
   dtype: jnp.dtype
   dilation: int = 1  # of the 3x3 convolutions
+  averages: bool = False  # whether the shortcut's stride is an average-pool
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -64,16 +68,21 @@ class Block(nn.Module):
       if i < len(plan):
         y = nn.relu(y)
     if self.stride != 1 or x.shape[-1] != out:
-      convolution = conv(out, 1, self.stride, name='shortcut_conv')
+      stride = 1 if self.averages else self.stride
+      if stride != self.stride:
+        # Pixels beyond an odd side do not count.
+        sides = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
+        x = nn.avg_pool(x, (2, 2), (2, 2), sides, count_include_pad=False)
+      convolution = conv(out, 1, stride, name='shortcut_conv')
       x = layers.conv_bn(
         x, convolution, self.norm(name='shortcut_bn'), train=train
       )
     return x + y
 
 
-Stem = Literal['cifar', 'strided', 'imagenet']
+Stem = Literal['cifar', 'strided', 'imagenet', 'deep']
 # The stride of each stem, in pixels.
-STEMS: dict[str, int] = {'cifar': 1, 'strided': 2, 'imagenet': 4}
+STEMS: dict[str, int] = {'cifar': 1, 'strided': 2, 'imagenet': 4, 'deep': 4}
 
 
 class Plan(NamedTuple):
@@ -157,13 +166,21 @@ def trunk(
     'stem', and 'stage{i}_pre' and 'stage{i}' of every stage, [N,h,w,C] each, in
     the order of computation.
   """
-  kernel, stride = {'cifar': (3, 1), 'strided': (3, 2), 'imagenet': (7, 2)}[
-    plan.stem
-  ]
+  deep = plan.stem == 'deep'
+  kernel, stride = {'strided': (3, 2), 'imagenet': (7, 2)}.get(
+    plan.stem, (3, 1)
+  )
+  x = images
+  for number, stride_before in enumerate((2, 1) if deep else (), 1):
+    name = f'stem_conv{number}'
+    width = plan.widths[0] // 2
+    convolution = layers.Conv(width, 3, stride_before, dtype=dtype, name=name)
+    bn = norm(name=f'stem_bn{number}')
+    x = nn.relu(layers.conv_bn(x, convolution, bn, train=train))
   conv1 = layers.Conv(plan.widths[0], kernel, stride, dtype=dtype, name='conv1')
-  x = layers.conv_bn(images, conv1, norm(name='bn1'), train=train)
+  x = layers.conv_bn(x, conv1, norm(name='bn1'), train=train)
   maps = {'stem': (x := nn.relu(x))}
-  if plan.stem == 'imagenet':
+  if STEMS[plan.stem] == 4:
     # After a ReLU, padding with zeros is equivalent to padding with -inf,
     # and jax2onnx requires it.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -177,6 +194,7 @@ def trunk(
         norm=norm,
         dtype=dtype,
         dilation=dilation_of_block,
+        averages=deep,
         name=f'stage{i + 1}_block{j + 1}',
       )(x, train=train)
       x = nn.relu(pre)
@@ -194,7 +212,8 @@ class ResNet(layers.Network):
     bottleneck: Whether a block has three convolutions instead of two.
     stem: The stem: 'cifar' is a 3x3 convolution; 'strided' is one of stride 2;
       'imagenet' is a 7x7 convolution of stride 2 and a 3x3 max-pool of stride
-      2.
+      2; 'deep' is ResNet-D's, three 3x3 convolutions, of which the first has
+      the stride 2 and the first two half of the channels, and that max-pool.
     output_stride: The largest stride of a map, in pixels. A stage that would
       exceed it has the stride 1, and its 3x3 convolutions and those of later
       stages are dilated by twice as much.
@@ -232,13 +251,15 @@ def _cifar(depth: int, widths: tuple[int, ...]) -> Callable[..., ResNet]:
   return functools.partial(ResNet, stage_sizes=(blocks,) * 3, widths=widths)
 
 
-def _imagenet(bottleneck: bool, *sizes: int) -> Callable[..., ResNet]:
+def _imagenet(
+  bottleneck: bool, *sizes: int, stem: Stem = 'imagenet'
+) -> Callable[..., ResNet]:
   return functools.partial(
     ResNet,
     stage_sizes=sizes,
     widths=(64, 64, 128, 256, 512),
     bottleneck=bottleneck,
-    stem='imagenet',
+    stem=stem,
   )
 
 
@@ -257,4 +278,7 @@ NETWORKS: dict[str, Callable[..., ResNet]] = {
   'resnet50': _imagenet(True, 3, 4, 6, 3),
   'resnet101': _imagenet(True, 3, 4, 23, 3),
   'resnet152': _imagenet(True, 3, 8, 36, 3),
+  'resnet18d': _imagenet(False, 2, 2, 2, 2, stem='deep'),
+  'resnet34d': _imagenet(False, 3, 4, 6, 3, stem='deep'),
+  'resnet50d': _imagenet(True, 3, 4, 6, 3, stem='deep'),
 }

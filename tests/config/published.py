@@ -15,7 +15,7 @@ NONE: Mapping[str, Any] = types.MappingProxyType({})
 class Schedule(NamedTuple):
   """How a student is trained; SGD with momentum 0.9, rate times 0.1.
 
-  Milestones ('poly', power, epochs, first) are that schedule.
+  Milestones ('poly', power, epochs, first) and ('cosine',) are that schedule.
   """
 
   source: str
@@ -36,6 +36,7 @@ class Schedule(NamedTuple):
   image_size: int = 0
   protocol: str = 'square'  # of the evaluation of masks
   group: int = 0  # images that share BatchNorm's statistics
+  optimizer: str = 'sgd'
   # Epochs, batch, rate, milestones, decay, Nesterov, resets of the teacher, and
   # the group if there is one.
   teacher: tuple[Any, ...] = (240, 64, 0.05, (150, 180, 210), 5e-4, False, ())
@@ -219,6 +220,19 @@ SCHEDULES = {
       'warmup': 5,
     },
   ),
+  'imagenet deit': Schedule(
+    'deit, main.py and README', 'recalled',
+    **{
+      **_IMAGENET,
+      'epochs': 300,
+      'batch': 1024,
+      'rate': 1e-3,
+      'milestones': ('cosine',),
+      'decay': 0.05,
+      'warmup': 5,
+      'optimizer': 'adamw',
+    },
+  ),
   'folder': Schedule(
     'kd_jax: a starting point', 'ours', data='folder:photos', epochs=30,
     milestones=(15, 25), augment='random_resized_crop', image_size=224,
@@ -387,6 +401,14 @@ SETTINGS = {
   'ofd imagenet': _ofd(1e-4, 1, 2, 3, 4),
   'fpd': _fpd(256),
   'fpd narrow': _fpd(32),
+  'deit': Setting(
+    'deit, losses.py and README', 'recalled', {'ce': 0.5, 'distilled': 0.5},
+    {'hard': True}, temperature=3.0,
+    rules=((
+      r'/(bias|scale|class_token|distillation_token|positions)$',
+      ('sgd', 1.0, 0.0),  # the optimizer of all, without decay
+    ),),
+  ),
   'simkd': Setting(
     'SimKD 2b389c3', 'code', {'ce': 0.0, 'kd': 0.0, 'simkd': 1.0},
     {'factor': 2},
@@ -539,6 +561,9 @@ def _more() -> dict[str, Row]:
     'dkd:imagenet_r34_r18': Row('imagenet dkd', 'dkd r34_r18', *r34),
     'dkd:imagenet_r50_mobilenetv1': Row(
       'imagenet dkd', 'dkd r50_mobilenetv1', 'resnet50', 'mobilenetv1'
+    ),
+    'deit:imagenet_regnety_16gf_tiny': Row(
+      'imagenet deit', 'deit', 'regnety_16gf', 'deit_tiny:0.1'
     ),
     'dist:imagenet_r34_r18': Row('imagenet', 'dist imagenet', *r34),
     'reviewkd:imagenet_r34_r18': Row(

@@ -20,9 +20,11 @@ def training(config):
   """What trains a network: epochs, batch, rate, milestones, decay, ..."""
   optimizer = config.optimizer
   rate = optimizer.learning_rate
-  assert (optimizer.name, optimizer.momentum) == ('sgd', 0.9)
+  assert optimizer.momentum == 0.9
   if rate.kind == 'poly':
     drops = ('poly', rate.power, rate.epochs, rate.first)
+  elif rate.kind == 'cosine':
+    drops = ('cosine',)
   else:
     assert (rate.kind, rate.factor) == ('step', 0.1)
     drops = tuple(rate.milestones)
@@ -43,7 +45,8 @@ def network(group):
   """A network as in the table: 'resnet50:cifar' has that stem (or dropout)."""
   args = group.args.to_dict()
   args.pop('batch_norm', None)
-  kinds = [args.pop(key) for key in ('stem', 'dropout') if key in args]
+  keys = ('stem', 'dropout', 'drop_path')
+  kinds = [str(args.pop(key)) for key in keys if key in args]
   assert not args
   return ':'.join((group.name, *kinds))
 
@@ -82,12 +85,15 @@ def found(config):
   default = {f.name: f.default for f in fields}.get('temperature')
   teacher = None
   if config.teacher.name:
-    teacher = training(config_lib.of_teacher(config))
+    of_teacher = config_lib.of_teacher(config)
+    assert of_teacher.optimizer.name == 'sgd'
+    teacher = training(of_teacher)
   phases = plain(config.phases.to_dict())
   assert not config.trainable or set(phases) <= {'initialise'}
   data = config.data
   return {
     'data': data.name,
+    'optimizer': config.optimizer.name,
     'training': training(config),
     'warmup': config.optimizer.learning_rate.get('warmup_epochs', 0),
     'padding': (data.padding_mode, data.crop_padding),
@@ -120,6 +126,7 @@ def expected(row):
   of_teacher = (*schedule.teacher, 0)[:8]  # in groups of no size for BatchNorm
   return {
     'data': schedule.data,
+    'optimizer': schedule.optimizer,
     'training': (
       schedule.epochs,
       schedule.batch,

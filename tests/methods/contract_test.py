@@ -19,11 +19,11 @@ from tests import tiny
 
 
 def _cases():
-  """(method, arguments, whether the teacher has the student's channels).
+  """(method, arguments, whether the teacher has such channels, student).
 
   A test file of a method may say in CONTRACT which arguments make the method
-  small, by a case's name, and in EQUAL which of these cases need a teacher
-  with the student's channels.
+  small, by a case's name, in EQUAL which of these cases need a teacher with
+  the student's channels, and in STUDENT a student with taps of its own.
   """
   found = {}
   for name in registry.names():
@@ -32,8 +32,9 @@ def _cases():
     except ModuleNotFoundError:
       continue
     equal = getattr(module, 'EQUAL', ())
+    student = getattr(module, 'STUDENT', tiny.Plain())
     for case, args in getattr(module, 'CONTRACT', {'': {}}).items():
-      found[f'{name} {case}'.strip()] = name, args, case in equal
+      found[f'{name} {case}'.strip()] = name, args, case in equal, student
   return found
 
 
@@ -41,13 +42,13 @@ ALL = _cases()
 
 
 def experiment(case):
-  name, args, equal = ALL[case]
+  name, args, equal, student = ALL[case]
   widths = (4, 4, 8, 16) if equal else (8, 8, 16, 32)
   sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
   return tiny.experiment(
     tiny.method(name, **args),
     tx=optim.by_path([('.*', sgd)]),
-    student=tiny.Plain(),
+    student=student,
     teacher=tiny.Plain(widths),
   )
 
@@ -79,7 +80,7 @@ def started(case):
 
 
 def test_every_method_has_a_test_file_and_a_case():
-  assert {name for name, _, _ in ALL.values()} == set(registry.names())
+  assert {name for name, *_ in ALL.values()} == set(registry.names())
 
 
 def test_every_method_checks_a_gradient_by_finite_differences():

@@ -13,6 +13,7 @@ OWN = (
   'digits',
   'digits_kd',
   'digits_two_teachers',
+  'digits_soft',
   'scenes_segmentation',
   'cifar100_r20_r8',
   'cifar100_r8',
@@ -20,6 +21,7 @@ OWN = (
   'cifar100_r32_wrn_28_10',
   'folder_r34_r18',
   'scenes_detection',
+  'imagenet_regnety_16gf_tiny',  # lacks a part of the paper's augmentation
 )
 CELLS = cells.load()
 

@@ -103,8 +103,11 @@ def record(network, taps, image):
 
   A place is the name of a module, for its output. The suffixes ':0' and ':1'
   select from a pair of outputs, the prefix 'in:' means the module's input, and
-  the prefix 'relu:' the ReLU of its output. A list of places is joined along
-  the channels. If a module is called several times, the last call counts.
+  the prefix 'relu:' the ReLU of its output. The prefixes 'map0:', 'map1:' and
+  'map2:' mean a transformer's output [N,T,C] without its first 0, 1 or 2
+  tokens, as a map, and 'token0:' and 'token1:' a single token. A list of places
+  is joined along the channels. If a module is called several times, the last
+  call counts.
 
   Args:
     network: The original network.
@@ -120,7 +123,8 @@ def record(network, taps, image):
       seen['in:' + name] = inputs[0]
       outputs = output if isinstance(output, tuple) else (output,)
       for i, part in enumerate(outputs):
-        seen[f'{name}:{i}'] = part.clone()
+        if part is not None:
+          seen[f'{name}:{i}'] = part.clone()
       seen[name] = seen['relu:' + name] = seen[f'{name}:0']
 
     return hook
@@ -146,17 +150,25 @@ def record(network, taps, image):
   def at(place):
     if isinstance(place, list):
       return torch.cat([at(part) for part in place], 1)
-    if place.startswith('in:'):
-      return seen['before:' + place[3:]]
+    kind, _, name = place.rpartition(':')
+    if kind == 'in':
+      return seen['before:' + name]
+    if kind.startswith('map'):
+      tokens = seen[name][:, int(kind[3:]) :].swapaxes(1, 2)
+      side = round(tokens.shape[2] ** 0.5)
+      return tokens.reshape(*tokens.shape[:2], side, side)
+    if kind.startswith('token'):
+      return seen[name][:, int(kind[5:])]
     tapped = seen[place]
     return tapped.relu() if place.startswith('relu:') else tapped
 
   linear_names = [
     n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear)
   ]
+  taps = {'pooled': f'in:{linear_names[-1]}', **taps}
   tapped = {name: at(place) for name, place in taps.items()}
-  pooled = at('in:' + linear_names[-1]).flatten(1)
-  return {**tapped, 'pooled': pooled, 'logits': logits}
+  tapped['pooled'] = tapped['pooled'].flatten(1)
+  return {**tapped, 'logits': logits}
 
 
 def vectors(case, load):

@@ -321,6 +321,242 @@ def _google(name):
   return Case(name, make, taps, shapes=((2, 32, 32, 3), (3, 21, 17, 3)))
 
 
+def _vit_taps(start, tokens, ends, patch, norm):
+  taps = {'stem': patch, 'pooled': f'token0:{norm}'}
+  for i, end in enumerate(ends, 1):
+    place = f'map{tokens}:{start}{end}'
+    taps |= {f'stage{i}': place, f'stage{i}_pre': place}
+  return taps
+
+
+def _vit_torchvision(name, size, patch, width, depth, heads, **args):
+  def make(_):
+    from torchvision.models import vision_transformer
+
+    return vision_transformer.VisionTransformer(
+      size, patch, depth, heads, width, 4 * width, num_classes=7
+    )
+
+  ends = [depth * i // 4 - 1 for i in range(1, 5)]
+  start = 'encoder.layers.encoder_layer_'
+  taps = _vit_taps(start, 1, ends, 'conv_proj', 'encoder.ln')
+  args |= {'image_size': size, 'patch': patch, 'embedding': width}
+  args |= {'depth': depth, 'heads': heads}
+  return Case(name, make, taps, args, ((2, size, size, 3),))
+
+
+def _vit_timm(name, size, patch, width, depth, heads, **args):
+  distilled = name.startswith('deit')
+
+  def make(_):
+    from timm.models import deit, vision_transformer
+
+    kinds = (
+      vision_transformer.VisionTransformer,
+      deit.VisionTransformerDistilled,
+    )
+    return kinds[distilled](
+      img_size=size,
+      patch_size=patch,
+      embed_dim=width,
+      depth=depth,
+      num_heads=heads,
+      num_classes=7,
+    )
+
+  stages = args.get('stages', 4)
+  ends = [depth * i // stages - 1 for i in range(1, stages + 1)]
+  taps = _vit_taps('blocks.', 1 + distilled, ends, 'map0:patch_embed', 'norm')
+  if distilled:
+    taps |= {'class_logits': 'head', 'distilled_logits': 'head_dist'}
+  args |= {'image_size': size, 'patch': patch, 'embedding': width}
+  args |= {'depth': depth, 'heads': heads}
+  return Case(name, make, taps, args, ((2, size, size, 3),))
+
+
+CONVNEXT = (1, 1, 2, 1), (8, 12, 16, 24)
+
+
+def _convnext_timm(name):
+  depths, dims = CONVNEXT
+
+  def make(_):
+    from timm.models import convnext
+
+    return convnext.ConvNeXt(
+      num_classes=7, depths=depths, dims=dims, conv_mlp=True
+    )
+
+  taps = {'stem': 'stem'}
+  for i in range(1, 5):
+    taps |= {f'stage{i}{pre}': f'stages.{i - 1}' for pre in ('', '_pre')}
+  args = {'stage_sizes': depths, 'widths': dims}
+  return Case(name, make, taps, args, LARGE)
+
+
+def _convnext_torchvision(name):
+  depths, dims = CONVNEXT
+
+  def make(_):
+    from torchvision.models import convnext
+
+    pairs = zip(dims, (*dims[1:], None), depths, strict=True)
+    return convnext.ConvNeXt(
+      [convnext.CNBlockConfig(*row) for row in pairs], num_classes=7
+    )
+
+  taps = {'stem': 'features.0'}
+  for i in range(1, 5):
+    taps |= {f'stage{i}{pre}': f'features.{2 * i - 1}' for pre in ('', '_pre')}
+  args = {'stage_sizes': depths, 'widths': dims}
+  return Case(name, make, taps, args, LARGE)
+
+
+V3_BLOCKS = (
+  ((3, 8, 8, 1, 'relu', 1), (3, 24, 16, 0, 'relu', 2)),
+  ((5, 40, 24, 1, 'hardswish', 2), (5, 48, 24, 1, 'hardswish', 1)),
+)
+
+
+def _mobile_v3(name):
+  def make(_):
+    from torchvision.models import mobilenetv3
+
+    rows, channels = [], 8
+    for kernel, inner, width, squeezed, act, stride in sum(V3_BLOCKS, ()):
+      kind = {'relu': 'RE', 'hardswish': 'HS'}[act]
+      rows.append(
+        mobilenetv3.InvertedResidualConfig(
+          channels, kernel, inner, width, bool(squeezed), kind, stride, 1, 1.0
+        )
+      )
+      channels = width
+    return mobilenetv3.MobileNetV3(rows, 20, num_classes=7)
+
+  taps = _inverted_taps(
+    ('features.2', 'features.4'), 'features.0', 'features.5'
+  )
+  args = {'blocks': V3_BLOCKS, 'stem_width': 8, 'last_width': 144, 'hidden': 20}
+  return Case(name, make, taps, args, LARGE)
+
+
+def _inverted_taps(stages, stem, post):
+  taps = {'stem': stem, f'stage{len(stages)}_post': post}
+  for i, place in enumerate(stages, 1):
+    taps |= {f'stage{i}{pre}': place for pre in ('', '_pre')}
+  return taps
+
+
+# Expansion, channels, blocks, stride, kernel.
+EFFICIENT = (((1, 8, 1, 1, 3), (4, 16, 2, 2, 3)), ((4, 24, 2, 2, 5),))
+
+
+def _efficient_torchvision(name):
+  def make(_):
+    from torchvision.models import efficientnet
+
+    rows, channels = [], 8
+    for expansion, width, blocks, stride, kernel in sum(EFFICIENT, ()):
+      rows.append(
+        efficientnet.MBConvConfig(
+          expansion, kernel, stride, channels, width, blocks
+        )
+      )
+      channels = width
+    return efficientnet.EfficientNet(rows, 0.2, num_classes=7)
+
+  taps = _inverted_taps(
+    ('features.2', 'features.3'), 'features.0', 'features.4'
+  )
+  args = {'stages': EFFICIENT, 'stem_width': 8, 'last_width': 96}
+  return Case(name, make, taps, args, LARGE)
+
+
+def _efficient_timm(name):
+  def make(_):
+    from timm.layers import get_act_layer
+    from timm.models import _efficientnet_builder, efficientnet
+
+    kinds = 'ds_r1_k3_s1_e1_c8_se0.25', 'ir_r2_k3_s2_e4_c16_se0.25'
+    last = 'ir_r2_k5_s2_e4_c24_se0.25'
+    rows = _efficientnet_builder.decode_arch_def(
+      [[kinds[0]], [kinds[1]], [last]]
+    )
+    return efficientnet.EfficientNet(
+      rows,
+      num_classes=7,
+      num_features=96,
+      stem_size=8,
+      fix_stem=True,
+      act_layer=get_act_layer('silu'),
+    )
+
+  taps = _inverted_taps(('blocks.1', 'blocks.2'), 'bn1', 'bn2')
+  args = {'stages': EFFICIENT, 'stem_width': 8, 'last_width': 96}
+  return Case(name, make, taps, args, LARGE)
+
+
+REGNET = {
+  'stage_sizes': (1, 1, 1, 2),
+  'widths': (8, 16, 24, 32),
+  'group_width': 8,
+  'stem_width': 16,
+}
+REGNET_RULE = {'depth': 5, 'w0': 8, 'wa': 8.0, 'wm': 1.6}  # gives those widths
+
+
+def _regnet_torchvision(name):
+  def make(_):
+    from torchvision.models import regnet
+
+    rule = {k.replace('w', 'w_'): x for k, x in REGNET_RULE.items()}
+    params = regnet.BlockParams.from_init_params(
+      **rule, group_width=8, se_ratio=0.25
+    )
+    return regnet.RegNet(params, num_classes=7, stem_width=16)
+
+  taps = {'stem': 'stem'}
+  for i, j in ((1, 0), (2, 0), (3, 0), (4, 1)):
+    last = f'trunk_output.block{i}.block{i}-{j}'
+    taps |= {f'stage{i}': last, f'stage{i}_pre': f'in:{last}.activation'}
+  return Case(name, make, taps, REGNET, LARGE)
+
+
+def _regnet_timm(name):
+  def make(_):
+    from timm.models import regnet
+
+    cfg = regnet.RegNetCfg(
+      **REGNET_RULE, group_size=8, se_ratio=0.25, stem_width=16
+    )
+    return regnet.RegNet(cfg, num_classes=7)
+
+  taps = {'stem': 'stem'}
+  for i, j in ((1, 1), (2, 1), (3, 1), (4, 2)):
+    taps |= {f'stage{i}': f's{i}', f'stage{i}_pre': f'in:s{i}.b{j}.act3'}
+  return Case(name, make, taps, REGNET, LARGE)
+
+
+def _resnet_d_timm(name, block, sizes, **args):
+  def make(_):
+    from timm.models import resnet
+
+    return resnet.ResNet(
+      getattr(resnet, block),
+      sizes,
+      num_classes=7,
+      stem_width=4,
+      stem_type='deep',
+      avg_down=True,
+      channels=(8, 12, 12, 16),
+    )
+
+  act = 'act2' if block == 'BasicBlock' else 'act3'
+  taps = _blocks([n - 1 for n in sizes], act, 'act1')
+  args |= {'stage_sizes': sizes, 'widths': (8, 8, 12, 12, 16)}
+  return Case(name, make, taps, args, LARGE)
+
+
 def _once(case):
   """Returns the case with its last, odd shape only.
 
@@ -385,6 +621,20 @@ STORED = {
   ),
   'densenet13': _dense('densenet40_12', 13, depth=13),
   'googlenet': _once(_google('googlenet')),
+  'vit_torchvision': _vit_torchvision('vit_tiny', 32, 8, 24, 4, 3),
+  'vit_timm': _vit_timm('vit_tiny', 30, 5, 16, 3, 2, stages=3),
+  'deit_timm': _vit_timm('deit_tiny', 24, 4, 24, 5, 3),
+  'convnext_timm': _once(_convnext_timm('convnext_atto')),
+  'convnext_torchvision': _convnext_torchvision('convnext_tiny'),
+  'mobilenetv3_torchvision': _mobile_v3('mobilenetv3_small'),
+  'efficientnet_torchvision': _efficient_torchvision('efficientnet_b0'),
+  'efficientnet_timm': _once(_efficient_timm('efficientnet_b0')),
+  'regnety_torchvision': _regnet_torchvision('regnety_400mf'),
+  'regnety_timm': _once(_regnet_timm('regnety_400mf')),
+  'resnet18d_timm': _resnet_d_timm('resnet18d', 'BasicBlock', (1, 1, 1, 1)),
+  'resnet50d_timm': _once(
+    _resnet_d_timm('resnet50d', 'Bottleneck', (1, 1, 1, 1))
+  ),
 }
 
 NARROW_FILTERS, WIDE_FILTERS = [16, 16, 32, 64], [32, 64, 128, 256]

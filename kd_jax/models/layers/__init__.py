@@ -6,6 +6,11 @@ from kd_jax.models.layers.batch_norm import BatchNormMode as BatchNormMode
 from kd_jax.models.layers.batch_norm import check_mode as check_mode
 from kd_jax.models.layers.batch_norm import conv_bn as conv_bn
 from kd_jax.models.layers.batch_norm import normalise as normalise
+from kd_jax.models.layers.blocks import SqueezeExcitation as SqueezeExcitation
+from kd_jax.models.layers.blocks import drop_path as drop_path
+from kd_jax.models.layers.blocks import layer_norm as layer_norm
+from kd_jax.models.layers.blocks import rates as rates
+from kd_jax.models.layers.blocks import token_init as token_init
 from kd_jax.models.layers.conv import Conv as Conv
 from kd_jax.models.layers.conv import ConvTranspose as ConvTranspose
 from kd_jax.models.layers.conv import Linear as Linear

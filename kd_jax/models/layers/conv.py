@@ -199,7 +199,7 @@ enlarge.defvjp(_enlarged, _enlarge_gradients)
 
 
 class Linear(nn.Module):
-  """A dense layer, which maps [N,C] to [N,K].
+  """A dense layer, which maps [...,C] to [...,K].
 
   Attributes:
     features: The number of outputs, K.
@@ -215,10 +215,11 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N,C] to [N,features] in `dtype`."""
+    """Maps [...,C] to [...,features] in `dtype`."""
     fan_in = x.shape[-1]
     kernel = self.param('kernel', self.kernel_init, (fan_in, self.features))
     bias_init = self.bias_init or torch_bias_init(fan_in)
     bias = self.param('bias', bias_init, (self.features,))
     kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-    return x.astype(self.dtype) @ kernel + bias[None, :]
+    axes = tuple(range(x.ndim - 1))
+    return x.astype(self.dtype) @ kernel + jnp.expand_dims(bias, axes)

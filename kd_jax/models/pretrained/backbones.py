@@ -25,7 +25,8 @@ class Layout(NamedTuple):
 
   Attributes:
     name: The name of the layout.
-    namer: A function from a module's path in the backbone to its name.
+    namer: A function from a module's path in the backbone to its name, '' if
+      there is none.
     own: The names of layers that the classifier alone has.
     may_lack: The modules of the backbone that a file may lack.
   """
@@ -84,7 +85,9 @@ def _vgg(network: ssd.SSDVGG, before: str) -> layouts.Namer:
   def name(path: str) -> str:
     of_ssd = rules(f'{MODULE}/{path}').removeprefix('vgg.')
     hidden = {module: layer for layer, module in _HIDDEN.items()}
-    return hidden[path] if before and path in hidden else before + of_ssd
+    if before and path in hidden:
+      return hidden[path]
+    return of_ssd and before + of_ssd
 
   return name
 

@@ -115,10 +115,11 @@ def _converted_all(
     layouts, key=lambda key: len(weights.keys() & layouts[key].values())
   )
   plan = layouts[layout]
+  shapes_there = _originals(plan, expected)
   misshapen = [
     f'{name} {weights[name].shape}, the network has {shape}'
-    for name, shape in _originals(plan, expected).items()
-    if name in weights and weights[name].shape != shape
+    for name, shape in shapes_there.items()
+    if name in weights and core(weights[name].shape) != core(shape)
   ]
   classes = getattr(network, 'num_classes', None)
   _check(
@@ -130,7 +131,7 @@ def _converted_all(
   )
   return traverse_util.unflatten_dict(
     {
-      path: converted(path, name, weights[name].values())
+      path: converted(path, name, weights[name].values(), shapes_there[name])
       for path, name in plan.items()
     }
   )
@@ -168,7 +169,7 @@ def _originals(
   plan: dict[tuple[str, ...], str], wanted: dict[tuple[str, ...], Any]
 ) -> dict[str, tuple[int, ...]]:
   return {
-    name: _original(path, wanted[path].shape) for path, name in plan.items()
+    name: original(path, wanted[path].shape) for path, name in plan.items()
   }
 
 
@@ -194,11 +195,15 @@ def shapes(network: nn.Module) -> dict[str, Any]:
 def named(path: tuple[str, ...], namer: layouts_lib.Namer) -> str:
   """Returns PyTorch's name of a variable with its collection in its path."""
   _, *module, leaf = path
-  return f'{namer("/".join(module))}.{LEAVES[leaf]}'
+  if whole := namer('/'.join((*module, leaf))):
+    return whole
+  name = namer('/'.join(module))
+  assert name, f'no rule names {path}'
+  return f'{name}.{LEAVES[leaf]}'
 
 
 def converted(
-  path: tuple[str, ...], name: str, value: np.ndarray
+  path: tuple[str, ...], name: str, value: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
   """Returns a PyTorch weight as the variable of a path, f32.
 
@@ -206,12 +211,13 @@ def converted(
     path: The path, with its collection.
     name: PyTorch's name, for the message.
     value: The weight.
+    shape: PyTorch's shape of the variable, which may differ by sides of 1.
 
   Raises:
     UsageError: A value is not finite.
   """
   with np.errstate(over='ignore'):
-    value = np.asarray(value, np.float32)
+    value = np.asarray(value, np.float32).reshape(shape)
   if count := value.size - np.count_nonzero(np.isfinite(value)):
     raise errors.UsageError(
       f'{name} has {count} of {value.size} values that are no finite numbers '
@@ -223,11 +229,29 @@ def converted(
   return np.ascontiguousarray(value.transpose(axes), np.float32)
 
 
-def _original(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the shape that a Linen variable of this shape has in PyTorch."""
-  if path[-1] == 'kernel' and len(shape) == 4:
+def original(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape that a Linen variable of this shape has in PyTorch.
+
+  Args:
+    path: The variable's path.
+    shape: Its shape in Linen.
+  """
+  if path[-1] != 'kernel':
+    return shape
+  if len(shape) == 4:
     return shape[3], shape[2], shape[0], shape[1]
   return shape[::-1]
+
+
+def core(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns a shape without the sides of 1 at its end.
+
+  A dense layer [O,I] may be a 1x1 convolution [O,I,1,1] in PyTorch, and a
+  factor of each channel [C] may be [C,1,1].
+  """
+  while shape and shape[-1] == 1:
+    shape = shape[:-1]
+  return shape
 
 
 def _check(what: str, **problems: list[str]) -> None:

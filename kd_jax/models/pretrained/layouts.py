@@ -4,10 +4,11 @@ A layout is the naming scheme of a PyTorch implementation; a network has at
 least one. A layout is a list of rules. A rule is a regular expression for the
 whole path of a module in kd_jax, such as 'stage2_block1/conv1', and a function
 from the groups of the match to the PyTorch name; groups of digits are passed as
-integers.
+integers. A rule may name a single variable too: it then matches the path with
+the variable, such as 'positions', and gives the variable's whole name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import re
 from typing import Any
 
@@ -25,11 +26,9 @@ from kd_jax.models import (
   vgg,
   wide_resnet,
 )
+from kd_jax.models.pretrained import layouts_recent, naming
 
-Rules = list[tuple[str, Callable[..., str]]]
 Namer = Callable[[str], str]
-
-BLOCK = r'stage(\d+)_block(\d+)/'
 
 
 def layouts(network: nn.Module) -> dict[str, Namer]:
@@ -39,8 +38,9 @@ def layouts(network: nn.Module) -> dict[str, Namer]:
     network: The network.
 
   Returns:
-    By name of the layout, a function from a module's path to its PyTorch name;
-    empty for a network that is not one of `kd_jax.models`.
+    By name of the layout, a function from the path of a module or a variable to
+    its PyTorch name, '' where no rule has it; empty for a network that is not
+    one of `kd_jax.models`.
   """
   for cls, rules_of in _FAMILIES.items():
     if isinstance(network, cls):
@@ -48,22 +48,21 @@ def layouts(network: nn.Module) -> dict[str, Namer]:
   return {}
 
 
-def _namer(rules: Rules) -> Namer:
+def _namer(rules: naming.Rules) -> Namer:
   def name(path: str) -> str:
     for pattern, make in rules:
       if match := re.fullmatch(pattern, path):
         return make(*(int(x) if x.isdigit() else x for x in match.groups()))
-    raise AssertionError(f'no rule names {path}')
+    return ''
 
   return name
 
 
-def _same(name: str) -> str:
-  return name
+def _resnet(network: resnet.ResNet) -> dict[str, naming.Rules]:
+  if network.stem == 'deep':
+    return {'timm': [*_resnet_deep(), ('(fc)', naming.same)]}
 
-
-def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
-  def rules(shortcut: str, last: str) -> Rules:
+  def rules(shortcut: str, last: str) -> naming.Rules:
     return [*_resnet_trunk(shortcut), ('fc', lambda: last)]
 
   return {
@@ -72,45 +71,60 @@ def _resnet(network: resnet.ResNet) -> dict[str, Rules]:
   }
 
 
-def _resnet_trunk(shortcut: str) -> Rules:
+def _resnet_trunk(shortcut: str) -> naming.Rules:
   return [
-    ('(conv1|bn1)', _same),
+    ('(conv1|bn1)', naming.same),
     (
-      BLOCK + r'shortcut_(conv|bn)',
+      naming.BLOCK + r'shortcut_(conv|bn)',
       lambda i, j, k: f'layer{i}.{j - 1}.{shortcut}.{int(k == "bn")}',
     ),
-    (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+    (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
   ]
 
 
-def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, Rules]:
-  ends: Rules = [('conv1', lambda: 'conv1'), ('bn_last', lambda: 'bn1')]
+def _resnet_deep() -> naming.Rules:
+  return [
+    ('conv1', lambda: 'conv1.6'),
+    (
+      r'stem_(conv|bn)(\d)',
+      lambda kind, n: f'conv1.{3 * (n - 1) + (kind == "bn")}',
+    ),
+    (
+      naming.BLOCK + r'shortcut_(conv|bn)',
+      lambda i, j, k: f'layer{i}.{j - 1}.downsample.{1 + (k == "bn")}',
+    ),
+    *_resnet_trunk('downsample'),
+  ]
+
+
+def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, naming.Rules]:
+  ends: naming.Rules = [('conv1', lambda: 'conv1'), ('bn_last', lambda: 'bn1')]
   if network.variant == 'ffsd':
     return {
       'FFSD': [
         *ends,
         ('fc', lambda: 'linear'),
         (
-          BLOCK + 'shortcut_conv',
+          naming.BLOCK + 'shortcut_conv',
           lambda i, j: f'layer{i}.{j - 1}.shortcut.0',
         ),
-        (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+        (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
       ]
     }
   return {
     'RepDistiller, overhaul-distillation': [
       *ends,
-      ('(fc)', _same),
+      ('(fc)', naming.same),
       (
-        BLOCK + 'shortcut_conv',
+        naming.BLOCK + 'shortcut_conv',
         lambda i, j: f'block{i}.layer.{j - 1}.convShortcut',
       ),
-      (BLOCK + r'(\w+)', lambda i, j, x: f'block{i}.layer.{j - 1}.{x}'),
+      (naming.BLOCK + r'(\w+)', lambda i, j, x: f'block{i}.layer.{j - 1}.{x}'),
     ]
   }
 
 
-def _vgg(network: vgg.VGG) -> dict[str, Rules]:
+def _vgg(network: vgg.VGG) -> dict[str, naming.Rules]:
   imagenet = network.stem == 'imagenet'
 
   def layer(i: int, j: int, kind: str) -> str:
@@ -125,12 +139,12 @@ def _vgg(network: vgg.VGG) -> dict[str, Rules]:
       ('fc', lambda: 'classifier.6' if imagenet else 'classifier'),
       (r'hidden(\d)', lambda n: f'classifier.{3 * (n - 1)}'),
       (r'stem_block(\d+)/(conv|bn)1', lambda j, kind: layer(0, j, kind)),
-      (BLOCK + '(conv|bn)1', layer),
+      (naming.BLOCK + '(conv|bn)1', layer),
     ]
   }
 
 
-def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, Rules]:
+def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, naming.Rules]:
   # Each layer has a ReLU behind it, and each stage a max-pool before it.
   starts = [
     sum(2 * len(widths) + 1 for widths in network.widths[:i])
@@ -153,22 +167,22 @@ def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, Rules]:
   }
 
 
-def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, Rules]:
+def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, naming.Rules]:
   def layer(i: int, j: int, kind: str, number: int) -> str:
     before = sum(len(blocks) for blocks in network.stages[: i - 1])
     return f'model.{before + j}.{3 * (number - 1) + (kind == "bn")}'
 
   return {
     'overhaul-distillation, mdistiller': [
-      ('(fc)', _same),
+      ('(fc)', naming.same),
       ('(conv|bn)1', lambda kind: f'model.0.{int(kind == "bn")}'),
-      (BLOCK + r'(conv|bn)(\d)', layer),
+      (naming.BLOCK + r'(conv|bn)(\d)', layer),
     ]
   }
 
 
-def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
-  places = dict(_places(network.stages))
+def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, naming.Rules]:
+  places = dict(naming.places(network.stages))
   last_index = len(places) + 1
 
   def repdistiller(i: int, j: int, kind: str, number: int) -> str:
@@ -191,7 +205,7 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
     return f'blocks.{row}.{place}.conv_{part}'
 
   ends = r'(conv|bn)([12])'
-  block = BLOCK + r'(conv|bn)(\d)'
+  block = naming.BLOCK + r'(conv|bn)(\d)'
   if network.stem == 'cifar':
     return {
       'RepDistiller': [
@@ -212,33 +226,10 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, Rules]:
     'timm': [
       ('fc', lambda: 'classifier'),
       (r'conv(\d)', lambda n: ('conv_stem', 'conv_head')[n - 1]),
-      (r'(bn\d)', _same),
+      (r'(bn\d)', naming.same),
       (block, timm),
     ],
   }
-
-
-def _places(
-  stages: tuple[tuple[tuple[int, int, int, int], ...], ...],
-) -> Iterator[tuple[tuple[int, int], tuple[int, int, int]]]:
-  """Yields the indices by which the PyTorch implementations name a block.
-
-  Args:
-    stages: See `mobilenet.MobileNetV2`.
-
-  Yields:
-    The stage and the block's number in it, from 1; and the block's row, its
-    place in the row, and its position among all blocks, from 0.
-  """
-  row = position = 0
-  for i, rows in enumerate(stages, 1):
-    number = 0
-    for _, _, blocks, _ in rows:
-      for place in range(blocks):
-        number += 1
-        yield (i, number), (row, place, position)
-        position += 1
-      row += 1
 
 
 def _expands(
@@ -249,10 +240,10 @@ def _expands(
   return expansions[j - 1] != 1
 
 
-def _shufflenet(network: nn.Module) -> dict[str, Rules]:
+def _shufflenet(network: nn.Module) -> dict[str, naming.Rules]:
   return {
     'RepDistiller': [
-      (r'((?:conv|bn)\d)', _same),
+      (r'((?:conv|bn)\d)', naming.same),
       ('fc', lambda: 'linear'),
       (
         r'stage(\d+)_unit(\d+)/(\w+)',
@@ -262,20 +253,20 @@ def _shufflenet(network: nn.Module) -> dict[str, Rules]:
   }
 
 
-def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, Rules]:
+def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, naming.Rules]:
   return {
     'overhaul-distillation': [
-      ('(conv1|bn1|fc)', _same),
+      ('(conv1|bn1|fc)', naming.same),
       ('bn_last', lambda: 'bn_final'),
-      (BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
+      (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
     ]
   }
 
 
-def _densenet(network: densenet.DenseNet) -> dict[str, Rules]:
+def _densenet(network: densenet.DenseNet) -> dict[str, naming.Rules]:
   return {
     'FFSD': [
-      ('(conv1|fc)', _same),
+      ('(conv1|fc)', naming.same),
       ('bn_last', lambda: 'bn'),
       (r'transition(\d)_(conv|bn)', lambda i, kind: f'trans{i}.{kind}1'),
       (
@@ -286,7 +277,7 @@ def _densenet(network: densenet.DenseNet) -> dict[str, Rules]:
   }
 
 
-def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
+def _googlenet(network: googlenet.GoogLeNet) -> dict[str, naming.Rules]:
   convolutions = {
     '1': ('branch1x1', 0),
     '2a': ('branch3x3', 0),
@@ -311,8 +302,8 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, Rules]:
   }
 
 
-def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> Rules:
-  places = dict(_places(network.stages))
+def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> naming.Rules:
+  places = dict(naming.places(network.stages))
 
   def layer(i: int, j: int, kind: str, number: int) -> str:
     _, _, position = places[i, j]
@@ -321,11 +312,11 @@ def _mobilenet_trunk(network: deeplab.DeepLabMobileNetV2) -> Rules:
 
   return [
     ('(conv|bn)1', lambda kind: f'features.0.{int(kind == "bn")}'),
-    (BLOCK + r'(conv|bn)(\d)', layer),
+    (naming.BLOCK + r'(conv|bn)(\d)', layer),
   ]
 
 
-def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
+def _deeplab(network: deeplab.DeepLab) -> dict[str, naming.Rules]:
   def aspp(kind: str, number: int | str) -> str:
     bn = kind == 'bn'
     if number == 'pool':
@@ -357,7 +348,7 @@ def _deeplab(network: deeplab.DeepLab) -> dict[str, Rules]:
   }
 
 
-_FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
+_FAMILIES: dict[type, Callable[[Any], dict[str, naming.Rules]]] = {
   resnet.ResNet: _resnet,
   wide_resnet.WideResNet: _wide_resnet,
   vgg.VGG: _vgg,
@@ -370,4 +361,5 @@ _FAMILIES: dict[type, Callable[[Any], dict[str, Rules]]] = {
   densenet.DenseNet: _densenet,
   googlenet.GoogLeNet: _googlenet,
   deeplab.DeepLab: _deeplab,
+  **layouts_recent.FAMILIES,
 }

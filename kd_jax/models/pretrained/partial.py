@@ -150,7 +150,7 @@ def of_file(
     left = {n for n in weights if n.rpartition('.')[0] in plan.own}
     offer = _Offer(
       {
-        here: _shape_here(here, weights[name].shape)
+        here: _shape_here(here, weights[name].shape, expected)
         for here, name in plan.names.items()
         if name in weights
       },
@@ -163,8 +163,9 @@ def of_file(
     def value(here: str) -> np.ndarray:
       name = plan.names[here]
       convert.check_dtypes(state._replace(weights=weights), {name})
-      value = weights[name].values()
-      return convert.converted(tuple(here.split('/')), name, value)
+      path, value = tuple(here.split('/')), weights[name].values()
+      shape = convert.original(path, expected[here])
+      return convert.converted(path, name, value, shape)
 
     with contents.damage(os.fspath(path)):
       taken = _taken(expected, offer, skip, value)
@@ -379,8 +380,16 @@ def _is_within(name: str, module: str) -> bool:
   return not module or name == module or name.startswith(f'{module}/')
 
 
-def _shape_here(path: str, shape: Shape) -> Shape:
+def _shape_here(
+  path: str, shape: Shape, expected: Mapping[str, Shape]
+) -> Shape:
   """Returns the shape that a PyTorch weight of this shape has in Linen."""
-  if path.endswith('/kernel') and len(shape) == 4:
+  wanted = expected[path]
+  there = convert.original(tuple(path.split('/')), wanted)
+  if convert.core(shape) == convert.core(there):
+    return wanted
+  if not path.endswith('/kernel'):
+    return shape
+  if len(shape) == 4:
     return shape[2], shape[3], shape[1], shape[0]
   return shape[::-1]

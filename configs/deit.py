@@ -1,0 +1,83 @@
+"""DeiT: Touvron et al., "Training data-efficient image transformers", 2021.
+
+python -m kd_jax.main --config configs/deit.py
+"""
+
+from kd_jax import config as base
+
+
+def get_config(recipe: str | None = None) -> base.ConfigDict:
+  """Returns the configuration of a recipe; None takes `digits`."""
+  return base.pick(recipe, RECIPES)
+
+
+def digits() -> base.ConfigDict:
+  """All embedded images of digits, 8x8 pixels, to a ViT of 2x2 patches.
+
+  The other methods' recipes have 300 images; a transformer needs more. With
+  seed 0 it gave 92.8% (teacher 97.2%).
+  """
+  config = deit(base.digits())
+  config.data.train_size = 0
+  config.teacher.recipe.epochs = 12
+  config.teacher.recipe.optimizer.learning_rate.milestones = (7, 10)
+  config.student = base.network(
+    'deit_tiny', image_size=8, patch=2, embedding=48, depth=4
+  )
+  _adamw(config, rate=2e-3, warmup=5)
+  return config
+
+
+def digits_soft() -> base.ConfigDict:
+  """`digits` with the teacher's softened probabilities, the paper's T=3."""
+  config = digits()
+  config.method_args = base.ConfigDict({'hard': False, 'temperature': 3.0})
+  config.weights = base.ConfigDict({'ce': 0.9, 'distilled': 0.1})
+  return config
+
+
+def imagenet_regnety_16gf_tiny() -> base.ConfigDict:
+  """RegNetY-16GF to DeiT-tiny on ImageNet; published: 74.5% top-1 (the paper).
+
+  The paper's recipe has 300 epochs of AdamW with the rate 5e-4 * batch / 512,
+  weight decay 0.05, 5 epochs of warm-up and stochastic depth 0.1, which are
+  here. It also has label smoothing 0.1, mixup 0.8, CutMix 1.0, RandAugment
+  9/0.5, random erasing 0.25, repeated augmentation and a least rate of 1e-5,
+  which this recipe lacks: less is to be expected. The teacher is DeiT's
+  (82.9%), whose weights have timm's names. Not yet run.
+
+    python -m kd_jax.main --config configs/deit.py:imagenet_regnety_16gf_tiny \\
+      --config.teacher.path=regnety_160-a5fe301d.pth
+  """
+  config = deit(base.imagenet('regnety_16gf', 'deit_tiny'))
+  config.student.args.drop_path = 0.1
+  config.epochs, config.batch_size = 300, 1024
+  _adamw(config, rate=1e-3, warmup=5)
+  return config
+
+
+def deit(config: base.ConfigDict) -> base.ConfigDict:
+  """Adds the method to `config`, with the hard target."""
+  config.method = 'deit'
+  config.method_args = base.ConfigDict({'hard': True})
+  config.weights = base.ConfigDict({'ce': 0.5, 'distilled': 0.5})
+  return config
+
+
+def _adamw(config: base.ConfigDict, rate: float, warmup: int) -> None:
+  """Sets DeiT's optimizer: weights of layers alone decay, by 0.05."""
+  rule = r'/(bias|scale|class_token|distillation_token|positions)$'
+  changes = {
+    'name': 'adamw',
+    'weight_decay': 0.05,
+    'learning_rate': {'kind': 'cosine', 'value': rate, 'warmup_epochs': warmup},
+    'rules': ((rule, {'weight_decay': 0.0}),),
+  }
+  config.optimizer = base.ConfigDict({**config.optimizer, **changes})
+
+
+RECIPES = {
+  'digits': digits,
+  'digits_soft': digits_soft,
+  'imagenet_regnety_16gf_tiny': imagenet_regnety_16gf_tiny,
+}

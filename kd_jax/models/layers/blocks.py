@@ -1,0 +1,83 @@
+"""Parts of residual blocks that several families of networks share."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.models.layers import conv
+
+# N(0, 0.02^2). The originals cut it off at +-2, which is 100 deviations.
+token_init = nn.initializers.normal(0.02)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+  """Returns a LayerNorm over the channels with the epsilon 1e-6, f32."""
+  return nn.LayerNorm(
+    epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, name=name
+  )
+
+
+def drop_path(x: jax.Array, rate: float, *, train: bool) -> jax.Array:
+  """Returns a branch of a residual block after stochastic depth.
+
+  In training the branch of an image is 0 with the probability `rate`, and
+  divided by 1 - rate otherwise. It is called in a compact method.
+
+  Args:
+    x: The branch's result, [N,...].
+    rate: The probability.
+    train: Whether the network trains.
+
+  Returns:
+    [N,...], in x's dtype.
+
+  Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
+  """
+  if not rate:
+    return x
+  axes = tuple(range(1, x.ndim))
+  return nn.Dropout(rate, broadcast_dims=axes, deterministic=not train)(x)
+
+
+def rates(most: float, depth: int) -> list[float]:
+  """Returns stochastic depth's rate of each block, from 0 linearly to `most`.
+
+  Args:
+    most: The rate of the last block.
+    depth: The number of blocks.
+  """
+  return [most * i / max(depth - 1, 1) for i in range(depth)]
+
+
+class SqueezeExcitation(nn.Module):
+  """Scales the channels of a map by what an MLP makes of their means.
+
+  Attributes:
+    features: The channels between the MLP's two layers.
+    act: The activation between them.
+    gate: The function that gives the factors, such as a sigmoid.
+    dtype: The dtype of the computation.
+    bias_init: Initialises the biases; None is torch's default.
+  """
+
+  features: int
+  act: Callable[[jax.Array], jax.Array]
+  gate: Callable[[jax.Array], jax.Array]
+  dtype: jnp.dtype
+  bias_init: nn.initializers.Initializer | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N,H,W,C] for x [N,H,W,C]."""
+
+    def linear(features: int, name: str) -> conv.Linear:
+      return conv.Linear(
+        features, self.dtype, conv.conv_init, self.bias_init, name=name
+      )
+
+    means = x.astype(jnp.float32).mean(axis=(1, 2))
+    y = self.act(linear(self.features, 'reduce')(means))
+    factors = self.gate(linear(x.shape[-1], 'expand')(y))
+    return x * factors[:, None, None, :]

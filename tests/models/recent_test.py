@@ -1,0 +1,226 @@
+"""Networks after 2019: full sizes without weights, the rest on small ones.
+
+The counts of parameters are those that torchvision 0.28 and timm 1.0.31 give
+for 1000 classes. What the networks compute is held against stored outputs of
+both in weights_test.py.
+"""
+
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import errors, models
+from kd_jax.models import layers
+from kd_jax.models.pretrained import convert
+from tests.models import networks_test
+
+# By name: the parameters, and the pixels of an image.
+FULL = {
+  'vit_tiny': (5_717_416, 224),
+  'vit_small': (22_050_664, 224),
+  'vit_base': (86_567_656, 224),
+  'deit_tiny': (5_910_800, 224),
+  'deit_small': (22_436_432, 224),
+  'deit_base': (87_338_192, 224),
+  'convnext_atto': (3_695_520, 224),
+  'convnext_femto': (5_217_784, 224),
+  'convnext_pico': (9_045_672, 224),
+  'convnext_nano': (15_593_560, 224),
+  'convnext_tiny': (28_589_128, 224),
+  'mobilenetv3_small': (2_542_856, 224),
+  'mobilenetv3_large': (5_483_032, 224),
+  'efficientnet_b0': (5_288_548, 224),
+  'efficientnet_b1': (7_794_184, 240),
+  'regnety_400mf': (4_344_144, 224),
+  'regnety_1_6gf': (11_202_430, 224),
+  'regnety_16gf': (83_590_140, 224),
+  'resnet18d': (11_708_744, 224),
+  'resnet34d': (21_816_904, 224),
+  'resnet50d': (25_576_264, 224),
+}
+SMALLEST = (
+  'vit_tiny', 'deit_tiny', 'convnext_atto', 'mobilenetv3_small',
+  'efficientnet_b0', 'regnety_400mf', 'resnet18d',
+)  # fmt: skip
+# The arguments that make one network of each class small.
+SMALL = {
+  'deit_tiny': {
+    'embedding': 16, 'heads': 2, 'depth': 1, 'stages': 1, 'image_size': 8,
+    'patch': 4,
+  },
+  'convnext_atto': {'stage_sizes': (1, 1), 'widths': (8, 16), 'patch': 2},
+  'mobilenetv3_small': {
+    'blocks': (((3, 24, 16, 1, 'hardswish', 2),), ((5, 32, 24, 0, 'relu', 1),)),
+    'last_width': 32,
+    'hidden': 16,
+  },
+  'efficientnet_b0': {
+    'stages': (((1, 32, 1, 1, 3),), ((4, 24, 1, 2, 5),)),
+    'stem_width': 16,
+    'last_width': 32,
+  },
+  'regnety_400mf': {
+    'stage_sizes': (1, 1), 'widths': (16, 24), 'group_width': 8,
+  },
+  'resnet18d': {'stage_sizes': (1, 1), 'widths': (8, 8, 16)},
+}  # fmt: skip
+
+
+def small(name, **kwargs):
+  return models.make(name, 10, **SMALL[name], **kwargs)
+
+
+def initial(network, size, **kwargs):
+  """The variables of a network and its taps, shapes or arrays."""
+  image = jnp.zeros((2, size, size, 3))
+  return network.init(jax.random.key(0), image, train=True, mutable=True)
+
+
+def test_every_recent_network_is_listed_and_every_class_has_a_small_one():
+  recent = {
+    name
+    for name in networks_test.CLASSIFIERS
+    if name.startswith(networks_test.RECENT)
+  }
+  assert set(FULL) == recent
+  classes = {type(models.make(name, 2)) for name in recent}
+  assert {type(small(name)) for name in SMALL} == classes
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.drill)
+    for name in FULL
+  ],
+)
+def test_a_network_has_the_originals_parameters_and_every_tap(name):
+  params, size = FULL[name]
+  network = models.make(name, 1000)
+  assert models.image_size(network) == size
+  shapes = jax.eval_shape(lambda: initial(network, size))
+  taps = shapes['intermediates']
+  count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes['params']))
+  assert count == params
+  stages = {f'stage{i}{p}' for i in range(1, 5) for p in ('', '_pre')}
+  assert {'stem', 'pooled', 'logits', *stages} <= set(taps)
+  more = set(taps) - {'stem', 'pooled', 'logits', *stages}
+  assert more <= {'stage4_post', 'class_logits', 'distilled_logits'}
+  assert taps['logits'].shape == (2, 1000)
+  for stage in stages:
+    assert taps[stage].ndim == 4, stage
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_layers_have_different_names_in_every_layout(name):
+  for plan in convert.plans(small(name)).values():
+    assert len(set(plan.values())) == len(plan)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_bfloat16_is_what_matrices_and_convolutions_compute_in(name):
+  network = small(name, dtype=jnp.bfloat16)
+  size = getattr(network, 'image_size', 32)
+  variables = jax.eval_shape(lambda: initial(network, size))
+  variables.pop('intermediates')
+
+  def logits(variables):
+    image = jnp.zeros((2, size, size, 3))
+    return network.apply(variables, image, train=False)
+
+  text = str(jax.make_jaxpr(logits)(variables))
+  inputs = re.findall(
+    r':(\w+)\[[\d,]*\] = (?:dot_general|conv_general_dilated)', text
+  )
+  # The products of attention are summed in float32.
+  assert inputs.count('bf16') > 5
+  if not name.startswith('deit'):
+    assert set(inputs) == {'bf16'}
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+  x = np.ones((4000, 2, 3), np.float32)
+
+  class Branch(nn.Module):
+    @nn.compact
+    def __call__(self, *, train):
+      return layers.drop_path(x, 0.25, train=train)
+
+  def dropped(*, train):
+    keys = {'dropout': jax.random.key(0)}
+    return np.asarray(Branch().apply({}, rngs=keys, train=train))
+
+  np.testing.assert_array_equal(dropped(train=False), x)
+  found = dropped(train=True)
+  kept = found[:, 0, 0] > 0
+  assert kept.mean() == pytest.approx(0.75, abs=0.03)  # 4 deviations
+  want = np.where(kept[:, None, None], x / 0.75, 0)
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+  assert layers.rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_a_vits_weights_start_as_deits():
+  network = small('deit_tiny')
+  params = jax.jit(lambda: initial(network, 8)['params'])()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = jax.tree_util.keystr(path)
+    if 'patch' in name:
+      assert np.abs(leaf).max() <= 48**-0.5  # torch's default
+    elif leaf.ndim > 1:
+      assert np.std(leaf) == pytest.approx(0.02, rel=0.5), name
+    else:
+      assert (leaf == name.endswith("['scale']")).all(), name
+
+
+@pytest.mark.parametrize(
+  ('name', 'args', 'message'),
+  [
+    ('vit_tiny', {'heads': 5}, 'heads=5: it must divide embedding=192'),
+    ('vit_tiny', {'image_size': 30}, 'patch=16: it must divide image_size=30'),
+    ('vit_tiny', {'depth': 3}, 'stages=4: there are 3 blocks'),
+    ('vit_tiny', {'drop_path': 1.0}, 'drop_path=1.0: give 0 to less than 1'),
+    ('vit_tiny', {'distilled': 1}, 'distilled=1: give True or False'),
+    ('convnext_tiny', {'widths': (8, 16)}, 'of 4 stages needs 4'),
+    ('regnety_400mf', {'group_width': 7}, 'group_width=7: it must divide all'),
+    ('regnety_400mf', {'widths': (8, 16)}, 'of 4 stages needs 4'),
+    ('efficientnet_b0', {'stem': 'cifr'}, "did you mean 'cifar'"),
+    (
+      'mobilenetv3_small',
+      {'blocks': (((3, 8, 8, 1, 'gelu', 1),),)},
+      'or .silu',
+    ),
+  ],
+)
+def test_fields_that_do_not_fit_are_refused(name, args, message):
+  with pytest.raises(errors.UsageError, match=message):
+    models.make(name, 10, **args)
+
+
+def test_images_of_another_size_are_refused_by_a_vit():
+  with pytest.raises(errors.UsageError, match=r'32x32 pixels, .* for 224'):
+    jax.eval_shape(lambda: initial(models.make('vit_tiny', 10), 32))
+
+
+def test_older_names_of_torchvisions_layers_load_too():
+  network = models.make('vit_tiny', 3, depth=2, stages=1, embedding=8, heads=2)
+  plan = convert.plans(network)['torchvision, before 0.13']
+  hidden = plan['params', 'block2', 'hidden', 'kernel']
+  assert hidden == 'encoder.layers.encoder_layer_1.mlp.linear_1.weight'
+  first = next(iter(convert.plans(network).values()))
+  renamed = {first[path]: name for path, name in plan.items()}
+  rng = np.random.default_rng(0)
+  state = {
+    renamed[name]: rng.normal(size=shape).astype(np.float32)
+    for name, shape in convert.originals(network).items()
+  }
+  params = convert.convert(network, state)['params']
+  np.testing.assert_array_equal(
+    params['block2']['hidden']['kernel'], state[hidden].T
+  )
+  qkv = state['encoder.layers.encoder_layer_0.self_attention.in_proj_weight']
+  got = params['block1']['attention']['qkv']['kernel']
+  np.testing.assert_array_equal(got, qkv.T)
