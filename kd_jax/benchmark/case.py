@@ -16,7 +16,7 @@ from kd_jax import config as config_lib
 from kd_jax import errors, features
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
-from kd_jax.distill import build, inspect, jitted, step
+from kd_jax.distill import augmented, build, inspect, jitted, step
 from kd_jax.runtime import sharding
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of each channel of the random images
@@ -287,6 +287,7 @@ def _train_set(
     batch_size=wanted.batch_size,
     seed=0,
     crop_flip=crop_flip(config, size),
+    mixed=augmented.mixed(config, wanted.classes),
   )
 
 

@@ -6,39 +6,14 @@ this table.
 """
 
 import copy
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from kd_jax.config import augmentation
+from kd_jax.config.key import Key as Key
 from kd_jax.config.values import network as network
 from kd_jax.config.values import step_schedule as step_schedule
 from kd_jax.config.values import warmed_up as warmed_up
-
-
-class Key(NamedTuple):
-  """One key of a configuration.
-
-  Attributes:
-    path: Where it stands, such as 'data.name'.
-    default: Its value in `default()`.
-    help: What it means, in a line or two.
-    choices: The values that are allowed; () where they are not listed.
-    changes_result: Whether another value gives another result. What says only
-      where and how often something is computed or written does not.
-    for_teacher: Whether a teacher that is trained for a run takes its value
-      from the run and not from its own recipe.
-    added: Whether runs of older versions lack it. It identifies a run only
-      where it is not the default.
-  """
-
-  path: str
-  default: Any
-  help: str
-  choices: tuple[Any, ...] = ()
-  changes_result: bool = True
-  for_teacher: bool = False
-  added: bool = False
-
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -138,6 +113,7 @@ KEYS = (
     ('zero', 'reflect'), for_teacher=True,
   ),
   Key('data.flip', True, 'Flips half of the images.', for_teacher=True),
+  *augmentation.KEYS,
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
   Key('teacher.name', '', "A network; '' is no teacher."),
@@ -184,6 +160,12 @@ KEYS = (
   Key(
     'teacher.std', (),
     "Of pixels in 0..1, that it was trained with; () is the data set's.",
+  ),
+  Key(
+    'teacher.sees', 'mixed',
+    "The images of mixup and CutMix that the student sees, or 'plain': those "
+    'before mixing, of which the student sees the share of the ratio.',
+    ('mixed', 'plain'), added=True,
   ),
   Key(
     'teacher.cache_logits', False,

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from kd_jax.data import augment, augment_masks, dataset, decode, source
+from kd_jax.data import augment, augment_masks, dataset, decode, mixing, source
 from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
@@ -166,6 +166,7 @@ class Streamed:
     crop_flip: augment.CropFlip | None = None,
     area: tuple[float, ...] = (),
     masked: augment_masks.Masked | None = None,
+    mixed: mixing.Mixing | None = None,
   ):
     """Creates the split without reading an image.
 
@@ -182,6 +183,7 @@ class Streamed:
       crop_flip: The augmentation on the device; None for none.
       area: The range of the random resized crops; see `Decoder.area`.
       masked: How images with masks are augmented; see `Decoder.masked`.
+      mixed: How images and labels are mixed; None leaves them.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
@@ -189,6 +191,7 @@ class Streamed:
     self._workers = workers
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
     self._crop_flip, self._area, self._masked = crop_flip, area, masked
+    self._mixed = mixed
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
@@ -204,7 +207,8 @@ class Streamed:
     images, how, moved = feed['image'], self._crop_flip, None
     if how is not None:
       images, moved = augment.crop_flip(images, key, how)
-    return self._batch(images, feed, moved)
+    batch = self._batch(images, feed, moved)
+    return dataset.mixed(batch, images, key, self._mixed, self._info)
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """Returns feeds of all images in order; see `dataset.EvalSet`."""

@@ -12,7 +12,14 @@ import optax
 
 from kd_jax import pytrees
 from kd_jax.distill import figures, optim
-from kd_jax.features import Batch, Features, NetFeatures, Terms, known
+from kd_jax.features import (
+  PLAIN,
+  Batch,
+  Features,
+  NetFeatures,
+  Terms,
+  known,
+)
 from kd_jax.methods import base
 from kd_jax.models import layers
 
@@ -449,7 +456,7 @@ def teacher_features(
       name,
       network,
       frozen[name],
-      seen_by(exp, name, batch['image']),
+      seen_by(exp, name, batch.get(PLAIN, batch['image'])),
       train=False,
     )
   return jax.lax.stop_gradient(feats)

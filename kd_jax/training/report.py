@@ -7,7 +7,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from kd_jax import errors, models, tasks
-from kd_jax.distill import build, memory
+from kd_jax.distill import augmented, build, memory
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
 
@@ -108,7 +108,7 @@ def opening(
     f'-> student {student_tap} {_shape(parts, "student", student_tap)}'
     for teacher_tap, student_tap in parts.exp.method.pairs()
   ]
-  images = build.resident_bytes(config, info)
+  images = augmented.resident_bytes(config, info)
   if note := memory.note(parts, images, config.accumulate_steps):
     lines.append(f'memory    {note}')
   if build.chooses_taps(config):

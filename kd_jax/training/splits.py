@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from kd_jax import tasks
 from kd_jax.data import augment, augment_masks, dataset, resident, stream
-from kd_jax.distill import build
+from kd_jax.distill import augmented, build
 
 
 def protocol(task: tasks.Task) -> str:
@@ -52,7 +52,7 @@ def split(
     name: The name of the split.
   """
   info = parts.source.info
-  if build.resident(config, info, name):
+  if augmented.resident(config, info, name):
     return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
   return stream.Streamed(
     parts.source.split(name), info, parts.mesh, workers=config.data.workers
@@ -79,8 +79,9 @@ def training(
     'batch_size': config.batch_size,
     'seed': config.seed,
     'crop_flip': crop_flip,
+    'mixed': augmented.mixed(config, len(info.class_names)),
   }
-  if how == 'crop_flip' and build.resident(config, info, 'train'):
+  if how == 'crop_flip' and augmented.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
   masked = None
