@@ -179,6 +179,7 @@ KEYS: dict[str, Domain] = {
   'data.train_size': COUNT_OR_NONE,
   'data.val_fraction': PART,
   'data.workers': Domain('a whole number, 0 to 1024', 0, 1024, whole=True),
+  'ema': PART,
   'epochs': COUNT,
   'eval_batch_size': COUNT,
   'eval_every': POSITIVE,

@@ -4,6 +4,12 @@ from kd_jax.config.key import Key
 
 KEYS = (
   Key(
+    'ema', 0.0,
+    'The decay, a step, of a moving average of the trained parameters and '
+    'BatchNorm statistics, which is evaluated and saved beside them; 0 is off.',
+    added=True,
+  ),
+  Key(
     'data.mixup', 0.0,
     "Alpha of mixup, whose ratio is drawn from Beta(alpha, alpha); 0 is off.",
     added=True,

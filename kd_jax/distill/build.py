@@ -255,6 +255,7 @@ def experiment(
     accumulate_steps=config.accumulate_steps,
     inputs=_inputs(config, facts, method),
     learning_rate=rate and (lambda step: rate(step - first)),
+    ema=config.get('ema', 0.0),  # which runs of older versions lack
   )
 
 

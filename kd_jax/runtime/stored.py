@@ -107,6 +107,8 @@ _RESULT = {
   'top5': PERCENT, 'miou': PERCENT, 'map': PERCENT, 'headline': TEXT,
   'best_on_test': PERCENT, 'best_on_val': PERCENT, 'wall_s': NUMBER,
   'commit': TEXT, 'teacher': _or_none(OBJECT), 'versions': OBJECT,
+  'ema': OBJECT, 'ema.decay': NUMBER, 'ema.top1': PERCENT, 'ema.top5': PERCENT,
+  'ema.miou': PERCENT, 'ema.map': PERCENT,
 }  # fmt: skip
 # The fields by file and path; a field may be missing.
 FIELDS: dict[str, dict[str, Kind]] = {

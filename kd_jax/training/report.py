@@ -185,6 +185,9 @@ def closing(
       else ('student alone', result['network'], 'not trained', *[''] * 4)
     )
   rows.append(_row(f'student, {result["method"]}', result))
+  if averaged := result.get('ema'):
+    name = f'averaged (ema {averaged["decay"]:g})'
+    rows.append(_row(name, {**result, 'best_on_test': None, **averaged}))
   lines = [table(rows)]
   if note := registry.method_class(method).reconstructed:
     lines.append(note)
