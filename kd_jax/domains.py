@@ -164,9 +164,11 @@ KEYS: dict[str, Domain] = {
   'checkpoint_every': POSITIVE,
   'checkpoint_seconds': SECONDS,
   'data.area': FRACTION,
+  'data.color_jitter': NOT_NEGATIVE,
   'data.crop_padding': PIXELS,
   'data.cutmix': NOT_NEGATIVE,
   'data.device_mb': NOT_NEGATIVE,
+  'data.erasing': FRACTION,
   'data.image_size': PIXELS,
   'data.label_smoothing': PART,
   'data.mean': FRACTION,
@@ -174,6 +176,8 @@ KEYS: dict[str, Domain] = {
   'data.mix_switch': FRACTION,
   'data.mixup': NOT_NEGATIVE,
   'data.pad_label': Domain('0 or 255', 0, 255, whole=True),
+  'data.policy_level': Domain('a whole number, 0 to 30', 0, 30, whole=True),
+  'data.policy_ops': Domain('a whole number, 1 to 100', 1, 100, whole=True),
   'data.scale': Domain('a whole number, 1 to 16384', 1, 16384, whole=True),
   'data.std': POSITIVE,
   'data.train_size': COUNT_OR_NONE,
@@ -200,7 +204,7 @@ KEYS: dict[str, Domain] = {
 
 # The keys whose value is a tuple of numbers.
 _TUPLES = {
-  'data.area', 'data.mean', 'data.scale', 'data.std',
+  'data.area', 'data.color_jitter', 'data.mean', 'data.scale', 'data.std',
   'optimizer.reset_momentum_at',
   'teacher.mean', 'teacher.std',
 }  # fmt: skip

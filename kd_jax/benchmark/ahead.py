@@ -178,8 +178,7 @@ def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
   index = struct(jnp.int32, 1, batch_size)
-  streamed = config.data.augment == 'random_resized_crop'
-  if streamed or not augmented.resident(config, info, 'train'):
+  if not augmented.resident(config, info, 'train'):
     image = struct(jnp.uint8, 1, batch_size, size, size, 3)
     split = stream.Streamed(
       single, info, mesh, workers=0, crop_flip=crop_flip, mixed=mixed

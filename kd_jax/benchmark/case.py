@@ -294,8 +294,8 @@ def _train_set(
 def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
   """Returns the augmentation that a configuration does on the device."""
   data = config.data
-  resized = data.augment != 'crop_flip'  # done by the host
-  padding = 0 if resized else min(data.crop_padding, image_size - 1)
+  by_host = augmented.by_workers(config)
+  padding = 0 if by_host else min(data.crop_padding, image_size - 1)
   return augment.CropFlip(padding, data.padding_mode, data.flip)
 
 

@@ -31,4 +31,30 @@ KEYS = (
     'The share of a training label that is spread evenly over all classes.',
     added=True,
   ),
+  Key(
+    'data.policy', '',
+    "Operations on each training image: 'randaugment', 'trivialaugment', or "
+    'a policy of AutoAugment. The images are streamed.',
+    (
+      '', 'randaugment', 'trivialaugment', 'autoaugment_cifar10',
+      'autoaugment_imagenet',
+    ),
+    added=True,
+  ),
+  Key('data.policy_ops', 2, 'Operations of RandAugment.', added=True),
+  Key(
+    'data.policy_level', 9, 'The strength of RandAugment, 0 to 30.', added=True,
+  ),
+  Key(
+    'data.color_jitter', (),
+    'How much brightness, contrast, saturation and hue vary, such as '
+    '(0.4, 0.4, 0.4, 0.1); () is not at all. The images are streamed.',
+    added=True,
+  ),
+  Key(
+    'data.erasing', 0.0,
+    'The probability that a rectangle of a training image is erased. The '
+    'images are streamed.',
+    added=True,
+  ),
 )  # fmt: skip

@@ -13,7 +13,15 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from kd_jax.data import augment, augment_masks, dataset, decode, mixing, source
+from kd_jax.data import (
+  augment,
+  augment_masks,
+  dataset,
+  decode,
+  mixing,
+  source,
+)
+from kd_jax.data import varied as varied_lib
 from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
@@ -32,6 +40,7 @@ class Decoder:
       resized crop takes; () fits the whole image.
     seed: The seed of the crops, which also depend on the epoch and the image.
     masked: How images with masks are augmented; None does not.
+    varied: How images are varied; None does not.
   """
 
   images: source.Images
@@ -39,6 +48,7 @@ class Decoder:
   area: tuple[float, ...] = ()
   seed: int = 0
   masked: augment_masks.Masked | None = None
+  varied: varied_lib.Varied | None = None
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
     """Returns an item: 'image' [size,size,3] u8, its targets, 'index' i32."""
@@ -57,6 +67,8 @@ class Decoder:
       targets = {'label': np.array(target, np.int32)}
     else:
       image, targets = source.fitted(image, target, self.size)
+    if self.varied is not None:
+      image = varied_lib.vary(rng, image, self.varied)
     return {'image': image, **targets, 'index': np.int32(index)}
 
   def _rng(self, index: int, epoch: int) -> np.random.Generator:
@@ -167,6 +179,7 @@ class Streamed:
     area: tuple[float, ...] = (),
     masked: augment_masks.Masked | None = None,
     mixed: mixing.Mixing | None = None,
+    varied: varied_lib.Varied | None = None,
   ):
     """Creates the split without reading an image.
 
@@ -184,6 +197,7 @@ class Streamed:
       area: The range of the random resized crops; see `Decoder.area`.
       masked: How images with masks are augmented; see `Decoder.masked`.
       mixed: How images and labels are mixed; None leaves them.
+      varied: How images are varied; see `Decoder.varied`.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
@@ -191,12 +205,13 @@ class Streamed:
     self._workers = workers
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
     self._crop_flip, self._area, self._masked = crop_flip, area, masked
-    self._mixed = mixed
+    self._mixed, self._varied = mixed, varied
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
     size, batch_size = self._info.image_size, self._batch_size
-    decoder = Decoder(self._images, size, self._area, self._seed, self._masked)
+    how = self._area, self._seed, self._masked, self._varied
+    decoder = Decoder(self._images, size, *how)
     order = dataset.Order(self.size, batch_size, self._seed)
     rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)

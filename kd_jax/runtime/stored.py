@@ -114,6 +114,7 @@ _RESULT = {
 FIELDS: dict[str, dict[str, Kind]] = {
   'config.json': {
     **{key.path: _kind_of(key.default) for key in config_lib.KEYS},
+    'data.color_jitter': NUMBERS,
     'data.mean': NUMBERS,
     'data.std': NUMBERS,
     'optimizer.learning_rate': Kind(

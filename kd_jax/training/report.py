@@ -75,6 +75,8 @@ def opening(
     f'{size}x{size}, {len(info.class_names)} classes',
     *(f'          {note}' for note in parts.source.notes),
   ]
+  if on := augmented.text(config):
+    lines.append(f'images    {on}')
   for name, network_costs in costs(parts).items():
     is_teacher = name in parts.exp.teachers
     network = config.teacher.name if is_teacher else config.student.name

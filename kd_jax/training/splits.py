@@ -81,9 +81,13 @@ def training(
     'crop_flip': crop_flip,
     'mixed': augmented.mixed(config, len(info.class_names)),
   }
-  if how == 'crop_flip' and augmented.resident(config, info, 'train'):
+  if augmented.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
+  if varied := augmented.varied(config, crop_flip, info):
+    common |= {'varied': varied, 'crop_flip': None}
+    by = augmented.by_workers(config)
+    say(f'{by}: training images are augmented by workers, and streamed')
   masked = None
   if how == 'segmentation':  # mirrors too
     masked = augment_masks.Masked(

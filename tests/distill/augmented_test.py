@@ -7,6 +7,7 @@ import pytest
 
 from kd_jax import config as config_lib
 from kd_jax import errors, tasks
+from kd_jax.data import augment, source
 from kd_jax.distill import augmented, build, figures, step
 from kd_jax.features import PLAIN
 from kd_jax.methods import registry
@@ -46,7 +47,9 @@ def test_a_method_that_needs_the_class_of_an_image_refuses_mixtures():
   augmented.check(config_of('fpd', cutmix=1.0), tiny.method('fpd'), None)
 
 
-@pytest.mark.parametrize('key', ['mixup', 'cutmix', 'label_smoothing'])
+@pytest.mark.parametrize(
+  'key', ['mixup', 'cutmix', 'label_smoothing', 'erasing']
+)
 def test_mixing_is_for_one_label_an_image(key):
   found = refusal(config_of(**{key: 0.1}), task='segmentation')
   assert found.startswith(f'config.data.{key}=0.1 is for one label an image')
@@ -85,6 +88,12 @@ def test_refusals_come_before_data(monkeypatch):
     ('data.mix_prob', 1.5),
     ('data.mix_switch', -1),
     ('data.label_smoothing', 1.0),
+    ('data.erasing', 1.1),
+    ('data.policy_level', 31),
+    ('data.policy_ops', 0),
+    ('data.color_jitter', (0.4, -0.1, 0.4, 0.1)),
+    ('ema', 1.0),
+    ('ema', -0.5),
   ],
 )
 def test_a_number_outside_its_domain_is_refused(path, value):
@@ -96,7 +105,9 @@ def test_a_number_outside_its_domain_is_refused(path, value):
 
 
 def test_the_teacher_sees_the_plain_images_and_the_student_the_mixed():
-  exp = tiny.experiment(tiny.method('kd'), optax.identity())
+  exp = tiny.experiment(
+    tiny.method('kd'), optax.identity(), teacher=tiny.Plain()
+  )
   network = exp.teachers['teacher']
   frozen = {'teacher': tiny.variables(network)}
   batch = tiny.batch()
@@ -115,3 +126,40 @@ def test_the_training_accuracy_is_of_the_label_with_the_greater_share():
   feats = {'student': {'logits': logits}}
   found = figures.headline(method, {}, feats, {'label': share})
   assert found == {'top1': 50.0}
+
+
+def test_an_unknown_policy_is_refused_with_those_that_are_there():
+  config = config_of(policy='randaugmnet')
+  with pytest.raises(errors.UsageError, match="did you mean 'randaugment'"):
+    config_lib.check_values(config)
+
+
+@pytest.mark.parametrize('jitter', [(0.4, 0.4, 0.4), (0.4, 0.4, 0.4, 0.6)])
+def test_a_jitter_has_four_numbers_and_a_hue_up_to_a_half(jitter):
+  config = config_of()
+  with config.ignore_type():
+    config.data.color_jitter = jitter
+  assert 'give four numbers' in refusal(config)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('policy', 'trivialaugment'),
+    ('color_jitter', (0.1, 0.1, 0.1, 0.1)),
+    ('erasing', 0.25),
+  ],
+)
+def test_what_workers_do_keeps_the_training_split_off_the_devices(key, value):
+  info = source.Info('x', ('a',), 8, 9, 9, (0.5,) * 3, (0.2,) * 3)
+  config = config_of()
+  assert augmented.resident(config, info, 'train')
+  assert augmented.varied(config, augment.CropFlip(), info) is None
+  with config.ignore_type():
+    config.data[key] = value
+  assert not augmented.resident(config, info, 'train')
+  assert augmented.resident(config, info, 'test')
+  how = augmented.varied(config, augment.CropFlip(), info)
+  assert value in how
+  config.teacher.cache_logits = True
+  assert f'config.data.{key}={value!r}' in refusal(config)
