@@ -5,6 +5,7 @@ nearest pixels, and black where a pixel comes from outside the image.
 """
 
 from collections.abc import Callable, Mapping
+import math
 import types
 
 import numpy as np
@@ -85,6 +86,11 @@ def posterize(image: Image.Image, bits: float) -> Image.Image:
   return ImageOps.posterize(image, int(bits))
 
 
+def solarize(image: Image.Image, threshold: float) -> Image.Image:
+  """Returns an image whose levels from the threshold on are inverted."""
+  return ImageOps.solarize(image, math.ceil(threshold))
+
+
 def _of_image(function: Callable[[Image.Image], Image.Image]) -> Operation:
   return lambda image, magnitude: function(image)
 
@@ -108,7 +114,7 @@ BY_NAME: Mapping[str, Operation] = types.MappingProxyType(
     'Contrast': _from_1(contrast),
     'Sharpness': _from_1(sharpness),
     'Posterize': posterize,
-    'Solarize': ImageOps.solarize,
+    'Solarize': solarize,
     'AutoContrast': _of_image(ImageOps.autocontrast),
     'Equalize': _of_image(ImageOps.equalize),
     'Invert': _of_image(ImageOps.invert),

@@ -76,8 +76,11 @@ def cropped(
   if how.padding:
     y, x = rng.integers(0, 2 * how.padding + 1, 2)
     around = ((how.padding, how.padding),) * 2 + ((0, 0),)
-    mode = 'reflect' if how.mode == 'reflect' else 'constant'
-    image = np.pad(image, around, mode)[y : y + height, x : x + width]
+    if how.mode == 'reflect':
+      padded = np.pad(image, around, 'reflect')
+    else:
+      padded = np.pad(image, around)
+    image = padded[y : y + height, x : x + width]
   if how.flip and rng.random() < 0.5:
     image = image[:, ::-1]
   return np.ascontiguousarray(image)
