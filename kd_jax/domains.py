@@ -127,6 +127,7 @@ NETWORKS: dict[str, Domain] = {
   'decoder_width': COUNT,
   'depth': LAYERS,
   'dilations': COUNT,
+  'drop_path': PART,
   'extras': COUNT,
   'grid': COUNT,
   'groups': COUNT,

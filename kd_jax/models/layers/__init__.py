@@ -16,6 +16,8 @@ from kd_jax.models.layers.conv import small_init as small_init
 from kd_jax.models.layers.conv import torch_bias_init as torch_bias_init
 from kd_jax.models.layers.conv import torch_conv as torch_conv
 from kd_jax.models.layers.conv import torch_init as torch_init
+from kd_jax.models.layers.drop_path import drop_path as drop_path
+from kd_jax.models.layers.drop_path import drop_path_rates as drop_path_rates
 from kd_jax.models.layers.network import Network as Network
 from kd_jax.models.layers.network import check_choice as check_choice
 from kd_jax.models.layers.resize import resize as resize
