@@ -1,7 +1,8 @@
 """Measures kd_jax's training batches; see `turns.py`. Variants:
 
 stream   `kd_jax.data.stream`: random resized crops, uint8; the device flips
-         and normalises them
+         and normalises them. The name of a policy after 'stream ' has it done
+         to each image, which is then flipped by the worker too
 pillow   a loop over the files, which Pillow decodes and resizes as a whole; the
          plainest loader, for scale
 """
@@ -17,7 +18,7 @@ import turns
 
 import kd_jax
 from kd_jax import data
-from kd_jax.data import augment, stream
+from kd_jax.data import augment, stream, varied
 from kd_jax.runtime import sharding
 
 
@@ -27,6 +28,8 @@ def streamed(given: dict[str, Any]) -> Iterator[Any]:
   Args:
     given: See `turns.main`.
   """
+  policy = given['variant'].removeprefix('stream').strip()
+  crop_flip = augment.CropFlip(0, 'zero', True)
   data_set = data.open_source(given['name'], image_size=given['size'])
   images = data_set.split('train')
   training = stream.Streamed(
@@ -36,7 +39,8 @@ def streamed(given: dict[str, Any]) -> Iterator[Any]:
     workers=given['workers'],
     batch_size=min(given['batch'], len(images)),
     steps=10**6,
-    crop_flip=augment.CropFlip(0, 'zero', True),
+    crop_flip=None if policy else crop_flip,
+    varied=varied.Varied(crop_flip, policy) if policy else None,
     area=(0.08, 1.0),
   )
   return training.feeds(0)

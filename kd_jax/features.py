@@ -12,8 +12,10 @@ from kd_jax import errors
 # A batch has 'image' [N,H,W,3] f32, 'label' [N] i32 or [N,K] f32, 'index'
 # [N] i32 (the image's position in its split) and 'mask' [N] f32 (0 marks
 # padding). Where a teacher's logits were computed beforehand, it also has them,
-# [N,K] f32, under the key `known(teacher)`.
+# [N,K] f32, under the key `known(teacher)`. Where the images are mixtures and
+# the teachers are to see those before mixing, these are under `PLAIN`.
 Batch = dict[str, jax.Array]
+PLAIN = 'plain'
 # The unweighted losses, [] f32, by the name of the term.
 Terms = dict[str, jax.Array]
 

@@ -19,12 +19,11 @@ FACE = ('__init__', '__main__', 'main')  # import whatever they offer
 MOST_LINES = 300  # of code: without blank lines, comments and docstrings
 # The rooms and modules that may read a configuration; others get arguments.
 READERS = (
-  'config', 'distill.build', 'distill.checks', 'distill.networks',
-  'distill.rules', 'training.api',
-  'training.facts', 'training.run', 'training.teacher', 'training.teacher_path',
+  'config', 'distill.augmented', 'distill.build', 'distill.checks',
+  'distill.networks', 'distill.rules', 'training.api', 'training.facts',
+  'training.run', 'training.teacher', 'training.teacher_path',
   'training.restore', 'training.report', 'training.splits', 'training.start',
-  'study.trained',
-  'study.sweep',
+  'study.trained', 'study.sweep',
   'benchmark.case', 'benchmark.pairing', 'benchmark.planned',
   'reproduce.runner', 'cli.configured', 'cli.train', 'cli.sweep',
 )  # fmt: skip

@@ -32,7 +32,7 @@ import numpy as np
 from kd_jax import errors, features
 from kd_jax.benchmark import case, chips, cost
 from kd_jax.data import resident, source, stream
-from kd_jax.distill import build, jitted
+from kd_jax.distill import augmented, jitted
 from kd_jax.runtime import command, sharding
 from kd_jax.training import report
 
@@ -177,18 +177,20 @@ def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
     np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int32)
   )
   mesh, crop_flip = sharding.make_mesh(1), case.crop_flip(config, size)
+  mixed = augmented.mixed(config, wanted.classes)
 
   def struct(dtype, *shape):
     return jax.ShapeDtypeStruct(shape, dtype)
 
   index = struct(jnp.int32, 1, batch_size)
-  streamed = config.data.augment == 'random_resized_crop'
-  if streamed or not build.resident(config, info, 'train'):
+  if not augmented.resident(config, info, 'train'):
     image = struct(jnp.uint8, 1, batch_size, size, size, 3)
-    split = stream.Streamed(single, info, mesh, workers=0, crop_flip=crop_flip)
+    split = stream.Streamed(
+      single, info, mesh, workers=0, crop_flip=crop_flip, mixed=mixed
+    )
     return split, {}, {'image': image, 'label': index, 'index': index}
   train = resident.Training(
-    single, info, mesh, batch_size=1, seed=0, crop_flip=crop_flip
+    single, info, mesh, batch_size=1, seed=0, crop_flip=crop_flip, mixed=mixed
   )
   arrays = {
     'image': struct(jnp.uint8, wanted.images, size**2 * 3),

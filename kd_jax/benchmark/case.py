@@ -16,7 +16,7 @@ from kd_jax import config as config_lib
 from kd_jax import errors, features, models, tasks
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
-from kd_jax.distill import build, inspect, jitted, step
+from kd_jax.distill import augmented, build, inspect, jitted, step
 from kd_jax.runtime import sharding
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of each channel of the random images
@@ -318,14 +318,15 @@ def _train_set(
     batch_size=wanted.batch_size,
     seed=0,
     crop_flip=crop_flip(config, size),
+    mixed=augmented.mixed(config, wanted.classes),
   )
 
 
 def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
   """Returns the augmentation that a configuration does on the device."""
   data = config.data
-  resized = data.augment != 'crop_flip'  # done by the host
-  padding = 0 if resized else min(data.crop_padding, image_size - 1)
+  by_host = augmented.by_workers(config)
+  padding = 0 if by_host else min(data.crop_padding, image_size - 1)
   return augment.CropFlip(padding, data.padding_mode, data.flip)
 
 

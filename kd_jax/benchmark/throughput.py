@@ -26,12 +26,16 @@ import numpy as np
 
 from kd_jax import errors
 from kd_jax.benchmark import peer
+from kd_jax.data import policies as data_policies
 
 _WORKERS = flags.DEFINE_list('workers', ['2'], 'Processes that decode.')
 _SIZE = flags.DEFINE_integer('image_size', 0, "Pixels; 0 is the images' own.")
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Images a batch.')
 _BATCHES = flags.DEFINE_integer('batches', 20, 'Batches a turn.')
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Turns; the median counts.')
+_POLICIES = flags.DEFINE_list(
+  'policies', [''], "As config.data.policy, each measured; '' is none."
+)
 _TORCH = flags.DEFINE_string('torch_python', '', 'A Python with torchvision.')
 _TF = flags.DEFINE_string('tf_python', '', 'A Python with TensorFlow.')
 
@@ -55,7 +59,11 @@ class Loader(NamedTuple):
 
 
 def loaders(
-  workers: Sequence[int], torch_python: str, tf_python: str, files: bool
+  workers: Sequence[int],
+  torch_python: str,
+  tf_python: str,
+  files: bool,
+  policies: Sequence[str] = ('',),
 ) -> list[Loader]:
   """Returns the loaders that take turns.
 
@@ -64,14 +72,22 @@ def loaders(
     torch_python: A Python with torchvision; '' leaves torchvision out.
     tf_python: A Python with TensorFlow; '' leaves tf.data out.
     files: Whether the data set is a folder of files.
+    policies: What kd_jax does to each image; see `config.data.policy`.
   """
   this_python = sys.executable
   entries = []
   for number in workers:
     count = f'{number} worker{"" if number == 1 else "s"}'
-    entries.append(
-      Loader(f'kd_jax, {count}', this_python, 'kd_jax', 'stream', number)
-    )
+    entries += [
+      Loader(
+        ', '.join(filter(None, ('kd_jax', policy, count))),
+        this_python,
+        'kd_jax',
+        f'stream {policy}'.strip(),
+        number,
+      )
+      for policy in policies
+    ]
     if torch_python and files:
       entries += [
         Loader(
@@ -165,8 +181,15 @@ def main(argv: Sequence[str]) -> None:
     'size': _SIZE.value,
     'batch': batch,
   }
+  for policy in filter(None, _POLICIES.value):
+    if policy not in data_policies.NAMES:
+      raise errors.unknown('--policies:', policy, data_policies.NAMES)
   entries = loaders(
-    [int(number) for number in _WORKERS.value], _TORCH.value, _TF.value, files
+    [int(number) for number in _WORKERS.value],
+    _TORCH.value,
+    _TF.value,
+    files,
+    _POLICIES.value,
   )
   with contextlib.ExitStack() as ending:
     running = []

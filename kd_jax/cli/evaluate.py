@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument('--batch_size', type=int, default=256)
   parser.add_argument('--workers', type=int, default=0, help='that decode')
+  parser.add_argument(
+    '--ema', action='store_true', help='takes the averaged parameters of a run'
+  )
   parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
   parser.add_argument('--json', help='a file for the figures')
   args = parser.parse_args(argv)
@@ -58,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
       f'--batch_size={args.batch_size} must be positive and --workers='
       f'{args.workers} not negative'
     )
+  if args.network and args.ema:
+    raise errors.UsageError('--ema is for a run, and not for a file of weights')
   if args.network:
     with errors.keys('--'):
       opened = datasets.open_named(args.data, args.image_size, args.data_dir)
@@ -73,8 +78,8 @@ def main(argv: Sequence[str]) -> int:
       )
   else:
     allow = args.allow_imports
-    with errors.keys(allow_imports='--allow_imports'):
-      trained = restore.load(args.path, allow_imports=allow)
+    with errors.keys(allow_imports='--allow_imports', ema='--ema'):
+      trained = restore.load(args.path, allow_imports=allow, ema=args.ema)
     names = {key: f'--{key}' for key in ('data', 'data_dir', 'allow_imports')}
     with errors.keys(**names):
       opened = datasets.open_data(trained, args.data, args.data_dir, allow)

@@ -40,11 +40,15 @@ def main(argv: Sequence[str]) -> int:
     '--onnx', action='store_true', help='writes student.onnx too: kd_jax[onnx]'
   )
   parser.add_argument('--data_dir', default='', help='of the test split')
+  parser.add_argument(
+    '--ema', action='store_true', help='takes the averaged parameters of a run'
+  )
   parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
   args = parser.parse_args(argv)
-  allow, key = args.allow_imports, errors.keys(allow_imports='--allow_imports')
+  allow, names = args.allow_imports, {'allow_imports': '--allow_imports'}
+  key = errors.keys(**names, ema='--ema')
   with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
-    trained = restore.load(args.run, allow_imports=allow)
+    trained = restore.load(args.run, allow_imports=allow, ema=args.ema)
     if args.onnx and (task := trained.facts.get('task')):
       raise errors.UsageError(
         f'--onnx is for classification, and {args.run} is for {task}: leave it '
@@ -69,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
   if 'protocol' in accuracy:
     said += f' by the protocol {accuracy["protocol"]}'
   lines = [
-    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, {said}'
+    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters'
+    f'{" (averaged)" if args.ema else ""}, {said}'
   ]
   if changed:
     lines.append(f'{artifact.TEST} is of other data: {changed}')

@@ -9,7 +9,7 @@ import copy
 
 from ml_collections import ConfigDict
 
-from kd_jax.config import optimizing, starts
+from kd_jax.config import augmentation, optimizing, starts
 from kd_jax.config.keys import RUNNING
 from kd_jax.config.keys import Key as Key
 from kd_jax.config.values import network as network
@@ -118,6 +118,7 @@ KEYS = (
     ('zero', 'reflect'), for_teacher=True,
   ),
   Key('data.flip', True, 'Flips half of the images.', for_teacher=True),
+  *augmentation.KEYS,
   Key('student.name', 'resnet8x4', 'A network; see `kd-jax list networks`.'),
   Key('student.args', ConfigDict(), "Fields of the network's class."),
   *starts.KEYS,
@@ -183,6 +184,12 @@ KEYS = (
   Key(
     'teacher.std', (),
     "Of pixels in 0..1, that it was trained with; () is the data set's.",
+  ),
+  Key(
+    'teacher.sees', 'mixed',
+    "The images of mixup and CutMix that the student sees, or 'plain': those "
+    'before mixing, of which the student sees the share of the ratio.',
+    ('mixed', 'plain'), added=True,
   ),
   Key(
     'teacher.cache_logits', False,

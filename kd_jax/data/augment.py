@@ -187,7 +187,7 @@ def normalise(
   """Returns (images/255 - mean) / std, [N,H,W,3] f32.
 
   Args:
-    images: The images, [N,H,W,3] u8.
+    images: The images, [N,H,W,3] u8, or f32 in 0..255.
     mean: The mean of each channel, of pixels scaled to 0..1.
     std: The standard deviation of each channel, of pixels scaled to 0..1.
   """

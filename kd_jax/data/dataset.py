@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from kd_jax.data import augment, source
-from kd_jax.features import Batch
+from kd_jax.data import augment, mixing, source
+from kd_jax.features import PLAIN, Batch
 
 # Arrays by name: a batch, or a single item of a batch.
 Feed = dict[str, Any]
@@ -99,7 +99,7 @@ class TrainSet(Protocol):
       key: The random key of the step.
 
     Returns:
-      'image', 'label' and 'index'; see `features.Batch`.
+      'image', 'label' and 'index', and what else `features.Batch` names.
     """
     ...
 
@@ -150,5 +150,30 @@ def masked(size: int, batch_size: int, rows: np.ndarray) -> Feeds:
 
 
 def normalised(image: jax.Array, info: source.Info) -> jax.Array:
-  """Returns images [N,H,W,3] u8 normalised for a network, as f32."""
+  """Returns images [N,H,W,3] in 0..255 normalised for a network, as f32."""
   return augment.normalise(image, info.mean, info.std)
+
+
+def mixed(
+  batch: Batch,
+  images: jax.Array,
+  key: jax.Array,
+  how: mixing.Mixing | None,
+  info: source.Info,
+) -> Batch:
+  """Returns a training batch whose images and labels are mixed.
+
+  Args:
+    batch: The batch before, with class indices.
+    images: Its images before normalisation, [N,H,W,3] u8.
+    key: The random key of the step, from which `augment.crop_flip` draws too.
+    how: The mixing; None leaves the batch as it is.
+    info: The facts of the data set.
+  """
+  if how is None or not how.softens:
+    return batch
+  # A crop takes the keys 0, 1 and 2.
+  key = jax.random.fold_in(key, 3)
+  image, label = mixing.mixed(images, batch['label'], key, how)
+  plain = {PLAIN: batch['image']} if how.keeps_plain else {}
+  return {**batch, **plain, 'image': normalised(image, info), 'label': label}

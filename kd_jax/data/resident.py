@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kd_jax.data import augment, dataset, source
+from kd_jax.data import augment, dataset, mixing, source
 from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
@@ -68,6 +68,7 @@ class Training(Resident):
     batch_size: int,
     seed: int,
     crop_flip: augment.CropFlip,
+    mixed: mixing.Mixing | None = None,
   ):
     """Copies the split to the devices of the mesh.
 
@@ -78,11 +79,12 @@ class Training(Resident):
       batch_size: B, over all processes.
       seed: The seed of the order.
       crop_flip: The augmentation.
+      mixed: How images and labels are mixed; None leaves them.
     """
     super().__init__(split, info, mesh)
     self._order = dataset.Order(self.size, batch_size, seed)
     self._rows = sharding.rows(mesh, batch_size)
-    self._crop_flip = crop_flip
+    self._crop_flip, self._mixed = crop_flip, mixed
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds with 'index' [B] i32; see `dataset.TrainSet`."""
@@ -100,7 +102,8 @@ class Training(Resident):
       for name, logits in arrays.items()
       if name not in ('image', *self._targets)
     }
-    return {**self._batch(arrays, images, feed, moved), **known_logits}
+    batch = {**self._batch(arrays, images, feed, moved), **known_logits}
+    return dataset.mixed(batch, images, key, self._mixed, self._info)
 
   def views(self, image: jax.Array) -> list[jax.Array]:
     """Returns all augmented variants of images when training does not crop.

@@ -19,8 +19,10 @@ from kd_jax.data import (
   augment_masks,
   dataset,
   decode,
+  mixing,
   source,
 )
+from kd_jax.data import varied as varied_lib
 from kd_jax.features import Batch
 from kd_jax.runtime import sharding
 
@@ -40,6 +42,7 @@ class Decoder:
     seed: The seed of the crops, which also depend on the epoch and the image.
     masked: How images with masks are augmented; None does not.
     boxed: How images with boxes are augmented; None does not.
+    varied: How images are varied; None does not.
   """
 
   images: source.Images
@@ -48,6 +51,7 @@ class Decoder:
   seed: int = 0
   masked: augment_masks.Masked | None = None
   boxed: augment_boxes.Boxed | None = None
+  varied: varied_lib.Varied | None = None
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
     """Returns an item: 'image' [size,size,3] u8, its targets, 'index' i32."""
@@ -69,6 +73,8 @@ class Decoder:
       targets = {'label': np.array(target, np.int32)}
     else:
       image, targets = source.fitted(image, target, self.size)
+    if self.varied is not None:
+      image = varied_lib.vary(rng, image, self.varied)
     return {'image': image, **targets, 'index': np.int32(index)}
 
   def _rng(self, index: int, epoch: int) -> np.random.Generator:
@@ -181,6 +187,8 @@ class Streamed:
     area: tuple[float, ...] = (),
     masked: augment_masks.Masked | None = None,
     boxed: augment_boxes.Boxed | None = None,
+    mixed: mixing.Mixing | None = None,
+    varied: varied_lib.Varied | None = None,
   ):
     """Creates the split without reading an image.
 
@@ -198,6 +206,8 @@ class Streamed:
       area: The range of the random resized crops; see `Decoder.area`.
       masked: How images with masks are augmented; see `Decoder.masked`.
       boxed: How images with boxes are augmented; see `Decoder.boxed`.
+      mixed: How images and labels are mixed; None leaves them.
+      varied: How images are varied; see `Decoder.varied`.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
@@ -206,13 +216,13 @@ class Streamed:
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
     self._crop_flip, self._area = crop_flip, area
     self._masked, self._boxed = masked, boxed
+    self._mixed, self._varied = mixed, varied
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
     size, batch_size = self._info.image_size, self._batch_size
-    decoder = Decoder(
-      self._images, size, self._area, self._seed, self._masked, self._boxed
-    )
+    how = self._area, self._seed, self._masked, self._boxed, self._varied
+    decoder = Decoder(self._images, size, *how)
     order = dataset.Order(self.size, batch_size, self._seed)
     rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)
@@ -223,7 +233,8 @@ class Streamed:
     images, how, moved = feed['image'], self._crop_flip, None
     if how is not None:
       images, moved = augment.crop_flip(images, key, how)
-    return self._batch(images, feed, moved)
+    batch = self._batch(images, feed, moved)
+    return dataset.mixed(batch, images, key, self._mixed, self._info)
 
   def eval_feeds(self, batch_size: int) -> dataset.Feeds:
     """Returns feeds of all images in order; see `dataset.EvalSet`."""

@@ -10,7 +10,15 @@ from kd_jax import config as config_lib
 from kd_jax import data, domains, errors, models, tasks
 from kd_jax.config import roles
 from kd_jax.data import source
-from kd_jax.distill import checks, inspect, memory, networks, optim, step
+from kd_jax.distill import (
+  augmented,
+  checks,
+  inspect,
+  memory,
+  networks,
+  optim,
+  step,
+)
 from kd_jax.distill import rules as rules_lib
 from kd_jax.distill.networks import DTYPES as DTYPES
 from kd_jax.distill.networks import make_network as make_network
@@ -47,7 +55,7 @@ def build(config: ConfigDict) -> Parts:
     num_train=info.num_train,
     num_val=info.num_val,
     image_size=info.image_size,
-    is_resident=resident(config, info, 'train'),
+    is_resident=augmented.resident(config, info, 'train'),
   )
   steps_per_epoch = info.num_train // config.batch_size
   facts: dict[str, Any] = {
@@ -118,34 +126,10 @@ def trace(config: ConfigDict, phase: Phase, image_size: int) -> inspect.Traced:
   """
   batch_size, cached = config.batch_size, config.teacher.cache_logits
   with errors.keys('config.method_args.'):
-    return inspect.trace(phase.exp, image_size, batch_size, phase.rules, cached)
-
-
-def resident(config: ConfigDict, info: source.Info, split: str) -> bool:
-  """Returns whether a split's images fit into `config.data.device_mb`."""
-  images = {
-    'train': info.num_train,
-    'val': info.num_val,
-    'test': info.num_test,
-  }[split]
-  return images * _image_bytes(info) <= config.data.device_mb * 1e6
-
-
-def _image_bytes(info: source.Info) -> int:
-  """Returns the bytes of an image on a device, with its mask."""
-  channels = 4 if info.task == 'segmentation' else 3
-  return info.image_size**2 * channels
-
-
-def resident_bytes(config: ConfigDict, info: source.Info) -> int:
-  """Returns the bytes of the images that stay on each device."""
-  counts = {'train': info.num_train, 'val': info.num_val, 'test': info.num_test}
-  if config.data.augment != 'crop_flip':
-    counts.pop('train')  # they are cropped as they are decoded
-  if config.data.eval_protocol != 'square':
-    counts = {k: n for k, n in counts.items() if k == 'train'}  # others stream
-  there = [n for split, n in counts.items() if resident(config, info, split)]
-  return sum(there) * _image_bytes(info)
+    soft = augmented.mixed(config, 1).softens
+    return inspect.trace(
+      phase.exp, image_size, batch_size, phase.rules, cached, soft
+    )
 
 
 def eval_batch_size(config: ConfigDict, parts: Parts) -> int:
@@ -227,6 +211,7 @@ def phases_of(
         'and steps are counted to 2147483647; give fewer epochs'
       )
     exp = experiment(changed, facts, steps_per_epoch, first)
+    augmented.check(config, exp.method, facts.get('task'))
     rules = (*(rule[0] for rule in changed.optimizer.rules), *changed.trainable)
     phases.append(Phase(name, exp, first, last, rules))
   return tuple(phases)
@@ -269,6 +254,7 @@ def experiment(
     inputs=networks.inputs(config, facts, method),
     sizes=networks.sizes(config, method),
     learning_rate=rate and (lambda step: rate(step - first)),
+    ema=config.get('ema', 0.0),  # which runs of older versions lack
   )
 
 

@@ -106,6 +106,7 @@ def trace(
   batch_size: int,
   rules: Sequence[str] = (),
   cached: bool = False,
+  soft: bool = False,
 ) -> Traced:
   """Returns what tracing tells of an experiment.
 
@@ -118,6 +119,7 @@ def trace(
     batch_size: Images of a batch.
     rules: Regular expressions, each of which must match a parameter's path.
     cached: Whether the training step gets the teachers' logits in the batch.
+    soft: Whether the batch's labels are probabilities [N,K].
 
   Raises:
     UsageError: A tap is unknown or does not fit the method, or a rule matches
@@ -129,6 +131,9 @@ def trace(
     state, feats = step.first(exp, seed, frozen, batch)
     _check_rules(rules, state.params)
     logits = {known(n): feats[n]['logits'] for n in exp.teachers if cached}
+    if soft:
+      name = next(iter(exp.students))
+      logits['label'] = jax.nn.softmax(feats[name]['logits'])
     step.train_step(exp, seed, state, frozen, {**batch, **logits})
     return state, feats
 

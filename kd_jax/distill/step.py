@@ -11,8 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import pytrees
-from kd_jax.distill import figures, optim
-from kd_jax.features import Batch, Features, NetFeatures, Terms, known
+from kd_jax.distill import averaging, figures, optim
+from kd_jax.features import (
+  PLAIN,
+  Batch,
+  Features,
+  NetFeatures,
+  Terms,
+  known,
+)
 from kd_jax.methods import base
 from kd_jax.models import layers
 
@@ -43,6 +50,8 @@ class Experiment(NamedTuple):
       resized, because it was trained on images of another size.
     learning_rate: A schedule, from step to rate, that each step reports; it
       changes nothing. None reports no rate.
+    ema: The decay of the moving average of what is trained; 0 is none. See
+      `averaging`.
   """
 
   students: dict[str, nn.Module]
@@ -57,6 +66,7 @@ class Experiment(NamedTuple):
   )
   sizes: Mapping[str, int] = types.MappingProxyType({})
   learning_rate: optim.Schedule | None = None
+  ema: float = 0.0
 
 
 def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
@@ -109,12 +119,14 @@ class TrainState:
     model_state: The other collections (batch statistics, banks), by the same
       names.
     opt_state: The optimizer's state.
+    average: The moving average of what is trained; {} where there is none.
   """
 
   step: jax.Array
   params: dict[str, Any]
   model_state: dict[str, Any]
   opt_state: Any
+  average: averaging.Average = struct.field(default_factory=dict)
 
 
 def run(
@@ -250,14 +262,16 @@ def first(
   method.pop('metrics', None)
   variables['method'] = method
   params = {n: dict(v).pop('params', {}) for n, v in variables.items()}
+  model_state = {
+    name: {c: value for c, value in v.items() if c != 'params'}
+    for name, v in variables.items()
+  }
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    model_state={
-      name: {c: value for c, value in v.items() if c != 'params'}
-      for name, v in variables.items()
-    },
+    model_state=model_state,
     opt_state=exp.tx.init(params),
+    average=averaging.start(params, model_state) if exp.ema else {},
   )
   return state, feats
 
@@ -302,11 +316,15 @@ def train_step(
     model_state, stacked = jax.lax.scan(one, state.model_state, (keys, parts))
     grads, scalars = jax.tree.map(lambda x: x.mean(axis=0), stacked)
   updates, opt_state = exp.tx.update(grads, state.opt_state, params)
+  new_params = optax.apply_updates(params, updates)
   new_state = TrainState(
     step=state.step + 1,
-    params=optax.apply_updates(params, updates),
+    params=new_params,
     model_state=model_state,
     opt_state=opt_state,
+    average=averaging.updated(
+      state.average, exp.ema, state.step, new_params, model_state
+    ),
   )
   shown = {**scalars, 'grad_norm': optax.tree.norm(grads)}
   if exp.learning_rate is not None:
@@ -488,7 +506,7 @@ def teacher_features(
       name,
       network,
       frozen[name],
-      seen_by(exp, name, batch['image']),
+      seen_by(exp, name, batch.get(PLAIN, batch['image'])),
       train=False,
     )
   return jax.lax.stop_gradient(feats)

@@ -48,6 +48,10 @@ class Method(nn.Module):
   # as segmentation: it compares maps, and leaves labels to the task.
   is_dense: ClassVar[bool] = False
 
+  # Whether each image must be of one class, so that mixtures are refused. A
+  # smoothed label still has its class, the largest entry (`losses.classes`).
+  needs_class: ClassVar[bool] = False
+
   def __post_init__(self):
     """Raises UsageError where a value is not in its field's domain."""
     values = {

@@ -110,6 +110,8 @@ class Method(base.WithTeacher):
     'crd': ('student', 'method'),
   }
 
+  needs_class: ClassVar = True  # negatives are images of other classes
+
   num_classes: int = dataclasses.field(kw_only=True)
   train_labels: np.ndarray = dataclasses.field(kw_only=True, repr=False)
   width: int = 128

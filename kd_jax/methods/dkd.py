@@ -34,6 +34,8 @@ class Method(base.OfLogits):
     'dkd': ('student',),
   }
 
+  needs_class: ClassVar = True  # the target of its two parts
+
   alpha: float = 1.0
   beta: float = 8.0
   standardize: bool = False

@@ -204,6 +204,11 @@ class Method(base.WithTaps):
         f'{len(self.taps)} taps'
       )
 
+  @property
+  def needs_class(self) -> bool:  # type: ignore[override]
+    """Whether each image must be of one class, which guides."""
+    return self.guided
+
   @nn.compact
   def __call__(self, feats: NetFeatures, batch: Batch) -> Terms:
     """Returns the terms 'ce', 'kd' and 'fpd'."""

@@ -39,6 +39,7 @@ class Block(nn.Module):
   dtype: jnp.dtype
   dilation: int = 1  # of the 3x3 convolutions
   averages: bool = False  # whether the shortcut's stride is an average-pool
+  drop_path: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -77,7 +78,7 @@ class Block(nn.Module):
       x = layers.conv_bn(
         x, convolution, self.norm(name='shortcut_bn'), train=train
       )
-    return x + y
+    return x + layers.drop_path(y, self.drop_path, train=train)
 
 
 Stem = Literal['cifar', 'strided', 'imagenet', 'deep']
@@ -150,6 +151,7 @@ def trunk(
   dtype: jnp.dtype,
   *,
   train: bool,
+  drop_path: float = 0.0,
 ) -> dict[str, jax.Array]:
   """Returns the maps of a ResNet without its classifier.
 
@@ -161,6 +163,7 @@ def trunk(
     norm: The constructor of a BatchNorm.
     dtype: The dtype of the computation.
     train: Whether the network trains.
+    drop_path: The rate of the last block; see `layers.drop_path`.
 
   Returns:
     'stem', and 'stage{i}_pre' and 'stage{i}' of every stage, [N,h,w,C] each, in
@@ -185,6 +188,7 @@ def trunk(
     # and jax2onnx requires it.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+  rates = iter(layers.rates(drop_path, sum(plan.stage_sizes)))
   for i, (stride, dilation) in enumerate(plan.strides()):
     for j, dilation_of_block in enumerate(plan.dilations(i, dilation)):
       pre = Block(
@@ -195,6 +199,7 @@ def trunk(
         dtype=dtype,
         dilation=dilation_of_block,
         averages=deep,
+        drop_path=next(rates),
         name=f'stage{i + 1}_block{j + 1}',
       )(x, train=train)
       x = nn.relu(pre)
@@ -218,6 +223,9 @@ class ResNet(layers.Network):
       exceed it has the stride 1, and its 3x3 convolutions and those of later
       stages are dilated by twice as much.
     grid: The factor of the dilation in each block of the last stage; () is 1.
+    drop_path: In training, the probability that an image goes without the
+      branch of the last block; the first block's is 0, and those between grow
+      linearly (stochastic depth).
   """
 
   stage_sizes: tuple[int, ...]
@@ -226,6 +234,7 @@ class ResNet(layers.Network):
   stem: Stem = 'cifar'
   output_stride: int = 32
   grid: tuple[int, ...] = ()
+  drop_path: float = 0.0
 
   def __post_init__(self):
     """Raises UsageError if the fields contradict each other."""
@@ -240,7 +249,10 @@ class ResNet(layers.Network):
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
     """Returns the logits [N,K] f32 of normalised images [N,H,W,3]."""
-    maps = trunk(images, self.plan, self.norm, self.dtype, train=train)
+    plan, drop_path = self.plan, self.drop_path
+    maps = trunk(
+      images, plan, self.norm, self.dtype, train=train, drop_path=drop_path
+    )
     for name, x in maps.items():
       tap(self, name, x)
     return self.classify(x)

@@ -33,6 +33,7 @@ class Block(nn.Module):
   ffsd: bool
   norm: Callable[..., nn.Module]
   dtype: jnp.dtype
+  drop_path: float = 0.0
 
   @nn.compact
   def __call__(
@@ -69,7 +70,7 @@ class Block(nn.Module):
     if self.stride != 1 or x.shape[-1] != self.width:
       shortcut = conv(x.shape[-1], 1, self.stride, 'shortcut_conv')
       x = shortcut(x if self.ffsd else active)
-    return x + y, pre
+    return x + layers.drop_path(y, self.drop_path, train=train), pre
 
 
 class WideResNet(layers.Network):
@@ -83,11 +84,13 @@ class WideResNet(layers.Network):
     depth: The number of convolutions, 6n+4.
     widen: The factor of 16, 32 and 64 channels.
     variant: The variant; see the module's docstring.
+    drop_path: See `resnet.ResNet.drop_path`.
   """
 
   depth: int
   widen: int
   variant: Literal['repdistiller', 'ffsd'] = 'repdistiller'
+  drop_path: float = 0.0
 
   def __post_init__(self):
     """Raises UsageError if there is no such depth or variant."""
@@ -107,14 +110,17 @@ class WideResNet(layers.Network):
       images.astype(self.dtype)
     )
     tap(self, 'stem', x)
+    blocks = (self.depth - 4) // 6
+    rates = iter(layers.rates(self.drop_path, 3 * blocks))
     for i in (1, 2, 3):
-      for j in range((self.depth - 4) // 6):
+      for j in range(blocks):
         x, pre = Block(
           width=8 * 2**i * self.widen,
           stride=2 if i > 1 and j == 0 else 1,
           ffsd=ffsd,
           norm=self.norm,
           dtype=self.dtype,
+          drop_path=next(rates),
           name=f'stage{i}_block{j + 1}',
         )(x, train=train)
         if i > 1 and j == 0:

@@ -186,6 +186,8 @@ def accuracy_text(
 ) -> str:
   """Returns 'test top-1 71.20%, best 71.90%', for each evaluated split.
 
+  What averaged parameters reach is added: ', averaged 72.10%'.
+
   Args:
     records: The records of the evaluations, oldest first.
     name: The metric's name in them, such as 'top1'.
@@ -197,6 +199,10 @@ def accuracy_text(
     values = [record[key] for record in records if key in record]
     if values:
       said.append(f'{split} {text} {values[-1]:.2f}%, best {max(values):.2f}%')
+      key = f'{split}/ema/{name}'
+      averaged = [record[key] for record in records if key in record]
+      if averaged:
+        said[-1] += f', averaged {averaged[-1]:.2f}%'
   return ' | '.join(said)
 
 

@@ -113,11 +113,14 @@ _RESULT = {
   'best_on_test': PERCENT, 'best_on_val': PERCENT, 'wall_s': NUMBER,
   'commit': TEXT, 'teacher': _or_none(OBJECT), 'teachers': OBJECT,
   'versions': OBJECT,
+  'ema': OBJECT, 'ema.decay': NUMBER, 'ema.top1': PERCENT, 'ema.top5': PERCENT,
+  'ema.miou': PERCENT, 'ema.map': PERCENT,
 }  # fmt: skip
 # The fields by file and path; a field may be missing.
 FIELDS: dict[str, dict[str, Kind]] = {
   'config.json': {
     **{key.path: _kind_of(key.default) for key in config_lib.KEYS},
+    'data.color_jitter': NUMBERS,
     'data.mean': NUMBERS,
     'data.std': NUMBERS,
     'optimizer.learning_rate': Kind(

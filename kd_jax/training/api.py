@@ -39,7 +39,7 @@ def train(
 
 
 def load(
-  path: epath.PathLike, *, allow_imports: bool = False
+  path: epath.PathLike, *, allow_imports: bool = False, ema: bool = False
 ) -> artifact.Trained:
   """Loads what a finished run deploys, or an export.
 
@@ -47,6 +47,7 @@ def load(
     path: The folder of the run or of the export.
     allow_imports: Whether a run may name networks and methods by import paths,
       whose code then runs. Allow it only if you trust who made the run.
+    ema: Whether to load the averaged parameters of a run (`config.ema`).
 
   Returns:
     `forward(weights, images)` maps images [N,H,W,3] u8 to logits [N,K] f32;
@@ -56,7 +57,7 @@ def load(
     UsageError: The path holds neither, or what it holds is damaged, or names
       code to import.
   """
-  return restore.load(path, allow_imports=allow_imports)
+  return restore.load(path, allow_imports=allow_imports, ema=ema)
 
 
 def evaluate(

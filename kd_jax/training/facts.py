@@ -19,26 +19,33 @@ _RESULT = (
 
 
 def read(
-  folder: run_dir.Folder,
+  folder: run_dir.Folder, *, ema: bool = False
 ) -> tuple[ConfigDict, source.Info, dict[str, Any]]:
   """Returns a finished run's configuration, the facts of its data, its facts.
 
   Args:
     folder: The folder of the run.
+    ema: Whether the accuracies are those of its averaged parameters.
 
   Returns:
     The configuration, the facts of its data set, and what network.json has of
     an export of the run.
 
   Raises:
-    UsageError: This version cannot read the run's files.
+    UsageError: This version cannot read the run's files, or the run averaged
+      nothing.
   """
   try:
     stored, result = folder.read('config.json'), folder.read('result.json')
+    if ema:
+      result = _of_average(folder, result)
     info = source.Info(**stored.pop('data_facts'))
     info = info._replace(**(folder.read('data.json') or {}))
     config = ConfigDict(stored)
-    return config, info, _facts(config, info, result)
+    facts = _facts(config, info, result)
+    if ema:
+      facts['result']['ema'] = result['decay']
+    return config, info, facts
   except errors.UsageError:
     raise
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -46,6 +53,20 @@ def read(
       f'{folder.path} is no run that this kd_jax can read: '
       f'{type(error).__name__}: {error}'
     ) from error
+
+
+def _of_average(
+  folder: run_dir.Folder, result: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns a result with the accuracies of the averaged parameters."""
+  if 'ema' not in result:
+    raise errors.ArgumentError(
+      f'ema=True: {folder.path} has no averaged parameters, since its '
+      'config.ema was 0; leave it out, or train with an average'
+    )
+  figures = dict(result['ema'])
+  kept = {k: v for k, v in result.items() if not k.startswith('best_on_')}
+  return {**kept, **figures}
 
 
 def _facts(

@@ -12,8 +12,8 @@ from kd_jax import errors
 from kd_jax.data import dataset
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.runtime import distributed, logging, run_dir, sharding, watchdog
+from kd_jax.training import accuracies, points, saving, starved
 from kd_jax.training import options as options_lib
-from kd_jax.training import points, saving, starved
 
 
 class Loop:
@@ -293,12 +293,12 @@ class Loop:
   def _at_stop(self) -> None:
     with self.clock.spent('training'):
       point = self._read(at_stop=True)
-    accuracies: dict[str, float] = {}
+    found: dict[str, float] = {}
     if self._due(self._options.eval_every):
       with self._spent('evaluating'):
-        accuracies = self._evaluate()
+        found = self._evaluate()
       self._watchdog.beat(f'the evaluation of step {self.step}')
-    self._record(accuracies, point)
+    self._record(found, point)
     self._next_phase()
     self._save_is_due |= self._due(self._options.checkpoint_every)
     if self._save_is_due and self._may_save():
@@ -324,31 +324,22 @@ class Loop:
     self._reporter.line(f'step {self.step}: {phase_text} begins')
 
   def _evaluate(self) -> dict[str, float]:
-    """Returns accuracies by 'split/measure'.
-
-    Predictions other than the deployed one are under 'split/name/measure'.
-    """
-    accuracies: dict[str, float] = {}
-    for split, test in self._tests.items():
-      last = self.step == self._parts.total_steps
-      if split == 'test' and 'val' in self._tests and not last:
-        continue
-      values = evaluation.evaluate(
-        self._parts.task,
-        self._counts[split],
-        test,
-        self._options.eval_batch_size,
-        self.state.params,
-        self.state.model_state,
-        self._frozen,
-        self._watchdog.beat,
-      )
-      for name, measures in values.items():
-        within = '' if name == self._parts.deployed.name else f'/{name}'
-        accuracies |= {
-          f'{split}{within}/{key}': value for key, value in measures.items()
-        }
-    return accuracies
+    """Returns what `accuracies.measured` does, of the splits that are due."""
+    last = self.step == self._parts.total_steps
+    due = {
+      split: test
+      for split, test in self._tests.items()
+      if split != 'test' or 'val' not in self._tests or last
+    }
+    return accuracies.measured(
+      self._parts,
+      due,
+      self._counts,
+      self._options.eval_batch_size,
+      self.state,
+      self._frozen,
+      self._watchdog.beat,
+    )
 
   def _record(self, found: dict[str, float], point: dict[str, float]) -> None:
     """Logs the means since the last record, and what is given.

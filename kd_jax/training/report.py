@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from kd_jax import errors, models, tasks
 from kd_jax.config import roles
 from kd_jax.data import shaped
-from kd_jax.distill import build, memory
+from kd_jax.distill import augmented, build, memory
 from kd_jax.methods import registry
 from kd_jax.runtime import logging, run_dir
 from kd_jax.training import facts
@@ -82,6 +82,8 @@ def opening(
   if info.task == 'segmentation':
     how = config.data.eval_protocol
     lines.append(f'          protocol {how}: {shaped.PROTOCOLS[how]}')
+  if on := augmented.text(config):
+    lines.append(f'images    {on}')
   lines += _networks(config, parts)
   terms = ', '.join(
     f'{term} {_weight(weight)}' for term, weight in config.weights.items()
@@ -104,7 +106,7 @@ def opening(
     for teacher_tap, student_tap in parts.exp.method.pairs()
     for teacher in parts.exp.teachers
   ]
-  images = build.resident_bytes(config, info)
+  images = augmented.resident_bytes(config, info)
   if note := memory.note(parts, images, config.accumulate_steps):
     lines.append(f'memory    {note}')
   if build.chooses_taps(config):
@@ -213,6 +215,9 @@ def closing(
       else ('student alone', result['network'], 'not trained', *[''] * 4)
     )
   rows.append(_row(f'student, {result["method"]}', result))
+  if averaged := result.get('ema'):
+    name = f'averaged (ema {averaged["decay"]:g})'
+    rows.append(_row(name, {**result, 'best_on_test': None, **averaged}))
   lines = [table(rows)]
   if note := registry.method_class(method).reconstructed:
     lines.append(note)

@@ -27,6 +27,7 @@ def load(
   path: epath.PathLike,
   mesh: Mesh | None = None,
   allow_imports: imports.Allowed = False,
+  ema: bool = False,
 ) -> artifact.Trained:
   """Loads the deployed network of a finished run, or an export.
 
@@ -35,23 +36,29 @@ def load(
     mesh: The devices that the weights are put on; None is the first device.
     allow_imports: Whether the networks and the method that the run names by
       import paths may be imported, or which of them; see `imports`.
+    ema: Whether to load the averaged parameters of a run.
 
   Raises:
-    UsageError: The path holds neither of them, its content is damaged or has
-      a newer version, a weight is no finite number, or code would be imported
-      that is not allowed.
+    UsageError: The path holds neither of them, or no average, its content is
+      damaged or has a newer version, a weight is no finite number, or code
+      would be imported that is not allowed.
   """
   mesh = mesh or sharding.make_mesh(1)
   folder = run_dir.Folder(epath.Path(path).expanduser())
   place = folder.path
   if artifact.is_export(place):
+    if ema:
+      raise errors.ArgumentError(
+        f'ema=True: {place} is an export, which holds one set of parameters; '
+        'give the run'
+      )
     export = artifact.read(place)
     replicated = sharding.replicated(mesh)
     artifact.check_finite(export.weights, str(place))
     return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
-      trained = _of_run(folder, mesh, allow_imports)
+      trained = _of_run(folder, mesh, allow_imports, ema)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
     artifact.check_finite(trained.weights, str(place))
@@ -72,10 +79,14 @@ def load(
 
 
 def _of_run(
-  folder: run_dir.Folder, mesh: Mesh, allow_imports: imports.Allowed
+  folder: run_dir.Folder,
+  mesh: Mesh,
+  allow_imports: imports.Allowed,
+  ema: bool,
 ) -> artifact.Trained:
   """Loads the deployed prediction of a finished run; see `load`."""
-  config, info, facts = facts_lib.read(folder)
+  config, info, facts = facts_lib.read(folder, ema=ema)
+  suffix = '_ema' if ema else ''
   names = {'student.name': facts['network']}
   if len(facts['kept']) > 1:  # it predicts with the method
     names |= {'method': config.method, 'teacher.name': config.teacher.name}
@@ -89,11 +100,11 @@ def _of_run(
     trained_shapes, teacher_shapes, forward = _planned(config, info, facts)
   if len(facts['kept']) == 1:
     variables = restore(
-      folder.path / 'student', trained_shapes['student'], mesh
+      folder.path / f'student{suffix}', trained_shapes['student'], mesh
     )
     tree = {'student': variables}
   else:
-    tree = restore(folder.path / 'deployed', trained_shapes, mesh)
+    tree = restore(folder.path / f'deployed{suffix}', trained_shapes, mesh)
   for name, shapes in teacher_shapes.items():
     place = folder.path / run_dir.of_teacher(name)
     tree[name] = restore(place, shapes, mesh)

@@ -16,7 +16,7 @@ from kd_jax import config as config_lib
 from kd_jax import tasks
 from kd_jax.config import roles
 from kd_jax.data import resident, source
-from kd_jax.distill import build
+from kd_jax.distill import averaging, build
 from kd_jax.runtime import (
   checkpoint,
   distributed,
@@ -26,6 +26,7 @@ from kd_jax.runtime import (
   watchdog,
 )
 from kd_jax.training import (
+  accuracies,
   datasets,
   facts,
   loop,
@@ -213,16 +214,13 @@ def _finish(
 ) -> dict[str, Any]:
   """Saves the trained networks, writes the result, and returns it."""
   folder.guard()
-  deployed = parts.deployed
-  student = alone(config, parts.source.info, deployed.groups)
+  student = alone(config, parts.source.info, parts.deployed.groups)
   alone_result = student.read('result.json') if student else None
-  if len(deployed.groups) == 1:  # a network that predicts by itself
-    variables = _variables(run, deployed.groups[0])
-    checkpoint.save_only(folder.path / 'student', run.step, variables)
-  else:  # the teacher's part is saved in teacher/
-    names = [name for name in deployed.groups if name not in parts.exp.teachers]
-    variables = {name: _variables(run, name) for name in names}
-    checkpoint.save_only(folder.path / 'deployed', run.step, variables)
+  state = run.state
+  _save(parts, folder, run.step, '', state.params, state.model_state)
+  if state.average:
+    averaged = averaging.collections(state.average, state.model_state)
+    _save(parts, folder, run.step, f'_{accuracies.EMA}', *averaged)
   return distributed.first(
     lambda: _written(config, parts, folder, run, teachers, begun, alone_result)
   )
@@ -270,6 +268,7 @@ def _written(
     },
     f'best_on_{split_name}': best[headline],
     f'best_on_{split_name}_epoch': best['epoch'],
+    **_averaged(config, last, metric),
     'protocol': splits.protocol(config, parts.task),
     'wall_s': last['wall_s'],
     'time_s': {
@@ -288,6 +287,17 @@ def _of_teachers(teachers: Mapping[str, Any]) -> dict[str, Any]:
   others = {n: x for n, x in teachers.items() if n != run_dir.TEACHER}
   only = teachers.get(run_dir.TEACHER)
   return {'teacher': only, **({'teachers': others} if others else {})}
+
+
+def _averaged(
+  config: ConfigDict, last: Mapping[str, Any], metric: tasks.Metric
+) -> dict[str, Any]:
+  """Returns 'ema' of result.json, if there is an average: its accuracies."""
+  if not config.ema:
+    return {}
+  names = {key: f'test/{accuracies.EMA}/{key}' for key in (metric.name, 'top5')}
+  figures = {key: last[name] for key, name in names.items() if name in last}
+  return {'ema': {'decay': config.ema, **figures}}
 
 
 def alone(
@@ -347,14 +357,38 @@ def draw(
     distributed.say(f'curves.png is not drawn: {error}')
 
 
-def _variables(run: loop.Loop, name: str) -> dict[str, Any]:
-  """Returns the parameters and other collections of a group.
+def _save(
+  parts: build.Parts,
+  folder: run_dir.Folder,
+  step: int,
+  suffix: str,
+  params: dict[str, Any],
+  model_state: dict[str, Any],
+) -> None:
+  """Saves what the run deploys.
+
+  A network that predicts by itself is saved in 'student', and else what was
+  trained of the prediction in 'deployed': the teacher's part is in 'teacher'.
 
   Args:
-    run: The finished training.
-    name: The name of a network, or 'method'.
+    parts: The parts of the run.
+    folder: Its folder.
+    step: The last step.
+    suffix: What the name of the sub-folder ends with.
+    params: Parameters by the name of a network, and 'method'.
+    model_state: The other collections by the same names.
   """
-  return {'params': run.state.params[name], **run.state.model_state[name]}
+  groups = parts.deployed.groups
+  variables = {
+    name: {'params': params[name], **model_state[name]}
+    for name in groups
+    if name not in parts.exp.teachers
+  }
+  if len(groups) == 1:
+    place, tree = 'student', variables[groups[0]]
+  else:
+    place, tree = 'deployed', variables
+  checkpoint.save_only(folder.path / f'{place}{suffix}', step, tree)
 
 
 def provenance() -> dict[str, Any]:

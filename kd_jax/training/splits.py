@@ -17,7 +17,7 @@ from kd_jax.data import (
   source,
   stream,
 )
-from kd_jax.distill import build
+from kd_jax.distill import augmented, build
 
 
 def protocol(config: ConfigDict, task: tasks.Task) -> str:
@@ -65,7 +65,7 @@ def split(
     name: The name of the split.
   """
   info, how = parts.source.info, config.data.eval_protocol
-  if how == 'square' and build.resident(config, info, name):
+  if how == 'square' and augmented.resident(config, info, name):
     return resident.Resident(parts.source.arrays(name, say), info, parts.mesh)
   images = parts.source.split(name)
   return streamed(images, info, parts.mesh, how, config.data.workers)
@@ -115,10 +115,15 @@ def training(
     'batch_size': config.batch_size,
     'seed': config.seed,
     'crop_flip': crop_flip,
+    'mixed': augmented.mixed(config, len(info.class_names)),
   }
-  if how == 'crop_flip' and build.resident(config, info, 'train'):
+  if augmented.resident(config, info, 'train'):
     arrays = parts.source.arrays('train', say)
     return resident.Training(arrays, info, parts.mesh, **common)
+  if varied := augmented.varied(config, crop_flip, info):
+    common |= {'varied': varied, 'crop_flip': None}
+    by = augmented.by_workers(config)
+    say(f'{by}: training images are augmented by workers, and streamed')
   masked = boxed = None
   if how == 'segmentation':  # mirrors too
     masked = augment_masks.Masked(

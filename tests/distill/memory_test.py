@@ -4,7 +4,7 @@ import pytest
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.distill import build, memory
+from kd_jax.distill import augmented, build, memory
 from kd_jax.runtime import memory as there
 
 
@@ -44,7 +44,7 @@ def test_parameters_and_optimizer_that_do_not_fit_are_refused_with_both(
 def test_what_is_an_estimate_is_a_line_of_the_opening(
   config, parts, monkeypatch
 ):
-  images = build.resident_bytes(config, parts.source.info)
+  images = augmented.resident_bytes(config, parts.source.info)
   assert images == (300 + parts.source.info.num_test) * 8 * 8 * 3
   has(monkeypatch, 2**40)
   assert not memory.note(parts, images, 1)

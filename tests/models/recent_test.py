@@ -7,14 +7,12 @@ both in weights_test.py.
 
 import re
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd_jax import errors, models
-from kd_jax.models import layers
 from kd_jax.models.pretrained import convert
 from tests.models import networks_test
 
@@ -140,27 +138,6 @@ def test_bfloat16_is_what_matrices_and_convolutions_compute_in(name):
   assert inputs.count('bf16') > 5
   if not name.startswith('deit'):
     assert set(inputs) == {'bf16'}
-
-
-def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
-  x = np.ones((4000, 2, 3), np.float32)
-
-  class Branch(nn.Module):
-    @nn.compact
-    def __call__(self, *, train):
-      return layers.drop_path(x, 0.25, train=train)
-
-  def dropped(*, train):
-    keys = {'dropout': jax.random.key(0)}
-    return np.asarray(Branch().apply({}, rngs=keys, train=train))
-
-  np.testing.assert_array_equal(dropped(train=False), x)
-  found = dropped(train=True)
-  kept = found[:, 0, 0] > 0
-  assert kept.mean() == pytest.approx(0.75, abs=0.03)  # 4 deviations
-  want = np.where(kept[:, None, None], x / 0.75, 0)
-  np.testing.assert_allclose(found, want, rtol=1e-6)
-  assert layers.rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
 def test_a_vits_weights_start_as_deits():
