@@ -10,9 +10,6 @@ import optax
 from kd_jax import domains, errors
 from kd_jax.distill import optim
 
-# Of the parameters of an expression, the biases and those of normalisation.
-_NORMS = '^(?=.*(?:{})).*/(?:bias|scale)$'
-
 
 def optimizer(
   config: ConfigDict, steps_per_epoch: int
@@ -30,7 +27,8 @@ def optimizer(
   common = {'args': {}, **config.optimizer.to_dict()}
   clip_norm = common.pop('clip_norm')
   decay_norms = common.pop('decay_norms', True)
-  rules, frozen = [], []
+  rules: list[tuple[str, optax.GradientTransformation]] = []
+  frozen: list[bool] = []
   all_rules = common.pop('rules')
   for expression in (*(rule[0] for rule in all_rules), *config.trainable):
     try:
@@ -55,13 +53,13 @@ def optimizer(
     resets = [min(int(e * steps_per_epoch), 2**31 - 1) for e in epochs]
     fields['reset_momentum_at'] = resets
     with errors.keys('config.optimizer.args.'):
+      made = [(expression, optim.transformation(name, rate, **fields))]
       if not decay_norms:
         free: dict[str, Any] = {**fields, 'weight_decay': 0.0, 'adapts': False}
-        norms = _NORMS.format(expression)
-        rules.append((norms, optim.transformation(name, rate, **free)))
-        frozen.append(name == 'frozen')
-      rules.append((expression, optim.transformation(name, rate, **fields)))
-    frozen.append(name == 'frozen')
+        spared = optim.transformation(name, rate, **free)
+        made.insert(0, (_norms(expression), spared))
+    rules += made
+    frozen += [name == 'frozen'] * len(made)
   group = optim.grouping([rule[0] for rule in rules], config.trainable)
 
   def trained(path: str) -> bool:
@@ -72,3 +70,20 @@ def optimizer(
   if clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
   return tx, trained, None if frozen[-1] else rate
+
+
+def _norms(expression: str) -> str:
+  """Returns an expression for the biases and scales among an expression's.
+
+  Raises:
+    UsageError: The expression cannot be a part of another.
+  """
+  joined = f'^(?=.*(?:{expression})).*/(?:bias|scale)$'
+  try:
+    re.compile(joined)
+  except re.error as error:
+    raise errors.UsageError(
+      f'config.optimizer.rules: with decay_norms=False {expression!r} cannot '
+      f'be a part of an expression: {error}; write (?i:a) in place of (?i)a'
+    ) from error
+  return joined

@@ -10,7 +10,7 @@ import optax.contrib
 import pytest
 
 from kd_jax import config as config_lib
-from kd_jax import domains, errors, models, pytrees
+from kd_jax import errors, models, pytrees
 from kd_jax.distill import optim, optimizers, rules
 from kd_jax.models.pretrained import convert
 
@@ -171,6 +171,13 @@ def test_without_decay_of_norms_only_kernels_decay_and_adapt(name):
   assert trained('conv/bias')
 
 
+def test_an_expression_that_cannot_be_joined_is_one_line():
+  made = configuration(decay_norms=False)
+  made.optimizer.rules = (('(?i)CONV', {'weight_decay': 1.0}),)
+  with pytest.raises(errors.UsageError, match=r'write \(\?i:a\)'):
+    rules.optimizer(made, 1)
+
+
 def check_norms(network):
   leaves = jax.tree_util.tree_leaves_with_path(
     convert.shapes(network)['params']
@@ -238,8 +245,3 @@ def test_old_runs_without_the_new_keys_are_the_same_runs():
     del made.optimizer[key]
   assert config_lib.determining(config_lib.plain(made)) == values
   rules.optimizer(made, 1)
-
-
-def test_every_domain_is_of_an_argument():
-  names = {n for k in optimizers.KINDS for n in optimizers.arguments(k)}
-  assert names == domains.OPTIMIZERS.keys()

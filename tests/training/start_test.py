@@ -18,16 +18,16 @@ from kd_jax.training import run as run_lib
 from kd_jax.training import start as start_lib
 from kd_jax.training import teacher as teacher_lib
 from kd_jax.training import teacher_path
-from tests import finished, tiny
+from tests import tiny
 from tests.cli import train_test
 
 
-def config(**changes):
+def config(epochs=1, **changes):
   """The configuration of a student alone, and what it begins with."""
   made = train_test.configuration('ce').get_config('digits')
   made.student.update(config_lib.network('resnet8'))
   made.student.args.widths = (4, 4, 8, 16)
-  made.data.train_size, made.batch_size, made.epochs = 20, 20, 1
+  made.data.train_size, made.batch_size, made.epochs = 20, 20, epochs
   made.mesh.data, made.teacher.expected_top1 = 1, 0.0
   made.student.update(changes)
   return made
@@ -208,13 +208,18 @@ def test_a_teacher_that_is_trained_begins_with_its_own_weights():
 
 
 @pytest.mark.drill
-def test_a_run_begins_with_an_export_and_says_so_in_its_result(tmp_path):
-  made = config(init=str(finished.places() / 'kd_out'), init_skip=('^fc/',))
-  made.optimizer.learning_rate = 0.0
-  result = run_lib.train(made, run_dir.Folder(tmp_path / 'run'))
+def test_a_run_goes_on_without_what_it_began_with_and_its_result_says_it(
+  tmp_path,
+):
+  first = run_lib.train(config(), run_dir.Folder(tmp_path / 'first'))
+  assert 'init' not in first
+  made = config(init=str(tmp_path / 'first'), init_skip=('^fc/',), epochs=3)
+  asked, folder = iter((False, True)), run_dir.Folder(tmp_path / 'second')
+  with pytest.raises(run_lib.Interrupted):
+    run_lib.train(made, folder, should_stop=lambda: next(asked))
+  (tmp_path / 'first').rename(tmp_path / 'gone')
+  result = run_lib.train(made, folder)
+  assert result['steps'] == 3
   assert result['init']['fresh'] == ['fc']
-  again = config(init=str(tmp_path / 'run'))
-  again.optimizer.learning_rate = 0.0
-  second = run_lib.train(again, run_dir.Folder(tmp_path / 'again'))
-  assert second['init']['fresh'] == []
-  assert second['init']['digest']
+  assert result['init'] == folder.read('init.json')
+  assert 'start     ' in (tmp_path / 'second/log.txt').read_text()
