@@ -35,7 +35,8 @@ _FACTS = ('bn_group_size', 'dtype', 'num_classes', 'train_labels')
 # Fields of the configuration that the peers support at the default only.
 _DEFAULT = (
   'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm', 'phases',
-  'trainable', 'teacher.cache_logits', 'teacher.dtype',
+  'trainable', 'students', 'teachers', 'teacher.cache_logits', 'teacher.dtype',
+  'teacher.image_size',
 )  # fmt: skip
 
 
