@@ -36,8 +36,10 @@ _FACTS = ('bn_group_size', 'dtype', 'num_classes', 'task', 'train_labels')
 # Fields of the configuration that the peers support at the default only.
 _DEFAULT = (
   'accumulate_steps', 'bn_group_size', 'optimizer.clip_norm',
-  'optimizer.args', 'optimizer.decay_norms', 'phases',
-  'trainable', 'teacher.cache_logits', 'teacher.dtype',
+  'optimizer.args', 'optimizer.decay_norms', 'phases', 'trainable',
+  'students', 'teachers', 'teacher.cache_logits', 'teacher.dtype',
+  'teacher.image_size', 'student.init', 'ema', 'data.mixup', 'data.cutmix',
+  'data.label_smoothing', 'data.policy', 'data.color_jitter', 'data.erasing',
 )  # fmt: skip
 
 

@@ -64,12 +64,28 @@ LIST = Kind('a list', lambda value: isinstance(value, list))
 NUMBER = Kind('a finite number', _is_number)
 NUMBERS = Kind('a list of finite numbers', _each(_is_number))
 OBJECT = Kind('an object', lambda value: isinstance(value, dict))
+OBJECTS = Kind(
+  'an object of objects',
+  lambda x: (
+    isinstance(x, dict) and all(isinstance(v, dict) for v in x.values())
+  ),
+)
 PERCENT = Kind('0 to 100 percent', lambda x: _is_number(x) and 0 <= x <= 100)
 SIDE = Kind('1 to 8192 pixels', lambda x: _is_whole(x) and 1 <= x <= 8192)
 TEXT = Kind('a text', _is_text)
 TEXTS = Kind('a list of texts', _each(_is_text))
 NAMES = Kind('a list of names', lambda x: bool(x) and _each(_is_text)(x))
 WHOLE = Kind('a whole number', _is_whole)
+NETWORKS = Kind(
+  "objects by name with a text 'name' and an object 'args'",
+  lambda x: (
+    OBJECTS.fits(x)
+    and all(
+      _is_text(v.get('name')) and isinstance(v.get('args', {}), dict)
+      for v in x.values()
+    )
+  ),
+)
 MEAN = Kind('3 finite numbers', _each(_is_number, 3))
 STD = Kind(
   '3 numbers above 0', _each(lambda x: _is_number(x) and 0 < x < 1e6, 3)
@@ -111,7 +127,7 @@ _RESULT = {
   'test_images': COUNT, 'params': COUNT, 'flops': NUMBER, 'top1': PERCENT,
   'top5': PERCENT, 'miou': PERCENT, 'map': PERCENT, 'headline': TEXT,
   'best_on_test': PERCENT, 'best_on_val': PERCENT, 'wall_s': NUMBER,
-  'commit': TEXT, 'teacher': _or_none(OBJECT), 'teachers': OBJECT,
+  'commit': TEXT, 'teacher': _or_none(OBJECT), 'teachers': OBJECTS,
   'versions': OBJECT,
   'ema': OBJECT, 'ema.decay': NUMBER, 'ema.top1': PERCENT, 'ema.top5': PERCENT,
   'ema.miou': PERCENT, 'ema.map': PERCENT,
@@ -123,6 +139,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
     'data.color_jitter': NUMBERS,
     'data.mean': NUMBERS,
     'data.std': NUMBERS,
+    'students': NETWORKS,
+    'teachers': NETWORKS,
     'optimizer.learning_rate': Kind(
       'a number or an object', lambda x: _is_number(x) or isinstance(x, dict)
     ),

@@ -130,7 +130,7 @@ def _others(group: Group, reference: Group) -> list[str]:
 def _recipe(group: Group, facts: Any) -> dict[str, Any]:
   config = group.config
   given = [config['teacher'], *roles.named(config, 'teacher').values()]
-  teachers = [_teacher(each) for each in given if each['name']]
+  teachers = [_teacher(each) for each in given if each.get('name')]
   return {
     'data': {key: config['data'].get(key) for key in groups_lib.DATA},
     'version of the data': facts

@@ -23,8 +23,9 @@ def summary(
   Returns:
     The text, and a dict: 'seeds' and the task's headline, such as 'top1', have
     one value per seed, and so have 'alone_top1' and 'teacher_top1' (by that
-    name) if every seed has them; 'student', 'alone' and 'difference' have the
-    fields of `Spread`, the last two only if every seed has its student alone.
+    name; 'teacher-a_top1' of a teacher a) if every seed has them; 'student',
+    'alone' and 'difference' have the fields of `Spread`, the last two only if
+    every seed has its student alone.
   """
   metric = tasks.headline(results[0])
   name = metric.name
@@ -37,7 +38,7 @@ def summary(
     'student': distilled._asdict(),
   }
   taught = [facts.teachers(result) for result in results]
-  for teacher in set.intersection(*({*known} for known in taught)):
+  for teacher in [n for n in taught[0] if all(n in known for known in taught)]:
     key = f'{run_dir.of_teacher(teacher)}_{name}'
     figures[key] = [known[teacher][name] for known in taught]
   rows = [(f'{metric.text}, last epoch', 'mean', 'std', 'seeds')]

@@ -205,7 +205,7 @@ def _check_teachers(
   for known, recipe in recipes.items():
     if recipe is not None and known not in seen:
       distributed.together(functools.partial(build.build, recipe))
-  seen |= recipes.keys()
+  seen.update(recipes)
 
 
 def run(

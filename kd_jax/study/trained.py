@@ -70,7 +70,7 @@ def alone(
     observe: Called with where the run is; see `training.run.train`.
   """
   info = build.open_source(config).info
-  groups = result['kept']
+  groups = result.get('kept', ())
   place = run_lib.alone(config, info, groups)
   if place is None:
     return None

@@ -88,13 +88,12 @@ def _of_run(
   config, info, facts = facts_lib.read(folder, ema=ema)
   suffix = '_ema' if ema else ''
   names = {'student.name': facts['network']}
-  if len(facts['kept']) > 1:  # it predicts with the method
-    names |= {'method': config.method, 'teacher.name': config.teacher.name}
+  if len(facts['kept']) > 1:  # it predicts with the method and all networks
+    names['method'] = config.method
     for role in ('student', 'teacher'):
-      names |= {
-        f'{role}s.{name}.name': network.get('name', '')
-        for name, network in roles.named(config, role).items()
-      }
+      named = roles.named(config, role).items()
+      names |= {f'{role}s.{name}.name': each.name for name, each in named}
+      names[f'{role}.name'] = config[role].name
   imports.check(names, allow_imports, str(folder.path))
   with _planning(folder):
     trained_shapes, teacher_shapes, forward = _planned(config, info, facts)

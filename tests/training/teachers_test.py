@@ -160,6 +160,26 @@ def test_runs_are_compared_by_all_their_networks(tmp_path):
   assert rows[2]['from_reference'] == {'other': ['network']}
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('config.json', {'teachers': {'a': 3}}),
+    ('config.json', {'students': {'a': {'name': 3}}}),
+    ('config.json', {'students': {'a': {'name': 'x', 'args': 3}}}),
+    ('config.json', {'teachers': {'a': {'path': 'x'}}}),
+    ('result.json', {'teachers': {'a': 3}}),
+    ('result.json', {'teachers': []}),
+  ],
+)
+def test_a_file_with_other_things_for_networks_is_refused(
+  tmp_path, name, value
+):
+  folder = run_dir.Folder(tmp_path)
+  folder.write(name, value)
+  with pytest.raises(errors.UsageError, match=f'{name}: .* is .*, not'):
+    folder.read(name)
+
+
 def test_a_file_of_a_named_teacher_is_checked_as_one(tmp_path):
   folder = run_dir.Folder(tmp_path)
   folder.write('teacher-a.json', {'top1': 'high'})
