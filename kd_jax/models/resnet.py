@@ -105,6 +105,11 @@ class Plan(NamedTuple):
   output_stride: int = 32
   grid: tuple[int, ...] = ()
 
+  @property
+  def before(self) -> tuple[int, ...]:
+    """The strides of the convolutions before the stem's last."""
+    return (2, 1) if self.stem == 'deep' else ()
+
   def check(self) -> None:
     """Raises UsageError if the values contradict each other."""
     if len(self.widths) != len(self.stage_sizes) + 1:
@@ -169,12 +174,11 @@ def trunk(
     'stem', and 'stage{i}_pre' and 'stage{i}' of every stage, [N,h,w,C] each, in
     the order of computation.
   """
-  deep = plan.stem == 'deep'
   kernel, stride = {'strided': (3, 2), 'imagenet': (7, 2)}.get(
     plan.stem, (3, 1)
   )
   x = images
-  for number, stride_before in enumerate((2, 1) if deep else (), 1):
+  for number, stride_before in enumerate(plan.before, 1):
     name = f'stem_conv{number}'
     width = plan.widths[0] // 2
     convolution = layers.Conv(width, 3, stride_before, dtype=dtype, name=name)
@@ -198,7 +202,7 @@ def trunk(
         norm=norm,
         dtype=dtype,
         dilation=dilation_of_block,
-        averages=deep,
+        averages=plan.stem == 'deep',
         drop_path=next(rates),
         name=f'stage{i + 1}_block{j + 1}',
       )(x, train=train)

@@ -10,10 +10,13 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from kd_jax import errors, models
+from kd_jax.distill import inspect
 from kd_jax.models.pretrained import convert
+from tests import tiny
 from tests.models import networks_test
 
 # By name: the parameters, and the pixels of an image.
@@ -175,6 +178,20 @@ def test_a_vits_weights_start_as_deits():
 def test_fields_that_do_not_fit_are_refused(name, args, message):
   with pytest.raises(errors.UsageError, match=message):
     models.make(name, 10, **args)
+
+
+@pytest.mark.parametrize('method', ['fitnet', 'ofd'])
+def test_maps_of_a_convolutional_teacher_meet_those_of_a_vit(method):
+  student = models.make(
+    'vit_tiny', 10, embedding=8, heads=2, depth=3, stages=3, image_size=8,
+    patch=2,
+  )  # fmt: skip
+  exp = tiny.experiment(
+    tiny.method(method), tx=optax.identity(), student=student
+  )
+  feats = inspect.trace(exp, 8, 8).features
+  assert feats['student']['stage3'].shape == (8, 4, 4, 8)
+  assert feats['teacher']['stage3'].shape == (8, 2, 2, 16)
 
 
 def test_images_of_another_size_are_refused_by_a_vit():

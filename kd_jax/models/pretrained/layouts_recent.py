@@ -8,6 +8,7 @@ from kd_jax.models.pretrained import naming
 
 _LAYER = naming.BLOCK + r'(conv|bn)(\d)'
 _SQUEEZE = naming.BLOCK + r'squeeze/(reduce|expand)'
+_ENCODER = 'encoder.layers.encoder_layer_'
 # The number of a squeeze-and-excitation's dense layer.
 _NUMBERS = {'reduce': 1, 'expand': 2}
 
@@ -39,12 +40,11 @@ def _vit(network: vit.ViT) -> dict[str, naming.Rules]:
       'attention/qkv/bias': 'self_attention.in_proj_bias',
       'hidden': f'mlp.{hidden[0]}', 'out': f'mlp.{hidden[1]}',
     }  # fmt: skip
-    start = 'encoder.layers.encoder_layer_'
     return [
       ('(class_token)', naming.same),
       ('positions', lambda: 'encoder.pos_embedding'),
       ('patch', lambda: 'conv_proj'),
-      (r'block(\d+)/([\w/]+)', lambda i, x: _vit_layer(start, layers, i, x)),
+      (r'block(\d+)/([\w/]+)', lambda i, x: _vit_layer(_ENCODER, layers, i, x)),
       ('ln_last', lambda: 'encoder.ln'),
       ('fc', lambda: 'heads.head'),
     ]
