@@ -6,16 +6,19 @@ predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
 `kd_jax.export.artifact`.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import pathlib
 import signal
+from typing import Any
 
 from absl import logging
 import jax
 import numpy as np
 
 from kd_jax import errors, tasks
-from kd_jax.export import artifact, onnx
+from kd_jax.export import artifact, onnx, state_dict
 from kd_jax.runtime import command
 from kd_jax.training import datasets, imports, restore
 
@@ -28,55 +31,79 @@ def main(argv: Sequence[str]) -> int:
     argv: The arguments after the verb.
   """
   logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
+  args = _parser().parse_args(argv)
+  if args.layout and not args.torch:
+    raise errors.UsageError('--layout is for --torch: give that too')
+  key = errors.keys(allow_imports='--allow_imports')
+  with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
+    trained = restore.load(args.run, allow_imports=args.allow_imports)
+    lines = [_measured(args.out, trained.facts), *_write(args, trained, folder)]
+  print('\n'.join(map(errors.line, lines)))
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
   parser = command.parser('kd-jax export', __doc__)
-  parser.add_argument('run', help='the folder of a finished run')
-  parser.add_argument('out', help='the folder to write; it must be new')
-  parser.add_argument(
+  add = parser.add_argument
+  add('run', help='the folder of a finished run')
+  add('out', help='the folder to write; it must be new')
+  add(
     '--with_test_set',
     action='store_true',
     help='writes the test split as test.npz, for predict.py to score',
   )
-  parser.add_argument(
+  add(
     '--onnx', action='store_true', help='writes student.onnx too: kd_jax[onnx]'
   )
-  parser.add_argument('--data_dir', default='', help='of the test split')
-  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
-  args = parser.parse_args(argv)
-  allow, key = args.allow_imports, errors.keys(allow_imports='--allow_imports')
-  with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
-    trained = restore.load(args.run, allow_imports=allow)
-    if args.onnx and (task := trained.facts.get('task')):
-      raise errors.UsageError(
-        f'--onnx is for classification, and {args.run} is for {task}: leave it '
-        'out'
-      )
-    test, changed = None, ''
-    if args.with_test_set:
-      opened = datasets.open_data(trained, '', args.data_dir, allow)
-      test, changed = opened.arrays('test'), datasets.changed(trained, opened)
-    artifact.write(trained, folder, test)
-    check(trained, artifact.read(folder))
-    if args.onnx:
-      onnx.write(trained, folder / 'student.onnx')
-  facts, accuracy = trained.facts, trained.facts['accuracy']
-  metric = tasks.find(facts.get('task', 'classification')).headline
-  of = f'{accuracy["images"]} {accuracy["data"]} {accuracy["split"]} images'
-  value = f'{accuracy[metric.name]:.2f}%'
-  if 'correct' in accuracy:
-    said = f'{accuracy["correct"]} of {of} correct ({value})'
-  else:
-    said = f'{metric.text} {value} on {of}'
-  lines = [
-    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters, {said}'
-  ]
-  if changed:
-    lines.append(f'{artifact.TEST} is of other data: {changed}')
-  if test is not None:
+  add(
+    '--torch',
+    action='store_true',
+    help=f"writes {state_dict.FILE} too, by PyTorch's names",
+  )
+  add('--layout', default='', help='whose names, such as timm; for --torch')
+  add('--data_dir', default='', help='of the test split')
+  add('--allow_imports', action='store_true', help=imports.HELP)
+  return parser
+
+
+def _write(
+  args: argparse.Namespace, trained: artifact.Trained, folder: pathlib.Path
+) -> list[str]:
+  """Writes an export and returns what there is to say."""
+  if args.onnx and (task := trained.facts.get('task')):
+    raise errors.UsageError(
+      f'--onnx is for classification, and {args.run} is for {task}: leave it '
+      'out'
+    )
+  lines, test = [], None
+  if args.with_test_set:
+    opened = datasets.open_data(trained, '', args.data_dir, args.allow_imports)
+    test, changed = opened.arrays('test'), datasets.changed(trained, opened)
+    if changed:
+      lines.append(f'{artifact.TEST} is of other data: {changed}')
     script = f'{args.out}/predict.py {args.out}/{artifact.TEST}'
     what = 'find the objects' if 'boxes' in test.targets else 'score it'
     lines.append(f'{what}: python {script}')
-  print('\n'.join(map(errors.line, lines)))
-  return 0
+  artifact.write(trained, folder, test)
+  check(trained, artifact.read(folder))
+  if args.torch:
+    layout = state_dict.write(trained, folder, args.layout)
+    lines.append(f'{args.out}/{state_dict.FILE}: the names of {layout}')
+  if args.onnx:
+    onnx.write(trained, folder / 'student.onnx')
+  return lines
+
+
+def _measured(out: str, facts: dict[str, Any]) -> str:
+  """Returns the line that says what is exported, and its accuracy."""
+  accuracy = facts['accuracy']
+  metric = tasks.find(facts.get('task', 'classification')).headline
+  of = f'{accuracy["images"]} {accuracy["data"]} {accuracy["split"]} images'
+  value = f'{accuracy[metric.name]:.2f}%'
+  said = f'{metric.text} {value} on {of}'
+  if 'correct' in accuracy:
+    said = f'{accuracy["correct"]} of {of} correct ({value})'
+  return f'{out}: {facts["network"]}, {facts["parameters"]} parameters, {said}'
 
 
 @contextlib.contextmanager

@@ -171,7 +171,8 @@ def write(
   facts = dict(trained.facts)
   if 'data' in facts:  # a path of this machine is for nobody else
     facts['data'] = {k: x for k, x in facts['data'].items() if k != 'place'}
-  text = json.dumps({**format_facts, **facts}, indent=2)
+  # Those of an export that is exported again are of its own files.
+  text = json.dumps({**format_facts, **facts, **format_facts}, indent=2)
   (folder / FACTS).write_text(text + '\n')
 
 
