@@ -1,8 +1,8 @@
 """Exports the network of a finished run: `kd-jax export RUN OUT`.
 
 OUT is a folder for use without kd_jax. It holds the weights, the forward pass
-for CPU, GPU and TPU, class names, normalisation, the accuracy, and a
-predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
+for CPU, GPU and TPU, class names, normalisation, the accuracy, a model card and
+a predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
 `kd_jax.export.artifact`.
 """
 
@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from kd_jax import errors, tasks
-from kd_jax.export import artifact, onnx, state_dict
-from kd_jax.runtime import command
+from kd_jax.export import artifact, card, hub, onnx, state_dict
+from kd_jax.runtime import command, stored
 from kd_jax.training import datasets, imports, restore
 
 
@@ -32,12 +32,18 @@ def main(argv: Sequence[str]) -> int:
   """
   logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
   args = _parser().parse_args(argv)
-  if args.layout and not args.torch:
-    raise errors.UsageError('--layout is for --torch: give that too')
-  key = errors.keys(allow_imports='--allow_imports')
+  names = ('allow_imports', 'hub', 'license', 'opset')
+  key = errors.keys(**{name: f'--{name}' for name in names})
   with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
+    card.check_license(args.license)
+    if args.hub:
+      hub.check(args.hub)
     trained = restore.load(args.run, allow_imports=args.allow_imports)
+    _check(args, trained.facts)
     lines = [_measured(args.out, trained.facts), *_write(args, trained, folder)]
+  if args.hub:
+    hub.upload(pathlib.Path(args.out), args.hub)
+    lines.append(f'{args.out} is at the Hub: {args.hub}')
   print('\n'.join(map(errors.line, lines)))
   return 0
 
@@ -55,12 +61,25 @@ def _parser() -> argparse.ArgumentParser:
   add(
     '--onnx', action='store_true', help='writes student.onnx too: kd_jax[onnx]'
   )
+  add('--opset', type=int, help=f'of the ONNX file; {onnx.OPSET}')
   add(
     '--torch',
     action='store_true',
     help=f"writes {state_dict.FILE} too, by PyTorch's names",
   )
   add('--layout', default='', help='whose names, such as timm; for --torch')
+  add(
+    '--license',
+    default=card.UNKNOWN,
+    help=f'an identifier for {card.FILE}, such as apache-2.0',
+  )
+  add(
+    '--hub',
+    default='',
+    metavar='OWNER/NAME',
+    help='uploads the export to that repository of the Hugging Face Hub: '
+    'kd_jax[hub]',
+  )
   add('--data_dir', default='', help='of the test split')
   add('--allow_imports', action='store_true', help=imports.HELP)
   return parser
@@ -70,11 +89,6 @@ def _write(
   args: argparse.Namespace, trained: artifact.Trained, folder: pathlib.Path
 ) -> list[str]:
   """Writes an export and returns what there is to say."""
-  if args.onnx and (task := trained.facts.get('task')):
-    raise errors.UsageError(
-      f'--onnx is for classification, and {args.run} is for {task}: leave it '
-      'out'
-    )
   lines, test = [], None
   if args.with_test_set:
     opened = datasets.open_data(trained, '', args.data_dir, args.allow_imports)
@@ -86,12 +100,49 @@ def _write(
     lines.append(f'{what}: python {script}')
   artifact.write(trained, folder, test)
   check(trained, artifact.read(folder))
+  layout = ''
   if args.torch:
     layout = state_dict.write(trained, folder, args.layout)
     lines.append(f'{args.out}/{state_dict.FILE}: the names of {layout}')
   if args.onnx:
-    onnx.write(trained, folder / 'student.onnx')
+    lines.append(_write_onnx(args, trained, folder))
+  facts = stored.read(folder / artifact.FACTS)
+  card.write(facts, folder, args.license, layout)
   return lines
+
+
+def _check(args: argparse.Namespace, facts: dict[str, Any]) -> None:
+  """Raises UsageError if what is asked for cannot be written."""
+  if args.layout and not args.torch:
+    raise errors.UsageError('--layout is for --torch: give that too')
+  if args.opset and not args.onnx:
+    raise errors.UsageError('--opset is for --onnx: give that too')
+  if args.onnx and (task := facts.get('task')):
+    raise errors.UsageError(
+      f'--onnx is for classification, and {args.run} is for {task}: leave it '
+      'out'
+    )
+  if args.onnx and artifact.is_export(args.run):
+    raise errors.UsageError(
+      f'--onnx: {args.run} is an export, whose program is compiled and not '
+      'converted: give the folder of its run'
+    )
+  if args.opset:
+    onnx.check_opset(args.opset)
+
+
+def _write_onnx(
+  args: argparse.Namespace, trained: artifact.Trained, folder: pathlib.Path
+) -> str:
+  """Writes the ONNX file, and returns the line that says what it is."""
+  opset, ran = args.opset or onnx.OPSET, trained.facts['dtype']
+  if ran != 'float32':
+    trained = restore.load(
+      args.run, allow_imports=args.allow_imports, dtype='float32'
+    )
+  onnx.write(trained, folder / onnx.FILE, opset)
+  said = f'{args.out}/{onnx.FILE}: opset {opset}, computes in float32'
+  return said + ('' if ran == 'float32' else f', where the run did in {ran}')
 
 
 def _measured(out: str, facts: dict[str, Any]) -> str:

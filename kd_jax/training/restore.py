@@ -26,6 +26,7 @@ def load(
   path: epath.PathLike,
   mesh: Mesh | None = None,
   allow_imports: imports.Allowed = False,
+  dtype: str = '',
 ) -> artifact.Trained:
   """Loads the deployed network of a finished run, or an export.
 
@@ -34,6 +35,8 @@ def load(
     mesh: The devices that the weights are put on; None is the first device.
     allow_imports: Whether the networks and the method that the run names by
       import paths may be imported, or which of them; see `imports`.
+    dtype: What the network of a run computes in, 'float32' or 'bfloat16'; ''
+      is what the run computed in. That of an export is fixed.
 
   Raises:
     UsageError: The path holds neither of them, its content is damaged or has
@@ -50,7 +53,7 @@ def load(
     return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
-      trained = _of_run(folder, mesh, allow_imports)
+      trained = _of_run(folder, mesh, allow_imports, dtype)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
     artifact.check_finite(trained.weights, str(place))
@@ -71,10 +74,15 @@ def load(
 
 
 def _of_run(
-  folder: run_dir.Folder, mesh: Mesh, allow_imports: imports.Allowed
+  folder: run_dir.Folder,
+  mesh: Mesh,
+  allow_imports: imports.Allowed,
+  dtype: str,
 ) -> artifact.Trained:
   """Loads the deployed prediction of a finished run; see `load`."""
   config, info, facts = facts_lib.read(folder)
+  if dtype:
+    config.dtype = config.teacher.dtype = facts['dtype'] = dtype
   names = {'student.name': config.student.name}
   if len(facts['kept']) > 1:  # it predicts with the method
     names |= {'method': config.method, 'teacher.name': config.teacher.name}

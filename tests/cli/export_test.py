@@ -21,6 +21,7 @@ def test_a_run_is_exported_and_said_in_one_line(tmp_path, capsys):
   right = finished.correct(finished.result('kd'))
   assert f'{right} of 360 digits test images correct' in said.out
   assert sorted(p.name for p in out.iterdir()) == [
+    'README.md',
     'forward.jax_export',
     'network.json',
     'predict.py',
