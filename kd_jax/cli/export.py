@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from kd_jax import errors, tasks
-from kd_jax.export import artifact, card, hub, onnx, state_dict
+from kd_jax.export import artifact, card, hub, onnx, state_dict, tflite
 from kd_jax.runtime import command, stored
 from kd_jax.training import datasets, imports, restore
 
@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     action='store_true',
     help=f"writes {state_dict.FILE} too, by PyTorch's names",
   )
+  add(
+    '--tensorflow',
+    action='store_true',
+    help='writes a SavedModel and TFLite files too: kd_jax[tensorflow]',
+  )
   add('--layout', default='', help='whose names, such as timm; for --torch')
   add(
     '--license',
@@ -106,6 +111,11 @@ def _write(
     lines.append(f'{args.out}/{state_dict.FILE}: the names of {layout}')
   if args.onnx:
     lines.append(_write_onnx(args, trained, folder))
+  if args.tensorflow:
+    lines += [
+      f'{args.out}/{name}: within {far:.1g} of the largest logit of JAX'
+      for name, far in tflite.write(folder).items()
+    ]
   facts = stored.read(folder / artifact.FACTS)
   card.write(facts, folder, args.license, layout)
   return lines
@@ -129,6 +139,8 @@ def _check(args: argparse.Namespace, facts: dict[str, Any]) -> None:
     )
   if args.opset:
     onnx.check_opset(args.opset)
+  if args.tensorflow:
+    tflite.check(facts)
 
 
 def _write_onnx(

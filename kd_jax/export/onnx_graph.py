@@ -154,6 +154,9 @@ def _add_in_gemm(model: Any) -> None:
       copy.name, copy.dims[:] = f'{value}_bias', [bias.dims[-1]]
       graph.initializer.append(copy)
       product.input.append(copy.name)
+      others = [a for a in product.attribute if a.name != 'beta']
+      del product.attribute[:]  # beta scales the bias, and may be 0
+      product.attribute.extend(others)
       product.output[0] = node.output[0]
       graph.node.remove(node)
 
