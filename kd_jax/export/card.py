@@ -28,6 +28,13 @@ session = onnxruntime.InferenceSession('student.onnx')
 (logits,) = session.run(None, {'images': images})  # [N,H,W,3] u8, RGB
 ```
 """
+_TENSORFLOW = """
+```python
+import tensorflow as tf
+network = tf.saved_model.load('saved_model')
+logits = network.serve(images)  # [N,H,W,3] u8, RGB
+```
+"""
 _TORCH = """
 ```python
 from safetensors.torch import load_file
@@ -162,6 +169,8 @@ def _uses(facts: dict[str, Any], files: Collection[str], layout: str) -> str:
   )
   if 'student.onnx' in files:
     text += f'\nWith onnxruntime:\n{_ONNX}'
+  if 'saved_model' in files:
+    text += f'\nWith TensorFlow; student.tflite takes the same:\n{_TENSORFLOW}'
   if layout:
     text += f'\nWith PyTorch, in a `network` of {layout}:\n{_TORCH}'
   return text

@@ -76,11 +76,12 @@ def _why(name: str, error: Exception) -> str:
   status = getattr(getattr(error, 'response', None), 'status_code', None)
   if status is None:
     return (
-      f'the Hub does not answer ({kind}); see to the network, or HF_ENDPOINT'
+      f'the Hub gives no answer that can be used ({kind}); see to the network, '
+      'or to HF_ENDPOINT'
     )
   meaning: dict[Any, str] = {
     401: f'the token is wrong, or there is no repository {name}',
     403: f'the token may not write to {name}',
-    404: f'there is no repository {name}: make it with `hf repo create {name}`',
+    404: f'there is no repository {name}: `hf repos create {name}` makes it',
   }
   return f'{meaning.get(status, "the Hub refuses")} (status {status}, {kind})'

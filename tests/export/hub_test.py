@@ -65,10 +65,13 @@ def test_an_export_is_uploaded_as_it_lies(api, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('answer', 'said'),
   [
-    (AnswerError(404), r'no repository me/net: make it with'),
+    (AnswerError(404), r'no repository me/net: `hf repos create'),
     (AnswerError(401), r'token is wrong, or there is no repository'),
     (AnswerError(500), r'refuses \(status 500'),
-    (ConnectionError(f'Bearer {TOKEN}'), r'does not answer \(ConnectionErr'),
+    (
+      ConnectionError(f'Bearer {TOKEN}'),
+      r'can be used \(ConnectionError\); see to the network',
+    ),
   ],
 )
 def test_what_the_hub_answers_is_one_line_without_the_token(api, answer, said):
