@@ -1,22 +1,25 @@
 """Exports the network of a finished run: `kd-jax export RUN OUT`.
 
 OUT is a folder for use without kd_jax. It holds the weights, the forward pass
-for CPU, GPU and TPU, class names, normalisation, the accuracy, and a
-predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
+for CPU, GPU and TPU, class names, normalisation, the accuracy, a model card and
+a predict.py, which needs only jax, numpy, safetensors and flatbuffers; see
 `kd_jax.export.artifact`.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import pathlib
 import signal
+from typing import Any
 
 from absl import logging
 import jax
 import numpy as np
 
 from kd_jax import errors, tasks
-from kd_jax.export import artifact, onnx
-from kd_jax.runtime import command
+from kd_jax.export import artifact, card, hub, onnx, state_dict, tflite
+from kd_jax.runtime import command, stored
 from kd_jax.training import datasets, imports, restore
 
 
@@ -28,62 +31,156 @@ def main(argv: Sequence[str]) -> int:
     argv: The arguments after the verb.
   """
   logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
+  args = _parser().parse_args(argv)
+  names = ('allow_imports', 'ema', 'hub', 'license', 'opset')
+  key = errors.keys(**{name: f'--{name}' for name in names})
+  with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
+    card.check_license(args.license)
+    if args.hub:
+      hub.check(args.hub)
+    trained = restore.load(
+      args.run, allow_imports=args.allow_imports, ema=args.ema
+    )
+    _check(args, trained.facts)
+    lines = [_measured(args, trained.facts), *_write(args, trained, folder)]
+  if args.hub:
+    hub.upload(pathlib.Path(args.out), args.hub)
+    lines.append(f'{args.out} is at the Hub: {args.hub}')
+  print('\n'.join(map(errors.line, lines)))
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
   parser = command.parser('kd-jax export', __doc__)
-  parser.add_argument('run', help='the folder of a finished run')
-  parser.add_argument('out', help='the folder to write; it must be new')
-  parser.add_argument(
+  add = parser.add_argument
+  add('run', help='the folder of a finished run')
+  add('out', help='the folder to write; it must be new')
+  add(
     '--with_test_set',
     action='store_true',
     help='writes the test split as test.npz, for predict.py to score',
   )
-  parser.add_argument(
+  add(
     '--onnx', action='store_true', help='writes student.onnx too: kd_jax[onnx]'
   )
-  parser.add_argument('--data_dir', default='', help='of the test split')
-  parser.add_argument(
+  add('--opset', type=int, help=f'of the ONNX file; {onnx.OPSET}')
+  add(
+    '--torch',
+    action='store_true',
+    help=f"writes {state_dict.FILE} too, by PyTorch's names",
+  )
+  add(
+    '--tensorflow',
+    action='store_true',
+    help='writes a SavedModel and TFLite files too: kd_jax[tensorflow]',
+  )
+  add('--layout', default='', help='whose names, such as timm; for --torch')
+  add(
+    '--license',
+    default=card.UNKNOWN,
+    help=f'an identifier for {card.FILE}, such as apache-2.0',
+  )
+  add(
+    '--hub',
+    default='',
+    metavar='OWNER/NAME',
+    help='uploads the export to that repository of the Hugging Face Hub: '
+    'kd_jax[hub]',
+  )
+  add('--data_dir', default='', help='of the test split')
+  add(
     '--ema', action='store_true', help='takes the averaged parameters of a run'
   )
-  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
-  args = parser.parse_args(argv)
-  allow, names = args.allow_imports, {'allow_imports': '--allow_imports'}
-  key = errors.keys(**names, ema='--ema')
-  with key, _ending_by_sigterm(), artifact.beside(args.out) as folder:
-    trained = restore.load(args.run, allow_imports=allow, ema=args.ema)
-    if args.onnx and (task := trained.facts.get('task')):
-      raise errors.UsageError(
-        f'--onnx is for classification, and {args.run} is for {task}: leave it '
-        'out'
-      )
-    test, changed = None, ''
-    if args.with_test_set:
-      opened = datasets.open_data(trained, '', args.data_dir, allow)
-      test, changed = opened.arrays('test'), datasets.changed(trained, opened)
-    artifact.write(trained, folder, test)
-    check(trained, artifact.read(folder))
-    if args.onnx:
-      onnx.write(trained, folder / 'student.onnx')
-  facts, accuracy = trained.facts, trained.facts['accuracy']
-  metric = tasks.find(facts.get('task', 'classification')).headline
-  of = f'{accuracy["images"]} {accuracy["data"]} {accuracy["split"]} images'
-  value = f'{accuracy[metric.name]:.2f}%'
-  if 'correct' in accuracy:
-    said = f'{accuracy["correct"]} of {of} correct ({value})'
-  else:
-    said = f'{metric.text} {value} on {of}'
-  if 'protocol' in accuracy:
-    said += f' by the protocol {accuracy["protocol"]}'
-  lines = [
-    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters'
-    f'{" (averaged)" if args.ema else ""}, {said}'
-  ]
-  if changed:
-    lines.append(f'{artifact.TEST} is of other data: {changed}')
-  if test is not None:
+  add('--allow_imports', action='store_true', help=imports.HELP)
+  return parser
+
+
+def _write(
+  args: argparse.Namespace, trained: artifact.Trained, folder: pathlib.Path
+) -> list[str]:
+  """Writes an export and returns what there is to say."""
+  lines, test = [], None
+  if args.with_test_set:
+    opened = datasets.open_data(trained, '', args.data_dir, args.allow_imports)
+    test, changed = opened.arrays('test'), datasets.changed(trained, opened)
+    if changed:
+      lines.append(f'{artifact.TEST} is of other data: {changed}')
     script = f'{args.out}/predict.py {args.out}/{artifact.TEST}'
     what = 'find the objects' if 'boxes' in test.targets else 'score it'
     lines.append(f'{what}: python {script}')
-  print('\n'.join(map(errors.line, lines)))
-  return 0
+  artifact.write(trained, folder, test)
+  check(trained, artifact.read(folder))
+  layout = ''
+  if args.torch:
+    layout = state_dict.write(trained, folder, args.layout)
+    lines.append(f'{args.out}/{state_dict.FILE}: the names of {layout}')
+  if args.onnx:
+    lines.append(_write_onnx(args, trained, folder))
+  if args.tensorflow:
+    lines += [
+      f'{args.out}/{name}: within {far:.1g} of the largest logit of JAX'
+      for name, far in tflite.write(folder).items()
+    ]
+  facts = stored.read(folder / artifact.FACTS)
+  card.write(facts, folder, args.license, layout)
+  return lines
+
+
+def _check(args: argparse.Namespace, facts: dict[str, Any]) -> None:
+  """Raises UsageError if what is asked for cannot be written."""
+  if args.layout and not args.torch:
+    raise errors.UsageError('--layout is for --torch: give that too')
+  if args.opset and not args.onnx:
+    raise errors.UsageError('--opset is for --onnx: give that too')
+  if args.onnx and (task := facts.get('task')):
+    raise errors.UsageError(
+      f'--onnx is for classification, and {args.run} is for {task}: leave it '
+      'out'
+    )
+  if args.onnx and artifact.is_export(args.run):
+    raise errors.UsageError(
+      f'--onnx: {args.run} is an export, whose program is compiled and not '
+      'converted: give the folder of its run'
+    )
+  if args.opset:
+    onnx.check_opset(args.opset)
+  if args.tensorflow:
+    tflite.check(facts)
+
+
+def _write_onnx(
+  args: argparse.Namespace, trained: artifact.Trained, folder: pathlib.Path
+) -> str:
+  """Writes the ONNX file, and returns the line that says what it is."""
+  opset, ran = args.opset or onnx.OPSET, trained.facts['dtype']
+  if ran != 'float32':
+    trained = restore.load(
+      args.run,
+      allow_imports=args.allow_imports,
+      ema=args.ema,
+      dtype='float32',
+    )
+  onnx.write(trained, folder / onnx.FILE, opset)
+  said = f'{args.out}/{onnx.FILE}: opset {opset}, computes in float32'
+  return said + ('' if ran == 'float32' else f', where the run did in {ran}')
+
+
+def _measured(args: argparse.Namespace, facts: dict[str, Any]) -> str:
+  """Returns the line that says what is exported, and its accuracy."""
+  accuracy = facts['accuracy']
+  metric = tasks.find(facts.get('task', 'classification')).headline
+  of = f'{accuracy["images"]} {accuracy["data"]} {accuracy["split"]} images'
+  value = f'{accuracy[metric.name]:.2f}%'
+  said = f'{metric.text} {value} on {of}'
+  if 'correct' in accuracy:
+    said = f'{accuracy["correct"]} of {of} correct ({value})'
+  if 'protocol' in accuracy:
+    said += f' by the protocol {accuracy["protocol"]}'
+  averaged = ' (averaged)' if args.ema else ''
+  return (
+    f'{args.out}: {facts["network"]}, {facts["parameters"]} parameters'
+    f'{averaged}, {said}'
+  )
 
 
 @contextlib.contextmanager

@@ -151,9 +151,16 @@ def write(
     test: The test split to write as test.npz, or None.
 
   Raises:
-    UsageError: The forward pass does not work for every batch size.
+    UsageError: The forward pass does not work for every batch size, or calls
+      code of the machine.
   """
   weights, exported = program(trained)
+  if why := predict_template.refusal(exported, weights, trained.facts):
+    raise errors.UsageError(
+      f'the program of network {trained.facts["network"]} {why}: write what '
+      'the network computes in jax.numpy without jnp.linalg, whose functions '
+      'call libraries of the machine'
+    )
   arrays = {name: np.asarray(value) for name, value in weights.items()}
   (folder / WEIGHTS).write_bytes(safetensors_numpy.save(arrays))
   (folder / FORWARD).write_bytes(exported.serialize())
@@ -171,7 +178,8 @@ def write(
   facts = dict(trained.facts)
   if 'data' in facts:  # a path of this machine is for nobody else
     facts['data'] = {k: x for k, x in facts['data'].items() if k != 'place'}
-  text = json.dumps({**format_facts, **facts}, indent=2)
+  # Those of an export that is exported again are of its own files.
+  text = json.dumps({**format_facts, **facts, **format_facts}, indent=2)
   (folder / FACTS).write_text(text + '\n')
 
 

@@ -1,8 +1,8 @@
 """Export of a trained network as an ONNX file by jax2onnx (`kd_jax[onnx]`).
 
 The file's input is 'images' [N,H,W,3] u8 and its output 'logits' [N,K] f32, for
-every N; it contains the weights. It is written only if onnxruntime computes the
-same logits from it as JAX does.
+every N; it contains the weights. Its graph is rewritten by `onnx_graph`. It is
+written only if onnxruntime computes the same logits from it as JAX does.
 """
 
 import importlib.metadata
@@ -15,8 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.export import artifact
+from kd_jax.export import artifact, onnx_graph
 
+FILE = 'student.onnx'
+# The versions of ONNX's operators that may be asked for.
+OPSETS = range(17, 24)
+OPSET = 21
 BATCHES = (1, 2, 7, 64)  # the batch sizes that are compared
 # The first version of JAX under which jax2onnx 0.17.1 converts no network; see
 # kd_jax[onnx].
@@ -26,38 +30,51 @@ UNTESTED = (0, 12)
 TOLERANCE = 1e-4
 
 
-def write(trained: artifact.Trained, path: pathlib.Path) -> None:
+def write(
+  trained: artifact.Trained, path: pathlib.Path, opset: int = OPSET
+) -> None:
   """Converts a network, compares the outputs, and writes the ONNX file.
 
   Args:
     trained: The network, which must compute in float32.
     path: The path of the file.
+    opset: The version of ONNX's operators.
 
   Raises:
-    UsageError: jax2onnx is not installed or cannot convert the network, or
-      the network does not compute in float32.
+    UsageError: jax2onnx is not installed or cannot convert the network, the
+      network does not compute in float32, or there is no such opset.
     RunError: onnxruntime computes other logits than JAX.
   """
-  content = convert(trained)
+  content = convert(trained, opset)
   check(trained, content)
   path.write_bytes(content)
 
 
-def convert(trained: artifact.Trained) -> bytes:
+def check_opset(opset: int) -> None:
+  """Raises UsageError if a version of the operators is not written."""
+  if opset not in OPSETS:
+    raise errors.ArgumentError(
+      f'opset={opset}: versions {OPSETS[0]} to {OPSETS[-1]} are written'
+    )
+
+
+def convert(trained: artifact.Trained, opset: int = OPSET) -> bytes:
   """Returns the content of the ONNX file, without a check of its outputs.
 
   Args:
     trained: The network, which must compute in float32.
+    opset: The version of ONNX's operators.
 
   Raises:
-    UsageError: jax2onnx is not installed or cannot convert the network, or
-      the network does not compute in float32.
+    UsageError: jax2onnx is not installed or cannot convert the network, the
+      network does not compute in float32, or there is no such opset.
   """
   facts = trained.facts
+  check_opset(opset)
   if facts['dtype'] != 'float32':
     raise errors.UsageError(
-      f'--onnx: the network computes in {facts["dtype"]}; only float32 is '
-      'converted'
+      f'the network computes in {facts["dtype"]}, and only float32 is '
+      "converted: load it with dtype='float32'"
     )
   try:
     import jax2onnx
@@ -75,13 +92,14 @@ def convert(trained: artifact.Trained) -> bytes:
       model_name=facts['network'].replace(':', '.'),
       input_names=['images'],
       output_names=['logits'],
+      opset=opset,
     )
+    return onnx_graph.optimised(model.SerializeToString())
   except Exception as error:  # jax2onnx's plugins share no class of errors
     raise errors.UsageError(
       f'--onnx: jax2onnx {importlib.metadata.version("jax2onnx")} cannot '
       f'convert {facts["network"]}{_cure(error)}'
     ) from error
-  return model.SerializeToString()
 
 
 def _cure(error: Exception) -> str:

@@ -71,7 +71,7 @@ class DenseNet(layers.Network):
         x = layers.Conv(
           x.shape[-1], 1, dtype=self.dtype, name=f'transition{i}_conv'
         )(nn.relu(pre))
-        x = nn.avg_pool(x, (2, 2), (2, 2))
+        x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
     return self.classify(tap(self, 'stage3_post', nn.relu(pre)))
 
 

@@ -46,7 +46,9 @@ class Inception(nn.Module):
     branch_3x3 = nn.relu(conv(x, inner_3x3, 1, '2a'))
     branch_5x5 = nn.relu(conv(x, inner_5x5, 1, '3a'))
     branch_5x5 = nn.relu(conv(branch_5x5, width_5x5, 3, '3b'))
-    pooled = nn.max_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
+    pooled = nn.max_pool(
+      x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1))
+    )
     return jnp.concatenate(
       [
         conv(x, width_1x1, 1, '1'),
@@ -93,7 +95,9 @@ class GoogLeNet(layers.Network):
     x = tap(self, 'stem', nn.relu(x))
     for i, rows in enumerate(self.stages, 1):
       if i > 1:
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(
+          x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
+        )
       for j, row in enumerate(rows, 1):
         pre = Inception(
           row, self.norm, self.dtype, name=f'stage{i}_inception{j}'

@@ -69,7 +69,13 @@ class Block(nn.Module):
     if self.stride == 2:
       # An odd last row or column is averaged on its own.
       pad = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
-      x = nn.avg_pool(x, (2, 2), (2, 2), pad, count_include_pad=False)
+      x = nn.avg_pool(
+        x,
+        window_shape=(2, 2),
+        strides=(2, 2),
+        padding=pad,
+        count_include_pad=False,
+      )
     new_channels = ((0, 0),) * 3 + ((0, out - x.shape[-1]),)
     return y + jnp.pad(x, new_channels), pre
 

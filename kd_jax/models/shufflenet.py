@@ -57,7 +57,9 @@ class Unit(nn.Module):
     y = layers.conv_bn(y, convolution, self.norm(name='bn3'), train=train)
     if self.stride == 1:
       return x + y
-    x = nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    x = nn.avg_pool(
+      x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
+    )
     return jnp.concatenate([y, x], axis=-1)
 
 

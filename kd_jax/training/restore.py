@@ -28,6 +28,7 @@ def load(
   mesh: Mesh | None = None,
   allow_imports: imports.Allowed = False,
   ema: bool = False,
+  dtype: str = '',
 ) -> artifact.Trained:
   """Loads the deployed network of a finished run, or an export.
 
@@ -37,6 +38,8 @@ def load(
     allow_imports: Whether the networks and the method that the run names by
       import paths may be imported, or which of them; see `imports`.
     ema: Whether to load the averaged parameters of a run.
+    dtype: What the network of a run computes in, 'float32' or 'bfloat16'; ''
+      is what the run computed in. That of an export is fixed.
 
   Raises:
     UsageError: The path holds neither of them, or no average, its content is
@@ -58,7 +61,7 @@ def load(
     return export._replace(weights=sharding.put(export.weights, replicated))
   if (place / 'result.json').exists():
     try:
-      trained = _of_run(folder, mesh, allow_imports, ema)
+      trained = _of_run(folder, mesh, allow_imports, ema, dtype)
     except checkpoint.Damaged as error:
       raise errors.UsageError(str(error)) from error
     artifact.check_finite(trained.weights, str(place))
@@ -83,16 +86,21 @@ def _of_run(
   mesh: Mesh,
   allow_imports: imports.Allowed,
   ema: bool,
+  dtype: str,
 ) -> artifact.Trained:
   """Loads the deployed prediction of a finished run; see `load`."""
   config, info, facts = facts_lib.read(folder, ema=ema)
   suffix = '_ema' if ema else ''
+  if dtype:
+    config.dtype = config.teacher.dtype = facts['dtype'] = dtype
+    for teacher in roles.named(config, 'teacher').values():
+      teacher.dtype = dtype
   names = {'student.name': facts['network']}
   if len(facts['kept']) > 1:  # it predicts with the method and all networks
     names['method'] = config.method
     for role in ('student', 'teacher'):
-      named = roles.named(config, role).items()
-      names |= {f'{role}s.{name}.name': each.name for name, each in named}
+      others = roles.named(config, role).items()
+      names |= {f'{role}s.{name}.name': group.name for name, group in others}
       names[f'{role}.name'] = config[role].name
   imports.check(names, allow_imports, str(folder.path))
   with _planning(folder):

@@ -215,3 +215,18 @@ def test_what_is_there_is_not_overwritten_and_what_cannot_be_is_said(tmp_path):
       pass
   assert (tmp_path / 'file').read_text() == 'mine'
   assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
+def test_linear_algebra_is_refused_with_a_cure(made, tmp_path):
+  _, folder = made
+  found = restore.load(folder)
+
+  def forward(weights, images):
+    logits = found.forward(weights, images)
+    return logits @ jnp.linalg.inv(jnp.eye(10) + logits[:1].T @ logits[:1])
+
+  with pytest.raises(
+    errors.UsageError, match=r"calls 'lapack.*without jnp\.lin"
+  ):
+    artifact.write(found._replace(forward=forward), tmp_path)
+  assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import pickle
 import sys
 import tarfile
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from kd_jax import errors, models
-from kd_jax.models.pretrained import convert
+from kd_jax.models.pretrained import convert, layouts, layouts_recent
 from tests import tiny
 from tests.models import networks_test, saved
 from tests.vectors import compare_networks
@@ -50,12 +51,60 @@ def test_every_class_of_classifiers_has_an_original():
   assert tested == {type(models.make(n, 2)) for n in networks_test.CLASSIFIERS}
 
 
+def comes_back(network):
+  """Checks what the names of PyTorch make of a network's random arrays."""
+  rng = np.random.default_rng(0)
+  shapes = traverse_util.flatten_dict(convert.shapes(network))
+  variables = {
+    path: rng.normal(size=value.shape).astype(np.float32)
+    for path, value in shapes.items()
+  }
+  for layout in convert.plans(network):
+    state, named = convert.state_dict(network, variables, layout)
+    assert named == layout
+    back = traverse_util.flatten_dict(convert.convert(network, state))
+    assert back.keys() == variables.keys()
+    for path, value in variables.items():
+      np.testing.assert_array_equal(back[path], value)
+
+
 @pytest.mark.parametrize('name', networks_test.NARROW)
-def test_layers_have_different_names_in_every_layout(name):
-  plans = convert.plans(networks_test.narrow(name))
-  assert plans
-  for plan in plans.values():
-    assert len(set(plan.values())) == len(plan)
+def test_what_goes_to_pytorch_comes_back_bit_for_bit(name):
+  comes_back(networks_test.narrow(name))
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize(
+  'name',
+  [n for n in models.NETWORKS if layouts.layouts(models.make(n, 7))],
+)
+def test_every_network_goes_to_pytorch_and_comes_back(name):
+  network = models.make(name, 7)
+  if isinstance(network, layouts_recent.WITH_SIDES_OF_1):
+    with pytest.raises(errors.UsageError, match='more sides of 1'):
+      convert.state_dict(network, {})
+  else:
+    comes_back(network)
+
+
+def test_a_network_whose_shapes_there_are_not_known_is_refused():
+  with pytest.raises(errors.UsageError, match='ConvNeXt cannot be written'):
+    convert.state_dict(models.make('convnext_atto', 7), {})
+
+
+def test_the_names_of_another_library_are_chosen_by_a_part_of_them():
+  network = networks_test.narrow('mobilenetv2_imagenet')
+  shapes = traverse_util.flatten_dict(convert.shapes(network))
+  zeros = {path: np.zeros(value.shape) for path, value in shapes.items()}
+  state, named = convert.state_dict(network, zeros, 'TIMM')
+  assert named.startswith('timm')
+  assert state['conv_stem.weight'].shape == (16, 3, 3, 3)
+  with pytest.raises(errors.UsageError, match=r"layout='keras'.*torchvision"):
+    convert.state_dict(network, zeros, 'keras')
+  with pytest.raises(
+    errors.UsageError, match=r'not all of MobileNetV2: \d+ mis'
+  ):
+    convert.state_dict(network, {})
 
 
 @functools.cache

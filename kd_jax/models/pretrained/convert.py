@@ -1,4 +1,4 @@
-"""Conversion of PyTorch weights to Linen variables, all of them or none.
+"""Conversion of PyTorch weights to Linen variables and back, all or none.
 
 A file of weights is a '.safetensors', or was written by `torch.save`; both are
 read without PyTorch, and neither can run code. It holds a state dict, bare or
@@ -17,7 +17,12 @@ import jax
 import numpy as np
 
 from kd_jax import errors
-from kd_jax.models.pretrained import contents, states, torch_save
+from kd_jax.models.pretrained import (
+  contents,
+  layouts_recent,
+  states,
+  torch_save,
+)
 from kd_jax.models.pretrained import layouts as layouts_lib
 
 # By the name of a Linen variable, the name that PyTorch has for it.
@@ -87,6 +92,55 @@ def convert(network: nn.Module, state: Mapping[str, np.ndarray]) -> dict:
   layouts = plans(network)
   check_dtypes(wrapped, {n for plan in layouts.values() for n in plan.values()})
   return _converted_all(network, layouts, weights)
+
+
+def state_dict(
+  network: nn.Module,
+  variables: Mapping[tuple[str, ...], np.ndarray],
+  layout: str = '',
+) -> tuple[dict[str, np.ndarray], str]:
+  """Returns a PyTorch state dict of a network's variables; inverts `convert`.
+
+  Batches are not counted here, so that `num_batches_tracked` is missing;
+  `load_state_dict` takes 0 for it where a state dict has no metadata.
+
+  Args:
+    network: A network of `models.NETWORKS`.
+    variables: Its arrays by path, such as ('params', 'fc', 'kernel').
+    layout: A part of the name of the layout, in small or large letters, such
+      as 'timm'; '' is the network's first.
+
+  Returns:
+    The arrays by PyTorch's names, and the name of the layout.
+
+  Raises:
+    UsageError: The network has no such layout, arrays are missing, or the
+      shapes of its PyTorch class are not known.
+  """
+  if isinstance(network, layouts_recent.WITH_SIDES_OF_1):
+    raise errors.UsageError(
+      f'{type(network).__name__} cannot be written by PyTorch names yet: its '
+      'class there has weights with more sides of 1; leave --torch out'
+    )
+  known = plans(network)
+  fitting = [name for name in known if layout.lower() in name.lower()]
+  if not fitting:
+    names = '; '.join(known)
+    raise errors.ArgumentError(
+      f'layout={layout!r}: {type(network).__name__} has the names of {names}'
+    )
+  plan = known[fitting[0]]
+  missing = ['/'.join(path) for path in plan if path not in variables]
+  _check(
+    f'the weights are not all of {type(network).__name__}', missing=missing
+  )
+  arrays = {
+    name: _transposed(path, np.asarray(variables[path]), (3, 2, 0, 1))
+    for path, name in plan.items()
+  }
+  copies = {name: states.copied(name) for name in arrays}
+  arrays |= {copy: arrays[name] for name, copy in copies.items() if copy}
+  return arrays, fitting[0]
 
 
 def check_dtypes(state: states.State, wanted: set[str]) -> None:
@@ -223,10 +277,24 @@ def converted(
       f'{name} has {count} of {value.size} values that are no finite numbers '
       '(NaN or infinite): its training diverged, or the file is damaged'
     )
+  return _transposed(path, value, (2, 3, 1, 0))
+
+
+def _transposed(
+  path: tuple[str, ...], value: np.ndarray, axes: tuple[int, ...]
+) -> np.ndarray:
+  """Returns a kernel with its axes in another order, and others as they are.
+
+  Args:
+    path: The path of the Linen variable.
+    value: The array.
+    axes: The order of the axes of a convolution; those of a linear layer are
+      reversed.
+  """
   if path[-1] != 'kernel':
     return value
-  axes = (2, 3, 1, 0) if value.ndim == 4 else tuple(range(value.ndim))[::-1]
-  return np.ascontiguousarray(value.transpose(axes), np.float32)
+  order = axes if value.ndim == 4 else tuple(range(value.ndim))[::-1]
+  return np.ascontiguousarray(value.transpose(order))
 
 
 def original(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

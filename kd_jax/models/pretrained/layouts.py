@@ -1,11 +1,12 @@
 """The names of kd_jax's layers in the PyTorch code they are converted from.
 
-A layout is the naming scheme of a PyTorch implementation; a network has at
-least one. A layout is a list of rules. A rule is a regular expression for the
-whole path of a module in kd_jax, such as 'stage2_block1/conv1', and a function
-from the groups of the match to the PyTorch name; groups of digits are passed as
-integers. A rule may name a single variable too: it then matches the path with
-the variable, such as 'positions', and gives the variable's whole name.
+A layout is the naming scheme of a PyTorch implementation, whose class its name
+says; a network has at least one. A layout is a list of rules. A rule is a
+regular expression for the whole path of a module in kd_jax, such as
+'stage2_block1/conv1', and a function from the groups of the match to the
+PyTorch name; groups of digits are passed as integers. A rule may name a single
+variable too: it then matches the path with the variable, such as 'positions',
+and gives the variable's whole name.
 """
 
 from collections.abc import Callable
@@ -65,10 +66,14 @@ def _resnet(network: resnet.ResNet) -> dict[str, naming.Rules]:
   def rules(shortcut: str, last: str) -> naming.Rules:
     return [*_resnet_trunk(shortcut), ('fc', lambda: last)]
 
-  return {
-    'torchvision, timm, RepDistiller, SimKD, FFSD': rules('downsample', 'fc'),
-    'RepDistiller (resnetv2.py)': rules('shortcut', 'linear'),
-  }
+  usual, second = rules('downsample', 'fc'), rules('shortcut', 'linear')
+  version_2 = 'RepDistiller (models/resnetv2.py: ResNet)'
+  if network.stem == 'imagenet':
+    return {'torchvision, timm (ResNet)': usual, version_2: second}
+  if len(network.stage_sizes) == 3:
+    name = 'RepDistiller, SimKD, FFSD (models/resnet.py: ResNet)'
+    return {name: usual, version_2: second}
+  return {version_2: second, 'torchvision, timm (ResNet)': usual}
 
 
 def _resnet_trunk(shortcut: str) -> naming.Rules:
@@ -101,7 +106,7 @@ def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, naming.Rules]:
   ends: naming.Rules = [('conv1', lambda: 'conv1'), ('bn_last', lambda: 'bn1')]
   if network.variant == 'ffsd':
     return {
-      'FFSD': [
+      'FFSD (models/wideresnet_cifar.py: Wide_ResNet)': [
         *ends,
         ('fc', lambda: 'linear'),
         (
@@ -112,7 +117,7 @@ def _wide_resnet(network: wide_resnet.WideResNet) -> dict[str, naming.Rules]:
       ]
     }
   return {
-    'RepDistiller, overhaul-distillation': [
+    'RepDistiller, overhaul-distillation (WideResNet)': [
       *ends,
       ('(fc)', naming.same),
       (
@@ -135,7 +140,9 @@ def _vgg(network: vgg.VGG) -> dict[str, naming.Rules]:
     return f'features.{index + sum(3 * len(w) + 1 for w in network.widths[:i])}'
 
   return {
-    'torchvision' if imagenet else 'RepDistiller': [
+    'torchvision (VGG with BatchNorm)'
+    if imagenet
+    else 'RepDistiller (models/vgg.py: VGG)': [
       ('fc', lambda: 'classifier.6' if imagenet else 'classifier'),
       (r'hidden(\d)', lambda n: f'classifier.{3 * (n - 1)}'),
       (r'stem_block(\d+)/(conv|bn)1', lambda j, kind: layer(0, j, kind)),
@@ -156,7 +163,7 @@ def _ssd_vgg(network: ssd.SSDVGG) -> dict[str, naming.Rules]:
 
   heads = {'offsets': 'loc', 'logits': 'conf'}
   return {
-    'ssd.pytorch': [
+    'ssd.pytorch (ssd.py: SSD)': [
       ('l2norm', lambda: 'L2Norm'),
       (r'backbone/stem_block(\d+)', lambda j: layer(0, j)),
       (r'backbone/stage(\d+)_block(\d+)', layer),
@@ -173,7 +180,7 @@ def _mobilenet_v1(network: mobilenet.MobileNetV1) -> dict[str, naming.Rules]:
     return f'model.{before + j}.{3 * (number - 1) + (kind == "bn")}'
 
   return {
-    'overhaul-distillation, mdistiller': [
+    'overhaul-distillation, mdistiller (MobileNet)': [
       ('(fc)', naming.same),
       ('(conv|bn)1', lambda kind: f'model.0.{int(kind == "bn")}'),
       (naming.BLOCK + r'(conv|bn)(\d)', layer),
@@ -208,14 +215,14 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, naming.Rules]:
   block = naming.BLOCK + r'(conv|bn)(\d)'
   if network.stem == 'cifar':
     return {
-      'RepDistiller': [
+      'RepDistiller (models/mobilenetv2.py: MobileNetV2)': [
         ('fc', lambda: 'classifier.0'),
         (ends, lambda kind, n: f'conv{n}.{int(kind == "bn")}'),
         (block, repdistiller),
       ]
     }
   return {
-    'torchvision': [
+    'torchvision (MobileNetV2)': [
       ('fc', lambda: 'classifier.1'),
       (
         ends,
@@ -223,7 +230,7 @@ def _mobilenet_v2(network: mobilenet.MobileNetV2) -> dict[str, naming.Rules]:
       ),
       (block, torchvision),
     ],
-    'timm': [
+    'timm (EfficientNet, as mobilenetv2_100 makes it)': [
       ('fc', lambda: 'classifier'),
       (r'conv(\d)', lambda n: ('conv_stem', 'conv_head')[n - 1]),
       (r'(bn\d)', naming.same),
@@ -241,8 +248,10 @@ def _expands(
 
 
 def _shufflenet(network: nn.Module) -> dict[str, naming.Rules]:
+  version = 1 if isinstance(network, shufflenet.ShuffleNetV1) else 2
+  cls = 'ShuffleNetV2' if version == 2 else 'ShuffleNet'
   return {
-    'RepDistiller': [
+    f'RepDistiller (models/ShuffleNetv{version}.py: {cls})': [
       (r'((?:conv|bn)\d)', naming.same),
       ('fc', lambda: 'linear'),
       (
@@ -255,7 +264,7 @@ def _shufflenet(network: nn.Module) -> dict[str, naming.Rules]:
 
 def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, naming.Rules]:
   return {
-    'overhaul-distillation': [
+    'overhaul-distillation (CIFAR-100/models/PyramidNet.py: PyramidNet)': [
       ('(conv1|bn1|fc)', naming.same),
       ('bn_last', lambda: 'bn_final'),
       (naming.BLOCK + r'(\w+)', lambda i, j, x: f'layer{i}.{j - 1}.{x}'),
@@ -265,7 +274,7 @@ def _pyramidnet(network: pyramidnet.PyramidNet) -> dict[str, naming.Rules]:
 
 def _densenet(network: densenet.DenseNet) -> dict[str, naming.Rules]:
   return {
-    'FFSD': [
+    'FFSD (models/densenet_cifar.py: DenseNet)': [
       ('(conv1|fc)', naming.same),
       ('bn_last', lambda: 'bn'),
       (r'transition(\d)_(conv|bn)', lambda i, kind: f'trans{i}.{kind}1'),
@@ -294,7 +303,7 @@ def _googlenet(network: googlenet.GoogLeNet) -> dict[str, naming.Rules]:
     return f'{block}.{branch}.{index + (kind == "bn")}'
 
   return {
-    'FFSD': [
+    'FFSD (models/googlenet_cifar.py: GoogLeNet)': [
       ('fc', lambda: 'linear'),
       ('(conv|bn)1', lambda kind: f'pre_layers.{int(kind == "bn")}'),
       (r'stage(\d+)_inception(\d+)/(conv|bn)(\w+)', layer),
@@ -339,7 +348,7 @@ def _deeplab(network: deeplab.DeepLab) -> dict[str, naming.Rules]:
     else _resnet_trunk('downsample')
   )
   return {
-    'overhaul-distillation (Segmentation)': [
+    'overhaul-distillation (Segmentation: DeepLab)': [
       *((f'backbone/{pattern}', within(make)) for pattern, make in trunk),
       ('decoder/scores', lambda: 'decoder.last_conv.8'),
       (r'aspp/(conv|bn)_?(\w+)', aspp),

@@ -6,6 +6,12 @@ from typing import Any
 from kd_jax.models import convnext, efficientnet, regnet, vit
 from kd_jax.models.pretrained import naming
 
+# Their PyTorch classes have kernels and factors with sides of 1 that Linen's
+# layers lack, some in one layout and some in another.
+WITH_SIDES_OF_1 = (
+  convnext.ConvNeXt, efficientnet.InvertedNetwork, regnet.RegNetY
+)  # fmt: skip
+
 _LAYER = naming.BLOCK + r'(conv|bn)(\d)'
 _SQUEEZE = naming.BLOCK + r'squeeze/(reduce|expand)'
 _ENCODER = 'encoder.layers.encoder_layer_'

@@ -8,6 +8,7 @@ of a network stand where all of its names follow the same prefix.
 """
 
 from collections.abc import Collection, Mapping
+import re
 from typing import Any, NamedTuple
 
 from kd_jax import errors
@@ -22,6 +23,7 @@ COUNTERS = (
 # Layers that overhaul-distillation's state dict of a DeepLab with a MobileNetV2
 # lists a second time, the first time under 'backbone.features.'.
 COPIES = ('backbone.low_level_features.', 'backbone.high_level_features.')
+_LOW_LEVEL = 4  # the first so many of the features are the low-level ones
 # The keys of a training script's own network, the most usual first.
 USUAL = (
   'model', 'state_dict', 'model_state_dict', 'model_state', 'net', 'network',
@@ -127,6 +129,14 @@ def is_counter(name: str) -> bool:
 def is_copy(name: str) -> bool:
   """Returns whether a name is that of a weight's second entry; see `COPIES`."""
   return name.startswith(COPIES)
+
+
+def copied(name: str) -> str:
+  """Returns the name of a weight's second entry, '' if it has none."""
+  match = re.fullmatch(r'backbone\.features\.((\d+)\..*)', name)
+  if not match:
+    return ''
+  return COPIES[int(match[2]) >= _LOW_LEVEL] + match[1]
 
 
 def _fitting(
