@@ -37,9 +37,9 @@ def about() -> dict[str, object]:
   """Returns the devices, the versions and the commit."""
   import jax
 
-  from kd_jax.training import run
+  from kd_jax.training import provenance
 
-  facts = run.provenance()
+  facts = provenance.found()
   for name in _VERSIONS:
     try:
       facts['versions'][name] = importlib.metadata.version(name)

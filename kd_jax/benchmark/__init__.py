@@ -40,7 +40,7 @@ from absl import logging
 from kd_jax import errors
 from kd_jax.benchmark import case, cost, peers, pieces, turns
 from kd_jax.runtime import command
-from kd_jax.training import run
+from kd_jax.training import provenance
 
 _LISTS = ('batch_size', 'steps_per_dispatch', 'images', 'devices')
 
@@ -65,21 +65,21 @@ def main(argv: Sequence[str]) -> int:
       torch_peer.close()
   print(turns.table(rows))
   print(f'\n{turns.sizes(rows)}')
-  provenance = run.provenance()
+  ran_on = provenance.found()
   if torch_peers:
-    provenance['versions']['torch'] = torch_peers[0].about['torch']
+    ran_on['versions']['torch'] = torch_peers[0].about['torch']
   versions = ', '.join(
-    f'{name} {version}' for name, version in provenance['versions'].items()
+    f'{name} {version}' for name, version in ran_on['versions'].items()
   )
   print(
     f'\nbatch {args.batch_size}, {args.image_size} pixels, {args.classes} '
     f'classes, {args.images} images, n={args.repeats} turns; '
-    f'{provenance["hardware"]} ({provenance["host"]}); {versions}; '
-    f'commit {provenance["commit"]}'
+    f'{ran_on["hardware"]} ({ran_on["host"]}); {versions}; '
+    f'commit {ran_on["commit"]}'
   )
   if args.json:
     with open(args.json, 'w', encoding='utf-8') as file:
-      json.dump({'rows': rows, 'arguments': vars(args), **provenance}, file)
+      json.dump({'rows': rows, 'arguments': vars(args), **ran_on}, file)
   return 0
 
 

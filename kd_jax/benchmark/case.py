@@ -17,6 +17,7 @@ from kd_jax import errors, features, models, tasks
 from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
 from kd_jax.distill import augmented, build, inspect, jitted, step
+from kd_jax.distill import images as images_lib
 from kd_jax.runtime import sharding
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of each channel of the random images
@@ -260,7 +261,7 @@ def start(
   batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   frozen = {}
   for name, network in exp.teachers.items():
-    seen = step.resized(batch['image'], exp.sizes.get(name, 0))
+    seen = images_lib.resized(batch['image'], exp.sizes.get(name, 0))
     frozen[name] = step.variables_of(network, key, seen)
   state = step.init(exp, jnp.int32(0), frozen, batch)
   return state, step.fold(exp, frozen, batch['image'])

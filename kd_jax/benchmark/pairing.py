@@ -166,5 +166,7 @@ def _at(config: ConfigDict, path: str) -> Any:
   """Returns the value at a path such as 'optimizer.clip_norm'."""
   value: Any = config
   for key in path.split('.'):
+    if key not in value:
+      return config_lib.ADDED[path]  # a group was replaced as a whole
     value = value[key]
   return value.to_dict() if isinstance(value, ConfigDict) else value

@@ -20,6 +20,7 @@ from kd_jax import errors
 from kd_jax.cli import configured, starting
 from kd_jax.runtime import command, distributed
 from kd_jax.study import compare, grid, sweep
+from kd_jax.training import provenance
 from kd_jax.training import run as run_lib
 
 _EXIT_CODES = {
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
         'set': {axis.key: list(axis.values) for axis in axes},
         'seeds': seeds or [config.seed],
         'config': config_lib.plain(config),
-        **run_lib.provenance(),
+        **provenance.found(),
       },
     )
     distributed.first(lambda: folder.replace('sweep.md', f'{text}\n'))

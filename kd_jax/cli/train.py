@@ -21,7 +21,7 @@ from kd_jax.cli import configured, starting
 from kd_jax.runtime import command, distributed, run_dir
 from kd_jax.study import seeds as seeds_lib
 from kd_jax.study import trained
-from kd_jax.training import report
+from kd_jax.training import provenance, report
 from kd_jax.training import run as run_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -88,7 +88,7 @@ def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
     summary = _folder(shared, several=False, prefix='seeds-')
     name = _name_of_summary(seeds)
     config = config_lib.plain(_CONFIG.value)
-    summary.write(name, {**figures, 'config': config, **run_lib.provenance()})
+    summary.write(name, {**figures, 'config': config, **provenance.found()})
     distributed.say(f'figures: {summary.path / name}')
 
 

@@ -1,4 +1,4 @@
-"""The headline metric of a training batch, from logits that are there."""
+"""Figures of a training step: its headline metric, and whether it is finite."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,3 +55,11 @@ def _deployed(
 
   jax.eval_shape(trace, feats)
   return networks[0] if networks else ''
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Returns whether no float of a tree is NaN or infinite, as bool []."""
+  leaves = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kd_jax.data import resident
-from kd_jax.distill import step
+from kd_jax.distill import figures, step
 from kd_jax.runtime import sharding
 
 _MOST_STEPS = 128  # steps of a dispatch
@@ -97,11 +97,11 @@ def optimizer_init(exp: step.Experiment, mesh: Mesh) -> Any:
 
 
 def all_finite(mesh: Mesh) -> Any:
-  """Returns `step.all_finite` as a jitted function of a training state.
+  """Returns `figures.all_finite` as a jitted function of a training state.
 
   It is called before every save.
   """
-  return jax.jit(step.all_finite, out_shardings=sharding.replicated(mesh))
+  return jax.jit(figures.all_finite, out_shardings=sharding.replicated(mesh))
 
 
 def fold(exp: step.Experiment, image_size: int, mesh: Mesh) -> Any:

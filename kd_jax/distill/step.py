@@ -12,6 +12,7 @@ import optax
 
 from kd_jax import pytrees
 from kd_jax.distill import averaging, figures, optim
+from kd_jax.distill import images as images_lib
 from kd_jax.features import (
   PLAIN,
   Batch,
@@ -80,32 +81,7 @@ def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
   Returns:
     The images, [N,H,W,3] f32, or [N,S,S,3] f32 where the network has a size S.
   """
-  images = resized(images, exp.sizes.get(name, 0))
-  if name not in exp.inputs:
-    return images
-  scale, shift = (
-    jnp.asarray(x, images.dtype).reshape(1, 1, 1, 3) for x in exp.inputs[name]
-  )
-  return images * scale + shift
-
-
-def resized(images: jax.Array, size: int) -> jax.Array:
-  """Returns images at another size: bilinear, with antialiasing.
-
-  Antialiasing widens the triangle where images shrink, as Pillow's bilinear
-  filter does; images that grow are interpolated between the centres of pixels.
-
-  Args:
-    images: Images [N,H,W,3] f32.
-    size: The height and width S in pixels; 0 leaves them as they are.
-
-  Returns:
-    The images, [N,S,S,3] f32.
-  """
-  if not size or images.shape[1:3] == (size, size):
-    return images
-  shape = (images.shape[0], size, size, images.shape[-1])
-  return jax.image.resize(images, shape, 'bilinear', antialias=True)
+  return images_lib.seen(images, exp.sizes.get(name, 0), exp.inputs.get(name))
 
 
 @struct.dataclass
@@ -183,7 +159,7 @@ def fold(
       name,
       network,
       frozen[name],
-      resized(images, exp.sizes.get(name, 0)),
+      images_lib.resized(images, exp.sizes.get(name, 0)),
       train=False,
       mutable=(layers.FOLDED,),
     )
@@ -480,14 +456,6 @@ def features_of(
     image = seen_by(exp, name, batch['image'])
     feats[name], _ = run(name, network, variables, image, train=False)
   return feats
-
-
-def all_finite(tree: Any) -> jax.Array:
-  """Returns whether no float of a tree is NaN or infinite, as bool []."""
-  leaves = [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
-  return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
 def teacher_features(

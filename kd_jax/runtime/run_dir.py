@@ -160,7 +160,7 @@ class Folder:
     if _adopts(old, new):
       new['data_facts'].pop('fingerprint')
     epochs_old, epochs_new = old.pop('epochs', 0), new.pop('epochs')
-    relevant = {key: new[key] for key in ('optimizer', 'weights')}
+    relevant = {key: new.get(key) for key in ('optimizer', 'weights')}
     lines = config_lib.difference(old, new)
     if epochs_new != epochs_old and _depends_on_epochs(relevant):
       lines.append(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kd_jax import models, pytrees
 from kd_jax.data import augment
 from kd_jax.distill import build, inspect, step
+from kd_jax.distill import images as images_lib
 from kd_jax.export import artifact
 from kd_jax.training import restore
 
@@ -56,7 +57,7 @@ class Network:
     @jax.jit
     def features(weights, variables, images):
       image = augment.normalise(images, facts['mean'], facts['std'])
-      image = step.resized(image, size)  # of a teacher of another size
+      image = images_lib.resized(image, size)  # of a teacher of another size
       values, _ = step.run('network', network, variables, image, train=False)
       if not alone:
         values['logits'] = trained.forward(weights, images)

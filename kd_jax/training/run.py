@@ -3,13 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
-import importlib.metadata
-import platform
-import subprocess
 from typing import Any, NamedTuple
 
 from etils import epath
-import jax
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
@@ -32,6 +28,7 @@ from kd_jax.training import (
   loop,
   options,
   picture,
+  provenance,
   report,
   splits,
 )
@@ -276,7 +273,7 @@ def _written(
     },
     **_of_teachers({n: {**x, **costs[n]} for n, x in teachers.items()}),
     **({'init': begun} if begun else {}),
-    **provenance(),
+    **provenance.found(),
   }
   folder.write_alone('result.json', result)
   return result
@@ -389,35 +386,3 @@ def _save(
   else:
     place, tree = 'deployed', variables
   checkpoint.save_only(folder.path / f'{place}{suffix}', step, tree)
-
-
-def provenance() -> dict[str, Any]:
-  """Returns the hardware, versions and commit that figures come from."""
-  devices = jax.devices()
-  names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-  return {
-    'hardware': f'{len(devices)} x {devices[0].device_kind}',
-    'processes': distributed.count(),
-    'host': f'{platform.machine()}, {platform.system()}',
-    'versions': {
-      'python': platform.python_version(),
-      'kd_jax': __version__,
-      **{name: importlib.metadata.version(name) for name in names},
-    },
-    'commit': _commit(),
-  }
-
-
-def _commit() -> str:
-  """Returns the commit of the checkout that this runs from, or 'unknown'."""
-  package = epath.Path(__file__).parent.parent
-  if not (package.parent / '.git').exists():
-    return 'unknown'  # installed from a wheel
-  describe = ['git', 'describe', '--always', '--dirty', '--abbrev=12']
-  try:
-    described = subprocess.run(
-      describe, cwd=package, capture_output=True, text=True, check=False
-    )
-  except OSError:  # no git on this machine
-    return 'unknown'
-  return described.stdout.strip() or 'unknown'

@@ -7,7 +7,6 @@ import os
 import pickle
 import struct
 import tracemalloc
-from types import SimpleNamespace
 import zipfile
 
 from ml_collections import ConfigDict
@@ -262,8 +261,8 @@ def no_file(place, case):
 
 def config(path, digits, place):
   """Returns the part of a configuration that names a file of weights."""
-  teacher = SimpleNamespace(path=path, sha256=digits, key='')
-  return SimpleNamespace(teacher=teacher, cache_dir=str(place / 'cache'))
+  teacher = {'path': path, 'sha256': digits, 'key': ''}
+  return ConfigDict({'teacher': teacher, 'cache_dir': str(place / 'cache')})
 
 
 def served():

@@ -24,6 +24,7 @@ ROOT = pathlib.Path(kd_jax.__file__).parent
 # Where `jax.jit` stands, and why the command needs no program of it but those
 # that it has.
 JITTED = {
+  'export/tensorflow_script.py',  # in a process of its own
   'cli/export.py',  # what 'predict' compiles
   'distill/jitted.py',
   'distill/evaluation.py',

@@ -175,7 +175,7 @@ def test_varied_images_are_a_function_of_seed_epoch_and_image():
 def test_the_decoder_of_a_worker_is_the_same():
   how = varied.Varied(STILL, 'trivialaugment', jitter=(0.1, 0.2, 0.3, 0.1))
   images = source.Arrays(REFERENCE['image'][None], np.zeros(1, np.int32))
-  decoder = stream.Decoder(images, 16, (), 5, None, how)
+  decoder = stream.Decoder(images, 16, seed=5, varied=how)
   other = pickle.loads(pickle.dumps(decoder))
   for epoch in range(4):
     a, b = decoder(0, epoch)['image'], other(0, epoch)['image']

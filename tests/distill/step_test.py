@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from kd_jax.data import augment, resident, source
-from kd_jax.distill import optim, step
+from kd_jax.distill import figures, optim, step
 from kd_jax.features import tap
 from kd_jax.models import layers
 from kd_jax.runtime import sharding
@@ -244,8 +244,8 @@ def test_clipping_bounds_the_norm_of_all_gradients_together():
 
 def test_all_finite_sees_one_nan_among_many():
   tree = {'a': jnp.ones(3), 'n': jnp.int32(1)}
-  assert step.all_finite(tree)
-  assert not step.all_finite({**tree, 'b': jnp.array([1.0, jnp.nan])})
+  assert figures.all_finite(tree)
+  assert not figures.all_finite({**tree, 'b': jnp.array([1.0, jnp.nan])})
 
 
 def test_a_folded_teacher_says_the_same_and_leaves_less_to_do():

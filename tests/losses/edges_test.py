@@ -21,6 +21,12 @@ CLASSES = np.int32([[0, 1, 0, 2, 0, 0, 0, 0], [4] + [0] * 7, [0] * 8])
 INDEX = np.arange(12).reshape(6, 2) % 6
 # What `losses_test.CALLS` does not have: (shape, the loss of a and b).
 OTHERS = {
+  'mean_of_teachers': (
+    losses_test.VECTORS,
+    lambda a, b: losses.kl(
+      a, losses.mean_of_teachers([a, b], (1.0, 3.0), 4.0), 4.0
+    ),
+  ),
   'aligned': (MAPS, lambda a, b: sum(map(jnp.mean, losses.aligned(a, b)))),
   'attention_map': (MAPS, lambda a, _: losses.attention_map(a).mean()),
   'avg_pool_to': (MAPS, lambda a, _: losses.avg_pool_to(a, 2, 2).mean()),

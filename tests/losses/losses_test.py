@@ -46,9 +46,9 @@ CALLS = {
 OTHERS = {
   'aligned', 'attention_map', 'avg_pool_to', 'classes', 'contrastive',
   'cross_entropy', 'flat', 'flow', 'guided_kl', 'inter_layers', 'intra_layer',
-  'kl_per_image', 'margin', 'masked_cross_entropy', 'multibox', 'multibox_kl',
-  'multibox_selected', 'position_cross_entropies', 'shifted_map',
-  'similarities', 'softmax_weighted_sum', 'standardized', 'unit',
+  'kl_per_image', 'margin', 'masked_cross_entropy', 'mean_of_teachers',
+  'multibox', 'multibox_kl', 'multibox_selected', 'position_cross_entropies',
+  'shifted_map', 'similarities', 'softmax_weighted_sum', 'standardized', 'unit',
 }  # fmt: skip
 
 

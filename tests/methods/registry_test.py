@@ -57,5 +57,5 @@ def test_the_same_method_on_networks_of_one_width_is_built():
 
 
 def test_several_teachers_are_one_line():
-  with pytest.raises(errors.UsageError, match='several teachers are not there'):
+  with pytest.raises(errors.UsageError, match='would be 2 teachers of method'):
     build.build(config('TwoTeachers'))

@@ -96,7 +96,7 @@ def test_a_run_without_an_average_has_none_to_load(tmp_path):
 def test_the_average_is_evaluated_beside_the_deployed_network(monkeypatch):
   seen = []
 
-  def evaluate(task, counts, test, size, params, model_state, frozen):
+  def evaluate(task, counts, test, size, params, model_state, frozen, beat):
     seen.append((params['student'], model_state['student']))
     return {'student': {'top1': len(seen)}, 'other': {'top1': 50}}
 
@@ -113,7 +113,7 @@ def test_the_average_is_evaluated_beside_the_deployed_network(monkeypatch):
     average={'student': {'params': 'mean', 'batch_stats': 'mean'}},
   )
   given = parts, {'test': None}, {'test': None}, 8
-  assert accuracies.measured(*given, state, {}) == {
+  assert accuracies.measured(*given, state, {}, print) == {
     'test/top1': 1, 'test/other/top1': 50, 'test/ema/top1': 2,
   }  # fmt: skip
   assert seen == [
@@ -121,5 +121,5 @@ def test_the_average_is_evaluated_beside_the_deployed_network(monkeypatch):
   ]  # fmt: skip
   seen.clear()
   assert 'test/ema/top1' not in accuracies.measured(
-    *given, state.replace(average={}), {}
+    *given, state.replace(average={}), {}, print
   )
