@@ -148,6 +148,8 @@ def _rules(
   rules = []
   for expression, changes in (*common['rules'], ('.*', {})):
     fields = optim.of_rule(common, dict(changes))
+    if fields.get('args'):
+      raise _refused(label, 'optimizer.args', fields['args'], 'have none')
     if fields['name'] not in OPTIMIZERS:
       instead = f'know {", ".join(OPTIMIZERS)}'
       raise _refused(label, 'optimizer.name', fields['name'], instead)

@@ -15,7 +15,7 @@ from kd_jax import errors
 from kd_jax.config import schema
 
 # Of `config.teacher`, what is said once for all teachers of a run.
-_OF_ALL = ('cache_logits',)
+_OF_ALL = ('cache_logits', 'sees')
 
 
 def named(config: Mapping[str, Any], role: str) -> Mapping[str, Any]:

@@ -147,10 +147,10 @@ def check(
       f'{given[0]} makes mixtures of two classes, and method {config.method} '
       'needs the class of each image: give 0'
     )
-  if how.keeps_plain and not (how.mixes and config.teacher.name):
+  if how.keeps_plain and not (how.mixes and method.teachers):
     raise errors.UsageError(
-      "config.teacher.sees='plain' is for a teacher beside mixed images: set "
-      "config.teacher.name and config.data.mixup or cutmix, or give 'mixed'"
+      "config.teacher.sees='plain' is for a teacher beside mixed images: take "
+      "a method with one, and config.data.mixup or cutmix, or give 'mixed'"
     )
   if how.mixes and config.teacher.cache_logits and not how.keeps_plain:
     raise errors.UsageError(

@@ -38,6 +38,11 @@ def check_method(config: ConfigDict, task: tasks.Task) -> None:
       f'method {config.method} reads one label and one vector of logits an '
       f'image, and {data}: take one of {", ".join(dense)}'
     )
+  if len(config.method_args.get('teachers', ())) > 1:
+    raise errors.UsageError(
+      f'config.method_args.teachers={config.method_args.teachers}: several '
+      f'teachers are for one vector of logits an image, and {data}: give one'
+    )
   if config.data.augment == 'random_resized_crop':
     raise errors.UsageError(
       "config.data.augment='random_resized_crop' moves no masks or boxes, and "

@@ -124,7 +124,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ('FLOPs of an image', _known(facts.get('flops'))),
     ('computes in', _known(facts.get('dtype'))),
     ('method', _known(result.get('method'))),
-    ('teacher', _code(facts['teacher']) if facts.get('teacher') else 'none'),
+    ('teacher', _teachers(facts)),
+    *([('weights', _averaged(result['ema']))] if 'ema' in result else []),
     ('data', _known(_public(data.get('name', '')))),
     ('fingerprint of the data', _known(data.get('fingerprint'))),
     ('training images', _known(result.get('train_images'))),
@@ -139,6 +140,18 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ('kd_jax', _known(facts.get('kd_jax'))),
     ('commit', _known(result.get('commit'))),
   ]
+
+
+def _teachers(facts: dict[str, Any]) -> str:
+  """Returns the networks that taught it."""
+  names = facts.get('teachers', {}).values()
+  known = [_code(name) for name in (facts.get('teacher'), *names) if name]
+  return ', '.join(known) or 'none'
+
+
+def _averaged(decay: float) -> str:
+  """Returns what weights are that were averaged."""
+  return f'the moving average of those that were trained, decay {decay}'
 
 
 def _accuracy(facts: dict[str, Any]) -> str:
@@ -164,7 +177,7 @@ def _uses(facts: dict[str, Any], files: Collection[str], layout: str) -> str:
     f'python predict.py {test}\n```\n\n'
     'With kd_jax, in the folder of this file:\n\n'
     "```python\nimport kd_jax\ntrained = kd_jax.load('.')\n"
-    'logits = trained.forward(trained.weights, images)  # [N,H,W,3] u8, RGB\n'
+    'outputs = trained.forward(trained.weights, images)  # [N,H,W,3] u8, RGB\n'
     '```\n'
   )
   if 'student.onnx' in files:

@@ -10,7 +10,6 @@ from kd_jax.export import artifact
 from kd_jax.models.pretrained import convert
 
 FILE = 'student.torch.safetensors'
-_GROUP = 'student'  # the first part of the paths of a network that stands alone
 
 
 def write(
@@ -31,7 +30,7 @@ def write(
       `kd_jax.models`, or has no such layout.
   """
   facts = trained.facts
-  if facts['kept'] != [_GROUP]:
+  if len(facts['kept']) > 1:
     raise errors.UsageError(
       f'--torch: it predicts with {", ".join(facts["kept"])}, and no class of '
       'PyTorch is known that does; leave it out'

@@ -130,16 +130,23 @@ def _others(group: Group, reference: Group) -> list[str]:
 def _recipe(group: Group, facts: Any) -> dict[str, Any]:
   config = group.config
   given = [config['teacher'], *roles.named(config, 'teacher').values()]
-  teachers = [_teacher(each) for each in given if each.get('name')]
+  teachers = [_teacher(fields) for fields in given if fields.get('name')]
+  others = roles.named(config, 'student').values()
   return {
     'data': {key: config['data'].get(key) for key in groups_lib.DATA},
     'version of the data': facts
     and {key: value for key, value in facts.items() if key not in _FACTS},
-    'network': [config['student'], roles.named(config, 'student')],
+    'network': [_student(x) for x in (config['student'], *others)],
     'epochs': config['epochs'],
     'batch size': config['batch_size'],
     'teacher': teachers or None,
   }
+
+
+def _student(fields: Mapping[str, Any]) -> list[Any]:
+  # Runs of older versions lack the keys of what a student begins with.
+  begins = {k: v for k, v in fields.items() if k.startswith('init') and v}
+  return [fields.get('name'), fields.get('args'), begins]
 
 
 def _teacher(fields: Mapping[str, Any]) -> list[Any]:

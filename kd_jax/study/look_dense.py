@@ -136,11 +136,13 @@ def look_at(opened: Sequence[look.Opened], options: look.Options) -> Together:
   pixels = [image for image, _ in shown]
   known: list[Network] = []
 
+  how = _protocol(opened)
+
   def network(trained: artifact.Trained) -> Network:
     for other in known:
       if same(other.trained, trained):
         return other
-    known.append(_network(trained, images, info, pixels, options.workers))
+    known.append(_network(trained, images, info, pixels, options.workers, how))
     return known[-1]
 
   runs = []
@@ -150,6 +152,26 @@ def look_at(opened: Sequence[look.Opened], options: look.Options) -> Together:
       networks['teacher'] = network(run.teacher)
     runs.append(_looked(run, networks, images, options))
   return Together(info, pixels, [target for _, target in shown], runs)
+
+
+def _protocol(opened: Sequence[look.Opened]) -> str:
+  """Returns how all networks are evaluated; see `shaped.PROTOCOLS`.
+
+  Raises:
+    UsageError: The runs were evaluated in different ways.
+  """
+  found = {
+    'square'  # the program of an export takes squares
+    if 'format' in run.student.facts
+    else run.student.facts.get('accuracy', {}).get('protocol', 'square')
+    for run in opened
+  }
+  if len(found) > 1:
+    raise errors.UsageError(
+      f'the runs were evaluated by different protocols ({", ".join(found)}): '
+      'look at those of one config.data.eval_protocol'
+    )
+  return found.pop()
 
 
 def same(a: artifact.Trained, b: artifact.Trained) -> bool:
@@ -173,8 +195,11 @@ def _network(
   info: source.Info,
   shown: Sequence[np.ndarray],
   workers: int,
+  protocol: str,
 ) -> Network:
-  figures, sums = measure.measured(trained, images, info, _batch(info), workers)
+  figures, sums = measure.measured(
+    trained, images, info, _batch(info), workers, protocol
+  )
   order = measure.order(trained.facts['class_names'], info.class_names)
   classes = [
     {**figures['classes'][k], 'name': name}

@@ -162,7 +162,7 @@ def teacher(
   """
   folder = run_dir.Folder(epath.Path(path).expanduser())
   config, info, facts = facts_lib.read(folder)
-  if not config.teacher.name or roles.named(config, 'teacher'):
+  if not config.teacher.name or 'teachers' in facts:
     return None
   names = {'teacher.name': config.teacher.name}
   imports.check(names, allow_imports, str(folder.path))

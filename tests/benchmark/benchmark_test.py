@@ -140,7 +140,12 @@ def test_what_the_peers_do_not_train_is_refused(capsys, monkeypatch):
   [
     ('kd', 'method_args.standardize', True, 'they know temperature'),
     ('fpd', 'method_args.version', 'B', 'they know se_reduction, taps'),
-    ('kd', 'student.args.batch_norm', 'batch', 'they know dropout, stem, widths'),
+    (
+      'kd',
+      'student.args.batch_norm',
+      'batch',
+      'they know dropout, stem',
+    ),
     ('kd', 'optimizer.name', 'adamw', 'they know adam, sgd'),
     ('kd', 'optimizer.clip_norm', 1.0, 'they have 0.0'),
   ],
