@@ -122,14 +122,7 @@ def state_dict(
       f'{type(network).__name__} cannot be written by PyTorch names yet: its '
       'class there has weights with more sides of 1; leave --torch out'
     )
-  known = plans(network)
-  fitting = [name for name in known if layout.lower() in name.lower()]
-  if not fitting:
-    names = '; '.join(known)
-    raise errors.ArgumentError(
-      f'layout={layout!r}: {type(network).__name__} has the names of {names}'
-    )
-  plan = known[fitting[0]]
+  chosen, plan = _chosen(network, layout)
   missing = ['/'.join(path) for path in plan if path not in variables]
   _check(
     f'the weights are not all of {type(network).__name__}', missing=missing
@@ -140,7 +133,25 @@ def state_dict(
   }
   copies = {name: states.copied(name) for name in arrays}
   arrays |= {copy: arrays[name] for name, copy in copies.items() if copy}
-  return arrays, fitting[0]
+  return arrays, chosen
+
+
+def _chosen(
+  network: nn.Module, layout: str
+) -> tuple[str, dict[tuple[str, ...], str]]:
+  """Returns the name and the plan of the first layout with a part in its name.
+
+  Raises:
+    UsageError: The network has no such layout.
+  """
+  known = plans(network)
+  fitting = [name for name in known if layout.lower() in name.lower()]
+  if not fitting:
+    names = '; '.join(known)
+    raise errors.ArgumentError(
+      f'layout={layout!r}: {type(network).__name__} has the names of {names}'
+    )
+  return fitting[0], known[fitting[0]]
 
 
 def check_dtypes(state: states.State, wanted: set[str]) -> None:
@@ -210,13 +221,17 @@ def plans(network: nn.Module) -> dict[str, dict[tuple[str, ...], str]]:
   }
 
 
-def originals(network: nn.Module) -> dict[str, tuple[int, ...]]:
+def originals(
+  network: nn.Module, layout: str = ''
+) -> dict[str, tuple[int, ...]]:
   """Returns the names and shapes of a PyTorch state dict for a network.
 
-  The names are those of the network's first layout.
+  Args:
+    network: The network.
+    layout: See `state_dict`.
   """
   expected = traverse_util.flatten_dict(shapes(network))
-  return _originals(next(iter(plans(network).values())), expected)
+  return _originals(_chosen(network, layout)[1], expected)
 
 
 def _originals(
