@@ -5,6 +5,7 @@ import copy
 import functools
 import hashlib
 import json
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -42,18 +43,31 @@ def of_teacher(config: ConfigDict) -> ConfigDict:
   result.student.update(schema.network(config.teacher.name, **args))
   result.baseline = 'off'
   recipe = config.teacher.recipe.to_dict()
-  rate = recipe.get('optimizer', {}).pop('learning_rate', None)
-  if rate is not None:  # replaces the default schedule, without merging
-    result.optimizer.learning_rate = (
-      ConfigDict(rate) if isinstance(rate, dict) else rate
-    )
   try:
+    _replace(result, recipe.get('optimizer', {}))
     result.lock().update(recipe)
   except (AttributeError, KeyError, TypeError) as error:
     raise errors.UsageError(
       f'config.teacher.recipe: {" ".join(str(error.args[0]).split())}'
     ) from error
   return result
+
+
+def _replace(result: ConfigDict, optimizer: dict[str, Any]) -> None:
+  """Moves what replaces a default without merging out of a recipe's optimizer.
+
+  Args:
+    result: The configuration in which it is set.
+    optimizer: The group 'optimizer' of the recipe.
+  """
+  rate, args = (optimizer.pop(key, None) for key in ('learning_rate', 'args'))
+  if rate is not None:  # a constant, or the fields of a schedule
+    with result.ignore_type():
+      result.optimizer.learning_rate = (
+        ConfigDict(rate) if isinstance(rate, dict) else rate
+      )
+  if args is not None:
+    result.optimizer.args = ConfigDict(args) if isinstance(args, dict) else args
 
 
 def of_baseline(config: ConfigDict, student: str = 'student') -> ConfigDict:
@@ -67,20 +81,46 @@ def of_baseline(config: ConfigDict, student: str = 'student') -> ConfigDict:
   """
   result = config.copy_and_resolve_references()
   defaults = schema.default()
-  result.student = roles.student(result, student)
+  network, deployed = roles.student(result, student), _deployed(result, student)
+  # All students of a run begin alike, so the rest of `student` stays.
+  result.student.name, result.student.args = network.name, network.args
   for key in (
     'method', 'method_args', 'weights', 'teacher', 'teachers', 'students',
     'trainable', 'phases',
   ):  # fmt: skip
     result[key] = defaults[key]
-  # Drops the rules for parameters that the student alone does not have.
-  result.optimizer.rules = tuple(
-    rule
-    for rule in result.optimizer.rules
-    if not rule[0].startswith(('^method', '^leader', '^student_'))
-  )
+  rules = [
+    (_alone(expression, deployed), changes)
+    for expression, changes in result.optimizer.rules
+  ]
+  result.optimizer.rules = tuple(rule for rule in rules if rule[0])
   result.baseline = 'off'
   return result
+
+
+def _deployed(config: ConfigDict, student: str) -> str:
+  """Returns the name that rules have for the deployed student, if known."""
+  names = config.method_args.get('students', ())
+  if student in roles.named(config, 'student') or not names:
+    return student
+  return names[0] if isinstance(names, list | tuple) else student
+
+
+def _alone(expression: str, deployed: str) -> str:
+  """Returns a rule's expression for the student alone; '' if it has none.
+
+  Args:
+    expression: The expression, for paths such as 'student_0/fc/kernel'.
+    deployed: The name that it has for the deployed student.
+  """
+  begin = re.compile(rf'\^{re.escape(deployed)}(?!\w)')
+  if begin.match(expression):
+    return begin.sub('^student', expression)
+  others = expression.startswith(('^method', '^leader', '^student_'))
+  name = re.match(r'\^(\w+)(?![\w?*{|])[^|]*$', expression)
+  if others or (name and not 'student'.startswith(name[1])):
+    return ''
+  return expression
 
 
 def alone(

@@ -16,6 +16,9 @@ from kd_jax.config import schema
 
 # Of `config.teacher`, what is said once for all teachers of a run.
 _OF_ALL = ('cache_logits', 'sees')
+# What a group of `config.students` has; all else of `config.student` is said
+# once for all students.
+_OF_STUDENT = ('name', 'args')
 
 
 def named(config: Mapping[str, Any], role: str) -> Mapping[str, Any]:
@@ -87,8 +90,15 @@ def _whole(config: ConfigDict, role: str, name: str) -> ConfigDict:
       "'resnet8'}"
     )
   whole = schema.default()[role]
-  fields = [field for field in whole if field not in _OF_ALL]
+  fields: Sequence[str] = _OF_STUDENT
+  if role == 'teacher':
+    fields = [field for field in whole if field not in _OF_ALL]
   for field in group:
+    if role == 'student' and field in whole and field not in _OF_STUDENT:
+      raise errors.UsageError(
+        f'{where}.{field}={group[field]!r}: it is for all students of a run; '
+        f'set config.student.{field}'
+      )
     if field not in fields:
       raise errors.unknown(f'field of {where}:', field, fields)
   if not group.get('name'):

@@ -1,6 +1,7 @@
 """From a configuration to all static parts, checked before data is read."""
 
 from collections.abc import Mapping
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,6 +26,9 @@ from kd_jax.distill.networks import make_network as make_network
 from kd_jax.distill.parts import Parts, Phase
 from kd_jax.methods import base, registry
 from kd_jax.runtime import sharding
+
+# Keys of the run that trains a teacher, whose last parts are keys of a teacher.
+_OF_TEACHER = ('data.image_size', 'student.name', 'student.args')
 
 
 def build(config: ConfigDict) -> Parts:
@@ -78,6 +82,38 @@ def build(config: ConfigDict) -> Parts:
     traced=traced,
     steps_per_epoch=steps_per_epoch,
   )
+
+
+def check_recipe(config: ConfigDict, recipe: ConfigDict) -> None:
+  """Builds the run that trains a teacher, which must be able to run here.
+
+  Args:
+    config: The configuration of a run with the teacher as `config.teacher`.
+    recipe: What `config.of_teacher` returns for it.
+
+  Raises:
+    UsageError: It cannot run; the message has the keys of `config`.
+  """
+  try:
+    build(recipe)
+  except errors.UsageError as error:
+    text = re.sub(
+      r'\bconfig\.(\w+)(\.\w+)?', lambda key: _of_run(config, *key.groups('')),
+      str(error),
+    )  # fmt: skip
+    where = '' if 'config.' in text else 'config.teacher.recipe: '
+    raise errors.UsageError(f'{where}{text}') from error
+
+
+def _of_run(config: ConfigDict, group: str, field: str) -> str:
+  """Returns the key of a run for a key of the run that trains its teacher."""
+  key, teacher = f'{group}{field}', config.teacher
+  values = teacher.recipe.get(group, {})
+  if group in teacher.recipe and (not field or field[1:] in values):
+    return f'config.teacher.recipe.{key}'
+  if key in _OF_TEACHER and (key != 'data.image_size' or teacher.image_size):
+    return f'config.teacher{field}'
+  return f'config.{key}'
 
 
 def _reads_labels(config: ConfigDict) -> bool:

@@ -9,12 +9,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
-from kd_jax import errors, models, tasks
+from kd_jax import errors, tasks
 from kd_jax.config import roles
 from kd_jax.distill import build
 from kd_jax.runtime import distributed, run_dir
 from kd_jax.study import compare, finished, grid, groups, trained
 from kd_jax.training import run as run_lib
+from kd_jax.training import start as start_lib
 from kd_jax.training import teacher as teacher_lib
 
 # Returns the configuration with overrides, such as '--config.weights.kd=0.5'.
@@ -153,6 +154,7 @@ def plan(
     try:
       parts = distributed.together(functools.partial(build.build, cell.config))
       _check_teachers(cell.config, parts, root, seen)
+      start_lib.check(cell.config, parts, root)
     except errors.UsageError as error:
       raise errors.UsageError(f'{cell}: {error}') from error
     epochs[cell.name] = parts.epochs
@@ -190,22 +192,16 @@ def _check_teachers(
     root: A folder that holds no teacher.
     seen: The teachers that are checked already; these are added.
   """
-  recipes = {}
+  recipes = set()
   for name in parts.exp.teachers:
     taught = roles.with_teacher(config, name)
     with roles.naming(config, name):
       recipe = config_lib.of_teacher(taught)
-    fields = taught.teacher
-    is_trained = not fields.path and not models.is_function(fields.name)
     text = [config_lib.plain(recipe), config_lib.plain(taught)['teacher']]
-    recipes[json.dumps(text)] = recipe if is_trained else None
-  if recipes.keys() <= seen:
-    return
-  teacher_lib.check(config, parts, root)
-  for known, recipe in recipes.items():
-    if recipe is not None and known not in seen:
-      distributed.together(functools.partial(build.build, recipe))
-  seen.update(recipes)
+    recipes.add(json.dumps(text))
+  if not recipes <= seen:
+    teacher_lib.check(config, parts, root)
+    seen |= recipes
 
 
 def run(

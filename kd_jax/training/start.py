@@ -5,6 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 from etils import epath
+import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -86,6 +87,7 @@ def check(
       return _put(values, parts)
 
     return Start(facts, again)
+  _check_one_network(parts)
   if downloads.is_url(path):
     distributed.first(lambda: str(teacher_path.file(config, _KEYS)))
   values, facts = distributed.together(lambda: _taken(config, parts))
@@ -96,6 +98,37 @@ def check(
 def _put(values: dict[str, Any], parts: build.Parts) -> dict[str, Any]:
   """Returns values on every device of the run."""
   return sharding.put(values, sharding.replicated(parts.mesh))
+
+
+def _check_one_network(parts: build.Parts) -> None:
+  """Raises UsageError if a student's variables are not those of the first."""
+  (name, network), *others = parts.exp.students.items()
+  for other, another in others:
+    if another == network:
+      continue
+    here, there = _shapes(network, parts), _shapes(another, parts)
+    for path in sorted(here.keys() | there.keys()):
+      if here.get(path) != there.get(path):
+        raise errors.UsageError(
+          f'{_KEYS.name("path")} is for students of one network, and {other} '
+          f'is another than {name}: {path} is {_said(there.get(path))} and '
+          f"{_said(here.get(path))}; give '', or all students one network"
+        )
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+  return 'not there' if shape is None else f'{list(shape)}'
+
+
+def _shapes(
+  network: nn.Module, parts: build.Parts
+) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of a student's variables by path."""
+  variables = inspect.variables_of(network, parts.source.info.image_size)
+  return {
+    pytrees.path_name(where): tuple(leaf.shape)
+    for where, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
+  }
 
 
 def _check_unused(config: ConfigDict) -> None:
@@ -113,13 +146,7 @@ def _taken(
   """Returns the values that the students begin with, and the facts."""
   path = _KEYS.value(config, 'path')
   network = next(iter(parts.exp.students.values()))
-  size = parts.source.info.image_size
-  expected = {
-    pytrees.path_name(where): tuple(leaf.shape)
-    for where, leaf in jax.tree_util.tree_leaves_with_path(
-      dict(inspect.variables_of(network, size))
-    )
-  }
+  expected = _shapes(network, parts)
   skip = _KEYS.value(config, 'skip')
   is_file = teacher_path.is_file(path)
   file = teacher_path.file(config, _KEYS) if is_file else path

@@ -240,17 +240,17 @@ def check(
 ) -> None:
   """Checks that each `config.teacher.path` that is used holds the teacher.
 
-  It is called before the folder is claimed, so that a wrong path leaves nothing
-  behind.
+  A teacher that is to be trained must have a recipe that can run. It is called
+  before the folder is claimed, so that a mistake leaves nothing behind, and
+  before any teacher is trained.
 
   Raises:
     UsageError: The path holds no network, or another one than that which
-      teaches the run in the folder.
+      teaches the run in the folder; or a recipe cannot run here.
   """
-  teachers = parts.exp.teachers
-  if not teachers:
+  if not parts.exp.teachers:
     _check_class_names(config)
-  for name in teachers:
+  for name in parts.exp.teachers:
     with roles.naming(config, name):
       _check_path(roles.with_teacher(config, name), parts, name, folder)
 
@@ -283,6 +283,11 @@ def _check_path(
     distributed.together(
       lambda: teacher_path.read(config, path, network, parts)
     )
+  elif facts is None and not models.is_function(config.teacher.name):
+    recipe = config_lib.of_teacher(config)
+    place = cache_folder(recipe, parts.source.info, 'teacher')
+    if place.read('result.json') is None:
+      distributed.together(lambda: build.check_recipe(config, recipe))
 
 
 def measured(network: Any, seen: Any = None, size: int = 0) -> step.Experiment:
@@ -415,17 +420,8 @@ def cache_folder(
     init = teacher_path.INIT
     begun = distributed.first(lambda: teacher_path.digest(config, init))
     identity = [identity, begun]
-  name = (
-    '-'.join(
-      (
-        kind,
-        config.student.name,
-        config.data.name,
-        config_lib.digest(config, identity),
-      )
-    )
-    .replace('/', '_')
-    .replace(':', '_')
-  )
+  digest = config_lib.digest(config, identity)
+  name = '-'.join((kind, config.student.name, config.data.name, digest))
+  name = name.replace('/', '_').replace(':', '_')
   home = run_dir.cache_root(config.cache_dir)
   return run_dir.Folder(home / f'networks-{__version__}' / name)

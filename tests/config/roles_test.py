@@ -183,3 +183,55 @@ def test_the_student_alone_is_the_deployed_one():
   text = json.dumps(config_lib.alone(config_lib.plain(made), 'small'))
   assert 'wrn_16_1' in text
   assert 'students' not in text
+
+
+def test_the_student_alone_begins_as_the_run_does():
+  made = config(**{'student.init': 'x.pth', 'student.init_skip': ('^fc/',)})
+  made.students.small = config_lib.network('wrn_16_1')
+  student = config_lib.of_baseline(made, 'small').student
+  assert (student.name, student.init) == ('wrn_16_1', 'x.pth')
+  assert student.init_skip == ('^fc/',)
+
+
+def test_a_student_of_its_own_has_no_start_of_its_own():
+  made = config()
+  made.students.small = config_lib.ConfigDict({'name': 'x', 'init': '/x'})
+  with pytest.raises(errors.UsageError) as raised:
+    roles.student(made, 'small')
+  assert str(raised.value) == (
+    "config.students.small.init='/x': it is for all students of a run; set "
+    'config.student.init'
+  )
+
+
+def test_the_student_alone_keeps_the_rules_for_its_own_parameters():
+  made = config(**{'method_args.students': ('small', 'big')})
+  made.students.big = config_lib.network('wrn_16_1')
+  less = {'weight_decay': 0.0}
+  names = (
+    '^small/fc', '^small_er/', '^big/', '^method', '^student_0/', 'fc/',
+    '^s.*/fc', '^big/|fc/', '^students?/',
+  )  # fmt: skip
+  made.optimizer.rules = tuple((name, less) for name in names)
+  kept = ('fc/', '^s.*/fc', '^big/|fc/', '^students?/')
+  alone = config_lib.of_baseline(made).optimizer.rules
+  assert alone == tuple((name, less) for name in ('^student/fc', *kept))
+  alone = config_lib.of_baseline(made, 'big').optimizer.rules
+  assert alone == tuple(
+    (name, less)
+    for name in ('^student/', 'fc/', '^s.*/fc', '^student/|fc/', '^students?/')
+  )
+
+
+@pytest.mark.parametrize('rate', [1e-3, {'kind': 'cosine', 'value': 0.1}])
+def test_a_recipe_has_arguments_and_a_rate_of_its_own(rate):
+  made = config()
+  made.teacher.recipe.optimizer = config_lib.ConfigDict(
+    {'name': 'adam', 'args': {'eps': 1e-6}, 'learning_rate': rate}
+  )
+  found = config_lib.of_teacher(made).optimizer.to_dict()
+  assert (found['name'], found['args']) == ('adam', {'eps': 1e-6})
+  assert found['learning_rate'] == rate
+  made.teacher.recipe.optimizer = config_lib.ConfigDict({'args': 3})
+  with pytest.raises(errors.UsageError, match=r'^config\.teacher\.recipe: '):
+    config_lib.of_teacher(made)

@@ -64,6 +64,7 @@ MISTAKES = {
   '--set=method=kd,kdd': "--set method=kdd: unknown method 'kdd'; did you mean",
   '--set=data.area=(0.1,1.0),(2,3)': '--set data.area=(2,3): config.data.area=',
   '--set=weights.kd=0.5,0.50': 'is the same run as --set weights.kd=0.5',
+  "--set=student.init='',gone": 'gone is not there',
   '--set=data.workers=1,2': 'only keys that change the result',
   '--set=teacher.recipe.optimizer.learning_rate.kind=step,stp': (
     "did you mean 'step'"

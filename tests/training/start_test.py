@@ -171,6 +171,26 @@ def test_a_run_goes_on_only_with_the_weights_it_was_begun_with(
   )
 
 
+def test_students_of_two_networks_have_no_common_start(tmp_path, parts, places):
+  made, folder = config(init=str(places / 'one')), run_dir.Folder(tmp_path)
+  network, wide = parts.exp.students['student'], tiny.network(widths=(4,) * 4)
+
+  def of(**students):
+    phase = parts.phases[0]
+    exp = phase.exp._replace(students=students)
+    return parts._replace(phases=(phase._replace(exp=exp),))
+
+  alike = start_lib.check(made, of(a=network, b=network), folder)
+  assert alike.facts['notes'] == ['all students begin alike (a, b)']
+  with pytest.raises(errors.UsageError) as told:
+    start_lib.check(made, of(a=network, b=network, c=wide), folder)
+  assert str(told.value) == (
+    'config.student.init is for students of one network, and c is another '
+    'than a: batch_stats/stage2_block1/bn1/mean is [4] and [8]; give '
+    "'', or all students one network"
+  )
+
+
 def test_networks_that_runs_share_are_apart_by_what_they_begin_with(tmp_path):
   file = tmp_path / 'weights.pth'
   made, folders = config(init=str(file)), set()

@@ -105,6 +105,35 @@ def test_a_wrong_path_of_one_of_them_is_one_line(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+WRONG = [
+  ({'image_size': 16}, r'^config\.teachers\.b\.image_size=16: digits has 8'),
+  (
+    {'recipe': {'batch_size': 10**6}},
+    r'^config\.teachers\.b\.recipe\.batch_size=1000000 is more than the 20 ',
+  ),
+  (
+    {'recipe': {'optimizer': {'name': 'adamm'}}},
+    r"^config\.teachers\.b\.recipe: unknown optimizer 'adamm'",
+  ),
+]
+
+
+@pytest.mark.parametrize(('fields', 'message'), WRONG)
+def test_a_recipe_that_cannot_run_is_one_line_before_a_teacher_is_trained(
+  tmp_path, monkeypatch, fields, message
+):
+  made, _ = config(tmp_path)
+  made.cache_dir = str(tmp_path / 'cache')
+  parts = build.build(made)
+  of_b = {'name': 'resnet8', 'expected_top1': 0.0, **fields}
+  made.teachers.b = config_lib.ConfigDict(of_b)
+  monkeypatch.setattr(build, 'trace', lambda *_: None)  # it takes a second
+  monkeypatch.setattr(build.memory, 'check', lambda *_: None)
+  with pytest.raises(errors.UsageError, match=message) as raised:
+    teacher_lib.check(made, parts, run_dir.Folder(tmp_path / 'run'))
+  assert '\n' not in str(raised.value)
+
+
 TEACHER = {'network': 'resnet20', 'top1': 70.0, 'params': 1, 'flops': 1.0}
 WIDE = {**TEACHER, 'network': 'wrn_16_2', 'top1': 80.0}
 RESULT = {
