@@ -78,7 +78,7 @@ def _norms(expression: str) -> str:
   Raises:
     UsageError: The expression cannot be a part of another.
   """
-  joined = f'^(?=.*(?:{expression})).*/(?:bias|scale)$'
+  joined = f'^(?=.*(?:{expression})).*/(?:bias|scale|layer_scale)$'
   try:
     re.compile(joined)
   except re.error as error:

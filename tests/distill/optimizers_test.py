@@ -184,7 +184,7 @@ def check_norms(network):
   )
   names = {pytrees.path_name(path): len(leaf.shape) for path, leaf in leaves}
   assert {n for n, sides in names.items() if sides < 2} == {
-    n for n in names if n.endswith(('/bias', '/scale'))
+    n for n in names if n.endswith(('/bias', '/scale', '/layer_scale'))
   }
 
 
