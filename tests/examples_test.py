@@ -69,6 +69,7 @@ def test_losses_in_a_loop_of_ones_own_distil_a_network(left_by):
   assert float(abs(left['to_teacher']).max()) == 0
 
 
+@pytest.mark.drill
 def test_a_recipe_distils_on_digits(left_by):
   left = left_by('distil_on_digits')
   assert left['distilled']['top1'] > 5 * CHANCE

@@ -108,6 +108,7 @@ def test_what_is_frozen_in_a_phase_is_bit_equal_after_it(
     assert any(np.any(after[n] != before[n]) for n in names), group
 
 
+@pytest.mark.drill
 def test_a_run_resumed_at_a_phases_end_equals_one_in_one_go(tmp_path, teacher):
   config = config_of('ab', teacher)
   train(config, tmp_path / 'stopped', steps=STEPS)
