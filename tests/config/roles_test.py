@@ -108,6 +108,7 @@ def test_an_unknown_student_is_named_with_what_is_like_it():
   [
     ({'pathh': 'x', 'name': 'x'}, "config.teachers.a: 'pathh'; did you mean"),
     ({'cache_logits': True}, "unknown field of config.teachers.a: 'cache"),
+    ({'sees': 'plain'}, "unknown field of config.teachers.a: 'sees"),
     ({'path': 'x'}, "config.teachers.a names no network: give its 'name'"),
     ('resnet8', "config.teachers.a='resnet8': give a group of fields"),
     ({'name': 'x', 'image_size': 'y'}, 'config.teachers.a: '),

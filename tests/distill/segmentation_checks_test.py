@@ -57,6 +57,12 @@ def test_guided_needs_whole_images():
   refused(config, 'config.method_args.guided=True asks whether the teacher is')
 
 
+def test_several_teachers_need_whole_images():
+  config = config_of('kd')
+  config.method_args.teachers = ('a', 'b')
+  refused(config, 'several teachers are for one vector of logits an image')
+
+
 def test_only_images_of_several_shapes_have_a_protocol_for_shapes():
   config = config_of()
   config.data.eval_protocol = 'paper'

@@ -51,6 +51,16 @@ def test_a_card_says_what_the_facts_say_and_that_the_rest_is_unknown():
   assert layout in card.content(FACTS, {'predict.py'}, layout=layout)
 
 
+def test_it_names_all_teachers_and_says_that_weights_are_averaged():
+  result = {**FACTS['result'], 'ema': 0.99}
+  teachers = {'a': 'resnet20', 'b': 'wrn_16_2'}
+  facts = {**FACTS, 'result': result, 'teacher': None, 'teachers': teachers}
+  said = rows(card.content(facts, ()))
+  assert said['teacher'] == '`resnet20`, `wrn_16_2`'
+  assert said['weights'].endswith('decay 0.99')
+  assert 'weights' not in rows(card.content(FACTS, ()))
+
+
 def test_its_head_is_yaml_that_hugging_face_reads():
   _, head, _ = card.content(FACTS, (), 'apache-2.0').split('---\n', 2)
   assert yaml.safe_load(head) == {
