@@ -60,6 +60,8 @@ def test_guided_needs_whole_images():
 def test_several_teachers_need_whole_images():
   config = config_of('kd')
   config.method_args.teachers = ('a', 'b')
+  with config.unlocked():
+    config.teachers.b = {'name': config.teacher.name}
   refused(config, 'several teachers are for one vector of logits an image')
 
 
