@@ -74,8 +74,9 @@ def voc07_ssd_vgg16() -> base.ConfigDict:
   """SSD300 with VGG16 on VOC 2007 and 2012, by ssd.pytorch.
 
   Published: 77.43% mAP on VOC 2007's test (README of ssd.pytorch, whose VGG16
-  begins with ImageNet's weights; here it begins at random, so that less is to
-  be expected). The normalisation is ssd.pytorch's. Not yet run.
+  begins with ImageNet's weights; without config.student.init it begins at
+  random here, and less is to be expected). The normalisation is
+  ssd.pytorch's. Not yet run.
 
     python -m kd_jax.main --config configs/ce.py:voc07_ssd_vgg16 \\
       --config.data.name=voc_boxes:/data

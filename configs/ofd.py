@@ -120,9 +120,9 @@ def cifar100_p200_wrn_28_4() -> base.ConfigDict:
   """PyramidNet-200 to WRN-28-4 on CIFAR-100, the paper's setup (e).
 
   Published: 17.80% top-1 error (teacher 15.6, student alone 21.09). The paper's
-  teacher was trained with mixup, which kd_jax does not have: set
-  config.teacher.path to its weights. Without them a weaker teacher is trained
-  by the student's recipe.
+  teacher was trained with mixup: set config.teacher.path to its weights.
+  Without them a weaker teacher is trained by the student's recipe, which has
+  none.
 
     python -m kd_jax.main --config configs/ofd.py:cifar100_p200_wrn_28_4
   """
@@ -211,7 +211,7 @@ def voc07_ssd_r50_r18() -> base.ConfigDict:
   stages, divisors, weight and the teacher's batch statistics are those of the
   paper's ImageNet code. 73.08% mAP on VOC 2007's test is recalled of the paper
   (teacher 76.79, student alone 71.61), and not verified; there all begin with
-  ImageNet's weights, here at random. Not yet run.
+  ImageNet's weights, here at random without config.student.init. Not yet run.
 
     python -m kd_jax.main --config configs/ofd.py:voc07_ssd_r50_r18 \\
       --config.data.name=voc_boxes:/data

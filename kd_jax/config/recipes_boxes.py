@@ -13,7 +13,9 @@ def voc_boxes(student: str) -> ConfigDict:
 
   Its 120,000 steps are 232 epochs, which is 56 steps less; the rate drops after
   80,000 and 100,000 steps, as there. The code begins with a backbone from
-  ImageNet; here it begins at random. Images are normalised as ImageNet's.
+  ImageNet, as does `config.student.init` where it names the file of a
+  classifier; without it the start is at random. Images are normalised as
+  ImageNet's.
 
   Args:
     student: The network's name.

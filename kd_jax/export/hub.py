@@ -38,9 +38,7 @@ def check(name: str) -> None:
     )
   try:
     huggingface_hub.HfApi().repo_info(name)
-  except (
-    Exception
-  ) as error:  # of the HTTP library, which depends on the version
+  except Exception as error:  # of an HTTP library that versions change
     raise errors.UsageError(f'--hub: {_why(name, error)}') from error
 
 
@@ -62,9 +60,7 @@ def upload(folder: pathlib.Path, name: str) -> None:
       folder_path=folder,
       commit_message='Export of kd_jax',
     )
-  except (
-    Exception
-  ) as error:  # of the HTTP library, which depends on the version
+  except Exception as error:  # of an HTTP library that versions change
     raise errors.RunError(
       f'{folder} is whole and was not uploaded: {_why(name, error)}'
     ) from error
