@@ -45,7 +45,8 @@ def imagenet_regnety_16gf_tiny() -> base.ConfigDict:
   9/0.5, random erasing 0.25, repeated augmentation and a least rate of 1e-5,
   which this recipe does not set: less is to be expected. The keys of the page
   augmentation have all but the repeated augmentation and the noise of 0.5; a
-  cosine's 'floor' is the least rate. The teacher is DeiT's (82.9%), whose weights have timm's names. Not yet run.
+  cosine's 'floor' is the least rate. The teacher is DeiT's (82.9%), whose
+  weights have timm's names. Not yet run.
 
     python -m kd_jax.main --config configs/deit.py:imagenet_regnety_16gf_tiny \\
       --config.teacher.path=regnety_160-a5fe301d.pth
