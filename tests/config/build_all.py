@@ -129,9 +129,13 @@ def two_steps(config, size=None):
   Args:
     config: The configuration; its batch and CRD's negatives are made small.
     size: The height and width of the images; None takes the data set's, or
-      96 where they are larger (97 for DeepLabs).
+      96 where they are larger (97 for DeepLabs). An SSD's priors and a
+      transformer's positions are for the data set's alone.
   """
   classes, image_size = facts(config)
+  has_own_size = config.method == 'deit' or task_of(config).name == 'detection'
+  if size is None and has_own_size:
+    size = image_size
   size = size or min(image_size, LARGEST + image_size % 2)
   images = 2 * config.bn_group_size or BATCH
   config.batch_size = images
