@@ -392,9 +392,13 @@ def predict(facts, forward, path):
 
 
 if __name__ == '__main__':
+  files = sys.argv[1:]
+  if files in ([], ['-h'], ['--help']):
+    print(__doc__, file=sys.stdout if files else sys.stderr)
+    sys.exit(0 if files else 2)
   try:
     facts, forward = load(pathlib.Path(__file__).parent)
-    for path in map(pathlib.Path, sys.argv[1:] or sys.exit(__doc__)):
+    for path in map(pathlib.Path, files):
       print(*predict(facts, forward, path), sep='\n')
   except (
     KeyError,

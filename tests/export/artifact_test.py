@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import runpy
 import shutil
 import sys
 
@@ -51,6 +52,18 @@ def predict(folder, *arguments):
   return children.run([sys.executable, '-c', code])
 
 
+@pytest.mark.parametrize(
+  ('arguments', 'code'), [([], 2), (['-h'], 0), (['--help'], 0)]
+)
+def test_predict_says_how_it_is_used(arguments, code, monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['predict.py', *arguments])
+  with pytest.raises(SystemExit) as raised:
+    runpy.run_path(predict_template.__file__, run_name='__main__')
+  assert raised.value.code == code
+  said = capsys.readouterr()
+  assert 'python predict.py FILES' in (said.err if code else said.out)
+
+
 def test_predict_alone_counts_as_the_run_did(made):
   result, folder = made
   ended = predict(folder, folder / 'test.npz')
@@ -82,7 +95,7 @@ def test_predict_labels_images_and_says_what_it_cannot_read(made, tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert message in ended.stderr
     assert 'Traceback' not in ended.stderr
-  assert len((folder / 'predict.py').read_text().splitlines()) < 410
+  assert len((folder / 'predict.py').read_text().splitlines()) < 420
 
 
 def test_the_program_is_for_every_platform_and_any_batch(made):
