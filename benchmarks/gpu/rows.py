@@ -1,6 +1,7 @@
 """The participants of the table: kd_jax's configurations, PyTorch's loops."""
 
 from collections.abc import Callable, Mapping
+import fnmatch
 import functools
 import importlib.util
 import json
@@ -17,15 +18,50 @@ HERE = pathlib.Path(__file__).resolve().parent
 _BF16_TEACHER = HERE.parent / 'kd_bfloat16_teacher.py'  # the student is f32
 _KD = {'config': 'kd:cifar100_r32x4_r8x4', 'batch_size': 64}
 _CE = {'config': 'ce', 'student': 'resnet32x4', 'batch_size': 64}
-# The rows, the most important first. 'of' names the row that a loop of PyTorch
-# is compared with; 'variant' is a variant of benchmarks/torch_peer.py.
+_R34 = {
+  'config': 'kd:imagenet_r34_r18', 'image_size': 224, 'classes': 1000,
+  'images': 2000,
+}  # fmt: skip
+# The methods beside KD whose loops PyTorch has, on the same pair of networks.
+_OTHERS = {
+  'FPD': {'config': 'fpd:cifar100_r32x4_r8x4'},
+  'OFD': {'config': 'ofd:cifar100_r32x4_r8x4'},
+  'FFSD resnet8x4': {'config': 'ffsd:cifar100_r8', 'student': 'resnet8x4'},
+  'PICS': {'config': 'pics:cifar100_r32x4_r8x4'},
+  'CRD': {'config': 'crd:cifar100_r32x4_r8x4'},
+}
+
+
+def _family(
+  name: str, row: dict[str, Any], batch_size: int, suffix: str = ''
+) -> dict[str, dict[str, Any]]:
+  """Returns a configuration's rows in both dtypes, beside PyTorch's loops.
+
+  Args:
+    name: The name that the rows begin with.
+    row: The configuration.
+    batch_size: Images of a step.
+    suffix: What the names end with.
+  """
+  row = {**row, 'batch_size': batch_size}
+  own, bf16 = f'{name}{suffix}', f'{name} bf16{suffix}'
+  loops = {
+    'compiled': {'of': own, 'variant': 'compiled'},
+    'compiled bf16': {'of': bf16, 'variant': 'bfloat16'},
+    'eager': {'of': own, 'variant': 'eager'},
+    'DataLoader': {'of': own, 'variant': 'dataloader'},
+  }
+  return {
+    own: row,
+    bf16: {**row, 'dtype': 'bfloat16'},
+    **{f'{name} PyTorch {k}{suffix}': loop for k, loop in loops.items()},
+  }
+
+
+# The rows. 'of' names the row that a loop of PyTorch is compared with;
+# 'variant' is a variant of benchmarks/torch_peer.py.
 ROWS: dict[str, dict[str, Any]] = {
-  'KD': _KD,
-  'KD PyTorch compiled': {'of': 'KD', 'variant': 'compiled'},
-  'KD bf16': {**_KD, 'dtype': 'bfloat16'},
-  'KD PyTorch compiled bf16': {'of': 'KD bf16', 'variant': 'bfloat16'},
-  'KD PyTorch eager': {'of': 'KD', 'variant': 'eager'},
-  'KD PyTorch DataLoader': {'of': 'KD', 'variant': 'dataloader'},
+  **_family('KD', _KD, 64),
   'Tf-FD': {'config': 'tf_fd:cifar100_r20', 'batch_size': 128},
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
   'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
@@ -34,6 +70,14 @@ ROWS: dict[str, dict[str, Any]] = {
   'KD deterministic': {**_KD, 'deterministic': True, 'steps_per_dispatch': 8},
   'CE resnet32x4': _CE,
 }
+# Those that a call times where --rows chooses none; a quarter of an hour has
+# no time for the others.
+FIRST = tuple(ROWS)
+for _name, _row in {'KD': _KD, **_OTHERS}.items():
+  ROWS |= _family(_name, _row, 64) | _family(_name, _row, 512, ' batch 512')
+ROWS |= _family('CE resnet32x4', _CE, 64)
+ROWS |= _family('FFSD', ROWS['FFSD'], 128)
+ROWS |= _family('ResNet34 to 18', _R34, 128)
 
 
 class Ours(peer.Peer):
@@ -109,15 +153,18 @@ def chosen(options: Mapping[str, Any]) -> list[str]:
   A row of PyTorch brings the row that it is compared with.
 
   Args:
-    options: The options of run.py.
+    options: The options of run.py. 'rows' has names and patterns such as 'FPD*'
+      with commas between; '' requests `FIRST`.
 
   Raises:
-    UsageError: A name is unknown.
+    UsageError: A name is unknown, or a pattern fits no name.
   """
-  names = options['rows'].split(',') if options['rows'] else list(ROWS)
-  for name in names:
-    if name not in ROWS:
-      raise errors.unknown('value of --rows:', name, ROWS)
+  names: list[str] = []
+  for pattern in options['rows'].split(',') if options['rows'] else FIRST:
+    fitting = [n for n in ROWS if fnmatch.fnmatchcase(n, pattern)]
+    if not fitting:
+      raise errors.unknown('value of --rows:', pattern, ROWS)
+    names += fitting
   wanted = {*names, *(ROWS[name].get('of', name) for name in names)}
   return [name for name in ROWS if name in wanted]
 
@@ -136,11 +183,11 @@ def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     'student': options['student'] or row.get('student'),
     'teacher': options['teacher'] or row.get('teacher'),
     'dtype': row.get('dtype', 'float32'),
-    'image_size': options['image_size'],
-    'classes': 100,
+    'image_size': row.get('image_size', options['image_size']),
+    'classes': row.get('classes', 100),
     'batch_size': batch,
     'steps_per_dispatch': row.get('steps_per_dispatch', 0),
-    'images': options['images'],
+    'images': row.get('images', options['images']),
     'devices': 1,
     'deterministic': row.get('deterministic', False),
   }

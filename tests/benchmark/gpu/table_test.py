@@ -195,13 +195,32 @@ def test_without_pytorch_our_rows_remain_and_one_line_says_so(
   assert capsys.readouterr().out.count('PyTorch is not installed') == 1
 
 
-def test_the_loops_of_pytorch_know_the_tables_configurations():
+def test_a_pattern_brings_all_rows_that_it_fits():
   rows = script('rows')
-  names = [name for name, row in rows.ROWS.items() if 'of' in row]
-  given = rows.torch_given(names[0], OPTIONS)
-  assert given['method'] == 'kd'
+  assert rows.chosen({'rows': 'CRD*batch 512'}) == [
+    'CRD batch 512', 'CRD bf16 batch 512', 'CRD PyTorch compiled batch 512',
+    'CRD PyTorch compiled bf16 batch 512', 'CRD PyTorch eager batch 512',
+    'CRD PyTorch DataLoader batch 512',
+  ]  # fmt: skip
+  assert rows.chosen({'rows': ''}) == list(rows.FIRST)
+  with pytest.raises(errors.UsageError, match=r"of --rows: 'GKD\*'"):
+    rows.chosen({'rows': 'KD,GKD*'})
+
+
+def test_the_loops_of_pytorch_know_the_first_configuration():
+  given = script('rows').torch_given('KD PyTorch compiled', OPTIONS)
+  assert (given['method'], given['variant']) == ('kd', 'compiled')
   assert given['compile_mode'] == 'default'
-  of = {rows.ROWS[name]['of'] for name in names}
-  assert {rows.ROWS[name]['config'] for name in of} == {
-    rows.ROWS['KD']['config']
+
+
+@pytest.mark.drill
+def test_the_loops_of_pytorch_know_all_configurations():
+  rows = script('rows')
+  first = {
+    row['of']: n for n, row in reversed(rows.ROWS.items()) if 'of' in row
   }
+  of_config = {rows.ROWS[of]['config']: n for of, n in first.items()}
+  options = {**OPTIONS, 'images': 20000}  # CRD compares an image with many
+  given = [rows.torch_given(name, options) for name in of_config.values()]
+  methods = {'kd', 'fpd', 'ofd', 'ffsd', 'pics', 'crd', 'ce'}
+  assert {each['method'] for each in given} == methods
