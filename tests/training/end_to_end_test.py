@@ -241,6 +241,7 @@ def test_a_streamed_run_ends_bit_for_bit_like_one_on_the_device(
   assert_same_run(reference, tmp_path)
 
 
+@pytest.mark.drill
 def test_a_held_out_set_takes_the_tests_place_until_the_end(tmp_path):
   more = ('--config.data.val_fraction=0.2', '--config.epochs=2')
   finish(begin(tmp_path, *more))
@@ -254,6 +255,7 @@ def test_a_held_out_set_takes_the_tests_place_until_the_end(tmp_path):
   assert 'best_on_test' not in result
 
 
+@pytest.mark.drill
 def test_several_seeds_share_the_teacher_and_are_compared_in_pairs(tmp_path):
   more = ('--seeds=0,1', '--config.epochs=1', '--config.baseline=train')
   out = finish(begin(tmp_path, *more))
