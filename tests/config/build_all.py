@@ -112,7 +112,9 @@ def random_teacher(network, key, image):
   if 'batch_stats' not in variables:
     return variables
   _, seen = jax.jit(
-    lambda v, x: network.apply(v, x, train=True, mutable=['batch_stats'])
+    lambda v, x: network.apply(
+      v, x, train=True, mutable=['batch_stats'], rngs={'dropout': key}
+    )
   )(variables, image)
   moved = 0.1  # of the batch's statistics, as PyTorch's BatchNorm
   variables['batch_stats'] = jax.tree.map(
