@@ -70,6 +70,26 @@ def imagenet_regnety_16gf_tiny() -> base.ConfigDict:
   return config
 
 
+def folder_regnety_400mf_tiny() -> base.ConfigDict:
+  """RegNetY-400MF to DeiT-tiny on a folder of images, at 64 pixels.
+
+  The teacher is trained on the folder first, if it has no path. The schedule is
+  a starting point and not published.
+
+    python -m kd_jax.main --config configs/deit.py:folder_regnety_400mf_tiny \\
+      --config.data.name=folder:photos
+  """
+  config = deit(base.pair('regnety_400mf', 'deit_tiny'))
+  config.student = base.network('deit_tiny', image_size=64, patch=8)
+  config.data.name, config.data.image_size = 'folder:photos', 64
+  config.data.augment = 'random_resized_crop'
+  config.data.mean = (0.485, 0.456, 0.406)  # torchvision's
+  config.data.std = (0.229, 0.224, 0.225)
+  config.epochs, config.eval_batch_size = 30, 64
+  _adamw(config, rate=1e-3, warmup=2)
+  return config
+
+
 def deit(config: base.ConfigDict) -> base.ConfigDict:
   """Adds the method to `config`, with the hard target."""
   config.method = 'deit'
@@ -94,4 +114,5 @@ RECIPES = {
   'digits': digits,
   'digits_soft': digits_soft,
   'imagenet_regnety_16gf_tiny': imagenet_regnety_16gf_tiny,
+  'folder_regnety_400mf_tiny': folder_regnety_400mf_tiny,
 }

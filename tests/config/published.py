@@ -249,6 +249,12 @@ SCHEDULES = {
     milestones=(15, 25), augment='random_resized_crop', image_size=224,
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
   ),
+  'folder deit': Schedule(
+    'kd_jax: a starting point', 'ours', data='folder:photos', epochs=30,
+    rate=1e-3, milestones=('cosine',), decay=0.05, warmup=2, optimizer='adamw',
+    augment='random_resized_crop', image_size=64,
+    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+  ),
 }  # fmt: skip
 
 _REP = 'RepDistiller b84f547, scripts/run_cifar_distill.sh'
@@ -575,6 +581,9 @@ def _more() -> dict[str, Row]:
     ),
     'deit:imagenet_regnety_16gf_tiny': Row(
       'imagenet deit', 'deit', 'regnety_16gf', 'deit_tiny:0.1'
+    ),
+    'deit:folder_regnety_400mf_tiny': Row(
+      'folder deit', 'deit', 'regnety_400mf', 'deit_tiny:64:8'
     ),
     'dist:imagenet_r34_r18': Row('imagenet', 'dist imagenet', *r34),
     'reviewkd:imagenet_r34_r18': Row(

@@ -46,7 +46,7 @@ def network(group):
   """A network as in the table: 'resnet50:cifar' has that stem (or dropout)."""
   args = group.args.to_dict()
   args.pop('batch_norm', None)
-  keys = ('stem', 'dropout', 'drop_path')
+  keys = ('stem', 'dropout', 'drop_path', 'image_size', 'patch')
   kinds = [str(args.pop(key)) for key in keys if key in args]
   assert not args
   return ':'.join((group.name, *kinds))
