@@ -8,6 +8,7 @@ import pytest
 from kd_jax import config as config_lib
 from kd_jax import errors, tasks
 from kd_jax.cli import configured
+from kd_jax.config import roles
 from kd_jax.data import augment, source
 from kd_jax.distill import augmented, build, figures, step
 from kd_jax.features import PLAIN
@@ -98,6 +99,16 @@ def test_a_teacher_sees_plain_images_only_beside_mixtures():
   assert 'beside mixed images' in refusal(config)
   config.data.mixup = 0.2
   augmented.check(config, tiny.method('kd'), None)
+
+
+def test_named_teachers_see_what_is_said_once_for_all_of_them():
+  config = config_lib.load('kd:digits_two_teachers')
+  config.teacher.sees, config.data.mixup = 'plain', 0.2
+  method = tiny.method('kd', teachers=tuple(config.method_args.teachers))
+  augmented.check(config, method, None)
+  assert augmented.mixed(config, 10).keeps_plain
+  for name in config.teachers:
+    assert roles.with_teacher(config, name).teacher.sees == 'plain'
 
 
 def test_cached_logits_are_of_plain_images():
