@@ -25,6 +25,15 @@ CASES = (
   ('mobilenetv2_imagenet', 'torchvision', 'torchvision:mobilenet_v2'),
   ('mobilenetv2_imagenet', 'timm', 'timm:mobilenetv2_100'),
   ('vgg13_imagenet', 'torchvision', 'torchvision:vgg13_bn'),
+  ('convnext_atto', 'timm', 'timm:convnext_atto'),
+  ('convnext_tiny', 'timm', 'timm:convnext_tiny'),
+  ('convnext_tiny', 'torchvision', 'torchvision:convnext_tiny'),
+  ('efficientnet_b0', 'timm', 'timm:efficientnet_b0'),
+  ('efficientnet_b0', 'torchvision', 'torchvision:efficientnet_b0'),
+  ('mobilenetv3_small', 'torchvision', 'torchvision:mobilenet_v3_small'),
+  ('mobilenetv3_large', 'torchvision', 'torchvision:mobilenet_v3_large'),
+  ('regnety_400mf', 'timm', 'timm:regnety_004'),
+  ('regnety_400mf', 'torchvision', 'torchvision:regnet_y_400mf'),
 )
 CLASSES = 10
 

@@ -132,11 +132,8 @@ def _check(args: argparse.Namespace, facts: dict[str, Any]) -> None:
     raise errors.UsageError('--layout is for --torch: give that too')
   if args.opset and not args.onnx:
     raise errors.UsageError('--opset is for --onnx: give that too')
-  if args.onnx and (task := facts.get('task')):
-    raise errors.UsageError(
-      f'--onnx is for classification, and {args.run} is for {task}: leave it '
-      'out'
-    )
+  if args.onnx:
+    onnx.check_task(facts)
   if args.onnx and artifact.is_export(args.run):
     raise errors.UsageError(
       f'--onnx: {args.run} is an export, whose program is compiled and not '

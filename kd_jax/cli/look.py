@@ -34,6 +34,7 @@ from kd_jax.version import __version__
 
 _LIBRARIES = ('jax', 'flax', 'numpy', 'scikit-learn', 'matplotlib')
 _DENSE = ('detection', 'segmentation')
+_TEACHER = "a name of RUN's teachers; or a run or an export, in their place"
 # What the figures are, for whoever reads the JSON file alone.
 _MEANING = {
   'correlation': "Pearson's, of the logits of two classes over the images",
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
   add('--out', default='look.png', help='the PNG file; the JSON lies beside it')
   add('--images', type=int, default=2000, help='whose features are read')
   add('--split', default='test', help='test or val')
-  add('--teacher', default='', help="a run or an export, in place of RUN's own")
+  add('--teacher', default='', help=_TEACHER)
   add('--data_dir', default='', help='as config.data.data_dir')
   add('--workers', type=int, default=0, help='that decode')
   add('--allow_imports', action='store_true', help=imports.HELP)
@@ -93,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
   }
   beside = out.with_suffix('.json')
   _write({out: picture, beside: (json.dumps(figures) + '\n').encode()})
-  print(said)
+  print('\n'.join([said, *(errors.line(x.note) for x in opened if x.note)]))
   print(errors.line(f'{out} has the pictures and {beside} the figures'))
   return 0
 

@@ -1,6 +1,7 @@
-"""Keys that a configuration lacks since a group was replaced as a whole."""
+"""Keys that a configuration lacks, such as those of a replaced group."""
 
 import copy
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,20 +11,44 @@ from kd_jax.config import schema
 def completed(config: ConfigDict) -> ConfigDict:
   """Returns a configuration with the defaults of added keys that it lacks.
 
-  A group that was replaced as a whole, such as `config.student`, lacks them.
+  A group that was replaced as a whole, such as `config.student`, lacks them. A
+  teacher's recipe gets those of augmentation.
 
   Args:
     config: The configuration, which is changed.
   """
   for path, value in schema.ADDED.items():
-    *groups, last = path.split('.')
-    node = config
-    for name in groups:
-      node = node.get(name)
-      if not isinstance(node, ConfigDict):
-        break
-    else:
-      if last not in node:
-        with node.unlocked():
-          node[last] = copy.deepcopy(value)
+    _add(config, path, value)
+  for teacher in (config.get('teacher'), *_named(config)):
+    recipe = teacher.get('recipe') if _is_group(teacher) else None
+    if not _is_group(recipe):
+      continue
+    for path in schema.OF_RECIPES:
+      group = path.partition('.')[0]
+      if group not in recipe:
+        with recipe.unlocked():
+          recipe[group] = ConfigDict()
+      _add(recipe, path, schema.ADDED[path])
   return config
+
+
+def _named(config: ConfigDict) -> list[Any]:
+  """Returns the groups of `config.teachers`."""
+  teachers = config.get('teachers')
+  return [*teachers.values()] if _is_group(teachers) else []
+
+
+def _is_group(value: Any) -> bool:
+  return isinstance(value, ConfigDict)
+
+
+def _add(node: Any, path: str, value: Any) -> None:
+  """Adds a key with a value where its group is there and lacks it."""
+  *groups, last = path.split('.')
+  for name in groups:
+    node = node.get(name)
+    if not _is_group(node):
+      return
+  if last not in node:
+    with node.unlocked():
+      node[last] = copy.deepcopy(value)

@@ -176,11 +176,27 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
         fields.pop(last, None)
     if groups and not group:
       kept.pop(groups[0], None)
-  recipe = kept.get('teacher', {}).get('recipe', {})
-  # A recipe may name the key of an init that is not given.
-  if recipe.get('student') == {'init': schema.ADDED['student.init']}:
-    recipe.pop('student')
+  for fields in (
+    kept.get('teacher', {}),
+    *roles.named(kept, 'teacher').values(),
+  ):
+    _drop_defaults(fields.get('recipe', {}))
   return kept
+
+
+def _drop_defaults(recipe: dict[str, Any]) -> None:
+  """Removes what a teacher's recipe names and does not change.
+
+  Args:
+    recipe: The recipe, which is changed.
+  """
+  for path in (*schema.OF_RECIPES, 'student.init'):
+    group, _, last = path.partition('.')
+    values = recipe.get(group, {})
+    if _same(values.get(last), schema.ADDED[path]):
+      values.pop(last, None)
+      if not values:
+        recipe.pop(group, None)
 
 
 def _public(value: Any) -> Any:

@@ -243,6 +243,10 @@ ADDED = {
   for key in KEYS
   if key.added
 }
+# Keys that a teacher's recipe has with their defaults, so that they can be set.
+OF_RECIPES = tuple(
+  key.path for key in augmentation.KEYS if key.path.startswith('data.')
+)
 TAKEN_FROM_RUN = tuple(key.path for key in KEYS if key.for_teacher)
 CHOICES = {key.path: key.choices for key in KEYS if key.choices}
 

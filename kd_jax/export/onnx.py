@@ -1,8 +1,9 @@
 """Export of a trained network as an ONNX file by jax2onnx (`kd_jax[onnx]`).
 
-The file's input is 'images' [N,H,W,3] u8 and its output 'logits' [N,K] f32, for
-every N; it contains the weights. Its graph is rewritten by `onnx_graph`. It is
-written only if onnxruntime computes the same logits from it as JAX does.
+The file's input is 'images' [N,H,W,3] u8 and its output 'logits' f32, [N,K] or
+of segmentation [N,H,W,K], for every N; it contains the weights. Its graph is
+rewritten by `onnx_graph`. It is written only if onnxruntime computes the same
+logits from it as JAX does.
 """
 
 import importlib.metadata
@@ -22,6 +23,7 @@ FILE = 'student.onnx'
 OPSETS = range(17, 24)
 OPSET = 21
 BATCHES = (1, 2, 7, 64)  # the batch sizes that are compared
+DENSE_BATCHES = BATCHES[:2]  # the same where each pixel has logits
 # The first version of JAX under which jax2onnx 0.17.1 converts no network; see
 # kd_jax[onnx].
 UNTESTED = (0, 12)
@@ -48,6 +50,23 @@ def write(
   content = convert(trained, opset)
   check(trained, content)
   path.write_bytes(content)
+
+
+def check_task(facts: dict[str, Any]) -> None:
+  """Checks that a network of its task is converted.
+
+  Args:
+    facts: The facts of network.json.
+
+  Raises:
+    UsageError: It predicts no logits.
+  """
+  if facts.get('task') == 'detection':
+    raise errors.UsageError(
+      '--onnx is for networks that predict logits, and detections are sorted '
+      'and suppressed by operations that jax2onnx does not convert: leave it '
+      'out'
+    )
 
 
 def check_opset(opset: int) -> None:
@@ -133,7 +152,7 @@ def check(trained: artifact.Trained, content: bytes) -> None:
   )
   size = trained.facts['image_size']
   forward = jax.jit(trained.forward)
-  for count in BATCHES:
+  for count in DENSE_BATCHES if trained.facts.get('task') else BATCHES:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     expected = np.asarray(forward(trained.weights, images))

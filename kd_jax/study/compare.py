@@ -131,16 +131,31 @@ def _recipe(group: Group, facts: Any) -> dict[str, Any]:
   config = group.config
   given = [config['teacher'], *roles.named(config, 'teacher').values()]
   teachers = [_teacher(fields) for fields in given if fields.get('name')]
-  others = roles.named(config, 'student').values()
   return {
     'data': {key: config['data'].get(key) for key in groups_lib.DATA},
     'version of the data': facts
     and {key: value for key, value in facts.items() if key not in _FACTS},
-    'network': [_student(x) for x in (config['student'], *others)],
+    'network': [_student(x) for x in _students(group)],
     'epochs': config['epochs'],
     'batch size': config['batch_size'],
     'teacher': teachers or None,
   }
+
+
+def _students(group: Group) -> list[Mapping[str, Any]]:
+  """Returns the deployed student's fields; all students' if it is not known."""
+  usual, named = group.config['student'], roles.named(group.config, 'student')
+  deployed = _deployed(group)
+  if named and not deployed:
+    return [usual, *named.values()]
+  if deployed not in named:
+    return [usual]
+  return [{**usual, 'args': {}, **named[deployed]}]
+
+
+def _deployed(group: Group) -> str:
+  """Returns the name of the deployed student; '' if it is not known."""
+  return next((r.student for r in group.runs.values() if r.student), '')
 
 
 def _student(fields: Mapping[str, Any]) -> list[Any]:
@@ -185,9 +200,8 @@ def _data(config: Mapping[str, Any]) -> str:
 
 
 def _network(group: Group) -> str:
-  deployed = next(iter(group.runs.values())).student
   named = roles.named(group.config, 'student')
-  student = {'args': {}, **named.get(deployed, group.config['student'])}
+  student = {'args': {}, **named.get(_deployed(group), group.config['student'])}
   widths = student['args'].get('widths')
   wide = f' ({"-".join(map(str, widths))})' if widths else ''
   return f'{student["name"]}{wide}'

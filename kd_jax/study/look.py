@@ -94,6 +94,7 @@ class Opened(NamedTuple):
     why: Why there is no teacher; '' if there is one.
     source: Its data set.
     given: The path of the given teacher; '' if it is the run's own.
+    note: Which of several teachers is shown; '' where there is no choice.
   """
 
   path: str
@@ -102,6 +103,7 @@ class Opened(NamedTuple):
   why: str
   source: source.Source
   given: str = ''
+  note: str = ''
 
 
 def open_run(path: str, options: Options, teacher: str = '') -> Opened:
@@ -110,8 +112,9 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   Args:
     path: The folder of the run or of the export.
     options: What is looked at.
-    teacher: The folder of a run or an export whose network takes the place of
-      the run's teacher; '' is the run's own.
+    teacher: The name of one of the run's teachers, or the folder of a run or an
+      export whose network takes the place of the run's teacher; '' is the run's
+      own, the first where it has several.
 
   Raises:
     UsageError: The path holds neither of them, the data set is not available,
@@ -119,24 +122,30 @@ def open_run(path: str, options: Options, teacher: str = '') -> Opened:
   """
   allow = options.allow_imports
   student = restore.load(path, allow_imports=allow)
-  if teacher:
-    given = restore.load(teacher, allow_imports=allow)
+  is_export = artifact.is_export(epath.Path(path).expanduser())
+  names = [] if is_export else [*student.facts.get('teachers', {})]
+  name = teacher if teacher in names else ''
+  found: artifact.Trained | None = None
+  why = note = ''
+  if teacher and not name:
+    found = given = restore.load(teacher, allow_imports=allow)
     check_teacher(teacher, given, student)
-    found, why = given, ''
-  elif artifact.is_export(epath.Path(path).expanduser()):
-    found, why = None, 'an export holds no teacher'
+  elif is_export:
+    why = 'an export holds no teacher'
   else:
-    found = restore.teacher(path, allow_imports=allow)
+    found = restore.teacher(path, allow_imports=allow, name=name)
     why = '' if found else f'{_result(student, "method")} has no teacher'
-    if several := student.facts.get('teachers'):
-      why = f'it has the teachers {", ".join(several)}: --teacher shows one'
+    if len(names) > 1 and not name:
+      others = ' or '.join(names[1:])
+      note = f'{path}: teacher {names[0]} is shown; --teacher shows {others}'
   opened = datasets.open_data(
     student, data_dir=options.data_dir, allow_imports=allow
   )
   splits = ('test', *(['val'] if opened.info.num_val else []))
   if options.split not in splits:
     raise errors.unknown(f'--split of {path}:', options.split, splits)
-  return Opened(path, student, found, why, opened, teacher)
+  other = '' if name else teacher
+  return Opened(path, student, found, why, opened, other, note)
 
 
 def check_teacher(

@@ -141,8 +141,9 @@ def teacher(
   path: epath.PathLike,
   mesh: Mesh | None = None,
   allow_imports: imports.Allowed = False,
+  name: str = '',
 ) -> artifact.Trained | None:
-  """Returns the one teacher of a finished run, which predicts by itself.
+  """Returns a teacher of a finished run, which predicts by itself.
 
   It has its own normalisation, and normalises by running statistics even where
   the run let it use those of the batch.
@@ -152,9 +153,10 @@ def teacher(
     mesh: The devices that the weights are put on; None is the first device.
     allow_imports: Whether a teacher that the run names by an import path may
       be imported; see `imports`.
+    name: The teacher's name; '' takes the first of a run with several.
 
   Returns:
-    The teacher; None if the run has none, or has several.
+    The teacher; None if the run has none.
 
   Raises:
     UsageError: The run's files are damaged, or of another version, or code
@@ -162,10 +164,13 @@ def teacher(
   """
   folder = run_dir.Folder(epath.Path(path).expanduser())
   config, info, facts = facts_lib.read(folder)
-  if not config.teacher.name or 'teachers' in facts:
+  name = name or next(iter(facts.get('teachers', {})), run_dir.TEACHER)
+  key = roles.key(config, 'teacher', name).removeprefix('config.')
+  config = roles.with_teacher(config, name)
+  if not config.teacher.name:
     return None
-  names = {'teacher.name': config.teacher.name}
-  imports.check(names, allow_imports, str(folder.path))
+  code = {f'{key}.name': config.teacher.name}
+  imports.check(code, allow_imports, str(folder.path))
   dtype = config.teacher.dtype or config.dtype
   args = {k: v for k, v in config.teacher.args.items() if k != 'batch_norm'}
   described = ConfigDict({'name': config.teacher.name, 'args': args})
@@ -175,7 +180,8 @@ def teacher(
     network = build.make_network(described, len(info.class_names), dtype)
     variables = dict(inspect.variables_of(network, size))
   if jax.tree.leaves(variables):  # a function has none
-    place, mesh = folder.path / 'teacher', mesh or sharding.make_mesh(1)
+    place = folder.path / run_dir.of_teacher(name)
+    mesh = mesh or sharding.make_mesh(1)
     try:
       variables = restore(place, variables, mesh)
     except checkpoint.Damaged as error:

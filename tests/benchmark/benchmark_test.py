@@ -160,6 +160,15 @@ def test_what_the_peers_do_not_know_is_named(name, path, value, told):
     pairing.arguments(config, exp, wanted, name)
 
 
+def test_arguments_of_a_rules_optimizer_are_not_known_to_the_peers():
+  wanted = case.Wanted('resnet8', None, None, 8, 10, 8, 1, 40, 1)
+  config = case.configured('kd', wanted)
+  config.optimizer.rules = (('bias', {'name': 'adam', 'args': {'b1': 0.8}}),)
+  exp = build.phases_of(config, {'num_classes': 10}, 5)[0].exp
+  with pytest.raises(errors.UsageError, match=r"optimizer\.args={'b1': 0\.8}"):
+    pairing.arguments(config, exp, wanted, 'kd')
+
+
 def test_a_peers_ratio_is_to_the_configuration_that_it_trains():
   first, second = (
     types.SimpleNamespace(label=label, batch_size=8) for label in ('kd', 'fpd')

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from kd_jax import config as config_lib
+from kd_jax.config import augmentation
 from kd_jax.distill import optim
 from kd_jax.methods import registry
 from tests.config import build_all, published
@@ -24,7 +25,7 @@ def training(config):
   if rate.kind == 'poly':
     drops = ('poly', rate.power, rate.epochs, rate.first)
   elif rate.kind == 'cosine':
-    drops = ('cosine',)
+    drops = ('cosine', *([rate.floor] if 'floor' in rate else []))
   else:
     assert (rate.kind, rate.factor) == ('step', 0.1)
     drops = tuple(rate.milestones)
@@ -45,7 +46,7 @@ def network(group):
   """A network as in the table: 'resnet50:cifar' has that stem (or dropout)."""
   args = group.args.to_dict()
   args.pop('batch_norm', None)
-  keys = ('stem', 'dropout', 'drop_path')
+  keys = ('stem', 'dropout', 'drop_path', 'image_size', 'patch')
   kinds = [str(args.pop(key)) for key in keys if key in args]
   assert not args
   return ':'.join((group.name, *kinds))
@@ -100,6 +101,11 @@ def found(config):
     'augment': (data.augment, tuple(data.area), data.flip),
     'scale': (tuple(data.scale), data.pad_label),
     'protocol': data.eval_protocol,
+    'varied': {
+      key.path: config[key.path]
+      for key in augmentation.KEYS
+      if config[key.path] != key.default
+    },
     'image_size': data.image_size,
     'images': data.train_size,
     'mean': tuple(data.mean),
@@ -142,6 +148,7 @@ def expected(row):
     'augment': (schedule.augment, (0.08, 1.0), True),
     'scale': ((256, 1026), 0),
     'protocol': schedule.protocol,
+    'varied': schedule.varied,
     'image_size': schedule.image_size,
     'images': 0,
     'mean': schedule.mean,
@@ -200,6 +207,7 @@ CHANGES = {
   'data.std': (1.0, 1.0, 1.0),
   'data.image_size': 31,
   'data.train_size': 100,
+  'data.mixup': 0.5,
   'student.name': 'other',
   'trainable': ('none',),
 }

@@ -7,6 +7,8 @@ import pytest
 
 from kd_jax import config as config_lib
 from kd_jax import errors, tasks
+from kd_jax.cli import configured
+from kd_jax.config import roles
 from kd_jax.data import augment, source
 from kd_jax.distill import augmented, build, figures, step
 from kd_jax.features import PLAIN
@@ -55,12 +57,58 @@ def test_mixing_is_for_one_label_an_image(key):
   assert found.startswith(f'config.data.{key}=0.1 is for one label an image')
 
 
+def test_a_teacher_that_is_trained_is_augmented_by_its_own_recipe():
+  overrides = ['--config.teacher.recipe.data.mixup=0.8',
+               '--config.teacher.recipe.data.policy=randaugment',
+               '--config.data.cutmix=1.0']  # fmt: skip
+  config = configured.load('kd:digits', overrides)
+  data = config_lib.of_teacher(config).data
+  assert (data.mixup, data.policy, data.cutmix) == (0.8, 'randaugment', 0.0)
+  others = ['--config.teacher.recipe.data.mixup=x']
+  with pytest.raises(errors.UsageError, match=r'recipe\.data\.mixup=x'):
+    configured.load('kd:digits', others)
+  config.teacher.recipe.data.mixup = -1.0
+  with pytest.raises(
+    errors.UsageError, match=r'^config\.teacher\.recipe\.data'
+  ):
+    build.check_recipe(config, config_lib.of_teacher(config))
+
+
+def test_a_recipe_without_augmentation_identifies_as_before_it_had_keys():
+  config = config_lib.load('kd:digits')
+  values = config_lib.determining(config_lib.plain(config))
+  assert set(values['teacher']['recipe']) == {
+    'seed', 'epochs', 'batch_size', 'optimizer'
+  }  # fmt: skip
+  config.teacher.recipe.data.erasing = 0.25
+  values = config_lib.determining(config_lib.plain(config))
+  assert values['teacher']['recipe']['data'] == {'erasing': 0.25}
+
+
+def test_a_named_teachers_recipe_has_the_keys_of_augmentation():
+  config = config_lib.load('kd:digits_two_teachers')
+  recipes = [group.recipe for group in config.teachers.values()]
+  assert recipes
+  for recipe in recipes:
+    assert recipe.data.mixup == 0.0
+
+
 def test_a_teacher_sees_plain_images_only_beside_mixtures():
   config = config_of()
   config.teacher.sees = 'plain'
   assert 'beside mixed images' in refusal(config)
   config.data.mixup = 0.2
   augmented.check(config, tiny.method('kd'), None)
+
+
+def test_named_teachers_see_what_is_said_once_for_all_of_them():
+  config = config_lib.load('kd:digits_two_teachers')
+  config.teacher.sees, config.data.mixup = 'plain', 0.2
+  method = tiny.method('kd', teachers=tuple(config.method_args.teachers))
+  augmented.check(config, method, None)
+  assert augmented.mixed(config, 10).keeps_plain
+  for name in config.teachers:
+    assert roles.with_teacher(config, name).teacher.sees == 'plain'
 
 
 def test_cached_logits_are_of_plain_images():

@@ -159,10 +159,9 @@ def test_what_onnx_cannot_have_is_one_line(
   assert error.count('\n') == 1
 
 
-@needs_onnx
-def test_the_stem_of_imagenet_converts():
-  network = models.make('resnet18', 10, widths=(4, 4, 4, 4, 4))
-  example = jnp.zeros((1, 16, 16, 3))
+def of_network(network, size, **more):
+  """A network with its first weights, beside its forward pass."""
+  example = jnp.zeros((1, size, size, 3))
   weights = jax.jit(
     lambda: network.init(jax.random.key(0), example, train=True)
   )
@@ -172,8 +171,33 @@ def test_the_stem_of_imagenet_converts():
   def forward(weights, images):
     return network.apply(weights, images / jnp.float32(255), train=False)
 
-  found = of(forward, made)
+  return of(forward, made, image_size=size, **more)
+
+
+@needs_onnx
+def test_the_stem_of_imagenet_converts():
+  found = of_network(models.make('resnet18', 10, widths=(4, 4, 4, 4, 4)), 16)
   onnx.check(found, onnx.convert(found))
+
+
+@needs_onnx
+def test_every_pixel_has_the_logits_of_jax():
+  network = models.make('deeplab_resnet10_small', 5)
+  found = of_network(network, 32, task='segmentation')
+  content = onnx.convert(found)
+  onnx.check(found, content)
+  session = onnxruntime.InferenceSession(
+    content, providers=['CPUExecutionProvider']
+  )
+  (output,) = session.get_outputs()
+  assert (output.name, output.shape[1:]) == ('logits', [32, 32, 5])
+
+
+def test_detections_are_not_converted():
+  with pytest.raises(errors.UsageError, match='for networks that predict log'):
+    onnx.check_task({'task': 'detection'})
+  for task in ({}, {'task': 'segmentation'}):
+    onnx.check_task(task)
 
 
 @needs_onnx

@@ -20,6 +20,7 @@ OWN = (
   'cifar100_r32_r32',
   'cifar100_r32_wrn_28_10',
   'folder_r34_r18',
+  'folder_regnety_400mf_tiny',
   'scenes_detection',
   'imagenet_regnety_16gf_tiny',  # lacks a part of the paper's augmentation
 )

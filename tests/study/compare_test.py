@@ -105,6 +105,20 @@ def test_another_recipe_is_not_compared_with_the_reference(
   assert cells(table(kd, other), 'fsp')[-1] == cell
 
 
+@pytest.mark.parametrize(
+  ('deployed', 'cell'), [('student_1', 'other network'), ('student', '+2.00')]
+)
+def test_the_deployed_student_decides_what_is_compared(
+  tmp_path, deployed, cell
+):
+  kd = made.run(tmp_path / 'kd', 91.0)
+  dml = made.run(tmp_path / 'dml', 93.0, 'dml')
+  file = tmp_path / 'dml/result.json'
+  result = {**json.loads(file.read_text()), 'kept': [deployed]}
+  file.write_text(json.dumps(result))
+  assert cells(table(kd, dml), 'dml')[-1] == cell
+
+
 def test_other_data_are_named_and_not_compared(tmp_path):
   kd = made.several(tmp_path / 'kd', KD)
   for key, value, shown in (

@@ -113,6 +113,21 @@ def test_runs_of_different_data_are_refused():
     look.check_teacher('there', trained(task='detection'), trained())
 
 
+def test_runs_of_different_protocols_are_refused():
+  def opened(path, **facts):
+    student = trained()
+    student.facts.update(facts)
+    return look.Opened(path, student, None, 'why', few_scenes.opened())
+
+  paper = {'accuracy': {'protocol': 'paper'}}
+  # The program of an export takes squares, however its run was evaluated.
+  for other in ({}, {**paper, 'format': 2}):
+    with pytest.raises(errors.UsageError, match=r'protocols \(.*paper'):
+      look_dense.look_at(
+        [opened('a', **paper), opened('b', **other)], look.Options()
+      )
+
+
 def test_detections_above_a_half_are_shown_in_the_data_sets_classes():
   rows = np.zeros((1, 2, 3, 5), np.float32)
   rows[0, 0, 0] = [0.9, 0.1, 0.1, 0.5, 0.5]

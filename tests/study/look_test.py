@@ -15,7 +15,7 @@ from sklearn import manifold
 from kd_jax import errors
 from kd_jax.cli import look as command
 from kd_jax.data.sets import digits
-from kd_jax.study import look, look_picture, similarity, tapped
+from kd_jax.study import look, look_dense, look_picture, similarity, tapped
 from kd_jax.training import restore
 from tests import finished
 from tests.study import similarity_test
@@ -184,6 +184,50 @@ def unfinished(folder):
   shutil.copytree(finished.places() / 'kd', folder / 'run')
   (folder / 'run' / 'result.json').unlink()
   return [folder / 'run']
+
+
+def with_named_teachers(folder, *names):
+  """Copies a run, and gives its teacher these names, each with the weights."""
+  shutil.copytree(finished.places() / 'kd', folder)
+  for file in ('config.json', 'result.json'):
+    content = json.loads((folder / file).read_text())
+    one = content['teacher']
+    content['teachers'] = dict.fromkeys(names, one)
+    content['teacher'] = None
+    if file == 'config.json':
+      content['teacher'] = {**one, 'name': '', 'args': {}}
+      content['teachers'] = {
+        name: {'name': one['name'], 'args': one['args']} for name in names
+      }
+      content['method_args']['teachers'] = names
+    (folder / file).write_text(json.dumps(content))
+  for name in names:
+    shutil.copytree(folder / 'teacher', folder / f'teacher-{name}')
+  shutil.rmtree(folder / 'teacher')
+  return str(folder)
+
+
+def test_a_run_is_shown_beside_its_only_teacher_of_another_name(tmp_path):
+  run = with_named_teachers(tmp_path / 'run', 'big')
+  opened = look.open_run(run, look.Options('test', IMAGES))
+  own = restore.teacher(finished.places() / 'kd')
+  assert (opened.why, opened.note) == ('', '')
+  assert look_dense.same(opened.teacher, own)
+
+
+def test_of_several_teachers_the_first_is_shown_or_the_named(tmp_path):
+  run = with_named_teachers(tmp_path / 'run', 'a', 'b')
+  shutil.rmtree(tmp_path / 'run/teacher-b')
+  options = look.Options('test', IMAGES)
+  opened = look.open_run(run, options)
+  assert opened.teacher is not None
+  assert opened.note == f'{run}: teacher a is shown; --teacher shows b'
+  with pytest.raises(errors.UsageError, match='teacher-b is not there'):
+    look.open_run(run, options, 'b')
+  opened = look.open_run(run, options, 'a')
+  assert (opened.given, opened.note) == ('', '')
+  with pytest.raises(errors.UsageError, match='c is not there'):
+    look.open_run(run, options, 'c')
 
 
 def without_teachers_weights(folder):

@@ -114,23 +114,18 @@ def state_dict(
     The arrays by PyTorch's names, and the name of the layout.
 
   Raises:
-    UsageError: The network has no such layout, arrays are missing, or the
-      shapes of its PyTorch class are not known.
+    UsageError: The network has no such layout, or arrays are missing.
   """
-  if isinstance(network, layouts_recent.WITH_SIDES_OF_1):
-    raise errors.UsageError(
-      f'{type(network).__name__} cannot be written by PyTorch names yet: its '
-      'class there has weights with more sides of 1; leave --torch out'
-    )
   chosen, plan = _chosen(network, layout)
   missing = ['/'.join(path) for path in plan if path not in variables]
   _check(
     f'the weights are not all of {type(network).__name__}', missing=missing
   )
-  arrays = {
-    name: _transposed(path, np.asarray(variables[path]), (3, 2, 0, 1))
-    for path, name in plan.items()
-  }
+  ones = _sides_of_1(network, chosen, plan)
+  arrays = {}
+  for path, name in plan.items():
+    value = _transposed(path, np.asarray(variables[path]), (3, 2, 0, 1))
+    arrays[name] = value.reshape(value.shape + ones[name])
   copies = {name: states.copied(name) for name in arrays}
   arrays |= {copy: arrays[name] for name, copy in copies.items() if copy}
   return arrays, chosen
@@ -231,7 +226,20 @@ def originals(
     layout: See `state_dict`.
   """
   expected = traverse_util.flatten_dict(shapes(network))
-  return _originals(_chosen(network, layout)[1], expected)
+  chosen, plan = _chosen(network, layout)
+  ones = _sides_of_1(network, chosen, plan)
+  known = _originals(plan, expected)
+  return {name: shape + ones[name] for name, shape in known.items()}
+
+
+def _sides_of_1(
+  network: nn.Module, layout: str, plan: Mapping[tuple[str, ...], str]
+) -> dict[str, tuple[int, ...]]:
+  """Returns by name the sides of 1 that end a shape in PyTorch alone."""
+  return {
+    name: (1,) * layouts_recent.sides_of_1(network, layout, '/'.join(path[1:]))
+    for path, name in plan.items()
+  }
 
 
 def _originals(

@@ -1,20 +1,18 @@
 """The names of the layers of networks after 2019; see `layouts`."""
 
 from collections.abc import Callable
+import re
 from typing import Any
 
 from kd_jax.models import convnext, efficientnet, regnet, vit
 from kd_jax.models.pretrained import naming
 
-# Their PyTorch classes have kernels and factors with sides of 1 that Linen's
-# layers lack, some in one layout and some in another.
-WITH_SIDES_OF_1 = (
-  convnext.ConvNeXt, efficientnet.InvertedNetwork, regnet.RegNetY
-)  # fmt: skip
-
 _LAYER = naming.BLOCK + r'(conv|bn)(\d)'
 _SQUEEZE = naming.BLOCK + r'squeeze/(reduce|expand)'
 _ENCODER = 'encoder.layers.encoder_layer_'
+# timm's ConvNeXts of this first width and more have dense layers in their MLPs,
+# the smaller sizes (atto to nano) have 1x1 convolutions.
+_DENSE_FROM = 96
 # The number of a squeeze-and-excitation's dense layer.
 _NUMBERS = {'reduce': 1, 'expand': 2}
 
@@ -75,8 +73,9 @@ def _convnext(network: convnext.ConvNeXt) -> dict[str, naming.Rules]:
     naming.BLOCK + r'(conv1|ln1|hidden|out)',
   )
   shrinks = r'stage(\d+)_(ln|conv)'
+  kind = 'timm (conv_mlp)' if network.widths[0] < _DENSE_FROM else 'timm'
   return {
-    'timm': [
+    kind: [
       (r'stem_(conv|ln)', lambda kind: f'stem.{int(kind == "ln")}'),
       (
         shrinks,
@@ -213,6 +212,27 @@ def _regnet(network: regnet.RegNetY) -> dict[str, naming.Rules]:
       (_SQUEEZE, lambda i, j, x: f's{i}.b{j}.se.fc{_NUMBERS[x]}'),
     ],
   }
+
+
+def sides_of_1(network: Any, layout: str, path: str) -> int:
+  """Returns how many sides of 1 a PyTorch class adds to a variable's shape.
+
+  Squeeze-and-excitations are dense layers [I,O] here and 1x1 convolutions
+  [O,I,1,1] there, and so are the MLPs of timm's small ConvNeXts. A layer scale
+  [C] is [C,1,1] in torchvision's ConvNeXt.
+
+  Args:
+    network: The network.
+    layout: The name of the layout, which says the class.
+    path: The variable's path without its collection.
+  """
+  pattern = r'[^/]+/squeeze/(reduce|expand)/kernel'
+  if isinstance(network, convnext.ConvNeXt):
+    pattern = {
+      'torchvision': '[^/]+/layer_scale',
+      'timm (conv_mlp)': '[^/]+/(hidden|out)/kernel',
+    }.get(layout, '')
+  return 2 if re.fullmatch(pattern, path) else 0
 
 
 FAMILIES: dict[type, Callable[[Any], dict[str, naming.Rules]]] = {
