@@ -21,6 +21,7 @@ from kd_jax.data.sets import imagenet, imagenet_tars, prepared, shards
 from kd_jax.runtime import digests
 from tests import children
 from tests.data import archives
+from tests.runtime import bucket
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -331,6 +332,30 @@ def test_a_mistake_in_the_command_is_one_line(capsys, arguments, said):
   assert command.main([arguments[0], 'nowhere', *arguments[1:]]) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert said in line
+
+
+def test_shards_in_a_bucket_are_read_from_there(built, monkeypatch):
+  pytest.importorskip('gcsfs', reason='buckets need gcsfs')
+  fsspec = pytest.importorskip('fsspec')
+  folder, _, _ = built
+  with bucket.Server() as server:
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.url)
+    monkeypatch.setenv('CLOUD_STORAGE_EMULATOR_ENDPOINT', server.url)
+    monkeypatch.setenv('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+    fsspec.filesystem('gcs').clear_instance_cache()  # of an older server
+    for path in folder.iterdir():
+      key = f'data/imagenet2012/5.1.0/{path.name}'
+      server.objects['bucket', key] = 1, path.read_bytes()
+    there = data.open_source(
+      'imagenet2012', data_dir='gs://bucket/data', image_size=16
+    )
+    here = opened(folder)
+    assert there.info.place == 'gs://bucket/data'
+    assert there.info.identity() == here.info.identity()
+    read = there.split('train').read(3)
+    want = here.split('train').read(3)
+    np.testing.assert_array_equal(read[0], want[0])
+    assert read[1] == want[1]
 
 
 @pytest.mark.drill

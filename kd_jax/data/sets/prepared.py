@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from kd_jax import errors
 from kd_jax.data import decode, source
 from kd_jax.data.sets import archive, builders
-from kd_jax.runtime import digests, locks, screen
+from kd_jax.runtime import digests, gcs, locks, screen
 
 # The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -154,6 +154,8 @@ def open_prepared(
       square size.
   """
   full_name, prepared_root = name, root(data_dir)
+  if gcs.is_bucket(prepared_root):
+    gcs.prepare(prepared_root)
   name, keys = parsed(name)
   folder = find(name, prepared_root)
   if folder is None:
@@ -210,7 +212,7 @@ def open_prepared(
     mean=mean,
     std=std,
     fingerprint=fingerprint,
-    place=os.path.abspath(prepared_root),
+    place=gcs.absolute(prepared_root),
   )
   return source.Source(info, records.__getitem__, _counted(name, info))
 
@@ -329,7 +331,7 @@ def _fingerprint(folder: epath.Path, home: epath.Path | None) -> str:
   }
   found = _stated(folder, files)
   if not found:
-    found = digests.of_files(files, os.path.abspath(folder), home)
+    found = digests.of_files(files, gcs.absolute(folder), home)
   fingerprint = digests.of_contents(found, home)
   origin = folder / _ORIGIN
   if origin.exists():
