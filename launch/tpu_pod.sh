@@ -3,7 +3,7 @@
 #
 #   bash launch/tpu_pod.sh create --spot   # asks for the slice (a queue)
 #   bash launch/tpu_pod.sh state           # ACTIVE: it is there
-#   bash launch/tpu_pod.sh install         # this checkout, on every worker
+#   bash launch/tpu_pod.sh install         # this checkout, by launch/*.lock
 #   bash launch/tpu_pod.sh run --config fpd --workdir gs://my-bucket/runs/mine \
 #     --config.cache_dir=gs://my-bucket/cache
 #   bash launch/tpu_pod.sh log             # of the first worker
@@ -46,6 +46,7 @@ case $action in
     trap 'rm -rf "$wheels"' EXIT
     python -m pip wheel --quiet --no-deps --wheel-dir "$wheels" "$here"
     "${tpus[@]}" tpu-vm scp "$wheels"/kd_jax-*.whl "$here/launch/one_machine.sh" \
+      "$here/launch/base.lock" "$here/launch/tpu.lock" \
       "$name:" "--zone=$zone" --worker=all
     # The images' own Python is too old.
     # shellcheck disable=SC2016  # expanded there, not here
@@ -53,7 +54,9 @@ case $action in
       python3 -m pip install --quiet --user uv
       python3 -m uv venv --quiet --clear --python 3.12 venv
       python3 -m uv pip install --quiet --python venv/bin/python \
-        "$(ls -t kd_jax-*.whl | head -1)[tpu,gcs]"'
+        --require-hashes --requirement base.lock --requirement tpu.lock
+      python3 -m uv pip install --quiet --python venv/bin/python --no-deps \
+        "$(ls -t kd_jax-*.whl | head -1)"'
     ;;
   run)
     arguments=$(printf '%q ' "$@")

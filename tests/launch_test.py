@@ -16,6 +16,7 @@ from tests import children
 LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 SCRIPTS = sorted(LAUNCH.glob('*.sh'))
 MANIFESTS = sorted(LAUNCH.glob('*.yaml'))
+LOCKS = ('base', 'tpu')
 CPU_S = 60.0  # scripts that wait use a little, and never end by themselves
 
 # Notes how it was called, and ends with the next of the codes in `codes`.
@@ -308,7 +309,8 @@ def test_tpu_pod_installs_on_every_worker(tmp_path):
   assert {'scp', 'n:', '--zone=z', '--worker=all'} <= set(copy)
   assert any(name.endswith('launch/one_machine.sh') for name in copy)
   assert {'ssh', 'n', '--zone=z', '--worker=all'} <= set(install)
-  assert '[tpu,gcs]' in install[-1]
+  assert '--requirement base.lock --requirement tpu.lock' in install[-1]
+  assert all(any(c.endswith(f'/{lock}.lock') for c in copy) for lock in LOCKS)
 
 
 def test_tpu_pod_ends_with_the_code_of_gcloud(tmp_path):

@@ -43,6 +43,9 @@ VERBS = {
   'reproduce': Verb(
     'kd_jax.cli.reproduce', 'repeats published numbers, and reports them'
   ),
+  'prepare': Verb(
+    'kd_jax.cli.prepare', 'writes ImageNet from its archives, ready to train on'
+  ),
   'list': Verb(
     'kd_jax.cli.listing', 'shows methods, networks, recipes, data or keys'
   ),

@@ -62,6 +62,20 @@ def decode(content: bytes, where: str) -> np.ndarray:
     ) from error
 
 
+def is_plain_jpeg(content: bytes) -> bool:
+  """Returns whether a file's content is a JPEG in grey or RGB, by its header.
+
+  Args:
+    content: The content of the file.
+  """
+  if not content.startswith(_JPEG):
+    return False
+  try:
+    return simplejpeg.decode_jpeg_header(content)[2] in _COLOURS
+  except ValueError:
+    return False
+
+
 def read(path: Any) -> np.ndarray:
   """Returns the image in a file as [h,w,3] u8.
 

@@ -1,5 +1,6 @@
 """Small archives in the published formats, of random pixels."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -7,6 +8,7 @@ import zipfile
 
 import numpy as np
 from PIL import Image
+import scipy.io
 
 from kd_jax.runtime import downloads
 
@@ -113,3 +115,71 @@ def published(path, url='http://localhost:9/none.tar.gz'):
   content = path.read_bytes()
   checksum = hashlib.sha256(content).hexdigest()
   return downloads.Published(url, 'sha256', checksum, len(content))
+
+
+def tar(files):
+  """Returns a tar of files by name, as bytes."""
+  packed = io.BytesIO()
+  with tarfile.open(fileobj=packed, mode='w') as made:
+    for name, content in files.items():
+      member = tarfile.TarInfo(name)
+      member.size = len(content)
+      made.addfile(member, io.BytesIO(content))
+  return packed.getvalue()
+
+
+def imagenet(folder, classes=3, per_class=4, validation=6, seed=0):
+  """Writes ILSVRC 2012's archives, with small images and few classes.
+
+  As in the original a training image is a PNG and another in CMYK, and the
+  development kit's ids are not in the order of the wnids.
+
+  Args:
+    folder: The folder to write to.
+    classes: The number of classes.
+    per_class: The training images per class.
+    validation: The number of validation images.
+    seed: The random seed.
+
+  Returns:
+    The wnids in order; and for 'train' and 'validation' a dict of the wnid and
+    the file of each image by name.
+  """
+  rng = np.random.default_rng(seed)
+  wnids = [f'n{i:08d}' for i in range(11, 11 + classes)]
+  train, tars = {}, {}
+  for wnid in wnids[::-1]:
+    images = {f'{wnid}_{j}.JPEG': jpeg(rng, 16) for j in range(per_class)}
+    if wnid == wnids[1]:
+      pixels = rng.integers(0, 256, (16, 16, 4)).astype(np.uint8)
+      for j, (mode, kind) in enumerate((('RGB', 'PNG'), ('CMYK', 'JPEG'))):
+        file = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(file, kind)
+        images[f'{wnid}_{j}.JPEG'] = file.getvalue()
+    train |= {name: (wnid, content) for name, content in images.items()}
+    tars[f'{wnid}.tar'] = tar(images)
+  (folder / 'ILSVRC2012_img_train.tar').write_bytes(tar(tars))
+  ids = rng.permutation(classes)  # of the wnids, from 0
+  names = [f'ILSVRC2012_val_{i + 1:08d}.JPEG' for i in range(validation)]
+  labels = rng.integers(0, classes, validation)
+  held_out = {
+    name: (wnids[label], jpeg(rng, 16, grey=label == 0))
+    for name, label in zip(names, labels, strict=True)
+  }
+  mixed = rng.permutation(names)
+  (folder / 'ILSVRC2012_img_val.tar').write_bytes(
+    tar({name: held_out[name][1] for name in mixed})
+  )
+  meta = np.zeros((classes, 1), [('ILSVRC2012_ID', object), ('WNID', object)])
+  for number, of in enumerate(ids):
+    meta[number, 0] = (float(number + 1), wnids[of])
+  file = io.BytesIO()
+  scipy.io.savemat(file, {'synsets': meta})
+  number = {of: i + 1 for i, of in enumerate(ids)}
+  truth = ''.join(f'{number[label]}\n' for label in labels).encode()
+  kit = {
+    'ILSVRC2012_devkit_t12/data/meta.mat': file.getvalue(),
+    'ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt': truth,
+  }
+  (folder / 'ILSVRC2012_devkit_t12.tar.gz').write_bytes(gzip.compress(tar(kit)))
+  return wnids, {'train': train, 'validation': held_out}

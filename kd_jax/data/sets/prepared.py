@@ -1,5 +1,6 @@
 """Data sets in tfds's layout, prepared on demand and read by index."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import json
@@ -13,7 +14,7 @@ import tensorflow_datasets as tfds
 from kd_jax import errors
 from kd_jax.data import decode, source
 from kd_jax.data.sets import archive, builders
-from kd_jax.runtime import digests, locks, screen
+from kd_jax.runtime import digests, gcs, locks, screen
 
 # The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -31,6 +32,8 @@ _KEYS = {'image': 'image', 'label': 'label'}  # of the features, unless named
 # In a prepared folder, the archive from which it was made. Encoders of images
 # differ between machines, so that one archive may give several record files.
 _ORIGIN = 'kd_jax_origin.json'
+# In a folder that kd_jax has written shard by shard, their sizes and digests.
+DIGESTS = 'kd_jax_digests.json'
 
 # The split to test on, for data sets in which it is not 'test'.
 TEST_SPLITS = {'imagenet2012': 'validation'}
@@ -151,6 +154,8 @@ def open_prepared(
       square size.
   """
   full_name, prepared_root = name, root(data_dir)
+  if gcs.is_bucket(prepared_root):
+    gcs.prepare(prepared_root)
   name, keys = parsed(name)
   folder = find(name, prepared_root)
   if folder is None:
@@ -162,6 +167,7 @@ def open_prepared(
       f'{builder.info.file_format.value}, which only TensorFlow reads; prepare '
       'it with file_format=array_record, or give another folder'
     )
+  fingerprint = _fingerprint(folder, home)
   splits = builder.info.splits
   test_split = TEST_SPLITS.get(
     name, 'test' if 'test' in splits else 'validation'
@@ -205,8 +211,8 @@ def open_prepared(
     num_test=len(records['test']),
     mean=mean,
     std=std,
-    fingerprint=_fingerprint(folder, home),
-    place=os.path.abspath(prepared_root),
+    fingerprint=fingerprint,
+    place=gcs.absolute(prepared_root),
   )
   return source.Source(info, records.__getitem__, _counted(name, info))
 
@@ -323,7 +329,9 @@ def _fingerprint(folder: epath.Path, home: epath.Path | None) -> str:
     for path in folder.iterdir()
     if '.array_record' in path.name or path.name.endswith('.labels.txt')
   }
-  found = digests.of_files(files, os.path.abspath(folder), home)
+  found = _stated(folder, files)
+  if not found:
+    found = digests.of_files(files, gcs.absolute(folder), home)
   fingerprint = digests.of_contents(found, home)
   origin = folder / _ORIGIN
   if origin.exists():
@@ -331,6 +339,30 @@ def _fingerprint(folder: epath.Path, home: epath.Path | None) -> str:
     if made['records'] == fingerprint:
       return made['fingerprint']
   return fingerprint
+
+
+def _stated(
+  folder: epath.Path, files: Mapping[str, epath.Path]
+) -> dict[str, str]:
+  """Returns the digests that were written with the shards, by file.
+
+  With them no machine of a pod reads 145 GB to know what it has. A folder that
+  tfds has prepared has none.
+
+  Raises:
+    UsageError: A file is not there, or has not the size that was written.
+  """
+  if not (folder / DIGESTS).exists():
+    return {}
+  stated = json.loads((folder / DIGESTS).read_text())
+  for name, (size, _) in stated.items():
+    there = files[name].stat().length if name in files else 0
+    if there != size:
+      raise errors.UsageError(
+        f'{folder / name} has {there} bytes, and {size} were written: copy the '
+        'folder again, or prepare it again'
+      )
+  return {name: digest for name, (_, digest) in stated.items()}
 
 
 def _remember(name: str, folder: epath.Path, archive_file: epath.Path) -> None:
