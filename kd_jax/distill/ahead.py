@@ -72,7 +72,8 @@ def train_steps(
       lambda x: x[:done].reshape(-1, ahead, *x.shape[1:]), feeds
     )
     state, terms = jax.lax.scan(group, state, groups)
-    scalars.append(jax.tree.map(lambda x: x.reshape(done), terms))
+    flat = jax.tree.map(lambda x: x.reshape(done, *x.shape[2:]), terms)
+    scalars.append(flat)
   for first in range(done, count, ahead):
     chosen = slice(first, first + ahead)
     state, terms = group(state, jax.tree.map(itemgetter(chosen), feeds))
