@@ -244,6 +244,7 @@ KEYS: dict[str, Domain] = {
   'teacher.image_size': PIXELS,
   'teacher.mean': FRACTION,
   'teacher.std': POSITIVE,
+  'teacher_ahead': COUNT_OR_NONE,
   'watchdog_seconds': SECONDS,
 }
 

@@ -33,6 +33,7 @@ def made(given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
   return row, {
     'ms': row.turn(1).ms,
     'count': row.count,
+    'ahead': row.ahead,
     'compile_s': row.compile_s,
     'costs': row.costs._asdict(),
     'chips': row.chips,

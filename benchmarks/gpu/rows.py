@@ -62,6 +62,9 @@ def _family(
 # 'variant' is a variant of benchmarks/torch_peer.py.
 ROWS: dict[str, dict[str, Any]] = {
   **_family('KD', _KD, 64),
+  # The rows above have the teacher ahead, as a run has it on a GPU.
+  'KD step by step': {**_KD, 'teacher_ahead': 1},
+  'KD bf16 step by step': {**_KD, 'dtype': 'bfloat16', 'teacher_ahead': 1},
   'Tf-FD': {'config': 'tf_fd:cifar100_r20', 'batch_size': 128},
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
   'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
@@ -91,7 +94,8 @@ class Ours(peer.Peer):
     about = dict(self.about)
     self.costs = cost.Costs(**about.pop('costs'))
     self.batch_size, self.dtype = given['batch_size'], given['dtype']
-    self.count, self.compile_s = about['count'], about['compile_s']
+    self.count, self.ahead = about['count'], about['ahead']
+    self.compile_s = about['compile_s']
     self.chips, self.peak_bytes = about['chips'], about['peak_bytes']
     self.sizes = about['params'], about['extra_params']
     self.extra_params = about['extra_params']
@@ -187,6 +191,7 @@ def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     'classes': row.get('classes', 100),
     'batch_size': batch,
     'steps_per_dispatch': row.get('steps_per_dispatch', 0),
+    'teacher_ahead': row.get('teacher_ahead', 0),
     'images': row.get('images', options['images']),
     'devices': 1,
     'deterministic': row.get('deterministic', False),

@@ -42,7 +42,9 @@ from kd_jax.benchmark import case, cost, peers, pieces, turns
 from kd_jax.runtime import command
 from kd_jax.training import provenance
 
-_LISTS = ('batch_size', 'steps_per_dispatch', 'images', 'devices')
+_LISTS = (
+  'batch_size', 'steps_per_dispatch', 'teacher_ahead', 'images', 'devices',
+)  # fmt: skip
 
 
 @command.reporting()
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--images', default='50000', help='of the set; or several: 1000,50000')
   add('--batch_size', default='64', help='or several: 16,64,256')
   add('--steps_per_dispatch', default='0', help='or several; 0 is as a run')
+  add('--teacher_ahead', default='0', help='steps, or several; 0 is as a run')
   add('--devices', default='-1', help='or several: 1,2,4,8; -1 is all')
   add('--repeats', type=int, default=10, help='turns that count')
   add('--steps', type=int, default=1, help='of a turn, at least')

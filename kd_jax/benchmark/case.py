@@ -18,6 +18,7 @@ from kd_jax.benchmark import cost
 from kd_jax.data import augment, resident, source
 from kd_jax.distill import augmented, build, inspect, jitted, step
 from kd_jax.distill import images as images_lib
+from kd_jax.distill import parts as parts_lib
 from kd_jax.runtime import sharding
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3  # of each channel of the random images
@@ -36,6 +37,8 @@ class Wanted(NamedTuple):
     steps_per_dispatch: Steps of a dispatch; 0 is what a run would choose.
     images: Images of the data set.
     devices: Devices of the mesh; -1 is all.
+    teacher_ahead: Steps that the teacher runs ahead; 0 is what a run would
+      choose.
   """
 
   student: str | None
@@ -47,6 +50,7 @@ class Wanted(NamedTuple):
   steps_per_dispatch: int
   images: int
   devices: int
+  teacher_ahead: int = 0
 
 
 @dataclasses.dataclass
@@ -63,6 +67,7 @@ class Case:
     frozen: The teachers' variables by name.
     compiled: The compiled dispatch.
     count: Steps of a dispatch.
+    ahead: Steps that the teacher runs ahead.
     compile_s: Seconds to trace and compile the dispatch.
     costs: The costs of a step.
     mesh: The devices.
@@ -78,6 +83,7 @@ class Case:
   frozen: Any
   compiled: Any
   count: int
+  ahead: int
   compile_s: float
   costs: cost.Costs
   mesh: Mesh
@@ -177,9 +183,9 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     functools.partial(start, exp, wanted.image_size, wanted.batch_size),
     out_shardings=replicated,
   )(key)
-  count = _steps_per_dispatch(wanted)
+  count, ahead, _ = steps(config, exp, wanted, mesh)
   index = np.zeros((count, wanted.batch_size), np.int32)
-  dispatch = jitted.train_steps(exp, train.batch, mesh)
+  dispatch = jitted.train_steps(exp, train.batch, mesh, ahead)
   began = time.perf_counter()
   traced = dispatch.trace(
     np.int32(0), state, frozen, train.arrays, {'index': index}
@@ -196,6 +202,7 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     frozen=frozen,
     compiled=compiled,
     count=count,
+    ahead=ahead,
     compile_s=compile_s,
     costs=cost.of(traced, compiled, count),
     mesh=mesh,
@@ -239,6 +246,8 @@ def configured(name: str, wanted: Wanted) -> ConfigDict:
   """
   config = config_lib.load(name)
   config.batch_size = wanted.batch_size
+  config.steps_per_dispatch = wanted.steps_per_dispatch
+  config.teacher_ahead = wanted.teacher_ahead
   if wanted.dtype:
     if wanted.dtype not in build.DTYPES:
       raise errors.unknown('value of --dtype:', wanted.dtype, build.DTYPES)
@@ -331,9 +340,27 @@ def crop_flip(config: ConfigDict, image_size: int) -> augment.CropFlip:
   return augment.CropFlip(padding, data.padding_mode, data.flip)
 
 
-def _steps_per_dispatch(wanted: Wanted) -> int:
-  """Returns the steps of a dispatch, as `options.LoopOptions` chooses them."""
-  if wanted.steps_per_dispatch:
-    return wanted.steps_per_dispatch
-  epoch = wanted.images // wanted.batch_size
-  return jitted.steps_per_dispatch(jax.default_backend(), epoch)
+def steps(
+  config: ConfigDict, exp: step.Experiment, wanted: Wanted, mesh: Mesh
+) -> parts_lib.Dispatch:
+  """Returns the steps of a dispatch, as a run with resident images has them.
+
+  Args:
+    config: The configuration, as `configured` returns it.
+    exp: Its experiment.
+    wanted: The requested variant.
+    mesh: The chips, which need not be there.
+
+  Raises:
+    UsageError: The teacher cannot run ahead as it is asked to.
+  """
+  size, batch_size = wanted.image_size, wanted.batch_size
+  return build.dispatch(
+    config,
+    exp,
+    lambda: inspect.trace(exp, size, batch_size),
+    mesh,
+    size,
+    wanted.images // batch_size,
+    streams=False,
+  )

@@ -1,5 +1,6 @@
 """The costs of a step, and the chip's measured peak."""
 
+from collections.abc import Iterator
 import functools
 import math
 import re
@@ -59,7 +60,7 @@ def of(traced: Any, compiled: Any, steps: int = 1) -> Costs:
   memory = jaxprs.told(compiled.memory_analysis)
   moved = analysis.get('bytes accessed')
   if moved is None and text:  # XLA does not count for a GPU that is not there
-    moved = moved_bytes(text)
+    moved = moved_bytes(text) / steps
   return Costs(
     flops=jaxprs.flops(traced.jaxpr) / steps,
     compiled_flops=analysis.get('flops'),
@@ -83,19 +84,55 @@ _FREE = (
 
 
 class _Instruction(NamedTuple):
-  """An instruction in the text of an XLA program."""
+  """An instruction in the text of an XLA program.
+
+  Attributes:
+    name: Its name.
+    shape: The type of its result.
+    kind: What it is, such as 'fusion'.
+    operands: The names of its arguments, in a text.
+    repeats: How often it runs.
+  """
 
   name: str
   shape: str
   kind: str
   operands: str
+  repeats: int
 
 
 def _instructions(program: str) -> list[_Instruction]:
-  """Returns the instructions of a program's entry computation, in order."""
-  entry = program.partition('\nENTRY ')[2].partition('\n}')[0]
-  pattern = r'^\s+(?:ROOT )?(%\S+) = (.*?) ([a-z][a-z\d-]*)\(([^)]*)\)'
-  return [_Instruction(*fields) for fields in re.findall(pattern, entry, re.M)]
+  """Returns the instructions that a program runs, in order.
+
+  They are those of its entry computation; in place of a loop whose number of
+  rounds XLA knows there are those of its body.
+  """
+  computations = {
+    name: (bool(entry), body)
+    for entry, name, body in re.findall(
+      r'^(ENTRY )?(%\S+) .*?\{\n(.*?)^\}', program, re.M | re.S
+    )
+  }
+  pattern = re.compile(
+    r'^\s+(?:ROOT )?(%\S+) = (.*?) ([a-z][a-z\d-]*)\(([^)]*)\)(.*)', re.M
+  )
+
+  def run(body: str, repeats: int) -> Iterator[_Instruction]:
+    for *fields, rest in pattern.findall(body):
+      inner = re.search(r'body=(%[^\s,]+)', rest)
+      rounds = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+      if fields[2] == 'while' and inner and rounds:
+        yield _Instruction(fields[0], fields[1], 'tuple', '', 0)
+        yield from run(computations[inner[1]][1], repeats * int(rounds[1]))
+      else:
+        yield _Instruction(*fields, repeats=repeats)
+
+  return [
+    instruction
+    for is_entry, body in computations.values()
+    if is_entry
+    for instruction in run(body, 1)
+  ]
 
 
 def _free(instruction: _Instruction) -> bool:
@@ -104,22 +141,26 @@ def _free(instruction: _Instruction) -> bool:
 
 
 def operations(program: str) -> int:
-  """Counts the operations that a program's entry computation starts.
+  """Counts the operations that a program starts.
 
-  On a GPU these are its kernels.
+  On a GPU these are its kernels. The body of a loop counts once per round if
+  their number is known.
 
   Args:
     program: XLA's text of the program.
   """
-  return sum(not _free(instruction) for instruction in _instructions(program))
+  return sum(
+    instruction.repeats
+    for instruction in _instructions(program)
+    if not _free(instruction)
+  )
 
 
 def moved_bytes(program: str) -> float:
   """Counts the bytes that a program reads and writes if there is no cache.
 
   Args:
-    program: XLA's text of the program; the operations of its entry computation
-      count.
+    program: XLA's text of the program; see `operations`.
   """
   sizes: dict[str, int] = {}
   total = 0
@@ -127,7 +168,8 @@ def moved_bytes(program: str) -> float:
     sizes[instruction.name] = _bytes(instruction.shape)
     if not _free(instruction):
       names = re.findall(r'%[^\s,)]+', instruction.operands)
-      total += sizes[instruction.name] + sum(sizes[name] for name in names)
+      moved = sizes[instruction.name] + sum(sizes[name] for name in names)
+      total += moved * instruction.repeats
   return float(total)
 
 

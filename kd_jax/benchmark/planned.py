@@ -18,10 +18,10 @@ from kd_jax.benchmark import case
 from kd_jax.config import roles
 from kd_jax.data import dataset, source
 from kd_jax.distill import build, evaluation, inspect, jitted, step
+from kd_jax.distill import parts as parts_lib
 from kd_jax.export import artifact
 from kd_jax.runtime import checkpoint, distributed, sharding
 from kd_jax.training import restore, splits, teacher
-from kd_jax.training import run as run_lib
 
 _LABELLED = 256  # images of a batch of `kd-jax evaluate` and of predict.py
 
@@ -157,14 +157,14 @@ def _training(run: _Run) -> Iterator[tuple[str, Make]]:
       opt_state = _on(run.mesh, jax.eval_shape(phase.exp.tx.init, params))
       state = dataclasses.replace(run.state, opt_state=opt_state)
       phase_run = run._replace(state=state)
-    for steps in (1, _steps(run, train)):
+    for steps in (1, _steps(run, train).steps):
       yield (
         f'{label}steps: {steps}',
         _dispatch(phase_run, phase.exp, train, steps),
       )
     for augment in ('crop_flip', 'random_resized_crop'):
       streamed = splits.training(_streamed(config, augment), parts, print)
-      steps = _steps(run, streamed)
+      steps = _steps(run, streamed).steps
       name = f'{label}streamed steps, {augment}: {steps}'
       yield name, _dispatch(phase_run, phase.exp, streamed, steps)
   if _reads_logits_alone(config, parts):
@@ -179,10 +179,16 @@ def _streamed(config: ConfigDict, augment: str = 'crop_flip') -> ConfigDict:
   return streamed
 
 
-def _steps(run: _Run, train: dataset.TrainSet) -> int:
-  platform = run.mesh.devices.flat[0].platform
-  return run_lib.loop_options(run.config, run.parts).steps_of_dispatch(
-    run.parts, train, platform
+def _steps(run: _Run, train: dataset.TrainSet) -> parts_lib.Dispatch:
+  parts = run.parts
+  return build.dispatch(
+    run.config,
+    parts.exp,
+    lambda: parts.traced[-1],
+    run.mesh,
+    parts.source.info.image_size,
+    parts.steps_per_epoch,
+    streams=not train.arrays,
   )
 
 
@@ -196,8 +202,9 @@ def _dispatch(
     lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), feed
   )
   arrays = {**_on(run.mesh, train.arrays), **(known or {})}
+  ahead = 1 if known else _steps(run, train).ahead
   return _compiled(
-    jitted.train_steps(exp, train.batch, run.mesh),
+    jitted.train_steps(exp, train.batch, run.mesh, ahead),
     *(run.seed, run.state, run.frozen, arrays, stacked),
   )
 
@@ -235,7 +242,7 @@ def _known(run: _Run) -> Iterator[tuple[str, Make]]:
   shape = (train.size, views, len(parts.source.info.class_names))
   like = jax.ShapeDtypeStruct(shape, jnp.float32)
   known = _on(mesh, {features.known(name): like for name in run.taught})
-  steps = _steps(run, train)
+  steps = _steps(run, train).steps
   dispatch = _dispatch(run, parts.exp, train, steps, known)
   yield f'steps, known logits: {steps}', dispatch
 

@@ -102,7 +102,9 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _wanted(args: argparse.Namespace, dtype: str) -> case.Wanted:
-  values: dict[str, Any] = {'steps_per_dispatch': 0, 'devices': 1, **vars(args)}
+  values: dict[str, Any] = {
+    'steps_per_dispatch': 0, 'teacher_ahead': 0, 'devices': 1, **vars(args),
+  }  # fmt: skip
   values['dtype'] = dtype
   return case.Wanted(**{key: values[key] for key in case.Wanted._fields})
 

@@ -75,6 +75,7 @@ def row(
     **_speed(one.label, one.batch_size, times, id(one), first),
     'dtype': one.dtype,
     'steps_per_dispatch': one.count,
+    'teacher_ahead': one.ahead,
     'host_ms': float(np.median([turn.host_ms for turn in turns])),
     'compile_s': one.compile_s,
     'flops': costs.flops,

@@ -44,6 +44,12 @@ RUNNING = (
     changes_result=False,
   ),
   Key(
+    'teacher_ahead', 0,
+    "Steps of a dispatch whose teacher's features come from one forward pass; "
+    '0 is 1 on CPU and TPU, and on a GPU what fills it.',
+    changes_result=False, added=True,
+  ),
+  Key(
     'eval_batch_size', 512, 'Images of a step of the evaluation.',
     changes_result=False, for_teacher=True,
   ),

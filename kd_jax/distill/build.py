@@ -1,9 +1,10 @@
 """From a configuration to all static parts, checked before data is read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import re
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -20,6 +21,7 @@ from kd_jax.distill import (
   optim,
   step,
 )
+from kd_jax.distill import dispatch as dispatch_lib
 from kd_jax.distill import rules as rules_lib
 from kd_jax.distill.networks import DTYPES as DTYPES
 from kd_jax.distill.networks import make_network as make_network
@@ -81,7 +83,49 @@ def build(config: ConfigDict) -> Parts:
     phases=phases,
     traced=traced,
     steps_per_epoch=steps_per_epoch,
+    dispatch=dispatch(
+      config,
+      phases[-1].exp,
+      lambda: traced[-1],
+      mesh,
+      info.image_size,
+      steps_per_epoch,
+      streams=not augmented.resident(config, info, 'train'),
+    ),
   )
+
+
+def dispatch(
+  config: ConfigDict,
+  exp: step.Experiment,
+  traced: Callable[[], inspect.Traced],
+  mesh: Mesh,
+  image_size: int,
+  steps_per_epoch: int,
+  *,
+  streams: bool,
+) -> dispatch_lib.Dispatch:
+  """Returns the steps of a run's dispatch; see `dispatch.Setting`.
+
+  Raises:
+    UsageError: The teacher cannot run ahead as the configuration says.
+  """
+  with errors.keys('config.'):
+    return dispatch_lib.chosen(
+      dispatch_lib.Setting(
+        exp=exp,
+        traced=traced,
+        platform=mesh.devices.flat[0].platform,
+        devices=mesh.size,
+        image_size=image_size,
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        streams=streams,
+        cached=config.teacher.cache_logits,
+        steps=config.steps_per_dispatch,
+        ahead=config.get('teacher_ahead', 0),  # older runs lack it
+      )
+    )
 
 
 def check_recipe(config: ConfigDict, recipe: ConfigDict) -> None:

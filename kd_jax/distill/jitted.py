@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kd_jax.data import resident
+from kd_jax.distill import ahead as ahead_lib
 from kd_jax.distill import figures, step
+from kd_jax.features import Batch, known
 from kd_jax.runtime import sharding
 
 _MOST_STEPS = 128  # steps of a dispatch
@@ -40,7 +42,10 @@ def init(exp: step.Experiment, mesh: Mesh) -> Any:
 
 
 def train_steps(
-  exp: step.Experiment, assemble: Callable[..., Any], mesh: Mesh
+  exp: step.Experiment,
+  assemble: Callable[..., Any],
+  mesh: Mesh,
+  ahead: int = 1,
 ) -> Any:
   """Returns the dispatch of a run: `step.train_steps`, with the state donated.
 
@@ -48,13 +53,26 @@ def train_steps(
     exp: The experiment of the phase.
     assemble: The method `batch` of the training split.
     mesh: The devices.
+    ahead: The steps whose teachers' features come from one forward pass, as
+      `dispatch.chosen` says; see `ahead.train_steps`. A dispatch of one step
+      is as if it were 1.
 
   Returns:
     A jitted function of (seed, state, frozen, arrays, feeds).
   """
   replicated = sharding.replicated(mesh)
+  alone = functools.partial(step.train_steps, exp, assemble)
+  grouped = functools.partial(
+    ahead_lib.train_steps, exp, assemble, ahead, mesh.size
+  )
+
+  def train_steps(seed, state, frozen, arrays, feeds):
+    steps = jax.tree.leaves(feeds)[0].shape[0]
+    dispatch = alone if 1 in (steps, ahead) else grouped
+    return dispatch(seed, state, frozen, arrays, feeds)
+
   return jax.jit(
-    functools.partial(step.train_steps, exp, assemble),
+    train_steps,
     donate_argnums=1,
     in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=1),),
     out_shardings=replicated,
@@ -62,7 +80,10 @@ def train_steps(
 
 
 def steps_per_dispatch(
-  platform: str, steps_per_epoch: int, streamed_bytes: int = 0
+  platform: str,
+  steps_per_epoch: int,
+  streamed_bytes: int = 0,
+  multiple: int = 1,
 ) -> int:
   """Returns the default number of steps of a dispatch.
 
@@ -72,20 +93,20 @@ def steps_per_dispatch(
     streamed_bytes: Bytes of one step's images if the host streams them, since
       the images of a dispatch are joined and moved at once; 0 if the split is
       on the devices.
+    multiple: What the number must be a multiple of.
 
   Returns:
     1 on a CPU; elsewhere the largest divisor of `steps_per_epoch` that is
-    within the limits.
+    within the limits. 0 if no such number is a multiple.
   """
   if platform == 'cpu':
-    return 1
+    return int(multiple == 1)
   most = _MOST_STEPS
   if streamed_bytes:
     most = max(1, min(most, int(_MOST_BYTES // streamed_bytes)))
   epoch = steps_per_epoch
-  return max(
-    count for count in range(1, min(epoch, most) + 1) if epoch % count == 0
-  )
+  counts = range(multiple, min(epoch, most) + 1, multiple)
+  return max((count for count in counts if epoch % count == 0), default=0)
 
 
 def optimizer_init(exp: step.Experiment, mesh: Mesh) -> Any:
@@ -142,9 +163,15 @@ def known_logits(
   def of_batch(frozen, arrays, feed):
     batch = train.eval_batch(arrays, feed)
     views = [
-      step.known_logits(exp, frozen, {**batch, 'image': image})
+      _known_logits(exp, frozen, {**batch, 'image': image})
       for image in train.views(batch['image'])
     ]
     return jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *views)
 
   return of_batch
+
+
+def _known_logits(exp: step.Experiment, frozen: Any, batch: Batch) -> Batch:
+  """Returns the teachers' logits [N,K] f32, keyed as in a batch."""
+  feats = step.teacher_features(exp, frozen, batch)
+  return {known(name): features['logits'] for name, features in feats.items()}

@@ -28,6 +28,21 @@ class Phase(NamedTuple):
   rules: tuple[str, ...]
 
 
+class Dispatch(NamedTuple):
+  """The steps of a dispatch.
+
+  Attributes:
+    steps: How many there are.
+    ahead: The steps whose teachers' features come from one forward pass; see
+      `ahead.train_steps`. 1 computes them step by step.
+    note: What a run says of `ahead`; '' if there is nothing to say.
+  """
+
+  steps: int = 1
+  ahead: int = 1
+  note: str = ''
+
+
 class Parts(NamedTuple):
   """The parts of a run.
 
@@ -37,6 +52,7 @@ class Parts(NamedTuple):
     phases: The phases, in order.
     traced: What tracing tells of each phase.
     steps_per_epoch: Steps of an epoch: floor(images / batch).
+    dispatch: The steps of a dispatch.
   """
 
   source: source.Source
@@ -44,6 +60,7 @@ class Parts(NamedTuple):
   phases: tuple[Phase, ...]
   traced: tuple[inspect.Traced, ...]
   steps_per_epoch: int
+  dispatch: Dispatch = Dispatch()
 
   @property
   def exp(self) -> step.Experiment:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import pytrees
-from kd_jax.distill import averaging, figures, optim
+from kd_jax.distill import averaging, figures, layout, optim
 from kd_jax.distill import images as images_lib
 from kd_jax.features import (
   PLAIN,
@@ -26,6 +26,8 @@ from kd_jax.models import layers
 
 Variables = Mapping[str, Any]
 Start = Callable[[], Mapping[str, jax.Array]]  # see `first`
+# The teachers' taps [N,...] f32 by the teacher's name and the tap's.
+Taught = Mapping[str, Mapping[str, jax.Array]]
 
 
 class Experiment(NamedTuple):
@@ -231,10 +233,10 @@ def first(
       batch['image'],
       train=True,
       mutable=[c for c in own if c != 'params'],
-      rngs=_rngs(key),
+      rngs=rngs(key),
     )
   feats |= teacher_features(exp, frozen, batch)
-  method = dict(exp.method.init(_rngs(key), feats, batch))
+  method = dict(exp.method.init(rngs(key), feats, batch))
   method.pop('metrics', None)
   variables['method'] = method
   params = {n: dict(v).pop('params', {}) for n, v in variables.items()}
@@ -258,6 +260,7 @@ def train_step(
   state: TrainState,
   frozen: Mapping[str, Variables],
   batch: Batch,
+  taught: Taught | None = None,
 ) -> tuple[TrainState, Terms]:
   """Updates all that is trained, by one step.
 
@@ -269,6 +272,8 @@ def train_step(
     frozen: The teachers' variables by name, which are neither differentiated
       nor changed.
     batch: The global batch.
+    taught: The teachers' features for the batch where they were computed
+      before; None computes them.
 
   Returns:
     The state after the step, and scalars by name: 'total' (the objective),
@@ -282,12 +287,13 @@ def train_step(
 
   def one(model_state, given):
     key, part = given
-    return _gradient(exp, params, model_state, state.step, frozen, key, part)
+    return _gradient(exp, params, model_state, state.step, frozen, key, *part)
 
+  whole = batch, taught
   if exp.accumulate_steps == 1:
-    model_state, (grads, scalars) = one(state.model_state, (key, batch))
+    model_state, (grads, scalars) = one(state.model_state, (key, whole))
   else:
-    parts = _split(batch, exp.accumulate_steps)
+    parts = layout.split(whole, exp.accumulate_steps)
     keys = jax.random.split(key, exp.accumulate_steps)
     model_state, stacked = jax.lax.scan(one, state.model_state, (keys, parts))
     grads, scalars = jax.tree.map(lambda x: x.mean(axis=0), stacked)
@@ -308,19 +314,6 @@ def train_step(
   return new_state, shown
 
 
-def _split(batch: Batch, count: int) -> Batch:
-  """Reshapes arrays [N,...] to [count,N/count,...].
-
-  Every part is spread over all devices.
-  """
-
-  def split(x):
-    parts = x.reshape(x.shape[0] // count, count, *x.shape[1:])
-    return jnp.swapaxes(parts, 0, 1)
-
-  return jax.tree.map(split, batch)
-
-
 def _gradient(
   exp: Experiment,
   params: dict[str, Any],
@@ -329,12 +322,13 @@ def _gradient(
   frozen: Mapping[str, Variables],
   key: jax.Array,
   batch: Batch,
+  taught: Taught | None,
 ) -> tuple[dict[str, Any], tuple[Any, Terms]]:
   """Returns the changed collections of one batch, its gradients and scalars.
 
   The gradient of a parameter that is not trained is 0.
   """
-  teachers = teacher_features(exp, frozen, batch)
+  teachers = teacher_features(exp, frozen, batch, taught)
 
   def objective(params):
     feats, changed = dict(teachers), {}
@@ -347,7 +341,7 @@ def _gradient(
         seen_by(exp, name, batch['image']),
         train=True,
         mutable=list(collections),
-        rngs=_rngs(key),
+        rngs=rngs(key),
       )
     collections = model_state['method']
     variables = {'params': params['method'], **collections}
@@ -355,7 +349,7 @@ def _gradient(
       variables,
       feats,
       batch,
-      rngs=_rngs(key),
+      rngs=rngs(key),
       mutable=['metrics', *collections],
     )
     weighted = {n: exp.weights[n](step) * loss for n, loss in terms.items()}
@@ -459,16 +453,24 @@ def features_of(
 
 
 def teacher_features(
-  exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
+  exp: Experiment,
+  frozen: Mapping[str, Variables],
+  batch: Batch,
+  taught: Taught | None = None,
 ) -> NetFeatures:
   """Returns the teachers' features for a batch; no gradient flows through them.
 
-  If the batch has a teacher's logits, they are its only feature.
+  If the batch has a teacher's logits, they are its only feature. `taught` are
+  the taps of the others where they were computed before.
   """
   feats = {}
   for name, network in exp.teachers.items():
     if known(name) in batch:
       feats[name] = Features(name, {'logits': batch[known(name)]})
+      continue
+    if taught is not None:
+      params = frozen[name]['params']
+      feats[name] = Features(name, {**taught[name], 'params': params})
       continue
     feats[name], _ = run(
       name,
@@ -478,14 +480,6 @@ def teacher_features(
       train=False,
     )
   return jax.lax.stop_gradient(feats)
-
-
-def known_logits(
-  exp: Experiment, frozen: Mapping[str, Variables], batch: Batch
-) -> Batch:
-  """Returns the teachers' logits [N,K] f32, keyed as in a batch."""
-  feats = teacher_features(exp, frozen, batch)
-  return {known(name): features['logits'] for name, features in feats.items()}
 
 
 def _moved(exp: Experiment, old: Any, new: Any) -> Any:
@@ -498,6 +492,7 @@ def _moved(exp: Experiment, old: Any, new: Any) -> Any:
   return jax.tree.map_with_path(choose, old, new)
 
 
-def _rngs(key: jax.Array) -> dict[str, jax.Array]:
+def rngs(key: jax.Array) -> dict[str, jax.Array]:
+  """Returns the random keys of networks and of the method, by their names."""
   names = ('params', 'method', 'dropout')
   return {rng: jax.random.fold_in(key, 2 + i) for i, rng in enumerate(names)}

@@ -67,7 +67,9 @@ class Loop:
     self._watchdog = dog
     self._seed = np.int32(options.seed)
     self._step_fns = {
-      phase.name: jitted.train_steps(phase.exp, train.batch, parts.mesh)
+      phase.name: jitted.train_steps(
+        phase.exp, train.batch, parts.mesh, parts.dispatch.ahead
+      )
       for phase in parts.phases
     }
     self._counts = {
@@ -137,7 +139,7 @@ class Loop:
     Raises:
       RunError: A loss is not finite, or the last state cannot be saved.
     """
-    total, most = self._parts.total_steps, self._steps_per_dispatch()
+    total, most = self._parts.total_steps, self._parts.dispatch.steps
     with contextlib.ExitStack() as ending:
       ending.callback(self._reporter.flush)
       ending.enter_context(self._reporter.watched())
@@ -161,10 +163,6 @@ class Loop:
     if self.step == total:
       self._reporter.line(f'time {self.clock.text()}')
     return self.step == total
-
-  def _steps_per_dispatch(self) -> int:
-    platform = self._parts.mesh.devices.flat[0].platform
-    return self._options.steps_of_dispatch(self._parts, self._train, platform)
 
   def _period(self, every: float) -> int:
     return max(1, round(every * self._parts.steps_per_epoch))

@@ -115,6 +115,8 @@ def opening(
       f"          taps {', '.join(taps)}, up to the networks' last maps "
       '(config.method_args.taps names others)'
     )
+  if parts.dispatch.note:
+    lines.append(f'dispatch  {parts.dispatch.note}')
   devices = parts.mesh.devices.ravel()
   lines += [
     f'devices   {len(devices)} x {devices[0].device_kind} (mesh '

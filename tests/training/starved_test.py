@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from kd_jax.distill import dispatch
 from kd_jax.runtime import run_dir
-from kd_jax.training import loop, options, run, splits, starved
+from kd_jax.training import loop, run, splits, starved
 from tests import children
 from tests.training import recovery_test
 
@@ -133,20 +134,26 @@ def test_an_array_on_the_device_is_waited_for(device):
 
 
 @pytest.mark.parametrize(
-  ('pixels', 'arrays', 'steps'),
+  ('pixels', 'streams', 'steps'),
   [
-    (32, {'image': 0}, 126),  # the largest divisor of 5040 up to 128
-    (224, {'image': 0}, 126),
-    (32, {}, 80),  # 64 MB are 81 batches
-    (224, {}, 1),
-    (500, {}, 1),  # a batch of 192 MB
+    (32, False, 126),  # the largest divisor of 5040 up to 128
+    (224, False, 126),
+    (32, True, 80),  # 64 MB are 81 batches
+    (224, True, 1),
+    (500, True, 1),  # a batch of 192 MB
   ],
 )
 def test_a_dispatch_of_a_streamed_split_takes_no_more_than_64_mb(
-  pixels, arrays, steps
+  pixels, streams, steps
 ):
-  chosen = options.LoopOptions(0, 256, 512, 1.0, 1.0)
-  opened = SimpleNamespace(info=SimpleNamespace(image_size=pixels))
-  parts = SimpleNamespace(steps_per_epoch=5040, source=opened)
-  train = SimpleNamespace(arrays=arrays)
-  assert chosen.steps_of_dispatch(parts, train, 'gpu') == steps
+  setting = dispatch.Setting(
+    exp=SimpleNamespace(teachers={}),
+    traced=dict,
+    platform='gpu',
+    devices=1,
+    image_size=pixels,
+    batch_size=256,
+    steps_per_epoch=5040,
+    streams=streams,
+  )
+  assert dispatch.chosen(setting).steps == steps
