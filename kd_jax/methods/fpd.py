@@ -12,8 +12,8 @@ initialDemo a5073fc (paper/FPD.py). Where these leave it open, taps, loss
 weights and the separate laterals for unequal channels are our choice.
 """
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -139,6 +139,58 @@ def top_down(laterals: Sequence[jax.Array]) -> list[jax.Array]:
     shape = lateral.shape
     levels.append(jax.image.resize(levels[-1], shape, 'bilinear') + lateral)
   return levels[::-1]
+
+
+def _smoothed(
+  laterals: Laterals, smooth: layers.Conv, maps: Sequence[jax.Array]
+) -> list[jax.Array]:
+  """Returns a network's smoothed levels of version 'A'.
+
+  A level that is as large as the next deeper one is that level plus its own
+  lateral, and smoothing is linear. Its smoothed map is therefore the deeper
+  one's plus the lateral's, and the lateral and the smoothing are one
+  convolution of the map, which has fewer channels than the pyramid.
+
+  Args:
+    laterals: The laterals.
+    smooth: The convolution that smooths.
+    maps: The network's maps, shallow first, each [N,h_k,w_k,c_k].
+
+  Returns:
+    The levels, shallow first, each [N,h_k,w_k,width].
+  """
+  levels = top_down(laterals(maps))
+  smoothed = [smooth(levels[-1])]
+  for k in reversed(range(len(maps) - 1)):
+    alike = levels[k].shape == levels[k + 1].shape
+    if alike and maps[k].shape[-1] < smooth.features:
+      lateral = laterals.get_variable('params', f'lateral{k}')
+      smoothed.append(smoothed[-1] + _composed(maps[k], lateral, smooth))
+    else:
+      smoothed.append(smooth(levels[k]))
+  return smoothed[::-1]
+
+
+def _composed(
+  x: jax.Array, lateral: Mapping[str, jax.Array], smooth: layers.Conv
+) -> jax.Array:
+  """Returns the smoothed lateral of a map, without the bias that smooths.
+
+  Args:
+    x: The map, [N,h,w,c].
+    lateral: The lateral's 'kernel' [1,1,c,width] and 'bias' [width].
+    smooth: The convolution that smooths.
+
+  Returns:
+    [N,h,w,width].
+  """
+  rows = jnp.concatenate([lateral['kernel'][0, 0], lateral['bias'][None, :]])
+  kernel = smooth.get_variable('params', 'kernel')
+  kernel = jnp.einsum('cm,hwmo->hwco', rows, kernel)
+  # The zeros around a map are none of the lateral's bias.
+  inside = jnp.ones((1, *x.shape[1:-1], 1))
+  bias = smooth.convolve(inside, kernel[:, :, -1:])
+  return smooth.convolve(x, kernel[:, :, :-1]) + bias
 
 
 class Method(base.WithTaps):
@@ -273,7 +325,7 @@ class Method(base.WithTaps):
     if [t.shape[-1] for t in maps_t] != [s.shape[-1] for s in maps_s]:
       laterals_t = Laterals(*lateral_args, name='teacher_laterals')
     if self.version == 'A':
-      smooth: Callable = layers.torch_conv(
+      smooth: Any = layers.torch_conv(
         self.width, 3, 9 * self.width, dtype=self.dtype, name='smooth'
       )
     else:
@@ -283,7 +335,10 @@ class Method(base.WithTaps):
     # BatchNorm takes each network's statistics separately in the released code.
     levels: list[list[jax.Array]] = []
     for lateral, maps in ((laterals_t, maps_t), (laterals, maps_s)):
-      smoothed = [smooth(level) for level in top_down(lateral(maps))]
+      if self.version == 'A':
+        smoothed = _smoothed(lateral, smooth, maps)
+      else:
+        smoothed = [smooth(level) for level in top_down(lateral(maps))]
       gated = [gate(level) for level in smoothed]
       levels += [
         [x.astype(jnp.float32) for x in part] for part in (smoothed, gated)

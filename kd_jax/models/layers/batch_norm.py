@@ -115,10 +115,11 @@ class BatchNorm(nn.Module):
     count = size * x[0, ..., 0].size
     # A padded convolution's values at the border may be far from the others.
     middle = _middle(x.shape[1:-1])
+    parts = _parts(size, count)
 
     def normalise_group(rows):
       shift = mean.value if self.shift == 'running' else rows[middle]
-      return normalise(rows, scale, bias, shift, self.epsilon)
+      return normalise(rows, scale, bias, shift, self.epsilon, parts)
 
     if count == len(rows):
       y, new_mean, new_var = normalise_group(rows)
@@ -168,6 +169,22 @@ def _middle(sizes: tuple[int, ...]) -> int:
   return number
 
 
+def _parts(images: int, count: int) -> int:
+  """Returns in how many parts a GPU sums the values of a batch.
+
+  Every image has equally many parts, so that devices that share a batch add up
+  their own. They are about as many as the values of a part.
+
+  Args:
+    images: N, the images of the batch.
+    count: M, the values of each channel; N divides it.
+  """
+  parts = images
+  while parts**2 < count and count % (2 * parts) == 0:
+    parts *= 2
+  return parts
+
+
 def conv_bn(
   x: jax.Array, convolution: nn.Module, norm: nn.Module, *, train: bool
 ) -> jax.Array:
@@ -193,6 +210,7 @@ def normalise(
   bias: jax.Array,
   shift: jax.Array,
   epsilon: float,
+  parts: int = 1,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Normalises a batch by its own statistics.
 
@@ -206,38 +224,61 @@ def normalise(
     shift: A value near the mean, [C] f32. It avoids cancellation where a large
       mean meets a small variance, and does not change the result otherwise.
     epsilon: Added to the variance.
+    parts: In how many parts of successive values a GPU takes the sums; it
+      divides M.
 
   Returns:
     The normalised values [M,C] f32, and the mean and the biased variance [C]
     f32, through which no gradient flows.
   """
   y, mean, var = _normalise(
-    x, scale, bias, jax.lax.stop_gradient(shift), epsilon
+    x, scale, bias, jax.lax.stop_gradient(shift), epsilon, parts
   )
   return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _normalise(x, scale, bias, shift, epsilon):
-  return _normalised(x, scale, bias, shift, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _normalise(x, scale, bias, shift, epsilon, parts):
+  return _normalised(x, scale, bias, shift, epsilon, parts)[0]
 
 
-def _normalised(x, scale, bias, shift, epsilon):
-  # Both means are taken in one pass over x.
+def _sums(x, y, parts):
+  """Returns the sums of two arrays [M,C] over M.
+
+  An NVIDIA GPU sums many values in two kernels, the second one over the sums of
+  parts. XLA makes two of the second, unless the parts of both arrays are one
+  array. On a CPU the parts cost time.
+  """
+
+  def partial(values):
+    return values.reshape(parts, -1, values.shape[-1]).sum(axis=1)
+
+  def in_parts(x, y):
+    totals = jnp.stack([partial(x), partial(y)]).sum(axis=1)
+    return totals[0], totals[1]
+
+  def at_once(x, y):
+    return x.sum(axis=0), y.sum(axis=0)
+
+  return jax.lax.platform_dependent(x, y, cuda=in_parts, default=at_once)
+
+
+def _normalised(x, scale, bias, shift, epsilon, parts):
   centred = x - shift[None, :]
-  mean, square = centred.mean(axis=0), jnp.square(centred).mean(axis=0)
+  total, squares = _sums(centred, jnp.square(centred), parts)
+  mean, square = total / len(x), squares / len(x)
   var = jnp.maximum(square - jnp.square(mean), 0.0)
   inverse = jax.lax.rsqrt(var + epsilon)
   y = (centred - mean[None, :]) * (scale * inverse)[None, :] + bias[None, :]
   return (y, mean + shift, var), (x, scale, mean + shift, inverse)
 
 
-def _normalise_gradients(epsilon, given, gradients):
+def _normalise_gradients(epsilon, parts, given, gradients):
   del epsilon
   x, scale, mean, inverse = given
   y_grad, _, _ = gradients
   normalised = (x - mean[None, :]) * inverse[None, :]
-  bias_grad, scale_grad = y_grad.sum(axis=0), (y_grad * normalised).sum(axis=0)
+  bias_grad, scale_grad = _sums(y_grad, y_grad * normalised, parts)
   projected = bias_grad[None, :] + normalised * scale_grad[None, :]
   x_grad = (scale * inverse)[None, :] * (y_grad - projected / len(x))
   return x_grad, scale_grad, bias_grad, jnp.zeros_like(mean)
