@@ -2,7 +2,8 @@
 
 stream   `kd_jax.data.stream`: random resized crops, uint8; the device flips
          and normalises them. The name of a policy after 'stream ' has it done
-         to each image, which is then flipped by the worker too
+         to each image, which is then flipped by the worker too; 'fast' is
+         `config.data.fast_decode`
 pillow   a loop over the files, which Pillow decodes and resizes as a whole; the
          plainest loader, for scale
 """
@@ -29,6 +30,7 @@ def streamed(given: dict[str, Any]) -> Iterator[Any]:
     given: See `turns.main`.
   """
   policy = given['variant'].removeprefix('stream').strip()
+  fast, policy = policy == 'fast', policy.removeprefix('fast')
   crop_flip = augment.CropFlip(0, 'zero', True)
   data_set = data.open_source(given['name'], image_size=given['size'])
   images = data_set.split('train')
@@ -42,6 +44,7 @@ def streamed(given: dict[str, Any]) -> Iterator[Any]:
     crop_flip=None if policy else crop_flip,
     varied=varied.Varied(crop_flip, policy) if policy else None,
     area=(0.08, 1.0),
+    fast=fast,
   )
   return training.feeds(0)
 

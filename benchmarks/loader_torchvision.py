@@ -8,6 +8,9 @@ Variants:
   tensor   the same crops and flips by transforms.v2, on what decode_jpeg
            (libjpeg-turbo) returns; batches are uint8, for the device to
            normalise
+
+With ' randaugment' behind its name a variant has transforms.RandAugment, with
+its defaults, behind the flip.
 """
 
 from collections.abc import Iterator
@@ -17,20 +20,21 @@ from typing import Any
 import turns
 
 
-def _pillow(size: int) -> dict[str, Any]:
+def _pillow(size: int, policy: str) -> dict[str, Any]:
   """Returns ImageFolder's arguments for crops [3,size,size] f32."""
   from torchvision import transforms
 
   steps = [
     transforms.RandomResizedCrop(size),
     transforms.RandomHorizontalFlip(),
+    *([transforms.RandAugment()] if policy else []),
     transforms.ToTensor(),
     transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
   ]
   return {'transform': transforms.Compose(steps)}
 
 
-def _tensor(size: int) -> dict[str, Any]:
+def _tensor(size: int, policy: str) -> dict[str, Any]:
   """Returns ImageFolder's arguments for crops [3,size,size] u8.
 
   Raises:
@@ -47,6 +51,7 @@ def _tensor(size: int) -> dict[str, Any]:
   steps = [
     v2.RandomResizedCrop(size, antialias=True),
     v2.RandomHorizontalFlip(),
+    *([v2.RandAugment()] if policy else []),
   ]
   rgb = io.ImageReadMode.RGB
   return {
@@ -61,9 +66,10 @@ def make(given: dict[str, Any]) -> tuple[Iterator[Any], str]:
   import torchvision
 
   torch.set_num_threads(1)  # as DataLoader sets it in each worker
-  arguments = {'pillow': _pillow, 'tensor': _tensor}
+  variant, _, policy = given['variant'].partition(' ')
+  arguments = {'pillow': _pillow, 'tensor': _tensor}[variant]
   images = torchvision.datasets.ImageFolder(
-    given['folder'], **arguments[given['variant']](given['size'])
+    given['folder'], **arguments(given['size'], policy)
   )
   workers = given['workers']
   loader = torch.utils.data.DataLoader(

@@ -36,6 +36,9 @@ _REPEATS = flags.DEFINE_integer('repeats', 3, 'Turns; the median counts.')
 _POLICIES = flags.DEFINE_list(
   'policies', [''], "As config.data.policy, each measured; '' is none."
 )
+_FAST = flags.DEFINE_bool(
+  'fast', False, 'Whether config.data.fast_decode is measured too.'
+)
 _TORCH = flags.DEFINE_string('torch_python', '', 'A Python with torchvision.')
 _TF = flags.DEFINE_string('tf_python', '', 'A Python with TensorFlow.')
 
@@ -64,6 +67,7 @@ def loaders(
   tf_python: str,
   files: bool,
   policies: Sequence[str] = ('',),
+  fast: bool = False,
 ) -> list[Loader]:
   """Returns the loaders that take turns.
 
@@ -72,7 +76,9 @@ def loaders(
     torch_python: A Python with torchvision; '' leaves torchvision out.
     tf_python: A Python with TensorFlow; '' leaves tf.data out.
     files: Whether the data set is a folder of files.
-    policies: What kd_jax does to each image; see `config.data.policy`.
+    policies: What is done to each image; see `config.data.policy`. Of these
+      torchvision takes part in 'randaugment', tf.data in none.
+    fast: Whether `config.data.fast_decode` is measured too.
   """
   this_python = sys.executable
   entries = []
@@ -86,19 +92,25 @@ def loaders(
         f'stream {policy}'.strip(),
         number,
       )
-      for policy in policies
+      for policy in (*policies, *(['fast'] if fast else []))
     ]
     if torch_python and files:
       entries += [
         Loader(
-          f'{label}, {count}', torch_python, 'torchvision', variant, number
+          ', '.join(filter(None, (label, policy, count))),
+          torch_python,
+          'torchvision',
+          f'{variant} {policy}'.strip(),
+          number,
         )
         for variant, label in (
           ('pillow', 'torchvision'),
           ('tensor', 'torchvision, uint8 tensors'),
         )
+        for policy in policies
+        if policy in ('', 'randaugment')
       ]
-    if tf_python and files and number:
+    if tf_python and files and number and '' in policies:
       threads = f'{number} thread{"" if number == 1 else "s"}'
       label = f'tf.data, {threads}'
       entries.append(Loader(label, tf_python, 'tfdata', '', number))
@@ -190,6 +202,7 @@ def main(argv: Sequence[str]) -> None:
     _TF.value,
     files,
     _POLICIES.value,
+    _FAST.value,
   )
   with contextlib.ExitStack() as ending:
     running = []

@@ -95,6 +95,12 @@ KEYS = (
     for_teacher=True,
   ),
   Key(
+    'data.fast_decode', False,
+    'Decodes a JPEG at 1/2, 1/4 or 1/8 of its size where the crop of '
+    'random_resized_crop stays as large as the input; pixels differ a little.',
+    for_teacher=True, added=True,
+  ),
+  Key(
     'data.scale', (256, 1026),
     'The least and the greatest shorter side, in pixels, to which augment='
     "'segmentation' scales an image before it crops `image_size`.",

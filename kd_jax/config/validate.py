@@ -26,6 +26,11 @@ def check_values(config: ConfigDict) -> None:
       f'config.data.area={area}: give the least and the greatest fraction of '
       'the area, such as (0.08, 1.0)'
     )
+  if data.fast_decode and data.augment != 'random_resized_crop':
+    raise errors.UsageError(
+      'config.data.fast_decode=True: it is for config.data.augment='
+      f"'random_resized_crop', and this is {data.augment!r}; give False"
+    )
   scale = tuple(data.scale)
   if len(scale) != 2 or scale[0] > scale[1]:
     raise errors.UsageError(

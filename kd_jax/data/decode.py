@@ -33,13 +33,16 @@ _DEEP = {
 # so that some kB of empty scans would take minutes. Photographs have about ten;
 # a film behind one has these bytes by chance, every 65,536 bytes.
 _SCAN = b'\xff\xda'
+# By how much less than its own size a JPEG is decoded; libjpeg is slow at the
+# scales between them.
+_FACTORS = (8, 4, 2, 1)
 # How much larger than the result of `fit` the whole scaled image may be.
 _MOST_AROUND = 64
 # Tags of TIFF: bits of a sample, what 0 means, and the type of a sample.
 _BITS, _PHOTOMETRIC, _TYPE = 258, 262, 339
 
 
-def decode(content: bytes, where: str) -> np.ndarray:
+def decode(content: bytes, where: str, **reduced: int) -> np.ndarray:
   """Returns an encoded image (JPEG, PNG, ...) as [h,w,3] u8.
 
   Grey is repeated in three channels, transparency is dropped, and a grey level
@@ -48,13 +51,15 @@ def decode(content: bytes, where: str) -> np.ndarray:
   Args:
     content: The content of the file.
     where: The path or name of the image, for the error message.
+    **reduced: The arguments by which simplejpeg decodes a smaller image; of
+      other formats than JPEG they change nothing.
 
   Raises:
     UsageError: The image cannot be decoded, is too large, or has pixels of no
       known range.
   """
   try:
-    return _decoded(content)
+    return _decoded(content, **reduced)
   except Exception as error:  # what a damaged file makes Pillow raise is open
     raise errors.UsageError(
       f'unreadable image {where}: {_reason(error)}; convert, repair or '
@@ -85,8 +90,20 @@ def read(path: Any) -> np.ndarray:
   Raises:
     UsageError: The file cannot be read, or `decode` refuses its content.
   """
+  return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path: Any) -> bytes:
+  """Returns the content of an image's file.
+
+  Args:
+    path: The path, of pathlib or of epath.
+
+  Raises:
+    UsageError: The file cannot be read.
+  """
   try:
-    content = path.read_bytes()
+    return path.read_bytes()
   except OSError as error:
     raise errors.UsageError(
       f'cannot read image {path}: {error.strerror or error}; make it readable '
@@ -96,7 +113,6 @@ def read(path: Any) -> np.ndarray:
     raise errors.UsageError(
       f'cannot read image {path}: it is larger than the memory; remove it'
     ) from error
-  return decode(content, str(path))
 
 
 def sides(path: Any) -> tuple[int, int]:
@@ -129,20 +145,35 @@ def is_image(file: IO[bytes]) -> bool:
     return False
 
 
-def _decoded(content: bytes) -> np.ndarray:
+def _scans(content: bytes) -> int:
+  """Returns how often `_SCAN` is in a file; `bytes.count` is slower."""
+  levels = np.frombuffer(content, np.uint8)
+  markers = np.flatnonzero(levels[:-1] == _SCAN[0])
+  return int(np.count_nonzero(levels[markers + 1] == _SCAN[1]))
+
+
+def _sides_of_jpeg(content: bytes) -> tuple[int, int] | None:
+  """Returns the height and width of a JPEG; None if Pillow shall read it."""
+  if not content.startswith(_JPEG):
+    return None
+  try:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+  except ValueError:
+    return None
+  most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # as Pillow does
+  is_large = most and height * width > most
+  return None if colours not in _COLOURS or is_large else (height, width)
+
+
+def _decoded(content: bytes, **reduced: int) -> np.ndarray:
   if content.startswith(_JPEG):
-    if (scans := content.count(_SCAN)) > 100 + len(content) // 10_000:
+    if (scans := _scans(content)) > 100 + len(content) // 10_000:
       raise ValueError(f'it has {scans} scans, so that it may be an attack')
-    try:
-      height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-    except ValueError:
-      height, width, colours = 0, 0, ''  # Pillow reports what is broken
-    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # as Pillow does
-    if colours in _COLOURS and not (most and height * width > most):
+    if _sides_of_jpeg(content):
       try:
-        return simplejpeg.decode_jpeg(content, 'RGB')
+        return simplejpeg.decode_jpeg(content, 'RGB', **reduced)
       except ValueError:
-        pass
+        pass  # Pillow reports what is broken
   with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
     return _rgb(image)
 
@@ -255,8 +286,59 @@ def random_resized_crop(
 
   Source: torchvision's RandomResizedCrop (Szegedy et al., CVPR 2015).
   """
-  height, width = image.shape[:2]
-  box = None
+  return _resized(image, size, random_box(*image.shape[:2], rng, scale))
+
+
+def decoded_crop(
+  content: bytes, where: str, size: int, rng: Any, scale: tuple[float, float]
+) -> np.ndarray:
+  """Returns a random crop of an encoded image, resized to [size,size,3] u8.
+
+  It is the crop of `random_resized_crop`. A JPEG is decoded at 1/2, 1/4 or 1/8
+  of its size where the crop still has `size` pixels on each side, so that the
+  pixels differ a little.
+
+  Args:
+    content: The content of the file.
+    where: The path or name of the image, for the error message.
+    size: The height and width of the result, in pixels.
+    rng: A NumPy generator.
+    scale: The least and the greatest fraction of the area.
+
+  Raises:
+    UsageError: `decode` refuses the content.
+  """
+  sides = _sides_of_jpeg(content)
+  if sides is None:
+    return random_resized_crop(decode(content, where), size, rng, scale)
+  box = random_box(*sides, rng, scale)
+  shorter = min(box[2] - box[0], box[3] - box[1])
+  factor = next(f for f in _FACTORS if f == 1 or shorter >= f * size)
+  if factor == 1:
+    return _resized(decode(content, where), size, box)
+  height, width = (-(-side // factor) for side in sides)
+  image = decode(
+    content, where, min_factor=factor, min_height=height, min_width=width
+  )
+  if image.shape[:2] != (height, width):  # Pillow has read the whole image
+    return _resized(image, size, box)
+  # The last pixel of a row or column may stand for less than a whole one.
+  edges = (width, height) * 2
+  inner = (min(b / factor, e) for b, e in zip(box, edges, strict=True))
+  return _resized(image, size, tuple(inner))
+
+
+def random_box(
+  height: int, width: int, rng: Any, scale: tuple[float, float]
+) -> tuple[float, ...]:
+  """Returns the box of a random crop: left, top, right and bottom, in pixels.
+
+  Args:
+    height: The height of the image, in pixels.
+    width: The width of the image, in pixels.
+    rng: A NumPy generator.
+    scale: The least and the greatest fraction of the area.
+  """
   for _ in range(10):
     area = height * width * rng.uniform(*scale)
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -264,15 +346,18 @@ def random_resized_crop(
     if 0 < w <= width and 0 < h <= height:
       left = rng.integers(0, width - w + 1)
       top = rng.integers(0, height - h + 1)
-      box = (int(left), int(top), int(left + w), int(top + h))
-      break
-  if box is None:
-    side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side)
-  crop = Image.fromarray(image).resize(
-    (size, size), Image.Resampling.BILINEAR, box=box
-  )
+      return (int(left), int(top), int(left + w), int(top + h))
+  side = min(height, width)
+  left, top = (width - side) // 2, (height - side) // 2
+  return (left, top, left + side, top + side)
+
+
+def _resized(
+  image: np.ndarray, size: int, box: tuple[float, ...]
+) -> np.ndarray:
+  """Returns a box of an image, resized to [size,size,3] u8."""
+  bilinear = Image.Resampling.BILINEAR
+  crop = Image.fromarray(image).resize((size, size), bilinear, box=box)
   return np.asarray(crop)
 
 

@@ -91,6 +91,28 @@ class WithSides(Protocol):
     ...
 
 
+@runtime_checkable
+class Encoded(Protocol):
+  """Images that are files, or would be."""
+
+  def encoded(self, index: int) -> tuple[bytes, str, Target] | None:
+    """Returns an image's content, its name for messages, and its target.
+
+    None is of an image that has no content as of a file.
+    """
+    ...
+
+
+def encoded(images: Images, index: int) -> tuple[bytes, str, Target] | None:
+  """Returns the content of an image; see `Encoded`.
+
+  Args:
+    images: The split.
+    index: The image's position.
+  """
+  return images.encoded(index) if isinstance(images, Encoded) else None
+
+
 def sides(images: Images, index: int) -> tuple[int, int]:
   """Returns the height and width of an image of a split, in pixels.
 
@@ -166,6 +188,10 @@ class Subset:
   def sides(self, index: int) -> tuple[int, int]:
     """Returns the height and width of an image, in pixels."""
     return sides(self.whole, int(self.chosen[index]))
+
+  def encoded(self, index: int) -> tuple[bytes, str, Target] | None:
+    """Returns the content of an image; see `Encoded`."""
+    return encoded(self.whole, int(self.chosen[index]))
 
 
 class Source:

@@ -43,6 +43,8 @@ class Decoder:
     masked: How images with masks are augmented; None does not.
     boxed: How images with boxes are augmented; None does not.
     varied: How images are varied; None does not.
+    fast: Whether JPEGs of random resized crops may be decoded at a reduced
+      scale; see `decode.decoded_crop`.
   """
 
   images: source.Images
@@ -52,11 +54,15 @@ class Decoder:
   masked: augment_masks.Masked | None = None
   boxed: augment_boxes.Boxed | None = None
   varied: varied_lib.Varied | None = None
+  fast: bool = False
 
   def __call__(self, index: int, epoch: int = 0) -> dataset.Feed:
     """Returns an item: 'image' [size,size,3] u8, its targets, 'index' i32."""
-    image, target = self.images.read(index)
     rng = self._rng(index, epoch)
+    if self.area:
+      image, targets = self._cropped(rng, index)
+      return self._item(rng, image, targets, index)
+    image, target = self.images.read(index)
     if self.masked is not None:
       assert isinstance(target, dict)  # `build.build` checks
       image, mask = augment_masks.augment(
@@ -66,13 +72,32 @@ class Decoder:
     elif self.boxed is not None:
       assert isinstance(target, dict)  # `build.build` checks
       image, targets = augment_boxes.augmented(rng, image, target, self.boxed)
-    elif self.area:
-      assert not isinstance(target, dict)  # `build.build` checks
-      least, most = self.area
-      image = decode.random_resized_crop(image, self.size, rng, (least, most))
-      targets = {'label': np.array(target, np.int32)}
     else:
       image, targets = source.fitted(image, target, self.size)
+    return self._item(rng, image, targets, index)
+
+  def _cropped(
+    self, rng: np.random.Generator, index: int
+  ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns a random resized crop [size,size,3] u8, and its targets."""
+    least, most = self.area
+    encoded = source.encoded(self.images, index) if self.fast else None
+    if encoded is None:
+      image, target = self.images.read(index)
+      image = decode.random_resized_crop(image, self.size, rng, (least, most))
+    else:
+      content, where, target = encoded
+      image = decode.decoded_crop(content, where, self.size, rng, (least, most))
+    assert not isinstance(target, dict)  # `build.build` checks
+    return image, {'label': np.array(target, np.int32)}
+
+  def _item(
+    self,
+    rng: np.random.Generator,
+    image: np.ndarray,
+    targets: dict[str, np.ndarray],
+    index: int,
+  ) -> dataset.Feed:
     if self.varied is not None:
       image = varied_lib.vary(rng, image, self.varied)
     return {'image': image, **targets, 'index': np.int32(index)}
@@ -189,6 +214,7 @@ class Streamed:
     boxed: augment_boxes.Boxed | None = None,
     mixed: mixing.Mixing | None = None,
     varied: varied_lib.Varied | None = None,
+    fast: bool = False,
   ):
     """Creates the split without reading an image.
 
@@ -208,6 +234,7 @@ class Streamed:
       boxed: How images with boxes are augmented; see `Decoder.boxed`.
       mixed: How images and labels are mixed; None leaves them.
       varied: How images are varied; see `Decoder.varied`.
+      fast: Whether JPEGs may be decoded at a reduced scale; see `Decoder.fast`.
     """
     self.arrays: dict[str, jax.Array] = {}
     self.size = len(images)
@@ -216,13 +243,13 @@ class Streamed:
     self._batch_size, self._seed, self._steps = batch_size, seed, steps
     self._crop_flip, self._area = crop_flip, area
     self._masked, self._boxed = masked, boxed
-    self._mixed, self._varied = mixed, varied
+    self._mixed, self._varied, self._fast = mixed, varied, fast
 
   def feeds(self, step: int) -> dataset.Feeds:
     """Returns feeds of 'image' u8, 'label', 'index'; see `dataset.TrainSet`."""
     size, batch_size = self._info.image_size, self._batch_size
     how = self._area, self._seed, self._masked, self._boxed, self._varied
-    decoder = Decoder(self._images, size, *how)
+    decoder = Decoder(self._images, size, *how, self._fast)
     order = dataset.Order(self.size, batch_size, self._seed)
     rows = sharding.rows(self._mesh, batch_size)
     items = _TrainItems(decoder, order, self._steps, rows)

@@ -147,5 +147,6 @@ def training(
     area=tuple(data_options.area) if how == 'random_resized_crop' else (),
     masked=masked,
     boxed=boxed,
+    fast=data_options.fast_decode,
     **common,
   )

@@ -45,6 +45,11 @@ class Files:
     """Returns the decoded image [h,w,3] u8 at an index, and its label."""
     return decode.read(self.paths[index]), int(self.labels[index])
 
+  def encoded(self, index: int) -> tuple[bytes, str, int]:
+    """Returns the content of an image; see `source.Encoded`."""
+    path = self.paths[index]
+    return decode.read_bytes(path), str(path), int(self.labels[index])
+
 
 def open_folder(
   name: str, image_size: int = 0, home: epath.Path | None = None

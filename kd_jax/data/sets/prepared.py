@@ -106,12 +106,21 @@ class Records:
     Raises:
       UsageError: The image cannot be decoded, or the label is no class.
     """
+    content, where, label = self.encoded(index)
+    return decode.decode(content, where), label
+
+  def encoded(self, index: int) -> tuple[bytes, str, int]:
+    """Returns the content of an image; see `source.Encoded`.
+
+    Raises:
+      UsageError: The label is no class.
+    """
     record = self._records[index]
     where = f'{index} of {self.split} in {self.folder}'
     label = int(record[self.label])
     if self.classes and not 0 <= label < self.classes:
       source.check_labels(np.array([label]), self.classes, where, _CURE)
-    return decode.decode(bytes(record[self.image]), where), label
+    return bytes(record[self.image]), where, label
 
 
 def root(data_dir: str) -> epath.Path:
