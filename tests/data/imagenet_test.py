@@ -383,3 +383,26 @@ def test_processes_that_are_killed_leave_whole_shards_to_go_on_with(tmp_path):
   kept = {n for n in half if n.startswith('imagenet') and '.part' not in n}
   assert 4 < len(kept) < len(whole) - 4
   assert all(half[name] == whole[name] for name in kept)
+
+
+@pytest.mark.drill
+def test_a_run_streams_the_shards(built, tmp_path):
+  options = {
+    'cache_dir': tmp_path / 'cache',
+    'epochs': 1,
+    'batch_size': 4,
+    'student.name': 'resnet8',
+    'data.name': 'imagenet2012',
+    'data.data_dir': built[0].parent.parent,
+    'data.image_size': 16,
+    'data.train_size': 0,
+    'data.augment': 'random_resized_crop',
+    'data.workers': 1,
+  }
+  command = [sys.executable, '-m', 'kd_jax.main', '--config=ce']
+  command += [f'--config.{key}={value}' for key, value in options.items()]
+  command += [f'--workdir={tmp_path / "run"}']
+  ended = children.run(command, cwd=ROOT, check=True)
+  assert '12 training and 6 test images, 16x16, 3 classes' in ended.stdout
+  last = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()[-1]
+  assert json.loads(last)['step'] == 3
