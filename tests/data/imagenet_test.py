@@ -320,6 +320,11 @@ def test_a_copy_that_broke_off_is_refused(built, tmp_path):
     opened(copy)
 
 
+def test_where_it_is_not_prepared_the_command_is_said(tmp_path):
+  with pytest.raises(errors.UsageError, match='kd-jax prepare imagenet2012'):
+    data.open_source('imagenet2012', data_dir=str(tmp_path), image_size=16)
+
+
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
