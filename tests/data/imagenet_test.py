@@ -18,7 +18,7 @@ from kd_jax import data, errors
 from kd_jax.cli import prepare as command
 from kd_jax.data import decode
 from kd_jax.data.sets import imagenet, imagenet_tars, prepared, shards
-from kd_jax.runtime import digests
+from kd_jax.runtime import digests, downloads
 from tests import children
 from tests.data import archives
 from tests.runtime import bucket
@@ -160,6 +160,34 @@ def test_a_build_that_broke_off_goes_on_with_the_missing_shards(
   assert content(prepared_in(tmp_path)) == whole
   number = sum('array_record' in name for name in whole)
   assert len(calls) == len(set(calls)) == number
+
+
+def test_the_archives_checksums_are_compared_once_a_build(
+  tmp_path, small, monkeypatch
+):
+  del small
+  archives_here = {
+    split: published._replace(
+      checksum=downloads.digest(
+        epath.Path(tmp_path / 'tars' / published.url.rsplit('/', 1)[-1]), 'md5'
+      )
+    )
+    for split, published in imagenet_tars.PUBLISHED.items()
+  }
+  monkeypatch.setattr(imagenet_tars, 'PUBLISHED', archives_here)
+  verify, calls = downloads.verify, []
+
+  def counted(wanted, path, cure):
+    calls.append(path.name)
+    verify(wanted, path, cure)
+
+  monkeypatch.setattr(downloads, 'verify', counted)
+  with monkeypatch.context() as patch:
+    patch.setattr(shards, 'write', lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      prepared_in(tmp_path, any_checksum=False)
+  assert prepared_in(tmp_path, any_checksum=False).name == '5.1.0'
+  assert calls == ['ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar']
 
 
 def test_a_build_does_not_go_on_with_another_seed(tmp_path, small, monkeypatch):
