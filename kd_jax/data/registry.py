@@ -14,6 +14,7 @@ from kd_jax.data.sets import (
   builders,
   digits,
   folder,
+  imagenet,
   npz,
   prepared,
   scenes,
@@ -33,6 +34,7 @@ SETS = {
   'cifar10': '60,000 images of 32x32 pixels, 10 classes',
   'cifar100': '60,000 images of 32x32 pixels, 100 classes',
   'tiny_imagenet': '110,000 images of 64x64 pixels, 200 classes',
+  'imagenet2012': '1.3 million images, 1000 classes; see `kd-jax prepare`',
   'folder:/path': 'image files: /path/train/<class>/*, also val/ and test/',
   'npz:/path/file.npz': 'arrays: train_images, train_labels, test_images, ...',
   'voc:/path': 'Pascal VOC 2012 for segmentation, with SBD if it is there',
@@ -253,6 +255,12 @@ def _check_name(name: str, data_dir: str) -> None:
   name, _ = prepared.parsed(name)
   if name in builders.BUILDERS or prepared.find(name, prepared.root(data_dir)):
     return
+  if name == imagenet.NAME:
+    raise errors.ArgumentError(
+      f'data_dir={data_dir!r}: {name} is not in '
+      f'{prepared.root(data_dir)}: `kd-jax prepare {name} FOLDER` writes it '
+      'from its archives; or give the folder that has it'
+    )
   names = [*_EMBEDDED, *builders.BUILDERS]
   matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
   hint = f'; did you mean {matches[0]!r}?' if matches else ''

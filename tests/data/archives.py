@@ -159,7 +159,7 @@ def imagenet(folder, classes=3, per_class=4, validation=6, seed=0):
     train |= {name: (wnid, content) for name, content in images.items()}
     tars[f'{wnid}.tar'] = tar(images)
   (folder / 'ILSVRC2012_img_train.tar').write_bytes(tar(tars))
-  ids = rng.permutation(classes)  # of the wnids, from 0
+  ids = np.roll(np.arange(classes), 1)  # of the wnids, from 0
   names = [f'ILSVRC2012_val_{i + 1:08d}.JPEG' for i in range(validation)]
   labels = rng.integers(0, classes, validation)
   held_out = {

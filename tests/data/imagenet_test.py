@@ -18,7 +18,7 @@ from kd_jax import data, errors
 from kd_jax.cli import prepare as command
 from kd_jax.data import decode
 from kd_jax.data.sets import imagenet, imagenet_tars, prepared, shards
-from kd_jax.runtime import digests
+from kd_jax.runtime import digests, downloads
 from tests import children
 from tests.data import archives
 from tests.runtime import bucket
@@ -160,6 +160,34 @@ def test_a_build_that_broke_off_goes_on_with_the_missing_shards(
   assert content(prepared_in(tmp_path)) == whole
   number = sum('array_record' in name for name in whole)
   assert len(calls) == len(set(calls)) == number
+
+
+def test_the_archives_checksums_are_compared_once_a_build(
+  tmp_path, small, monkeypatch
+):
+  del small
+  archives_here = {
+    split: published._replace(
+      checksum=downloads.digest(
+        epath.Path(tmp_path / 'tars' / published.url.rsplit('/', 1)[-1]), 'md5'
+      )
+    )
+    for split, published in imagenet_tars.PUBLISHED.items()
+  }
+  monkeypatch.setattr(imagenet_tars, 'PUBLISHED', archives_here)
+  verify, calls = downloads.verify, []
+
+  def counted(wanted, path, cure):
+    calls.append(path.name)
+    verify(wanted, path, cure)
+
+  monkeypatch.setattr(downloads, 'verify', counted)
+  with monkeypatch.context() as patch:
+    patch.setattr(shards, 'write', lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      prepared_in(tmp_path, any_checksum=False)
+  assert prepared_in(tmp_path, any_checksum=False).name == '5.1.0'
+  assert calls == ['ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar']
 
 
 def test_a_build_does_not_go_on_with_another_seed(tmp_path, small, monkeypatch):
@@ -320,6 +348,11 @@ def test_a_copy_that_broke_off_is_refused(built, tmp_path):
     opened(copy)
 
 
+def test_where_it_is_not_prepared_the_command_is_said(tmp_path):
+  with pytest.raises(errors.UsageError, match='kd-jax prepare imagenet2012'):
+    data.open_source('imagenet2012', data_dir=str(tmp_path), image_size=16)
+
+
 @pytest.mark.parametrize(
   ('arguments', 'said'),
   [
@@ -383,3 +416,26 @@ def test_processes_that_are_killed_leave_whole_shards_to_go_on_with(tmp_path):
   kept = {n for n in half if n.startswith('imagenet') and '.part' not in n}
   assert 4 < len(kept) < len(whole) - 4
   assert all(half[name] == whole[name] for name in kept)
+
+
+@pytest.mark.drill
+def test_a_run_streams_the_shards(built, tmp_path):
+  options = {
+    'cache_dir': tmp_path / 'cache',
+    'epochs': 1,
+    'batch_size': 4,
+    'student.name': 'resnet8',
+    'data.name': 'imagenet2012',
+    'data.data_dir': built[0].parent.parent,
+    'data.image_size': 16,
+    'data.train_size': 0,
+    'data.augment': 'random_resized_crop',
+    'data.workers': 1,
+  }
+  command = [sys.executable, '-m', 'kd_jax.main', '--config=ce']
+  command += [f'--config.{key}={value}' for key, value in options.items()]
+  command += [f'--workdir={tmp_path / "run"}']
+  ended = children.run(command, cwd=ROOT, check=True)
+  assert '12 training and 6 test images, 16x16, 3 classes' in ended.stdout
+  last = (tmp_path / 'run/metrics.jsonl').read_text().splitlines()[-1]
+  assert json.loads(last)['step'] == 3
