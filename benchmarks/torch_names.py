@@ -3,11 +3,13 @@
 In an environment with kd_jax, then in one with torch, torchvision and timm:
 
   python benchmarks/torch_names.py make FOLDER
-  python benchmarks/torch_names.py check FOLDER
+  python benchmarks/torch_names.py check FOLDER [CLONE]
   python benchmarks/torch_names.py score EXPORT torchvision:resnet18
 
 `make` writes random weights, images and the logits of JAX; `check`
-loads the weights strictly and compares the logits. `score` counts the correct
+loads the weights strictly and compares the logits; CLONE is a clone of
+https://github.com/HobbitLong/RepDistiller, without which its classes are passed
+over. `score` counts the correct
 images of an export that was written with --torch and --with_test_set.
 """
 
@@ -34,6 +36,14 @@ CASES = (
   ('mobilenetv3_large', 'torchvision', 'torchvision:mobilenet_v3_large'),
   ('regnety_400mf', 'timm', 'timm:regnety_004'),
   ('regnety_400mf', 'torchvision', 'torchvision:regnet_y_400mf'),
+  ('resnet20', 'RepDistiller', 'RepDistiller:resnet20'),
+  ('resnet8x4', 'RepDistiller', 'RepDistiller:resnet8x4'),
+  ('wrn_16_2', 'RepDistiller', 'RepDistiller:wrn_16_2'),
+  ('vgg8', 'RepDistiller', 'RepDistiller:vgg8'),
+  ('vgg13', 'RepDistiller', 'RepDistiller:vgg13'),
+  ('mobilenetv2', 'RepDistiller', 'RepDistiller:MobileNetV2'),
+  ('shufflenetv1', 'RepDistiller', 'RepDistiller:ShuffleV1'),
+  ('shufflenetv2', 'RepDistiller', 'RepDistiller:ShuffleV2'),
 )
 CLASSES = 10
 
@@ -55,7 +65,8 @@ def make(folder: pathlib.Path) -> None:
     variables = {path: filled(path, x.shape, rng) for path, x in flat.items()}
     state, _ = convert.state_dict(network, variables, layout)
     safetensors.save_file(state, folder / f'{i}.safetensors')
-    images = rng.normal(size=(4, 64, 64, 3)).astype(np.float32)
+    size = 32 if layout == 'RepDistiller' else 64
+    images = rng.normal(size=(4, size, size, 3)).astype(np.float32)
     apply = jax.jit(lambda v, x, of=network: of.apply(v, x, train=False))
     logits = apply(traverse_util.unflatten_dict(variables), images)
     np.savez(folder / f'{i}.npz', images=images, logits=np.asarray(logits))
@@ -79,6 +90,9 @@ def original(where: str, classes: int):
     return importlib.import_module('timm').create_model(
       name, num_classes=classes
     )
+  if library == 'RepDistiller':
+    known = importlib.import_module('models').model_dict
+    return known[name](num_classes=classes)
   module = importlib.import_module('torchvision.models')
   return getattr(module, name)(num_classes=classes)
 
@@ -94,9 +108,12 @@ def logits_of(network, weights: pathlib.Path, images: np.ndarray):
     return network(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
 
 
-def check(folder: pathlib.Path) -> None:
+def check(folder: pathlib.Path, clone: str = '') -> None:
   """Prints how far the logits of PyTorch and JAX are apart."""
+  sys.path.insert(0, clone)
   for i, (_, _, where) in enumerate(CASES):
+    if where.startswith('RepDistiller') and not clone:
+      continue
     with np.load(folder / f'{i}.npz') as file:
       images, want = file['images'], file['logits']
     network = original(where, CLASSES)

@@ -20,8 +20,8 @@ def completed(config: ConfigDict) -> ConfigDict:
   for path, value in schema.ADDED.items():
     _add(config, path, value)
   for teacher in (config.get('teacher'), *_named(config)):
-    recipe = teacher.get('recipe') if _is_group(teacher) else None
-    if not _is_group(recipe):
+    recipe = teacher.get('recipe') if isinstance(teacher, ConfigDict) else None
+    if not isinstance(recipe, ConfigDict):
       continue
     for path in schema.OF_RECIPES:
       group = path.partition('.')[0]
@@ -35,11 +35,7 @@ def completed(config: ConfigDict) -> ConfigDict:
 def _named(config: ConfigDict) -> list[Any]:
   """Returns the groups of `config.teachers`."""
   teachers = config.get('teachers')
-  return [*teachers.values()] if _is_group(teachers) else []
-
-
-def _is_group(value: Any) -> bool:
-  return isinstance(value, ConfigDict)
+  return [*teachers.values()] if isinstance(teachers, ConfigDict) else []
 
 
 def _add(node: Any, path: str, value: Any) -> None:
@@ -47,7 +43,7 @@ def _add(node: Any, path: str, value: Any) -> None:
   *groups, last = path.split('.')
   for name in groups:
     node = node.get(name)
-    if not _is_group(node):
+    if not isinstance(node, ConfigDict):
       return
   if last not in node:
     with node.unlocked():

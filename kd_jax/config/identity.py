@@ -180,7 +180,8 @@ def determining(values: Mapping[str, Any]) -> dict[str, Any]:
     kept.get('teacher', {}),
     *roles.named(kept, 'teacher').values(),
   ):
-    _drop_defaults(fields.get('recipe', {}))
+    if isinstance(recipe := fields.get('recipe'), dict):
+      _drop_defaults(recipe)
   return kept
 
 
@@ -192,11 +193,11 @@ def _drop_defaults(recipe: dict[str, Any]) -> None:
   """
   for path in (*schema.OF_RECIPES, 'student.init'):
     group, _, last = path.partition('.')
-    values = recipe.get(group, {})
-    if _same(values.get(last), schema.ADDED[path]):
-      values.pop(last, None)
+    values = recipe.get(group)
+    if isinstance(values, dict) and _same(values.get(last), schema.ADDED[path]):
+      values.pop(last)
       if not values:
-        recipe.pop(group, None)
+        recipe.pop(group)
 
 
 def _public(value: Any) -> Any:

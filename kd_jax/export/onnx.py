@@ -63,8 +63,8 @@ def check_task(facts: dict[str, Any]) -> None:
   """
   if facts.get('task') == 'detection':
     raise errors.UsageError(
-      '--onnx is for networks that predict logits, and detections are sorted '
-      'and suppressed by operations that jax2onnx does not convert: leave it '
+      '--onnx is for networks that predict logits, and detections are '
+      'suppressed in a loop that jax2onnx 0.17.1 does not convert: leave it '
       'out'
     )
 

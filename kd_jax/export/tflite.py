@@ -11,10 +11,15 @@ import subprocess
 import sys
 from typing import Any
 
+import jax
+
 from kd_jax import errors
 
 _SCRIPT = pathlib.Path(__file__).with_name('tensorflow_script.py')
 _MISSING = 3  # the script's exit code without TensorFlow
+# The first version of JAX whose programs TensorFlow 2.21 does not convert; see
+# kd_jax[tensorflow].
+UNREAD = (0, 11)
 # The allowed difference of logits in parts of the largest, by the end of a
 # file's name: rounding of float32, and of kernels to 8 bits.
 BOUNDS = {'int8.tflite': 0.25, '': 1e-4}
@@ -27,12 +32,19 @@ def check(facts: dict[str, Any]) -> None:
     facts: The facts of network.json.
 
   Raises:
-    UsageError: TensorFlow is not installed, or the network is no classifier, or
-      does not compute in float32.
+    UsageError: TensorFlow is not installed or does not convert what this JAX
+      writes, or the network is no classifier, or does not compute in float32.
   """
   if importlib.util.find_spec('tensorflow') is None:
     raise errors.UsageError(
       "--tensorflow needs TensorFlow: pip install 'kd_jax[tensorflow]'"
+    )
+  if jax.__version_info__ >= UNREAD:
+    unread = '.'.join(map(str, UNREAD))
+    raise errors.UsageError(
+      f'--tensorflow: TensorFlow 2.21 does not convert what jax '
+      f"{jax.__version__} writes: pip install 'jax<{unread}', and export the "
+      'run with that'
     )
   if task := facts.get('task'):
     raise errors.UsageError(

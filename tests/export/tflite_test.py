@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +13,8 @@ from kd_jax.export import tflite
 from tests import finished
 
 needs_tensorflow = pytest.mark.skipif(
-  importlib.util.find_spec('tensorflow') is None,
+  importlib.util.find_spec('tensorflow') is None
+  or jax.__version_info__ >= tflite.UNREAD,
   reason='needs kd_jax[tensorflow]',
 )
 
@@ -73,6 +75,10 @@ def test_eight_bits_may_differ_more(tmp_path, monkeypatch):
 def test_what_cannot_be_written_is_refused_first(monkeypatch):
   known = {'tensorflow': object()}
   monkeypatch.setattr(importlib.util, 'find_spec', known.get)
+  monkeypatch.setattr(jax, '__version_info__', (0, 11, 0))
+  with pytest.raises(errors.UsageError, match=r"pip install 'jax<0\.11'"):
+    tflite.check({'dtype': 'float32'})
+  monkeypatch.setattr(jax, '__version_info__', (0, 10, 2))
   tflite.check({'dtype': 'float32'})
   with pytest.raises(errors.UsageError, match='only float32'):
     tflite.check({'dtype': 'bfloat16'})
