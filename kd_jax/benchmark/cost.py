@@ -118,14 +118,14 @@ def _instructions(program: str) -> list[_Instruction]:
   )
 
   def run(body: str, repeats: int) -> Iterator[_Instruction]:
-    for *fields, rest in pattern.findall(body):
+    for name, shape, kind, operands, rest in pattern.findall(body):
       inner = re.search(r'body=(%[^\s,]+)', rest)
       rounds = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-      if fields[2] == 'while' and inner and rounds:
-        yield _Instruction(fields[0], fields[1], 'tuple', '', 0)
+      if kind == 'while' and inner and rounds:
+        yield _Instruction(name, shape, 'tuple', '', 0)
         yield from run(computations[inner[1]][1], repeats * int(rounds[1]))
       else:
-        yield _Instruction(*fields, repeats=repeats)
+        yield _Instruction(name, shape, kind, operands, repeats)
 
   return [
     instruction

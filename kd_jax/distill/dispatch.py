@@ -100,8 +100,8 @@ def _asked(setting: Setting) -> Dispatch:
   steps = _steps(setting, ahead) or _steps(setting, 1)
   if ahead > steps:
     raise errors.ArgumentError(
-      f'teacher_ahead={ahead}: a dispatch has {steps} here: give at most so '
-      'many, or more steps_per_dispatch'
+      f'teacher_ahead={ahead}: a dispatch has {steps} here, and must have as '
+      f'many: give at most {steps}, or config.steps_per_dispatch={ahead}'
     )
   taps, size = kept(setting)
   if ahead * size > MOST_BYTES:

@@ -217,6 +217,32 @@ def test_moved_bytes_are_xlas_where_it_counts_them():
   assert 2 <= cost.operations(program) <= 6
 
 
+def test_a_loop_counts_as_often_as_it_runs():
+  program = """HloModule loop
+
+%body (given: (s32[], f32[100])) -> (s32[], f32[100]) {
+  %given = (s32[], f32[100]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%given), index=0
+  %x = f32[100]{0} get-tuple-element(%given), index=1
+  %next = s32[] fusion(%i), kind=kLoop, calls=%added
+  %half = f32[100]{0} fusion(%x), kind=kLoop, calls=%halved
+  ROOT %both = (s32[], f32[100]{0}) tuple(%next, %half)
+}
+
+ENTRY %main (x: f32[100]) -> f32[100] {
+  %x.1 = f32[100]{0} parameter(0)
+  %zero = s32[] constant(0)
+  %first = (s32[], f32[100]{0}) tuple(%zero, %x.1)
+  %loop = (s32[], f32[100]{0}) while(%first), condition=%less, body=%body, \
+backend_config={"known_trip_count":{"n":"7"}}
+  %out = f32[100]{0} get-tuple-element(%loop), index=1
+  ROOT %double = f32[100]{0} fusion(%out), kind=kLoop, calls=%doubled
+}
+"""
+  assert cost.operations(program) == 7 * 2 + 1
+  assert cost.moved_bytes(program) == 7 * (8 + 800) + 800
+
+
 def test_where_xla_has_no_costs_bytes_are_those_of_the_text():
   traced = jax.jit(lambda x: 2 * x + 1).trace(jnp.zeros((8, 4)))
   compiled = traced.lower().compile()
@@ -272,6 +298,26 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(
   assert found['memory_bytes'] > images
   assert found['bytes'] > images / 10
   assert 50 < found['operations'] < 2000
+
+
+@pytest.mark.parametrize('place', [compilers.param('h100')])
+def test_with_the_teacher_ahead_a_chip_has_less_to_do(tmp_path, place):
+  out, rows = tmp_path / 'ahead.json', []
+  for count in (1, 4):
+    command = [
+      *(sys.executable, '-m', 'kd_jax.benchmark.ahead', 'kd'),
+      *('--student=resnet8', '--teacher=resnet20', '--image_size=8'),
+      *('--batch_size=64', '--images=640', f'--chips={place}'),
+      *(f'--teacher_ahead={count}', f'--json={out}'),
+    ]
+    children.run(command, check=True)
+    rows += json.loads(out.read_text())['rows']
+  alone, ahead_of = rows
+  assert (alone['ahead'], ahead_of['ahead']) == (1, 4)
+  assert alone['flops'] == ahead_of['flops']
+  # The teacher has 20 convolutions: their kernels run once in four steps.
+  assert ahead_of['operations'] < alone['operations'] - 10
+  assert ahead_of['bytes'] < 1.1 * alone['bytes']
 
 
 def test_the_table_beside_pytorch_is_of_the_figures_in_its_folder(tmp_path):

@@ -119,6 +119,7 @@ def figures(tmp_path, theirs, products=True):
   costs = cost.Costs(4e9, None, None, None, None)
   ours = {
     'costs': costs, 'batch_size': 64, 'dtype': 'float32', 'count': 1,
+    'ahead': 1,
     'compile_s': 1.0, 'chips': 1, 'peak_bytes': 9_000_000, 'sizes': (10, 0),
     'extra_params': 0, 'kept_params': 10,
   }  # fmt: skip
