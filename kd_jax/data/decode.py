@@ -38,6 +38,8 @@ _SCAN = b'\xff\xda'
 _FACTORS = (8, 4, 2, 1)
 # How much larger than the result of `fit` the whole scaled image may be.
 _MOST_AROUND = 64
+# Left, top, right and bottom of a part of an image, in pixels.
+Box = tuple[float, float, float, float]
 # Tags of TIFF: bits of a sample, what 0 means, and the type of a sample.
 _BITS, _PHOTOMETRIC, _TYPE = 258, 262, 339
 
@@ -286,7 +288,8 @@ def random_resized_crop(
 
   Source: torchvision's RandomResizedCrop (Szegedy et al., CVPR 2015).
   """
-  return _resized(image, size, random_box(*image.shape[:2], rng, scale))
+  height, width = image.shape[:2]
+  return _resized(image, size, random_box(height, width, rng, scale))
 
 
 def decoded_crop(
@@ -323,14 +326,14 @@ def decoded_crop(
   if image.shape[:2] != (height, width):  # Pillow has read the whole image
     return _resized(image, size, box)
   # The last pixel of a row or column may stand for less than a whole one.
-  edges = (width, height) * 2
-  inner = (min(b / factor, e) for b, e in zip(box, edges, strict=True))
-  return _resized(image, size, tuple(inner))
+  left, top, right, bottom = (edge / factor for edge in box)
+  inner = (left, top, min(right, width), min(bottom, height))
+  return _resized(image, size, inner)
 
 
 def random_box(
   height: int, width: int, rng: Any, scale: tuple[float, float]
-) -> tuple[float, ...]:
+) -> Box:
   """Returns the box of a random crop: left, top, right and bottom, in pixels.
 
   Args:
@@ -352,9 +355,7 @@ def random_box(
   return (left, top, left + side, top + side)
 
 
-def _resized(
-  image: np.ndarray, size: int, box: tuple[float, ...]
-) -> np.ndarray:
+def _resized(image: np.ndarray, size: int, box: Box) -> np.ndarray:
   """Returns a box of an image, resized to [size,size,3] u8."""
   bilinear = Image.Resampling.BILINEAR
   crop = Image.fromarray(image).resize((size, size), bilinear, box=box)

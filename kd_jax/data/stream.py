@@ -187,7 +187,37 @@ def batches(
     stream = stream.mp_prefetch(
       grain.MultiprocessingOptions(workers, per_worker_buffer_size=_BUFFER)
     )
+    return Owned(iter(stream))
   return iter(stream)
+
+
+class Owned:
+  """Feeds whose arrays own their memory.
+
+  Those that Grain's workers send are views of shared memory, which a thread
+  removes once they are freed. At the end of a process, as where the traceback
+  of an error holds a feed, that is too late, and Python warns of a leak.
+  """
+
+  def __init__(self, feeds: dataset.Feeds):
+    """Creates the iterator.
+
+    Args:
+      feeds: What is copied, feed by feed.
+    """
+    self._feeds = feeds
+
+  def __iter__(self) -> 'Owned':
+    """Returns the iterator itself."""
+    return self
+
+  def __next__(self) -> dataset.Feed:
+    """Returns the next feed."""
+    return {name: np.array(value) for name, value in next(self._feeds).items()}
+
+  def close(self) -> None:
+    """Stops the workers."""
+    self._feeds.close()
 
 
 class Streamed:

@@ -32,6 +32,15 @@ def test_other_loaders_take_part_where_a_python_is_given():
     'plain Pillow, 1 process',
   ]
   assert labels([2], 'python-a', 'python-b', False) == ['kd_jax, 2 workers']
+  policies = ('randaugment', 'trivialaugment')
+  assert labels([1], 'python-a', 'python-b', True, policies, True) == [
+    'kd_jax, randaugment, 1 worker',
+    'kd_jax, trivialaugment, 1 worker',
+    'kd_jax, fast, 1 worker',
+    'torchvision, randaugment, 1 worker',
+    'torchvision, uint8 tensors, randaugment, 1 worker',
+    'plain Pillow, 1 process',
+  ]
 
 
 class Fake:

@@ -119,3 +119,27 @@ def test_boxes_are_streamed_and_moved_as_on_the_device_bit_for_bit(first):
     for name in b:
       np.testing.assert_array_equal(a[name], b[name])
       assert a[name].dtype == b[name].dtype
+
+
+def test_feeds_of_workers_hold_no_shared_memory():
+  class Shared(np.ndarray):
+    """As Grain's, which removes its memory as it is freed."""
+
+  class Feeds:
+    is_open = True
+
+    def __next__(self):
+      return {'image': np.ones((2, 3)).view(Shared), 'index': np.int32(4)}
+
+    def close(self):
+      self.is_open = False
+
+  sent = Feeds()
+  feeds = stream.Owned(sent)
+  feed = next(iter(feeds))
+  assert type(feed['image']) is np.ndarray
+  assert feed['image'].flags.owndata
+  assert feed['index'] == 4
+  assert feed['index'].dtype == np.int32
+  feeds.close()
+  assert not sent.is_open
