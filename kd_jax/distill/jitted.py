@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from kd_jax.data import resident
-from kd_jax.distill import figures, step
+from kd_jax.distill import figures, several, step
 from kd_jax.runtime import sharding
 
 _MOST_STEPS = 128  # steps of a dispatch
@@ -57,6 +57,30 @@ def train_steps(
     functools.partial(step.train_steps, exp, assemble),
     donate_argnums=1,
     in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=1),),
+    out_shardings=replicated,
+  )
+
+
+def train_steps_together(
+  exp: step.Experiment, assemble: Callable[..., Any], mesh: Mesh
+) -> Any:
+  """Returns the dispatch of several runs, with their states donated.
+
+  Args:
+    exp: The experiment of the phase, the same in all runs.
+    assemble: The method `batch` of the training split of any of them.
+    mesh: The devices.
+
+  Returns:
+    A jitted function of (seeds, states, frozen, arrays, feeds); see
+    `several.steps`.
+  """
+  replicated = sharding.replicated(mesh)
+  one = functools.partial(step.train_steps, exp, assemble)
+  return jax.jit(
+    functools.partial(several.steps, one),
+    donate_argnums=1,
+    in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=2),),
     out_shardings=replicated,
   )
 
