@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--classes', type=int, default=100)
   add('--images', type=int, default=50000, help='of the set')
   add('--batch_size', type=int, default=64, help='over all chips')
+  add('--seeds', type=int, default=1, help='that train together')
   add('--json', help='a file for the figures')
   return parser
 
@@ -124,15 +125,16 @@ def row(
   start = functools.partial(case.start, exp, size, batch_size)
   state, frozen = jax.eval_shape(start, jax.random.key(0))
   train, arrays, feeds = _train_set(config, exp, wanted)
-  arguments = (
-    jax.ShapeDtypeStruct((), jnp.int32),
-    state,
-    frozen,
-    arrays,
-    feeds,
-  )
+  dispatch = jitted.train_steps(exp, train.batch, mesh)
+  if wanted.seeds > 1:
+    dispatch = jitted.train_steps_together(exp, train.batch, mesh)
+    state = (state,) * wanted.seeds
+    feeds = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((wanted.seeds, *x.shape), x.dtype), feeds
+    )
+  seeds = case.first_seeds(wanted.seeds)
   began = time.perf_counter()
-  traced = jitted.train_steps(exp, train.batch, mesh).trace(*arguments)
+  traced = dispatch.trace(seeds, state, frozen, arrays, feeds)
   lowered = traced.lower()
   try:
     compiled = lowered.compile()
@@ -153,6 +155,7 @@ def row(
     'chips': place,
     'count': count,
     'dtype': config.dtype,
+    'seeds': wanted.seeds,
     'compile_s': time.perf_counter() - began,
     'memory_bytes': costs.memory_bytes,
     'fits': costs.memory_bytes < chip.memory,
@@ -203,6 +206,10 @@ def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
   return train, arrays, {'index': index}
 
 
+def _seeds(count: int) -> str:
+  return f', {count} seeds' if count > 1 else ''
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """Returns the figures as an aligned table."""
   head = (
@@ -214,7 +221,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     memory = f'{figures["memory_bytes"] / 1e6:.4g} MB'
     body.append(
       (
-        figures['config'],
+        figures['config'] + _seeds(figures['seeds']),
         f'{figures["count"]} x {figures["chips"].partition(":")[0]}',
         figures['dtype'],
         f'{figures["compile_s"]:.0f} s',

@@ -18,7 +18,6 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from kd_jax import config as config_lib
-from kd_jax import errors
 from kd_jax.cli import configured, starting
 from kd_jax.runtime import command, distributed, run_dir
 from kd_jax.study import seeds as seeds_lib
@@ -61,16 +60,9 @@ def _train(argv: Sequence[str]) -> int:
   config_lib.checked(_CONFIG.value, '--config')
   given = _SEEDS.value
   seeds = [_CONFIG.value.seed] if given is None else starting.seeds(given)
-  if _TOGETHER.value and len(seeds) == 1:
-    raise errors.UsageError(
-      '--together: there is one seed; give several, such as --seeds 0,1,2'
-    )
   _before_jax_starts(_CONFIG.value)
-  if _TOGETHER.value and distributed.count() > 1:
-    raise errors.UsageError(
-      f'--together: the seeds train together in one process, and there are '
-      f'{distributed.count()}: leave it out, and they train one after the other'
-    )
+  if _TOGETHER.value:
+    starting.check_together(seeds, distributed.count())
   with starting.stopping() as stop:
     _train_seeds(seeds, stop)
   return 0

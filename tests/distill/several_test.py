@@ -1,0 +1,83 @@
+"""Runs of several seeds in one program equal their own programs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax.distill import jitted, optim, several, step
+from kd_jax.runtime import sharding
+from tests import tiny
+from tests.distill import step_test
+
+SEEDS = (0, 1, 2)
+
+
+def one(seed, state, frozen, arrays, feeds):
+  """A run of two numbers: its state, and what it has seen at each step."""
+  seen = frozen['a'] * arrays['x'][feeds['index']] + frozen['b'] + seed
+  return {'sum': state['sum'] + seen.sum()}, {'seen': seen}
+
+
+def test_each_run_gets_the_arrays_that_are_its_own_and_those_that_all_share():
+  shared, x = jnp.float32(2.0), jnp.arange(5.0)
+  frozen = [{'a': shared, 'b': jnp.float32(10.0 * seed)} for seed in SEEDS]
+  states = [{'sum': jnp.float32(seed)} for seed in SEEDS]
+  feeds = [{'index': np.array([seed, seed + 2])} for seed in SEEDS]
+  joined = several.joined(frozen)
+  assert joined['a'] is shared
+  assert len(joined['b'].arrays) == 3
+  together = several.steps(
+    one,
+    jnp.array(SEEDS),
+    states,
+    joined,
+    several.joined([{'x': x}] * 3),
+    jax.tree.map(lambda *xs: np.stack(xs), *feeds),
+  )
+  for run, given in zip(
+    together, zip(SEEDS, states, frozen, feeds, strict=True), strict=True
+  ):
+    seed, state, its, feed = given
+    alone = one(seed, state, its, {'x': x}, feed)
+    jax.tree.map(np.testing.assert_array_equal, run, alone)
+
+
+# What two steps may differ by, relative to the largest value of an array: the
+# rounding of grouped convolutions, which BatchNorm over 8 images enlarges.
+BOUND = 1e-4
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize('method', ['kd', 'tf_fd', 'ffsd', 'crd'])
+def test_steps_of_three_seeds_in_one_program_equal_their_own(method):
+  sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
+  exp = tiny.experiment(
+    tiny.method(method),
+    tx=optim.by_path([('.*', sgd)]),
+    student=tiny.Plain(),
+    teacher=tiny.Plain(),
+  )
+  frozen = {n: tiny.variables(net, 1) for n, net in exp.teachers.items()}
+  data, mesh = step_test.training(), sharding.make_mesh(1)
+  init = jax.jit(
+    functools.partial(step.init, exp), out_shardings=sharding.replicated(mesh)
+  )
+  alone = jitted.train_steps(exp, data.batch, mesh)
+  together = jitted.train_steps_together(exp, data.batch, mesh)
+  rng = np.random.default_rng(0)
+  feeds = rng.integers(0, 40, (3, 2, 8)).astype(np.int32)
+  seeds = np.array(SEEDS, np.int32)
+
+  def states():
+    return [init(seed, frozen, tiny.batch()) for seed in seeds]
+
+  got = together(seeds, states(), frozen, data.arrays, {'index': feeds})
+  for seed, state, index, run in zip(seeds, states(), feeds, got, strict=True):
+    want = alone(seed, state, frozen, data.arrays, {'index': index})
+    for x, y in zip(jax.tree.leaves(run), jax.tree.leaves(want), strict=True):
+      scale = np.abs(np.asarray(y, float)).max(initial=1e-3)
+      worst = np.abs(np.asarray(x, float) - np.asarray(y)).max(initial=0)
+      assert worst <= BOUND * scale
