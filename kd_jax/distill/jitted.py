@@ -76,6 +76,7 @@ def train_steps_together(
     `several.steps`.
   """
   replicated = sharding.replicated(mesh)
+  exp = exp._replace(value_and_grad=several.value_and_grad)
   one = functools.partial(step.train_steps, exp, assemble)
   return jax.jit(
     functools.partial(several.steps, one),

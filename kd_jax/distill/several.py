@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.custom_batching import custom_vmap
+from jax.extend import core
 import jax.numpy as jnp
 
 
@@ -69,6 +71,50 @@ def steps(
     jax.tree.map(lambda x: x[i], results)  # noqa: B023  (mapped at once)
     for i in range(len(states))
   ]
+
+
+def value_and_grad(
+  objective: Callable[[Any], Any], *, has_aux: bool
+) -> Callable[[Any], Any]:
+  """Returns `jax.value_and_grad`, whose `vmap` is the gradient of a `vmap`.
+
+  The `vmap` of a gradient makes a convolution of the whole map's size of each
+  kernel's gradient, for which cuDNN has no fast algorithm. The gradient of a
+  grouped convolution is one that it knows.
+
+  Args:
+    objective: A function of parameters that returns a scalar and more.
+    has_aux: True, as what it returns has more than the scalar.
+  """
+
+  def derived(params):
+    # What the objective closes over becomes an argument.
+    closed, shapes = jax.make_jaxpr(objective, return_shape=True)(params)
+
+    def plain(params, given):
+      program = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, given))
+      values = program(*jax.tree.leaves(params))
+      return jax.tree.unflatten(jax.tree.structure(shapes), values)
+
+    @custom_vmap
+    def derive(params, given):
+      return jax.value_and_grad(plain, has_aux=has_aux)(params, given)
+
+    @derive.def_vmap
+    def derive_all(size, is_batched, params, given):
+      axes = jax.tree.map(lambda x: 0 if x else None, is_batched)
+
+      def total(params):
+        values, more = jax.vmap(plain, in_axes=axes)(params, given)
+        return values.sum(), (values, more)
+
+      (_, results), grads = jax.value_and_grad(total, has_aux=True)(params)
+      found = results, grads
+      return found, jax.tree.map(lambda _: True, found)
+
+    return derive(params, closed.consts)
+
+  return derived
 
 
 def _apart(x: Any) -> bool:

@@ -110,7 +110,8 @@ def _train(
 ) -> dict[str, Any]:
   began = run_dir.now()
   folder.set_aside_cut()
-  reporter = _reporter(config, folder, label, member and member.line)
+  line = member.line if member else None
+  reporter = _reporter(config, folder, label, line)
   parts = distributed.together(lambda: build.build(config))
   info = parts.source.info
   datasets.check_same(info)

@@ -6,7 +6,7 @@ until its run is about to dispatch steps. When all runs have come so far, those
 that are furthest behind dispatch together, and go on with their turns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import hashlib
 import threading
 import time
@@ -208,7 +208,7 @@ class Meeting(Generic[Result]):
     unread: The scalars of the last dispatch.
   """
 
-  def __init__(self, tasks: dict[str, Callable[[str, Member], Result]]):
+  def __init__(self, tasks: Mapping[str, Callable[[str, Member], Result]]):
     """Takes the runs, of which none begins yet.
 
     Args:
@@ -226,7 +226,7 @@ class Meeting(Generic[Result]):
   def first_alike(self, x: jax.Array) -> jax.Array:
     """Returns the first array that had the same content."""
     host = np.asarray(x)
-    digest = hashlib.sha256(np.ascontiguousarray(host)).digest()
+    digest = hashlib.sha256(host.tobytes()).digest()
     return self._known.setdefault((host.dtype, host.shape, digest), x)
 
   def asked(self, ask: Callable[[], bool]) -> bool:

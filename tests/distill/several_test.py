@@ -45,6 +45,34 @@ def test_each_run_gets_the_arrays_that_are_its_own_and_those_that_all_share():
     jax.tree.map(np.testing.assert_array_equal, run, alone)
 
 
+def convolved(derive, kernel, image):
+  """The loss of a convolution, and its gradient."""
+
+  def objective(kernel):
+    out = jax.lax.conv(image, kernel, (1, 1), 'SAME')
+    return jnp.square(out).mean(), {'most': out.max()}
+
+  return derive(objective, has_aux=True)(kernel)
+
+
+def test_kernels_gradients_are_those_of_a_grouped_convolution():
+  rng = np.random.default_rng(0)
+  kernels = rng.normal(size=(3, 4, 2, 3, 3)).astype(np.float32)
+  images = rng.normal(size=(3, 5, 2, 6, 6)).astype(np.float32)
+  batched = jax.vmap(functools.partial(convolved, several.value_and_grad))
+  program = str(jax.make_jaxpr(batched)(kernels, images))
+  assert 'batch_group_count=3' in program  # which cuDNN knows
+  one = functools.partial(convolved, jax.value_and_grad)
+  want = [one(*given) for given in zip(kernels, images, strict=True)]
+  got = batched(kernels, images)
+  jax.tree.map(
+    # A mean of 720 squares is rounded in another order.
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+    got,
+    jax.tree.map(lambda *xs: np.stack(xs), *want),
+  )
+
+
 # What two steps may differ by, relative to the largest value of an array: the
 # rounding of grouped convolutions, which BatchNorm over 8 images enlarges.
 BOUND = 1e-4
@@ -55,7 +83,7 @@ BOUND = 1e-4
 def test_steps_of_three_seeds_in_one_program_equal_their_own(method):
   sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
   exp = tiny.experiment(
-    tiny.method(method),
+    tiny.method(method, **({'negatives': 4} if method == 'crd' else {})),
     tx=optim.by_path([('.*', sgd)]),
     student=tiny.Plain(),
     teacher=tiny.Plain(),

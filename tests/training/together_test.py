@@ -164,7 +164,12 @@ def test_arrays_of_the_same_content_are_one():
   assert a['y'] is b['y'] is c['y']
 
 
-SEEDS = ('--seeds=0,1,2', '--config.mesh.data=1')
+SEEDS = (
+  '--seeds=0,1,2',
+  '--config.mesh.data=1',
+  '--config.epochs=4',
+  '--config.checkpoint_every=1.0',
+)
 
 
 def begin(folder, *more, **options):
@@ -189,9 +194,9 @@ def read(folder, seed):
 
 
 # Rounding of grouped convolutions: at step 10 the largest difference of a mean
-# was 4e-7 of it. Later a unit of a ReLU may be 0 in one run and 1e-9 in the
+# was 2e-5 of it. Later a unit of a ReLU may be 0 in one run and 1e-9 in the
 # other, from where both go their ways: up to 1% of the gradient's norm.
-BOUNDS = {5: 1e-5, 10: 1e-5, 30: 0.1}
+BOUNDS = {5: 1e-4, 10: 1e-4, 15: 0.1, 20: 0.1}
 
 
 def assert_alike(folder, apart):
@@ -199,12 +204,12 @@ def assert_alike(folder, apart):
     (records, result), (wanted, want) = read(folder, seed), read(apart, seed)
     assert [r['step'] for r in records] == [r['step'] for r in wanted]
     for got, expected in zip(records, wanted, strict=True):
-      bound = BOUNDS.get(got['step'], BOUNDS[30])
+      bound = BOUNDS[got['step']]
       for name in ('train/total', 'train/loss/kd', 'train/grad_norm'):
         np.testing.assert_allclose(got[name], expected[name], rtol=bound)
-    assert result['steps'] == want['steps'] == 30
+    assert result['steps'] == want['steps'] == 20
     assert abs(result['top1'] - want['top1']) < 3
-    assert leaves(folder / f'run/seed{seed}/student')[0] == 30
+    assert leaves(folder / f'run/seed{seed}/student')[0] == 20
 
 
 @pytest.mark.drill
