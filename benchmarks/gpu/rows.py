@@ -1,13 +1,17 @@
 """The participants of the table: kd_jax's configurations, PyTorch's loops."""
 
 from collections.abc import Callable, Mapping
+from concurrent import futures
 import fnmatch
 import functools
 import importlib.util
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from kd_jax import errors
@@ -18,6 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 _BF16_TEACHER = HERE.parent / 'kd_bfloat16_teacher.py'  # the student is f32
 _KD = {'config': 'kd:cifar100_r32x4_r8x4', 'batch_size': 64}
 _CE = {'config': 'ce', 'student': 'resnet32x4', 'batch_size': 64}
+_TF_FD = {'config': 'tf_fd:cifar100_r20', 'batch_size': 128}
+_CE20 = {'config': 'ce:cifar100_r20', 'batch_size': 128}
 _R34 = {
   'config': 'kd:imagenet_r34_r18', 'image_size': 224, 'classes': 1000,
   'images': 2000,
@@ -59,13 +65,15 @@ def _family(
 
 
 # The rows. 'of' names the row that a loop of PyTorch is compared with;
-# 'variant' is a variant of benchmarks/torch_peer.py.
+# 'variant' is a variant of benchmarks/torch_peer.py. 'seeds' train in one
+# program and 'processes' side by side; 'beside' names the row that they are
+# compared with.
 ROWS: dict[str, dict[str, Any]] = {
   **_family('KD', _KD, 64),
   # The rows above have the teacher ahead, as a run has it on a GPU.
   'KD step by step': {**_KD, 'teacher_ahead': 1},
   'KD bf16 step by step': {**_KD, 'dtype': 'bfloat16', 'teacher_ahead': 1},
-  'Tf-FD': {'config': 'tf_fd:cifar100_r20', 'batch_size': 128},
+  'Tf-FD': _TF_FD,
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
   'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
   'KD bf16 batch 512': {**_KD, 'dtype': 'bfloat16', 'batch_size': 512},
@@ -76,6 +84,14 @@ ROWS: dict[str, dict[str, Any]] = {
 # Those that a call times where --rows chooses none; a quarter of an hour has
 # no time for the others.
 FIRST = tuple(ROWS)
+ROWS |= {
+  'Tf-FD 3 seeds': {**_TF_FD, 'seeds': 3, 'beside': 'Tf-FD'},
+  'Tf-FD 3 processes': {**_TF_FD, 'processes': 3, 'beside': 'Tf-FD'},
+  'KD 3 seeds': {**_KD, 'seeds': 3, 'beside': 'KD'},
+  'KD 3 processes': {**_KD, 'processes': 3, 'beside': 'KD'},
+  'CE resnet20': _CE20,
+  'CE resnet20 3 seeds': {**_CE20, 'seeds': 3, 'beside': 'CE resnet20'},
+}
 for _name, _row in {'KD': _KD, **_OTHERS}.items():
   ROWS |= _family(_name, _row, 64) | _family(_name, _row, 512, ' batch 512')
 ROWS |= _family('CE resnet32x4', _CE, 64)
@@ -86,14 +102,20 @@ ROWS |= _family('ResNet34 to 18', _R34, 128)
 class Ours(peer.Peer):
   """A configuration of kd_jax, with what `turns.row` reads of a `case.Case`."""
 
-  def __init__(self, label: str, given: dict[str, Any]):
+  def __init__(
+    self,
+    label: str,
+    given: dict[str, Any],
+    environment: Mapping[str, str] | None = None,
+  ):
     """Starts the process and waits until it has compiled."""
     program = [sys.executable, str(HERE / 'lane.py')]
     given = {**given, 'label': label}
-    super().__init__(label, [*program, json.dumps(given)])
+    super().__init__(label, [*program, json.dumps(given)], environment)
     about = dict(self.about)
     self.costs = cost.Costs(**about.pop('costs'))
-    self.batch_size, self.dtype = given['batch_size'], given['dtype']
+    self.batch_size = given['batch_size'] * given['seeds']
+    self.dtype = given['dtype']
     self.count, self.ahead = about['count'], about['ahead']
     self.compile_s = about['compile_s']
     self.chips, self.peak_bytes = about['chips'], about['peak_bytes']
@@ -104,6 +126,68 @@ class Ours(peer.Peer):
   def turn(self, steps: int) -> cost.Turn:
     """Takes at least `steps` steps, and waits for the device."""
     return cost.Turn(**self.ask(steps))
+
+
+class Beside(Ours):
+  """Processes of one configuration that train side by side.
+
+  They share the device by CUDA's multi-process service where its daemon can be
+  started, and by slices of time elsewhere; the label says so.
+  """
+
+  def __init__(self, label: str, given: dict[str, Any], count: int):
+    """Starts the processes one after the other, as the first one compiles."""
+    mps = multi_process_service()
+    self.label = f'{label}, MPS' if mps else f'{label}, no MPS'
+    self._lanes: list[Ours] = []
+    try:
+      for _ in range(count):
+        self._lanes.append(Ours(label, given, mps))
+    except BaseException:
+      self.close()
+      raise
+    first = self._lanes[0]
+    self.about, self.dtype, self.count = first.about, first.dtype, first.count
+    self.costs = first.costs._replace(flops=count * first.costs.flops)
+    self.batch_size = count * first.batch_size
+    self.compile_s, self.chips = first.compile_s, first.chips
+    self.peak_bytes = first.peak_bytes and count * first.peak_bytes
+    self.sizes, self.extra_params = first.sizes, first.extra_params
+    self.kept_params = first.kept_params
+
+  def turn(self, steps: int) -> cost.Turn:
+    """Takes at least `steps` steps in each process at the same time."""
+    with futures.ThreadPoolExecutor(len(self._lanes)) as pool:
+      took = list(pool.map(lambda lane: lane.turn(steps), self._lanes))
+    return max(took)  # by the milliseconds
+
+  def close(self) -> None:
+    """Kills the processes and their children."""
+    for lane in self._lanes:
+      lane.close()
+
+
+def multi_process_service() -> dict[str, str]:
+  """Starts the daemon by which processes share a GPU.
+
+  run.py ends it with the other processes of the table.
+
+  Returns:
+    The variables of the processes that share it; {} where it cannot be started.
+  """
+  program = shutil.which('nvidia-cuda-mps-control')
+  if program is None:
+    return {}
+  folder = tempfile.mkdtemp(prefix='mps-')
+  variables = {
+    'CUDA_MPS_PIPE_DIRECTORY': f'{folder}/pipe',
+    'CUDA_MPS_LOG_DIRECTORY': f'{folder}/log',
+  }
+  for path in variables.values():
+    os.mkdir(path)
+  environment = {**os.environ, **variables}
+  started = subprocess.run([program, '-d'], env=environment, check=False)
+  return {} if started.returncode else variables
 
 
 class Product(peer.Peer):
@@ -154,7 +238,7 @@ class Torch(peer.Peer):
 def chosen(options: Mapping[str, Any]) -> list[str]:
   """Returns the names of the requested rows, in the order of the table.
 
-  A row of PyTorch brings the row that it is compared with.
+  A row brings the row that it is compared with.
 
   Args:
     options: The options of run.py. 'rows' has names and patterns such as 'FPD*'
@@ -169,7 +253,9 @@ def chosen(options: Mapping[str, Any]) -> list[str]:
     if not fitting:
       raise errors.unknown('value of --rows:', pattern, ROWS)
     names += fitting
-  wanted = {*names, *(ROWS[name].get('of', name) for name in names)}
+  wanted = {*names}
+  for key in ('of', 'beside'):
+    wanted |= {ROWS[name].get(key, name) for name in names}
   return [name for name in ROWS if name in wanted]
 
 
@@ -195,6 +281,7 @@ def given(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     'images': row.get('images', options['images']),
     'devices': 1,
     'deterministic': row.get('deterministic', False),
+    'seeds': row.get('seeds', 1),
   }
 
 
@@ -246,7 +333,11 @@ def makers(options: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     label = f'matrix product {dtype}'
     constructors[label] = functools.partial(Product, label, dtype)
   for name in names:
-    if name in own_rows:
+    if count := ROWS[name].get('processes'):
+      constructors[name] = functools.partial(
+        Beside, name, own_rows[name], count
+      )
+    elif name in own_rows:
       constructors[name] = functools.partial(Ours, name, own_rows[name])
     elif with_torch:
       constructors[name] = functools.partial(_torch, name, options)

@@ -158,8 +158,9 @@ class Table:
     for name in rows.ROWS:
       member = participants.get(name)
       if isinstance(member, rows.Ours):
+        other = own_rows.get(rows.ROWS[name].get('beside', ''), first_row)
         row = turns.row(
-          own_rows[name], times, first_row, products.get(member.dtype)
+          own_rows[name], times, other, products.get(member.dtype)
         )
         if member.peak_bytes:
           row['memory_bytes'] = member.peak_bytes

@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--images', type=int, default=50000, help='of the set')
   add('--batch_size', type=int, default=64, help='over all chips')
   add('--teacher_ahead', type=int, default=1, help='steps, of one dispatch')
+  add('--seeds', type=int, default=1, help='that train together')
   add('--json', help='a file for the figures')
   return parser
 
@@ -128,16 +129,16 @@ def row(
   state, frozen = jax.eval_shape(start, jax.random.key(0))
   steps, ahead, _ = case.steps(config, exp, wanted, mesh)
   train, arrays, feeds = _train_set(config, exp, wanted)
-  arguments = (
-    jax.ShapeDtypeStruct((), jnp.int32),
-    state,
-    frozen,
-    arrays,
-    feeds,
-  )
-  began = time.perf_counter()
   dispatch = jitted.train_steps(exp, train.batch, mesh, ahead)
-  traced = dispatch.trace(*arguments)
+  if wanted.seeds > 1:
+    dispatch = jitted.train_steps_together(exp, train.batch, mesh, ahead)
+    state = (state,) * wanted.seeds
+    feeds = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((wanted.seeds, *x.shape), x.dtype), feeds
+    )
+  seeds = case.first_seeds(wanted.seeds)
+  began = time.perf_counter()
+  traced = dispatch.trace(seeds, state, frozen, arrays, feeds)
   lowered = traced.lower()
   try:
     compiled = lowered.compile()
@@ -158,6 +159,7 @@ def row(
     'chips': place,
     'count': count,
     'dtype': config.dtype,
+    'seeds': wanted.seeds,
     'compile_s': time.perf_counter() - began,
     'memory_bytes': costs.memory_bytes,
     'fits': costs.memory_bytes < chip.memory,
@@ -210,6 +212,10 @@ def _train_set(config: Any, exp: Any, wanted: case.Wanted) -> Any:
   return train, arrays, {'index': index}
 
 
+def _seeds(count: int) -> str:
+  return f', {count} seeds' if count > 1 else ''
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """Returns the figures as an aligned table."""
   head = (
@@ -221,7 +227,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     memory = f'{figures["memory_bytes"] / 1e6:.4g} MB'
     body.append(
       (
-        figures['config'],
+        figures['config'] + _seeds(figures['seeds']),
         f'{figures["count"]} x {figures["chips"].partition(":")[0]}',
         figures['dtype'],
         str(figures['ahead']),

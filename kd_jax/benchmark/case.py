@@ -39,6 +39,7 @@ class Wanted(NamedTuple):
     devices: Devices of the mesh; -1 is all.
     teacher_ahead: Steps that the teacher runs ahead; 0 is what a run would
       choose.
+    seeds: The number of seeds that train together in one program.
   """
 
   student: str | None
@@ -51,6 +52,7 @@ class Wanted(NamedTuple):
   images: int
   devices: int
   teacher_ahead: int = 0
+  seeds: int = 1
 
 
 @dataclasses.dataclass
@@ -63,7 +65,7 @@ class Case:
     wanted: The requested variant.
     exp: The experiment of the first phase.
     train: The training split, with random images.
-    state: The training state.
+    state: The training state; with several seeds a tuple of theirs.
     frozen: The teachers' variables by name.
     compiled: The compiled dispatch.
     count: Steps of a dispatch.
@@ -96,8 +98,8 @@ class Case:
 
   @property
   def batch_size(self) -> int:
-    """Images of a step."""
-    return self.wanted.batch_size
+    """Images of a step, of all seeds."""
+    return self.wanted.batch_size * self.wanted.seeds
 
   @property
   def chips(self) -> int:
@@ -108,12 +110,17 @@ class Case:
   @property
   def student_params(self) -> int:
     """How many parameters of networks are trained."""
-    return sum(_size(self.state.params[name]) for name in self.exp.students)
+    return sum(_size(self._params[name]) for name in self.exp.students)
 
   @property
   def extra_params(self) -> int:
     """How many of the method's own parameters are trained."""
-    return _size(self.state.params['method'])
+    return _size(self._params['method'])
+
+  @property
+  def _params(self) -> Any:
+    """The parameters of the first seed, by the names of the networks."""
+    return (self.state if self.wanted.seeds == 1 else self.state[0]).params
 
   @functools.cached_property
   def kept_params(self) -> int:
@@ -125,6 +132,8 @@ class Case:
     """Returns the next feeds of a dispatch, as the training loop makes them."""
     feeds = [next(self.feeds) for _ in range(self.count)]
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *feeds)
+    if self.wanted.seeds > 1:
+      return for_seeds(stacked, self.wanted.seeds)
     return sharding.join(stacked, self.mesh, 1)
 
   def turn(self, steps: int) -> cost.Turn:
@@ -139,14 +148,30 @@ class Case:
       asked = time.perf_counter()
       feeds = self.next_feeds()
       waited += time.perf_counter() - asked
-      self.state, terms = self.compiled(
-        np.int32(0), self.state, self.frozen, self.train.arrays, feeds
+      done = self.compiled(
+        first_seeds(self.wanted.seeds),
+        self.state,
+        self.frozen,
+        self.train.arrays,
+        feeds,
       )
-    jax.block_until_ready((self.state, terms))
+      several = self.wanted.seeds > 1
+      self.state = tuple(state for state, _ in done) if several else done[0]
+    jax.block_until_ready(done)
     ms_per_s = 1e3 / (dispatches * self.count)
     return cost.Turn(
       ms_per_s * (time.perf_counter() - began), ms_per_s * waited
     )
+
+
+def first_seeds(count: int) -> Any:
+  """Returns seed 0, [] i32, or the seeds 0 to count - 1, [R] i32."""
+  return np.int32(0) if count == 1 else np.arange(count, dtype=np.int32)
+
+
+def for_seeds(feeds: Any, count: int) -> Any:
+  """Returns the feeds of a dispatch for each of several seeds, [R,S,...]."""
+  return jax.tree.map(lambda x: np.stack([x] * count), feeds)
 
 
 def _size(params: Any) -> int:
@@ -184,11 +209,16 @@ def make(name: str, label: str, wanted: Wanted) -> Case:
     out_shardings=replicated,
   )(key)
   count, ahead, _ = steps(config, exp, wanted, mesh)
-  index = np.zeros((count, wanted.batch_size), np.int32)
+  feeds: Any = {'index': np.zeros((count, wanted.batch_size), np.int32)}
   dispatch = jitted.train_steps(exp, train.batch, mesh, ahead)
+  if wanted.seeds > 1:
+    dispatch = jitted.train_steps_together(exp, train.batch, mesh, ahead)
+    feeds = for_seeds(feeds, wanted.seeds)
+    copies = (jax.tree.map(jnp.copy, state) for _ in range(wanted.seeds))
+    state = tuple(copies)
   began = time.perf_counter()
   traced = dispatch.trace(
-    np.int32(0), state, frozen, train.arrays, {'index': index}
+    first_seeds(wanted.seeds), state, frozen, train.arrays, feeds
   )
   compiled = traced.lower().compile()
   compile_s = time.perf_counter() - began

@@ -102,10 +102,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _wanted(args: argparse.Namespace, dtype: str) -> case.Wanted:
-  values: dict[str, Any] = {
-    'steps_per_dispatch': 0, 'teacher_ahead': 0, 'devices': 1, **vars(args),
-  }  # fmt: skip
-  values['dtype'] = dtype
+  fixed = {'steps_per_dispatch': 0, 'teacher_ahead': 0, 'devices': 1}
+  values: dict[str, Any] = {**fixed, 'seeds': 1, **vars(args), 'dtype': dtype}
   return case.Wanted(**{key: values[key] for key in case.Wanted._fields})
 
 

@@ -1,6 +1,6 @@
 """What the verbs that train do before their first run, and around all runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import os
 import signal
@@ -77,6 +77,27 @@ def seeds(text: str) -> list[int]:
       )
     found.append(seed)
   return found
+
+
+def check_together(seeds: Sequence[int], processes: int) -> None:
+  """Checks that seeds can train together.
+
+  Args:
+    seeds: The seeds.
+    processes: The number of processes of the program.
+
+  Raises:
+    UsageError: There is one seed, or there are several processes.
+  """
+  if len(seeds) == 1:
+    raise errors.UsageError(
+      '--together: there is one seed; give several, such as --seeds 0,1,2'
+    )
+  if processes > 1:
+    raise errors.UsageError(
+      f'--together: seeds train together in one process, and there are '
+      f'{processes}: leave it out, and they train one after the other'
+    )
 
 
 class CtrlC(Exception):  # noqa: N818  (this is no error)

@@ -7,6 +7,7 @@ another process had ended. After the last four, start the same command again.
 
 from collections.abc import Callable, Sequence
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -21,7 +22,7 @@ from kd_jax.cli import configured, starting
 from kd_jax.runtime import command, distributed, run_dir
 from kd_jax.study import seeds as seeds_lib
 from kd_jax.study import trained
-from kd_jax.training import provenance, report
+from kd_jax.training import provenance, report, together
 from kd_jax.training import run as run_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,8 +30,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR_HELP = 'Run folder; by default runs/<config>-<recipe>-<hash>.'
 _SEEDS_HELP = 'Seeds to run one after the other, such as 0,1,2.'
+_TOGETHER_HELP = 'Train all seeds at once, in one program on the same devices.'
 _WORKDIR = flags.DEFINE_string('workdir', None, _WORKDIR_HELP)
 _SEEDS = flags.DEFINE_string('seeds', None, _SEEDS_HELP)
+_TOGETHER = flags.DEFINE_bool('together', False, _TOGETHER_HELP)
 
 _LONGEST = 100  # characters of the seeds in a file's name
 
@@ -58,6 +61,8 @@ def _train(argv: Sequence[str]) -> int:
   given = _SEEDS.value
   seeds = [_CONFIG.value.seed] if given is None else starting.seeds(given)
   _before_jax_starts(_CONFIG.value)
+  if _TOGETHER.value:
+    starting.check_together(seeds, distributed.count())
   with starting.stopping() as stop:
     _train_seeds(seeds, stop)
   return 0
@@ -65,22 +70,29 @@ def _train(argv: Sequence[str]) -> int:
 
 def _train_seeds(seeds: Sequence[int], stop: Callable[[], bool]) -> None:
   """Trains with each seed, and prints the results."""
-  results, baselines = [], []
   observe = _begins()
-  for seed in seeds:
+
+  def train(
+    seed: int, label: str = '', member: together.Member | None = None
+  ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     config = _CONFIG.value.copy_and_resolve_references()
     config.seed = seed
     folder = _folder(config, several=len(seeds) > 1)
-    label = f'seed {seed}' if len(seeds) > 1 else ''
     result, alone = trained.run(
-      config, folder, label, should_stop=stop, observe=observe
+      config, folder, label, should_stop=stop, observe=observe, member=member
     )
-    results.append(result)
-    baselines.append(alone)
     text = report.closing(config.method, result, alone)
     distributed.say(*text.split('\n'))
     distributed.say(f'folder: {folder.path}')
+    return result, alone
+
+  tasks = {f'seed {seed}': functools.partial(train, seed) for seed in seeds}
+  if _TOGETHER.value:
+    done = together.Meeting(tasks).run()
+  else:
+    done = [train(label * (len(seeds) > 1)) for label, train in tasks.items()]
   if len(seeds) > 1:
+    results, baselines = zip(*done, strict=True)
     summary_text, figures = seeds_lib.summary(results, baselines)
     distributed.say(*summary_text.split('\n'))
     shared = _CONFIG.value.copy_and_resolve_references()
@@ -146,19 +158,20 @@ def _folder(
 
 def _parsed(argv: list[str]) -> list[str]:
   """Parses the flags as absl does, but raises UsageError for each mistake."""
-  with configured.mistakes(argv, ('config', 'workdir', 'seeds')):
+  with configured.mistakes(argv, ('config', 'workdir', 'seeds', 'together')):
     return flags.FLAGS(argv)
 
 
 def _usage() -> str:
   return (
     'usage: kd-jax train --config FILE[:recipe] [--config.a.b=value ...] '
-    '[--workdir DIR] [--seeds 0,1,2]\n\n'
+    '[--workdir DIR] [--seeds 0,1,2 [--together]]\n\n'
     '  --config   a file of configs/ by its name or path, and a recipe in it; '
     '`kd-jax list recipes`\n'
     '  --config.a.b=value   changes a value; `kd-jax list keys`\n'
     f'  --workdir  {_WORKDIR_HELP}\n'
-    f'  --seeds    {_SEEDS_HELP}\n\n'
+    f'  --seeds    {_SEEDS_HELP}\n'
+    f'  --together   {_TOGETHER_HELP}\n\n'
     'Exit codes: 0 done, 1 a fault, 2 wrong usage, 75 stopped and saved, 76 '
     'ended by the watchdog,\n130 stopped by Ctrl-C and saved, 134 ended by the '
     'runtime because another process had ended;\nafter the last four, start '

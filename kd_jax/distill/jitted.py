@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from kd_jax.data import resident
 from kd_jax.distill import ahead as ahead_lib
-from kd_jax.distill import figures, step
+from kd_jax.distill import figures, several, step
 from kd_jax.features import Batch, known
 from kd_jax.runtime import sharding
 
@@ -61,6 +61,18 @@ def train_steps(
     A jitted function of (seed, state, frozen, arrays, feeds).
   """
   replicated = sharding.replicated(mesh)
+  return jax.jit(
+    _dispatch(exp, assemble, mesh, ahead),
+    donate_argnums=1,
+    in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=1),),
+    out_shardings=replicated,
+  )
+
+
+def _dispatch(
+  exp: step.Experiment, assemble: Callable[..., Any], mesh: Mesh, ahead: int
+) -> Callable[..., Any]:
+  """Returns the function of a dispatch, with the teachers ahead or not."""
   alone = functools.partial(step.train_steps, exp, assemble)
   grouped = functools.partial(
     ahead_lib.train_steps, exp, assemble, ahead, mesh.size
@@ -71,10 +83,34 @@ def train_steps(
     dispatch = alone if 1 in (steps, ahead) else grouped
     return dispatch(seed, state, frozen, arrays, feeds)
 
+  return train_steps
+
+
+def train_steps_together(
+  exp: step.Experiment,
+  assemble: Callable[..., Any],
+  mesh: Mesh,
+  ahead: int = 1,
+) -> Any:
+  """Returns the dispatch of several runs, with their states donated.
+
+  Args:
+    exp: The experiment of the phase, the same in all runs.
+    assemble: The method `batch` of the training split of any of them.
+    mesh: The devices.
+    ahead: See `train_steps`.
+
+  Returns:
+    A jitted function of (seeds, states, frozen, arrays, feeds); see
+    `several.steps`.
+  """
+  replicated = sharding.replicated(mesh)
+  exp = exp._replace(value_and_grad=several.value_and_grad)
+  one = _dispatch(exp, assemble, mesh, ahead)
   return jax.jit(
-    train_steps,
+    functools.partial(several.steps, one),
     donate_argnums=1,
-    in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=1),),
+    in_shardings=(replicated,) * 4 + (sharding.batched(mesh, axis=2),),
     out_shardings=replicated,
   )
 

@@ -55,6 +55,7 @@ class Experiment(NamedTuple):
       changes nothing. None reports no rate.
     ema: The decay of the moving average of what is trained; 0 is none. See
       `averaging`.
+    value_and_grad: What derives the objective; see `several.value_and_grad`.
   """
 
   students: dict[str, nn.Module]
@@ -70,6 +71,7 @@ class Experiment(NamedTuple):
   sizes: Mapping[str, int] = types.MappingProxyType({})
   learning_rate: optim.Schedule | None = None
   ema: float = 0.0
+  value_and_grad: Callable[..., Any] = jax.value_and_grad
 
 
 def seen_by(exp: Experiment, name: str, images: jax.Array) -> jax.Array:
@@ -357,7 +359,7 @@ def _gradient(
     metric = figures.headline(exp.method, variables, feats, batch)
     return total, (terms, weighted, changed, metric)
 
-  grad = jax.value_and_grad(objective, has_aux=True)
+  grad = exp.value_and_grad(objective, has_aux=True)
   (total, (terms, weighted, changed, metric)), grads = grad(params)
   measures = changed['method'].pop('metrics', {})
 

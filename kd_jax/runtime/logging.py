@@ -134,6 +134,11 @@ class Clock:
     """Adds seconds to the activity `what`."""
     self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
+  def move(self, seconds: float, before: str, after: str) -> None:
+    """Moves seconds from an activity to another."""
+    self.add(before, -seconds)
+    self.add(after, seconds)
+
   @contextlib.contextmanager
   def spent(self, what: str) -> Iterator[None]:
     """Returns a context manager that adds its duration to `what`."""
@@ -224,6 +229,7 @@ class Reporter:
     *,
     config: Mapping[str, Any] = {},
     tags: Mapping[str, str] = {},
+    line: screen.Line | None = None,
   ):
     """Opens the run's log.
 
@@ -233,8 +239,9 @@ class Reporter:
       named: The writers besides metrics.jsonl's, by name; see `loggers.make`.
       config: What they are told of the run; see `writers.About`.
       tags: See `writers.About`.
+      line: See `screen.Screen`.
     """
-    self._folder, self._screen = folder, screen.Screen(label)
+    self._folder, self._screen = folder, screen.Screen(label, line)
     self.records = run_dir.Records(folder)
     self._about = writers.About(folder, config, tags)
     self._named, self._jsonl = dict(named), writers.Jsonl()

@@ -25,6 +25,21 @@ _CLEAR = '\r\x1b[K'
 _GONE = (errno.EPIPE, errno.EIO)
 
 
+class Line:
+  """The line of progress of a terminal, which several screens may share.
+
+  Attributes:
+    lock: Held while something is shown, since a thread prints too.
+    drawn: The time of the last progress line; 0 if there is none.
+    printed: The time of the last line.
+  """
+
+  def __init__(self) -> None:
+    """Begins without progress."""
+    self.lock = threading.RLock()
+    self.drawn, self.printed = 0.0, time.monotonic()
+
+
 class Screen:
   """The standard output of a run.
 
@@ -33,43 +48,43 @@ class Screen:
   printed for a minute.
   """
 
-  def __init__(self, label: str = ''):
+  def __init__(self, label: str = '', line: Line | None = None):
     """Prints nothing yet.
 
     Args:
       label: A label in front of every line; '' for none.
+      line: The line of progress that it shares with other screens, of runs that
+        train together: each replaces what another has shown; None for its own.
     """
     self._label = f'[{label}] ' if label else ''
     self._tty = _is_terminal()
-    self._lock = threading.RLock()  # a thread prints too
     self._progress = ''
-    self._drawn = 0.0  # the time of the last progress line; 0 if there is none
-    self._printed = time.monotonic()
+    self._line = line or Line()
 
   def line(self, text: str) -> None:
     """Prints the lines of a text, as `errors.lines` shows them."""
-    with self._lock:
+    with self._line.lock:
       self.clear()
       for text_line in errors.lines(text).split('\n'):
         show(f'{self._label}{text_line}')
-      self._printed = time.monotonic()
+      self._line.printed = time.monotonic()
 
   def progress(self, text: str) -> None:
     """Replaces the progress; a terminal shows it at most 5 times a second."""
-    with self._lock:
+    with self._line.lock:
       self._progress = text
       now = time.monotonic()
-      if self._tty and now - self._drawn > REDRAWN_S:
-        self._drawn = now
+      if self._tty and now - self._line.drawn > REDRAWN_S:
+        self._line.drawn = now
         line = fitted(f'{self._label}{errors.line(text)}', columns())
         show(f'{_CLEAR}{line}', end='')
 
   def clear(self) -> None:
     """Removes the progress line from a terminal."""
-    with self._lock:
-      if self._drawn:
+    with self._line.lock:
+      if self._line.drawn:
         show(_CLEAR, end='')
-        self._drawn = 0.0
+        self._line.drawn = 0.0
 
   @contextlib.contextmanager
   def watched(self) -> Iterator[None]:
@@ -93,12 +108,12 @@ class Screen:
 
   def _break_silence(self, ended: threading.Event) -> None:
     while not ended.wait(max(0.0, self._silent_until() - time.monotonic())):
-      with self._lock:
+      with self._line.lock:
         if time.monotonic() >= self._silent_until():
           self.line(self._progress or 'starting')
 
   def _silent_until(self) -> float:
-    return self._printed + SILENCE_S
+    return self._line.printed + SILENCE_S
 
 
 def show(text: str, *, end: str = '\n', error: bool = False) -> None:

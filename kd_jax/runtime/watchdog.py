@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -50,6 +51,10 @@ class Watchdog:
   def beat(self, what: str) -> None:
     """Records progress: `what`, such as 'step 12', is finished."""
     self._what, self._last = what, time.monotonic()
+
+  def rest(self) -> None:
+    """Stops watching until the next `beat`, while another one watches."""
+    self._last = math.inf
 
   def _watch(self) -> None:
     while not self._ended.wait(min(1.0, self._seconds / 4)):

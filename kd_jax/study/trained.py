@@ -10,7 +10,7 @@ from kd_jax import tasks
 from kd_jax.config import roles
 from kd_jax.distill import build
 from kd_jax.runtime import distributed, run_dir
-from kd_jax.training import facts
+from kd_jax.training import facts, together
 from kd_jax.training import run as run_lib
 
 
@@ -21,6 +21,7 @@ def run(
   *,
   should_stop: Callable[[], bool] = lambda: False,
   observe: Callable[[run_lib.Progress], None] = lambda progress: None,
+  member: together.Member | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
   """Trains a run and its student alone to their ends.
 
@@ -30,6 +31,7 @@ def run(
     label: A label that begins every line on the screen.
     should_stop: Returns whether to save and stop; see `training.run.train`.
     observe: Called with where the run is; see there.
+    member: The run among those that it trains together with, if any.
 
   Returns:
     The content of the run's result.json, and that of the student alone, as
@@ -40,7 +42,9 @@ def run(
     RunError: The run failed.
     Interrupted: The run was asked to stop.
   """
-  asked: Any = {'should_stop': should_stop, 'observe': observe}
+  asked: Any = {
+    'should_stop': should_stop, 'observe': observe, 'member': member
+  }  # fmt: skip
   result = run_lib.train(config, folder, label, **asked)
   return result, alone(config, folder, result, label, **asked)
 
@@ -53,6 +57,7 @@ def alone(
   *,
   should_stop: Callable[[], bool] = lambda: False,
   observe: Callable[[run_lib.Progress], None] = lambda progress: None,
+  member: together.Member | None = None,
 ) -> dict[str, Any] | None:
   """Returns the result of the student trained without a teacher, or None.
 
@@ -68,6 +73,8 @@ def alone(
     label: A label that begins every line on the screen.
     should_stop: Returns whether to save and stop.
     observe: Called with where the run is; see `training.run.train`.
+    member: The run among those that it trains together with, if any. Its
+      student alone is behind no run of the others.
   """
   info = build.open_source(config).info
   groups = result.get('kept', ())
@@ -76,6 +83,8 @@ def alone(
     return None
   known = place.read('result.json')
   if config.baseline == 'train':
+    if member:
+      member.stage += 1
     found = run_lib.train(
       config_lib.of_baseline(config, roles.deployed(config, groups)),
       place,
@@ -83,6 +92,7 @@ def alone(
       should_stop=should_stop,
       observe=observe,
       shared=True,
+      member=member,
     )
   else:
     found = known

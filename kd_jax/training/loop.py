@@ -12,7 +12,7 @@ from kd_jax import errors
 from kd_jax.data import dataset
 from kd_jax.distill import build, evaluation, inspect, jitted, step
 from kd_jax.runtime import distributed, logging, run_dir, sharding, watchdog
-from kd_jax.training import accuracies, points, saving, starved
+from kd_jax.training import accuracies, points, saving, starved, together
 from kd_jax.training import options as options_lib
 
 
@@ -38,6 +38,7 @@ class Loop:
     dog: watchdog.Watchdog,
     began: float,
     start: step.Start = dict,
+    member: together.Member | None = None,
   ):
     """Restores the newest checkpoint, or makes the first state.
 
@@ -54,6 +55,7 @@ class Loop:
       began: The time from which 'starting' is counted, by `run_dir.now`.
       start: Returns what the students begin with, by path; see `step.first`.
         It is called where there is no checkpoint.
+      member: The run among those that it trains together with, if any.
 
     Raises:
       UsageError: The checkpoint is beyond the last step of the configuration.
@@ -66,8 +68,10 @@ class Loop:
     self._train, self._tests, self._reporter = train, tests, reporter
     self._watchdog = dog
     self._seed = np.int32(options.seed)
+    self._member = member
+    steps = member.steps if member else jitted.train_steps
     self._step_fns = {
-      phase.name: jitted.train_steps(
+      phase.name: steps(
         phase.exp, train.batch, parts.mesh, parts.dispatch.ahead
       )
       for phase in parts.phases
@@ -186,7 +190,8 @@ class Loop:
     phase = self._parts.phase(self.step).name
     known = (phase, count) in self._compiled
     self._compiled.add((phase, count))
-    with self._spent('training' if known else 'compiling'):
+    what = 'training' if known else 'compiling'
+    with self._spent(what):
       self.state, terms = self._step_fns[phase](
         self._seed,
         self.state,
@@ -198,6 +203,8 @@ class Loop:
       )
       self._device.works_on(terms)
       answer = distributed.poll(asked_to_stop, after=terms)
+    if self._member:
+      self.clock.move(self._member.waited, what, together.WAITING)
     with self.clock.spent('training'):
       self._read()
     self._unread.append((self.step, terms, answer))
@@ -239,7 +246,7 @@ class Loop:
 
   def _training_s(self) -> float:
     """Returns the seconds spent on training, from any zero."""
-    others = ('compiling', 'evaluating', 'saving')
+    others = ('compiling', 'evaluating', 'saving', together.WAITING)
     return time.monotonic() - sum(
       self.clock.seconds.get(what, 0.0) for what in others
     )

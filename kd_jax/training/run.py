@@ -19,6 +19,7 @@ from kd_jax.runtime import (
   loggers,
   logging,
   run_dir,
+  screen,
   watchdog,
 )
 from kd_jax.training import (
@@ -31,6 +32,7 @@ from kd_jax.training import (
   provenance,
   report,
   splits,
+  together,
 )
 from kd_jax.training import start as start_lib
 from kd_jax.training import teacher as teacher_lib
@@ -64,6 +66,7 @@ def train(
   should_stop: Callable[[], bool] = lambda: False,
   observe: Callable[[Progress], None] = lambda progress: None,
   shared: bool = False,
+  member: together.Member | None = None,
 ) -> dict[str, Any]:
   """Trains a run to its end, from whatever its folder already has.
 
@@ -77,6 +80,7 @@ def train(
       training calls it too.
     shared: Whether several runs may want this folder, so that they wait for one
       another.
+    member: The run among those that it trains together with, if any.
 
   Returns:
     The content of result.json.
@@ -87,7 +91,7 @@ def train(
     Interrupted: The run was asked to stop.
   """
   try:
-    return _train(config, folder, label, should_stop, observe, shared)
+    return _train(config, folder, label, should_stop, observe, shared, member)
   except checkpoint.SaveFailed as error:
     if distributed.count() == 1:
       raise
@@ -102,10 +106,12 @@ def _train(
   should_stop: Callable[[], bool],
   observe: Callable[[Progress], None],
   shared: bool,
+  member: together.Member | None,
 ) -> dict[str, Any]:
   began = run_dir.now()
   folder.set_aside_cut()
-  reporter = _reporter(config, folder, label)
+  line = member.line if member else None
+  reporter = _reporter(config, folder, label, line)
   parts = distributed.together(lambda: build.build(config))
   info = parts.source.info
   datasets.check_same(info)
@@ -151,8 +157,12 @@ def _train(
     if config.teacher.cache_logits:
       assert isinstance(data, resident.Training)  # `build.build` checks
       data.arrays |= teacher_lib.logits(config, parts, frozen, data)
+    if member:
+      frozen, data.arrays = member.shared((frozen, data.arrays))
     seconds = config.watchdog_seconds
     with watchdog.Watchdog(seconds, 'config.watchdog_seconds') as watch:
+      if member:
+        member.dog = watch
       run = loop.Loop(
         loop_options(config, parts),
         parts,
@@ -164,13 +174,14 @@ def _train(
         watch,
         began + teacher_s,
         start.values,
+        member,
       )
       if teachers:
         run.clock.add('teacher', teacher_s)
 
       def asked() -> bool:
         observe(Progress(folder.path, run.step, parts.total_steps))
-        return should_stop()
+        return member.asked(should_stop, run.step) if member else should_stop()
 
       if not run.run(folder.guarded(asked)):
         raise Interrupted(
@@ -183,7 +194,10 @@ def _train(
 
 
 def _reporter(
-  config: ConfigDict, folder: run_dir.Folder, label: str
+  config: ConfigDict,
+  folder: run_dir.Folder,
+  label: str,
+  line: screen.Line | None,
 ) -> logging.Reporter:
   """Returns the run's reporter, with the writers of `config.loggers`."""
   named: dict[str, Any] = {}  # in process 0 alone
@@ -191,7 +205,9 @@ def _reporter(
   tags = {'method': config.method, 'recipe': config.recipe}
   tags['kd_jax'] = __version__
   plain = config_lib.plain(config)
-  return logging.Reporter(folder, label, named, config=plain, tags=tags)
+  return logging.Reporter(
+    folder, label, named, config=plain, tags=tags, line=line
+  )
 
 
 def loop_options(config: ConfigDict, parts: build.Parts) -> options.LoopOptions:

@@ -7,6 +7,9 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+from kd_jax import errors
 from kd_jax.cli import starting, train
 from kd_jax.runtime import distributed
 from tests import children, compiled
@@ -77,6 +80,7 @@ MISTAKES = {
     '--config.optimizer.learning_rate.kind=cosine'
   ),
   '--config fpd --seeds=0,a': 'whole numbers',
+  '--config fpd --seeds=4 --together': 'there is one seed',
   '--config fpd --config.teacher.path=nowhere': 'nowhere',
   '--config fpd --config.teacher.recipe.epochs=-1': 'epochs=-1',
   '': '--config is missing',
@@ -122,6 +126,11 @@ def test_every_mistake_is_one_line_and_exit_code_2(tmp_path):
     assert err.count('\n') == 1, f'{args}\n{err}'
     assert err.startswith('kd_jax: ')
     assert cure in err, f'{args}\n{err}'
+
+
+def test_seeds_of_several_processes_do_not_train_together():
+  with pytest.raises(errors.UsageError, match='there are 2: leave it out'):
+    starting.check_together([0, 1], processes=2)
 
 
 def test_deterministic_says_so_to_xla_before_jax_starts(monkeypatch):

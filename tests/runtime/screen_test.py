@@ -115,6 +115,20 @@ def test_a_silent_file_gets_the_progress_as_a_line(capsys, monkeypatch):
   assert capsys.readouterr().out == ''  # nothing more after the run
 
 
+def test_runs_that_share_a_terminal_replace_one_anothers_progress(
+  capsys, monkeypatch
+):
+  monkeypatch.setattr(screen, '_is_terminal', lambda: True)
+  line = screen.Line()
+  one, other = screen.Screen('seed 0', line), screen.Screen('seed 1', line)
+  one.progress('step 1/9')
+  other.progress('step 1/9')  # too soon to be drawn
+  other.line('epoch 1')
+  shown = capsys.readouterr().out
+  assert rows(shown, 80) == ['[seed 1] epoch 1', '']
+  assert shown.count('step') == 1
+
+
 def test_a_file_gets_no_progress_within_a_minute(capsys):
   shown = screen.Screen()
   with shown.watched():

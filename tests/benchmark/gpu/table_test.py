@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+import types
 
 import pytest
 
@@ -181,6 +182,39 @@ def test_a_row_of_pytorch_brings_the_row_that_it_is_compared_with():
   ]  # fmt: skip
   with pytest.raises(errors.UsageError, match="unknown value of --rows: 'KDD'"):
     rows.chosen({'rows': 'KDD'})
+
+
+def test_rows_of_several_seeds_are_asked_for_and_bring_the_row_of_one():
+  rows = script('rows')
+  assert not [n for n in rows.chosen({'rows': ''}) if '3' in n.split()]
+  assert rows.chosen({'rows': 'Tf-FD 3 processes,KD 3 seeds'}) == [
+    'KD', 'Tf-FD', 'Tf-FD 3 processes', 'KD 3 seeds'
+  ]  # fmt: skip
+  assert rows.given('KD 3 seeds', OPTIONS)['seeds'] == 3
+  assert rows.given('Tf-FD 3 processes', OPTIONS)['seeds'] == 1
+
+
+def test_processes_side_by_side_take_as_long_as_the_slowest(monkeypatch):
+  rows = script('rows')
+  monkeypatch.setattr(rows, 'multi_process_service', dict)
+  closed, times = [], iter((2.0, 5.0, 3.0))
+  costs = rows.cost.Costs(1e9, None, None, None, None)
+
+  def lane(label, given, environment):
+    return types.SimpleNamespace(
+      about={}, dtype='float32', count=1, costs=costs, batch_size=4, chips=1,
+      compile_s=1.0, peak_bytes=None, sizes=(1, 0), extra_params=0,
+      kept_params=1, close=lambda: closed.append(label),
+      turn=lambda steps: rows.cost.Turn(next(times)),
+    )  # fmt: skip
+
+  monkeypatch.setattr(rows, 'Ours', lane)
+  three = rows.Beside('KD 3 processes', {}, 3)
+  assert three.label == 'KD 3 processes, no MPS'
+  assert (three.batch_size, three.costs.flops) == (12, 3e9)
+  assert three.turn(7).ms == 5.0
+  three.close()
+  assert len(closed) == 3
 
 
 def test_without_pytorch_our_rows_remain_and_one_line_says_so(
