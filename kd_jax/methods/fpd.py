@@ -193,7 +193,7 @@ def _smoothed(
   for k in reversed(range(len(maps) - 1)):
     alike = levels[k].shape == levels[k + 1].shape
     if alike and maps[k].shape[-1] < smooth.features:
-      lateral = laterals.get_variable('params', f'lateral{k}')
+      lateral: Any = laterals.get_variable('params', f'lateral{k}')
       smoothed.append(smoothed[-1] + _composed(maps[k], lateral, smooth))
     else:
       smoothed.append(smooth(levels[k]))
@@ -214,7 +214,7 @@ def _composed(
     [N,h,w,width].
   """
   rows = jnp.concatenate([lateral['kernel'][0, 0], lateral['bias'][None, :]])
-  kernel = smooth.get_variable('params', 'kernel')
+  kernel: jax.Array = smooth.get_variable('params', 'kernel')
   kernel = jnp.einsum('cm,hwmo->hwco', rows, kernel)
   # The zeros around a map are none of the lateral's bias.
   inside = jnp.ones((1, *x.shape[1:-1], 1))
