@@ -20,6 +20,7 @@ from kd_jax.benchmark import case, cost, pairing, peer
 HERE = pathlib.Path(__file__).resolve().parent
 
 _BF16_TEACHER = HERE.parent / 'kd_bfloat16_teacher.py'  # the student is f32
+_FFSD_BATCHED = HERE.parent / 'ffsd_batched.py'  # its students run as one
 _KD = {'config': 'kd:cifar100_r32x4_r8x4', 'batch_size': 64}
 _CE = {'config': 'ce', 'student': 'resnet32x4', 'batch_size': 64}
 _TF_FD = {'config': 'tf_fd:cifar100_r20', 'batch_size': 128}
@@ -75,6 +76,7 @@ ROWS: dict[str, dict[str, Any]] = {
   'KD bf16 step by step': {**_KD, 'dtype': 'bfloat16', 'teacher_ahead': 1},
   'Tf-FD': _TF_FD,
   'FFSD': {'config': 'ffsd:cifar100_r20', 'batch_size': 128},
+  'FFSD batched': {'config': str(_FFSD_BATCHED), 'batch_size': 128},
   'KD bf16 teacher': {**_KD, 'config': str(_BF16_TEACHER)},
   'KD bf16 batch 512': {**_KD, 'dtype': 'bfloat16', 'batch_size': 512},
   # Perhaps slow: its dispatches are short, so that its turns can be short.

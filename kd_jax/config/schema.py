@@ -134,6 +134,12 @@ KEYS = (
     'a student that is not here is `student`.',
     added=True,
   ),
+  Key(
+    'batch_students', False,
+    'Whether students of one network run as one, in grouped convolutions: '
+    'fewer kernels for a GPU. Results differ by rounding.',
+    added=True,
+  ),
   Key('teacher.name', '', "A network; '' is no teacher."),
   Key('teacher.args', ConfigDict(), "Fields of the network's class."),
   Key(

@@ -330,6 +330,7 @@ def experiment(
     weights=_weights(config, method, steps_per_epoch, first),
     tx=tx,
     trained=trained,
+    batch_students=config.get('batch_students', False),
     accumulate_steps=config.accumulate_steps,
     inputs=networks.inputs(config, facts, method),
     sizes=networks.sizes(config, method),

@@ -11,16 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import pytrees
-from kd_jax.distill import averaging, figures, layout, optim
+from kd_jax.distill import averaging, batched, figures, layout, optim
 from kd_jax.distill import images as images_lib
-from kd_jax.features import (
-  PLAIN,
-  Batch,
-  Features,
-  NetFeatures,
-  Terms,
-  known,
-)
+from kd_jax.features import PLAIN, Batch, Features, NetFeatures, Terms, known
 from kd_jax.methods import base
 from kd_jax.models import layers
 
@@ -42,6 +35,8 @@ class Experiment(NamedTuple):
     trained: A function that says whether the parameter of a path, such as
       'student/fc/bias', is trained. A module's other collections (batch
       statistics, banks) do not change where its parameters are not trained.
+    batch_students: Whether students of one architecture run as one network
+      with a further axis. It changes results by rounding alone.
     accumulate_steps: The number of parts that a batch is split into. They are
       computed one after the other, before one update with the mean of their
       gradients. A part is a batch of its own to BatchNorm, whose running
@@ -64,6 +59,7 @@ class Experiment(NamedTuple):
   weights: dict[str, optim.Schedule]
   tx: optax.GradientTransformation
   trained: Callable[[str], bool] = lambda path: True
+  batch_students: bool = False
   accumulate_steps: int = 1
   inputs: Mapping[str, tuple[Sequence[float], Sequence[float]]] = (
     types.MappingProxyType({})
@@ -334,17 +330,25 @@ def _gradient(
 
   def objective(params):
     feats, changed = dict(teachers), {}
-    for name, network in exp.students.items():
-      collections = model_state[name]
-      feats[name], changed[name] = run(
-        name,
-        network,
-        {'params': params[name], **collections},
-        seen_by(exp, name, batch['image']),
-        train=True,
-        mutable=list(collections),
-        rngs=rngs(key),
-      )
+    others = (exp.inputs, exp.sizes)
+    for names in batched.groups(exp.students, others, exp.batch_students):
+
+      def one(variables: Variables, name: str = names[0]) -> Any:
+        return run(
+          name,
+          exp.students[name],
+          variables,
+          seen_by(exp, name, batch['image']),
+          train=True,
+          mutable=[kind for kind in variables if kind != 'params'],
+          rngs=rngs(key),
+        )
+
+      given = [{'params': params[n], **model_state[n]} for n in names]
+      results = batched.apply(one, given)
+      for name, (taps, moved) in zip(names, results, strict=True):
+        feats[name] = Features(name, {**taps, 'params': params[name]})
+        changed[name] = moved
     collections = model_state['method']
     variables = {'params': params['method'], **collections}
     terms, changed['method'] = exp.method.apply(

@@ -136,9 +136,38 @@ def top_down(laterals: Sequence[jax.Array]) -> list[jax.Array]:
   """
   levels = [laterals[-1]]
   for lateral in reversed(laterals[:-1]):
-    shape = lateral.shape
-    levels.append(jax.image.resize(levels[-1], shape, 'bilinear') + lateral)
+    levels.append(_enlarged(levels[-1], lateral.shape) + lateral)
   return levels[::-1]
+
+
+def _enlarged(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Returns maps [N,h,w,C] enlarged bilinearly to a shape [N,H,W,C].
+
+  Twice a side is written out. `jax.image.resize` makes matrix products of it,
+  for which a GPU transposes the maps.
+  """
+  for axis in (1, 2):
+    if shape[axis] == 2 * x.shape[axis]:
+      x = _doubled(x, axis)
+  return jax.image.resize(x, shape, 'bilinear')
+
+
+def _doubled(x: jax.Array, axis: int) -> jax.Array:
+  """Returns maps with one side twice as long.
+
+  A pixel is three quarters of the nearest one and a quarter of the second
+  nearest; outside, the outermost pixels are repeated.
+  """
+
+  def part(start: int | None, stop: int | None) -> jax.Array:
+    return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+  before = jnp.concatenate([part(0, 1), part(0, -1)], axis)
+  after = jnp.concatenate([part(1, None), part(-1, None)], axis)
+  pairs = [0.75 * x + 0.25 * second for second in (before, after)]
+  shape = list(x.shape)
+  shape[axis] *= 2
+  return jnp.stack(pairs, axis + 1).reshape(shape)
 
 
 def _smoothed(
@@ -164,7 +193,7 @@ def _smoothed(
   for k in reversed(range(len(maps) - 1)):
     alike = levels[k].shape == levels[k + 1].shape
     if alike and maps[k].shape[-1] < smooth.features:
-      lateral = laterals.get_variable('params', f'lateral{k}')
+      lateral: Any = laterals.get_variable('params', f'lateral{k}')
       smoothed.append(smoothed[-1] + _composed(maps[k], lateral, smooth))
     else:
       smoothed.append(smooth(levels[k]))
@@ -185,7 +214,7 @@ def _composed(
     [N,h,w,width].
   """
   rows = jnp.concatenate([lateral['kernel'][0, 0], lateral['bias'][None, :]])
-  kernel = smooth.get_variable('params', 'kernel')
+  kernel: jax.Array = smooth.get_variable('params', 'kernel')
   kernel = jnp.einsum('cm,hwmo->hwco', rows, kernel)
   # The zeros around a map are none of the lateral's bias.
   inside = jnp.ones((1, *x.shape[1:-1], 1))
