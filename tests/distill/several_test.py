@@ -79,8 +79,11 @@ BOUND = 1e-4
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize('method', ['kd', 'tf_fd', 'ffsd', 'crd'])
-def test_steps_of_three_seeds_in_one_program_equal_their_own(method):
+@pytest.mark.parametrize(
+  ('method', 'ahead'),
+  [('kd', 1), ('kd', 2), ('tf_fd', 1), ('ffsd', 1), ('crd', 1)],
+)
+def test_steps_of_three_seeds_in_one_program_equal_their_own(method, ahead):
   sgd = optim.transformation('sgd', lambda _: 0.1, weight_decay=1e-3)
   exp = tiny.experiment(
     tiny.method(method, **({'negatives': 4} if method == 'crd' else {})),
@@ -94,7 +97,7 @@ def test_steps_of_three_seeds_in_one_program_equal_their_own(method):
     functools.partial(step.init, exp), out_shardings=sharding.replicated(mesh)
   )
   alone = jitted.train_steps(exp, data.batch, mesh)
-  together = jitted.train_steps_together(exp, data.batch, mesh)
+  together = jitted.train_steps_together(exp, data.batch, mesh, ahead)
   rng = np.random.default_rng(0)
   images = np.tile(np.arange(8, dtype=np.int32), (3, 2, 1))
   feeds = rng.permuted(images, axis=-1)  # CRD knows the classes of 8
