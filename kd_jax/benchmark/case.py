@@ -393,4 +393,5 @@ def steps(
     size,
     wanted.images // batch_size,
     streams=False,
+    seeds=wanted.seeds,
   )

@@ -86,7 +86,7 @@ def of_baseline(config: ConfigDict, student: str = 'student') -> ConfigDict:
   result.student.name, result.student.args = network.name, network.args
   for key in (
     'method', 'method_args', 'weights', 'teacher', 'teachers', 'students',
-    'trainable', 'phases',
+    'trainable', 'phases', 'batch_students',
   ):  # fmt: skip
     result[key] = defaults[key]
   rules = [

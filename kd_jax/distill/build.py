@@ -33,8 +33,12 @@ from kd_jax.runtime import sharding
 _OF_TEACHER = ('data.image_size', 'student.name', 'student.args')
 
 
-def build(config: ConfigDict) -> Parts:
+def build(config: ConfigDict, seeds: int = 1) -> Parts:
   """Builds and checks all parts of a run.
+
+  Args:
+    config: The configuration of the run.
+    seeds: How many seeds train together with it.
 
   Raises:
     UsageError: A part does not exist or does not fit the others.
@@ -91,6 +95,7 @@ def build(config: ConfigDict) -> Parts:
       info.image_size,
       steps_per_epoch,
       streams=not augmented.resident(config, info, 'train'),
+      seeds=seeds,
     ),
   )
 
@@ -104,6 +109,7 @@ def dispatch(
   steps_per_epoch: int,
   *,
   streams: bool,
+  seeds: int = 1,
 ) -> dispatch_lib.Dispatch:
   """Returns the steps of a run's dispatch; see `dispatch.Setting`.
 
@@ -124,6 +130,8 @@ def dispatch(
         cached=config.teacher.cache_logits,
         steps=config.steps_per_dispatch,
         ahead=config.get('teacher_ahead', 0),  # older runs lack it
+        seeds=seeds,
+        keeps_plain=config.teacher.sees == 'plain',
       )
     )
 

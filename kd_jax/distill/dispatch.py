@@ -34,6 +34,8 @@ class Setting(NamedTuple):
     cached: Whether a batch has the teachers' logits.
     steps: The steps that are asked for; 0 chooses them.
     ahead: The steps ahead that are asked for; 0 chooses them.
+    seeds: Runs that train together, each with batches of its own.
+    keeps_plain: Whether a batch has the images before mixing too.
   """
 
   exp: step.Experiment
@@ -47,6 +49,8 @@ class Setting(NamedTuple):
   cached: bool = False
   steps: int = 0
   ahead: int = 0
+  seeds: int = 1
+  keeps_plain: bool = False
 
 
 def chosen(setting: Setting) -> Dispatch:
@@ -66,7 +70,9 @@ def chosen(setting: Setting) -> Dispatch:
     return _asked(setting)
   if setting.platform in ('cpu', 'tpu') or setting.cached:
     return Dispatch(steps)
-  pixels = setting.image_size**2 * setting.batch_size // setting.devices
+  exp, side = setting.exp, setting.image_size
+  side = max(exp.sizes.get(name, side) for name in exp.teachers)
+  pixels = side**2 * setting.batch_size * setting.seeds // setting.devices
   if (most := _FILLING // pixels) < 2:
     return Dispatch(steps)
   if why := _obstacle(setting, trusts=False):
@@ -146,7 +152,7 @@ def kept(setting: Setting) -> tuple[list[str], int]:
 
   Returns:
     The taps that the method reads, such as 'teacher logits', and the bytes of
-    them and of the batch on each device.
+    them and of the batch on each device, for all seeds.
   """
   traced = setting.traced()
   batch = inspect.example(
@@ -155,9 +161,11 @@ def kept(setting: Setting) -> tuple[list[str], int]:
   reads = _read(setting.exp, traced, batch)
   arrays = [
     *batch.values(),
+    *[batch['image']] * setting.keeps_plain,
     *(traced.features[name][tap] for name, tap in reads),
   ]
   size = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+  size *= setting.seeds
   return [f'{name} {tap}' for name, tap in reads], -(-size // setting.devices)
 
 
@@ -209,6 +217,6 @@ def _read(
 def _note(setting: Setting, ahead: int, taps: list[str], size: int) -> str:
   return (
     f'the teacher runs {ahead} steps ahead, in passes of '
-    f'{ahead * setting.batch_size} images; a device keeps '
+    f'{ahead * setting.batch_size * setting.seeds} images; a device keeps '
     f'{memory.size(ahead * size)}: batches, {", ".join(taps) or "no features"}'
   )

@@ -102,6 +102,7 @@ def value_and_grad(
 
     @derive.def_vmap
     def derive_all(size, is_batched, params, given):
+      assert all(jax.tree.leaves(is_batched[0]))  # each seed has its own
       axes = jax.tree.map(lambda x: 0 if x else None, is_batched)
 
       def total(params):

@@ -112,12 +112,16 @@ def _train(
   folder.set_aside_cut()
   line = member.line if member else None
   reporter = _reporter(config, folder, label, line)
-  parts = distributed.together(lambda: build.build(config))
+  seeds = member.seeds if member else 1
+  parts = distributed.together(lambda: build.build(config, seeds))
   info = parts.source.info
   datasets.check_same(info)
   teacher_lib.check(config, parts, folder)
   start = start_lib.check(config, parts, folder)
-  with folder.lock(wait=shared), contextlib.closing(reporter):
+  # A run that waits in a meeting keeps its lock: two meetings could wait for
+  # one another.
+  waits = shared and member is None
+  with folder.lock(wait=waits), contextlib.closing(reporter):
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
     result = folder.read('result.json')
@@ -159,6 +163,8 @@ def _train(
       data.arrays |= teacher_lib.logits(config, parts, frozen, data)
     if member:
       frozen, data.arrays = member.shared((frozen, data.arrays))
+      for test in tests.values():
+        test.arrays = member.shared(test.arrays)
     seconds = config.watchdog_seconds
     with watchdog.Watchdog(seconds, 'config.watchdog_seconds') as watch:
       if member:

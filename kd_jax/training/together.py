@@ -11,6 +11,7 @@ import hashlib
 import threading
 import time
 from typing import Any, Generic, TypeVar
+import weakref
 
 import jax
 from jax.sharding import Mesh
@@ -61,6 +62,11 @@ class Member:
     self.is_over = False
     self.result: Any = None
     self.error: BaseException | None = None
+
+  @property
+  def seeds(self) -> int:
+    """How many runs train together, at most."""
+    return self._meeting.size
 
   def asked(self, ask: Callable[[], bool], done: int) -> bool:
     """Returns whether to stop, as all runs are answered before a dispatch.
@@ -224,9 +230,15 @@ class Meeting(Generic[Result]):
     self._tasks = {Member(self, name): tasks[name] for name in tasks}
     self.is_ending = False
     self.unread: Any = []
-    self._known: dict[Any, jax.Array] = {}
+    # Arrays that no run has any more are forgotten.
+    self._known = weakref.WeakValueDictionary[Any, jax.Array]()
     self._rounds = 0
     self._asked_in, self._stop = -1, False
+
+  @property
+  def size(self) -> int:
+    """How many runs there are."""
+    return len(self._tasks)
 
   def first_alike(self, x: jax.Array) -> jax.Array:
     """Returns the first array that had the same content."""

@@ -177,7 +177,9 @@ def test_the_student_alone_is_the_deployed_one():
   groups = ['method', 'small']
   assert roles.deployed(made, groups) == 'small'
   assert roles.deployed(made, ['leader']) == 'student'
+  made.batch_students = True
   alone = config_lib.of_baseline(made, 'small')
+  assert not alone.batch_students  # there is one
   assert (alone.student.name, alone.method) == ('wrn_16_1', 'ce')
   assert not alone.students
   assert not alone.teachers

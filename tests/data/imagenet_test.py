@@ -348,6 +348,22 @@ def test_a_copy_that_broke_off_is_refused(built, tmp_path):
     opened(copy)
 
 
+def test_a_shard_that_was_not_built_and_a_damaged_list_are_refused(
+  built, tmp_path
+):
+  copy = tmp_path / 'imagenet2012/5.1.0'
+  shutil.copytree(built[0], copy)
+  shard = next(copy.glob('*train*'))
+  more = copy / shard.name.replace('train', 'trained')
+  shutil.copy(shard, more)
+  (copy / prepared.DIGESTS).write_text('{"a": [1')
+  with pytest.raises(errors.UsageError, match='is damaged: copy the folder'):
+    opened(copy)
+  shutil.copy(built[0] / prepared.DIGESTS, copy)
+  with pytest.raises(errors.UsageError, match=f'{more.name} was not written'):
+    opened(copy)
+
+
 def test_where_it_is_not_prepared_the_command_is_said(tmp_path):
   with pytest.raises(errors.UsageError, match='kd-jax prepare imagenet2012'):
     data.open_source('imagenet2012', data_dir=str(tmp_path), image_size=16)

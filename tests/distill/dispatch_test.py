@@ -40,12 +40,12 @@ def traced(method, teacher):
   return inspect.trace(experiment(method, teacher), 32, 64)
 
 
-def setting(method='kd', teacher=None, **changes):
+def setting(method='kd', teacher=None, sizes=(), **changes):
   """One GPU and CIFAR-100: 781 steps of 64 images an epoch."""
   teacher = teacher or Net(num_classes=tiny.CLASSES)
   return dispatch.Setting(
     **{
-      'exp': experiment(method, teacher),
+      'exp': experiment(method, teacher)._replace(sizes=dict(sizes)),
       'traced': lambda: traced(method, teacher),
       'platform': 'gpu',
       'devices': 1,
@@ -67,6 +67,8 @@ def setting(method='kd', teacher=None, **changes):
     ({'steps': 8}, (8, 8)),
     ({'steps': 7, 'devices': 4}, (7, 7)),
     ({'image_size': 224}, (71, 1)),  # 64 images fill the chip
+    ({'sizes': {'teacher': 224}}, (71, 1)),  # the teacher sees larger images
+    ({'seeds': 3, 'steps_per_epoch': 780}, (60, 4)),  # of 3 times 64
     ({'platform': 'cpu'}, (1, 1)),
     ({'platform': 'tpu'}, (71, 1)),
     ({'cached': True}, (71, 1)),

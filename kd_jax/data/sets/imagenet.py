@@ -91,7 +91,7 @@ def prepare(
     place = pathlib.Path(home) / NAME / f'incomplete.kd_jax_{VERSION}'
     with shards.mapper(workers) as mapped, shown.watched():
       splits, classes = _splits(archives, source, any_counts, mapped, shown)
-      state = _begun(place, splits, classes, seed)
+      state = _begun(place, splits, classes, seed, any_checksum)
       if not any_checksum:
         _check(archives, place, state, shown)
       planned = {
@@ -194,13 +194,16 @@ def _begun(
   splits: dict[str, _Split],
   classes: tuple[str, ...],
   seed: int,
+  any_checksum: bool,
 ) -> dict[str, Any]:
   """Begins a build, or goes on with one; returns what is known of it.
 
   Raises:
-    UsageError: The folder holds a build of other images or another seed.
+    UsageError: The folder holds a build of other images, another seed or the
+      other choice about checksums.
   """
-  digest = hashlib.sha256(repr((seed, classes)).encode())
+  # What was built without comparing checksums is not gone on with by comparing.
+  digest = hashlib.sha256(repr((seed, classes, any_checksum)).encode())
   for split, (_, rows) in splits.items():
     listed = sorted((row.name, row.label, row.size) for row in rows)
     digest.update(repr((split, listed)).encode())
@@ -209,8 +212,9 @@ def _begun(
     old = json.loads((place / _STATE).read_text())
     if old['content'] != state['content']:
       raise errors.UsageError(
-        f'{place} holds a build of other images, or with another seed '
-        f'({old["seed"]}, not {seed}): give the same, or remove that folder'
+        f'{place} holds a build of other images, with another seed '
+        f'({old["seed"]}, not {seed}), or with --any_checksum where now it is '
+        'without or the reverse: give the same, or remove that folder'
       )
     state = old
   place.mkdir(parents=True, exist_ok=True)
@@ -330,6 +334,6 @@ def _finish(
   durable.write(
     place / prepared.DIGESTS, (json.dumps(stated, indent=1) + '\n').encode()
   )
-  (place / _STATE).unlink()
   durable.sync(place)
-  place.rename(place.parent / VERSION)
+  place = place.rename(place.parent / VERSION)
+  (place / _STATE).unlink()

@@ -359,11 +359,20 @@ def _stated(
   tfds has prepared has none.
 
   Raises:
-    UsageError: A file is not there, or has not the size that was written.
+    UsageError: A file is not there, has not the size that was written or is of
+      elsewhere, or the list of them is damaged.
   """
   if not (folder / DIGESTS).exists():
     return {}
-  stated = json.loads((folder / DIGESTS).read_text())
+  try:
+    listed = json.loads((folder / DIGESTS).read_text()).items()
+    stated = {name: (int(size), digest) for name, (size, digest) in listed}
+  except (AttributeError, TypeError, ValueError) as error:
+    again = f'{folder / DIGESTS} is damaged: copy the folder again'
+    raise errors.UsageError(again) from error
+  if others := {*files} - {*stated}:
+    other = f'{folder / min(others)} was not written with the others: remove it'
+    raise errors.UsageError(other)
   for name, (size, _) in stated.items():
     there = files[name].stat().length if name in files else 0
     if there != size:

@@ -26,10 +26,9 @@ from kd_jax import errors
 from kd_jax.data import decode
 from kd_jax.runtime import digests
 
-MOST, LEAST_BYTES = (
-  1024,
-  2**26,
-)  # shards, and bytes of a shard, as tfds has them
+# As tensorflow-datasets has them:
+MOST = 1024  # shards
+LEAST_BYTES = 2**26  # of a shard
 _QUALITY = 95  # of an image that is encoded again
 _PARENT_S = 1.0  # seconds between two looks at whether the parent is there
 # Maps a function over tasks, and gives the results in any order.
