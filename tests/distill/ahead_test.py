@@ -86,6 +86,10 @@ def test_the_batches_are_those_of_single_steps_to_the_bit(monkeypatch):
     run = jax.jit(run, compiler_options=compiled.AS_USERS)
     batches.append(run(np.int32(0), state, {}, *given(data, 5))[1])
   assert batches[0]['image'].shape == (5, 8, 8, 8, 3)
+  # XLA of jax 0.7.1 divides by the deviation in another way in a loop.
+  ulp = 0 if jax.__version_info__ >= (0, 10) else 4
+  images = [batch.pop('image') for batch in batches]
+  np.testing.assert_array_max_ulp(*images, maxulp=ulp)
   jax.tree.map(np.testing.assert_array_equal, *batches)
 
 
