@@ -9,10 +9,12 @@ the same condition one fails with 412, as in a real bucket.
 """
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import json
 import re
+import socket
 import sys
 import threading
 import urllib.parse
@@ -34,6 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
   def __init__(self, port=0):
     super().__init__(('127.0.0.1', port), _Handler)
     self.objects, self.requests, self.uploads = {}, [], {}
+    self.connections = set()
     self.broken = self.deaf = False
     self.mutex, self.newest = threading.Lock(), 0
 
@@ -48,6 +51,22 @@ class Server(http.server.ThreadingHTTPServer):
   def __exit__(self, *_):
     self.shutdown()
     self.server_close()
+    # A client keeps its connections. Those to this server would still be
+    # answered by it after the next server has been given the same port.
+    with self.mutex:
+      for connection in self.connections:
+        with contextlib.suppress(OSError):  # the client closed it
+          connection.shutdown(socket.SHUT_RDWR)
+
+  def process_request(self, request, client_address):
+    with self.mutex:
+      self.connections.add(request)
+    super().process_request(request, client_address)
+
+  def shutdown_request(self, request):
+    with self.mutex:
+      self.connections.discard(request)
+    super().shutdown_request(request)
 
   def change(self, place, data, query):
     """Writes or deletes an object if its generation fulfils the condition.

@@ -1,5 +1,7 @@
 """Whole runs in a bucket: killed, resumed, seen from elsewhere."""
 
+import contextlib
+import http.client
 import json
 import signal
 
@@ -104,6 +106,21 @@ def test_what_another_machine_writes_into_a_listed_folder_is_seen(server):
   assert [path.name for path in folder.path.iterdir()] == ['config.json']
   server.change(('bucket', 'run/result.json'), b'{"top1": 1}', {})
   assert folder.read('result.json') == {'top1': 1}
+
+
+def test_a_server_that_ended_answers_on_no_connection():
+  def answer(client):
+    client.request('GET', '/storage/v1/b/bucket')
+    return client.getresponse().read()
+
+  with bucket.Server() as server:
+    client = http.client.HTTPConnection('127.0.0.1', server.server_port)
+    assert answer(client)
+  with (
+    contextlib.closing(client),
+    pytest.raises((ConnectionError, http.client.HTTPException)),
+  ):
+    answer(client)
 
 
 def test_records_in_a_bucket_are_appended_and_truncated(server):
