@@ -17,6 +17,7 @@ from kd_jax.data import resident
 from kd_jax.distill import ahead as ahead_lib
 from kd_jax.distill import figures, several, step
 from kd_jax.features import Batch, known
+from kd_jax.models import layers
 from kd_jax.runtime import sharding
 
 _MOST_STEPS = 128  # steps of a dispatch
@@ -81,7 +82,8 @@ def _dispatch(
   def train_steps(seed, state, frozen, arrays, feeds):
     steps = jax.tree.leaves(feeds)[0].shape[0]
     dispatch = alone if 1 in (steps, ahead) else grouped
-    return dispatch(seed, state, frozen, arrays, feeds)
+    with layers.traced_for(mesh.size):
+      return dispatch(seed, state, frozen, arrays, feeds)
 
   return train_steps
 

@@ -1,6 +1,7 @@
 """Layers beside those of Linen, against Linen's."""
 
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -41,6 +42,75 @@ def test_a_transposed_convolution_equals_linens_with_its_gradients(
     gradients(ours, variables, x, weights),
     gradients(linens, variables, x, weights),
   )
+
+
+# Parts of 16, 16 and 3 images; of 4, as 64x64 pixels are many; of one.
+@pytest.mark.parametrize(
+  ('shape', 'kernel', 'stride', 'dilation'),
+  [
+    ((35, 5, 6, 3), 3, 2, 1),
+    ((35, 5, 6, 3), 3, 1, 2),
+    ((6, 64, 64, 2), 1, 2, 1),
+    ((2, 136, 136, 2), 7, 2, 1),
+  ],
+)
+def test_a_kernels_gradient_by_parts_of_the_batch_equals_linens(
+  shape, kernel, stride, dilation
+):
+  ours = layers.Conv(4, kernel, stride=stride, dilation=dilation)
+  pad = dilation * (kernel // 2)
+  linens = nn.Conv(
+    4,
+    (kernel, kernel),
+    stride,
+    padding=pad,
+    kernel_dilation=dilation,
+    use_bias=False,
+  )
+  x = jax.random.normal(jax.random.key(0), shape)
+  variables = linens.init(jax.random.key(1), x)
+  want = linens.apply(variables, x)
+  weights = jax.random.normal(jax.random.key(2), want.shape)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-4),
+    gradients(ours, variables, x, weights),
+    gradients(linens, variables, x, weights),
+  )
+
+
+def test_parts_of_a_batch_are_summed_in_float32():
+  x = jax.random.normal(jax.random.key(0), (500, 3, 3, 8))
+  whole = layers.Conv(4, 3)
+  variables = whole.init(jax.random.key(1), x)
+  weights = jax.random.normal(jax.random.key(2), (500, 3, 3, 4))
+  want, _ = gradients(whole, variables, x, weights)
+  half = layers.Conv(4, 3, dtype=jnp.bfloat16)
+  found, _ = gradients(half, variables, x, weights)
+  want, found = want['params']['kernel'], found['params']['kernel']
+  # A sum in bfloat16 of 32 parts is three times as far.
+  error = jnp.linalg.norm(found - want) / jnp.linalg.norm(want)
+  assert 1e-4 < error < 4e-3
+
+
+def test_a_cpu_never_takes_a_kernels_gradient_of_a_large_batch_at_once():
+  module = layers.Conv(4, 3)
+  x = jnp.zeros((40, 8, 8, 3))
+  variables = module.init(jax.random.key(0), x)
+
+  def images(platform, devices=1):
+    def loss(variables):
+      return module.apply(variables, x).sum()
+
+    with layers.traced_for(devices):
+      traced = jax.jit(jax.grad(loss)).trace(variables)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    lines = [x for x in text.splitlines() if 'stablehlo.convolution(' in x]
+    return [re.search(r': \(tensor<(\d+)x', line)[1] for line in lines]
+
+  # The forward pass is not needed: the loss is a sum.
+  assert images('cpu') == ['16', '16', '8']
+  assert images('cuda') == images('tpu') == ['40']
+  assert images('cpu', devices=2) == ['40']
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from kd_jax.models.layers.conv import small_init as small_init
 from kd_jax.models.layers.conv import torch_bias_init as torch_bias_init
 from kd_jax.models.layers.conv import torch_conv as torch_conv
 from kd_jax.models.layers.conv import torch_init as torch_init
+from kd_jax.models.layers.conv import traced_for as traced_for
 from kd_jax.models.layers.network import Network as Network
 from kd_jax.models.layers.network import check_choice as check_choice
 from kd_jax.models.layers.resize import resize as resize

@@ -1,7 +1,10 @@
 """Convolutions and dense layers with PyTorch's numerics and defaults."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -80,15 +83,109 @@ class Conv(nn.Module):
     padding = self.padding
     if padding is None:
       padding = self.dilation * (self.kernel_size // 2)
-    return jax.lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      (self.stride,) * 2,
-      ((padding,) * 2,) * 2,
-      rhs_dilation=(self.dilation,) * 2,
-      dimension_numbers=_DIMENSIONS,
-      feature_group_count=self.groups,
+    geometry = _Geometry(
+      self.stride, (padding, padding), self.dilation, self.groups
     )
+    return _convolve(x.astype(self.dtype), kernel.astype(self.dtype), geometry)
+
+
+# How many devices share a batch in the program that is being traced.
+_devices = contextvars.ContextVar('devices', default=1)
+
+
+@contextlib.contextmanager
+def traced_for(devices: int) -> Iterator[None]:
+  """Has networks traced for a batch that is split over devices.
+
+  Where it is, no layer takes the batch in parts of its own, as devices would
+  have to exchange them. It changes no result but by rounding.
+
+  Args:
+    devices: The number of devices that share a batch.
+  """
+  token = _devices.set(devices)
+  try:
+    yield
+  finally:
+    _devices.reset(token)
+
+
+class _Geometry(NamedTuple):
+  """A convolution's fields, as `Conv` has them, alike along both axes."""
+
+  stride: int
+  padding: tuple[int, int]
+  dilation: int = 1
+  groups: int = 1
+
+
+def _plain(x: jax.Array, kernel: jax.Array, geometry: _Geometry) -> jax.Array:
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (geometry.stride,) * 2,
+    (geometry.padding,) * 2,
+    rhs_dilation=(geometry.dilation,) * 2,
+    dimension_numbers=_DIMENSIONS,
+    feature_group_count=geometry.groups,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(
+  x: jax.Array, kernel: jax.Array, geometry: _Geometry
+) -> jax.Array:
+  """Returns the convolution of x [N,H,W,I] by kernel [k,k,I/groups,O].
+
+  The gradients are those that JAX derives; on a CPU the kernel's is summed over
+  parts of the batch. XLA:CPU takes two to four times as long for 512 images at
+  once (`benchmarks/README.md`).
+  """
+  return _plain(x, kernel, geometry)
+
+
+def _convolve_forward(x, kernel, geometry):
+  return _plain(x, kernel, geometry), (x, kernel)
+
+
+def _convolve_gradients(geometry, given, gradient):
+  x, kernel = given
+
+  def by_kernel(x, gradient):
+    forward = functools.partial(_plain, x, geometry=geometry)
+    return jax.linear_transpose(forward, kernel)(gradient)[0]
+
+  def in_parts(x, gradient):
+    size = _images_at_once(x.shape)
+    total = jnp.zeros(kernel.shape, jnp.promote_types(x.dtype, jnp.float32))
+    for first in range(0, len(x), size):
+      part = slice(first, first + size)
+      total += by_kernel(x[part], gradient[part]).astype(total.dtype)
+    return total.astype(kernel.dtype)
+
+  forward = functools.partial(_plain, kernel=kernel, geometry=geometry)
+  (x_gradient,) = jax.linear_transpose(forward, x)(gradient)
+  if geometry.groups > 1 or _devices.get() > 1:
+    return x_gradient, by_kernel(x, gradient)
+  return x_gradient, jax.lax.platform_dependent(
+    x, gradient, cpu=in_parts, default=by_kernel
+  )
+
+
+_convolve.defvjp(_convolve_forward, _convolve_gradients)
+
+
+def _images_at_once(shape: tuple[int, ...]) -> int:
+  """Returns of how many images a CPU takes the gradient of a kernel at once.
+
+  There are at most 32 parts, as each is compiled.
+
+  Args:
+    shape: That of the convolution's input, (N, H, W, I).
+  """
+  images, height, width, _ = shape
+  fast = max(1, min(16, 2**14 // (height * width)))
+  return max(fast, -(-images // 32))
 
 
 def torch_conv(
@@ -179,13 +276,8 @@ def _enlarge_gradients(padding, output_padding, given, gradient):
   x, kernel = given
 
   def reduced(kernel):
-    return jax.lax.conv_general_dilated(
-      gradient,
-      kernel,
-      (2, 2),
-      ((padding, padding - output_padding),) * 2,
-      dimension_numbers=_DIMENSIONS,
-    )
+    edges = (padding, padding - output_padding)
+    return _convolve(gradient, kernel, _Geometry(2, edges))
 
   def mirrored(kernel):
     return kernel[::-1, ::-1].swapaxes(2, 3)
