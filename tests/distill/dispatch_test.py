@@ -4,11 +4,12 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pytest
 
 from kd_jax import config as config_lib
 from kd_jax import errors
-from kd_jax.distill import build, dispatch, inspect, optim
+from kd_jax.distill import build, dispatch, inspect, jitted, optim, step
 from kd_jax.features import tap
 from kd_jax.models import layers
 from kd_jax.runtime import sharding
@@ -166,3 +167,20 @@ def test_the_key_of_a_run_is_named():
       *(32, 781),
       streams=False,
     )
+
+
+@pytest.mark.parametrize(('devices', 'convolutions'), [(1, 3), (4, 1)])
+def test_devices_that_share_a_batch_never_take_it_in_parts(
+  monkeypatch, devices, convolutions
+):
+  def one_gradient(exp, assemble, seed, state, frozen, images, feeds):
+    def loss(kernel):
+      return layers.Conv(4, 3).convolve(images, kernel).sum()
+
+    return jax.grad(loss)(state), {}
+
+  monkeypatch.setattr(step, 'train_steps', one_gradient)
+  kernel, images = jnp.zeros((3, 3, 3, 4)), jnp.zeros((40, 8, 8, 3))
+  run = jitted.train_steps(None, None, sharding.make_mesh(devices))
+  text = run.lower(0, kernel, {}, images, jnp.zeros((1, 4))).as_text()
+  assert text.count('stablehlo.convolution(') == convolutions

@@ -178,14 +178,14 @@ _convolve.defvjp(_convolve_forward, _convolve_gradients)
 def _images_at_once(shape: tuple[int, ...]) -> int:
   """Returns of how many images a CPU takes the gradient of a kernel at once.
 
-  There are at most 32 parts, as each is compiled.
+  There are at most 16 parts, as each is compiled.
 
   Args:
     shape: That of the convolution's input, (N, H, W, I).
   """
   images, height, width, _ = shape
   fast = max(1, min(16, 2**14 // (height * width)))
-  return max(fast, -(-images // 32))
+  return max(fast, -(-images // 16))
 
 
 def torch_conv(
