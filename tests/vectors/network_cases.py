@@ -427,9 +427,9 @@ def _swin(name):
     place = f'last:features.{2 * i - 1}'
     taps |= {f'stage{i}{pre}': place for pre in ('', '_pre')}
   args = {'stage_sizes': depths, 'heads': heads, 'embedding': 8, 'window': 4}
-  # Sides of 18 and 14 tokens are padded; of the third stage one axis is
-  # shifted, and the original never shifts again what it once did not.
-  return Case(name, make, taps, args, LARGE[::-1])
+  # Sides of 16, 8 and 4 tokens are whole windows, those of 18 and 14 are not;
+  # of their third stage, 5 by 4, one axis alone is shifted.
+  return Case(name, make, taps, args, LARGE)
 
 
 V3_BLOCKS = (
