@@ -209,7 +209,10 @@ def test_maps_of_a_convolutional_teacher_meet_those_of_a_vit(method):
 
 @pytest.mark.parametrize('method', ['fitnet', 'ofd'])
 def test_a_swins_maps_meet_those_of_a_convolutional_teacher(method):
-  student = small('swin_tiny', stage_sizes=(1, 1, 1), heads=(1, 1, 1), patch=1)
+  student = models.make(
+    'swin_tiny', 10, stage_sizes=(1, 1, 1), heads=(1, 1, 1), embedding=8,
+    window=2, patch=1,
+  )  # fmt: skip
   exp = tiny.experiment(
     tiny.method(method), tx=optax.identity(), student=student
   )
