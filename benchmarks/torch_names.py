@@ -30,6 +30,7 @@ CASES = (
   ('convnext_atto', 'timm', 'timm:convnext_atto'),
   ('convnext_tiny', 'timm', 'timm:convnext_tiny'),
   ('convnext_tiny', 'torchvision', 'torchvision:convnext_tiny'),
+  ('swin_tiny', 'torchvision', 'torchvision:swin_t'),
   ('efficientnet_b0', 'timm', 'timm:efficientnet_b0'),
   ('efficientnet_b0', 'torchvision', 'torchvision:efficientnet_b0'),
   ('mobilenetv3_small', 'torchvision', 'torchvision:mobilenet_v3_small'),

@@ -160,6 +160,7 @@ NETWORKS: dict[str, Domain] = {
   'widen': COUNT,
   'width': POSITIVE,
   'widths': COUNT,
+  'window': COUNT,
 }
 
 # By the name of an optimizer's argument; switches are no numbers, and have any.

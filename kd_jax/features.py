@@ -55,10 +55,11 @@ class Features(dict[str, Any]):
 
 
 def after_activation(taps: Mapping[str, Any], name: str) -> str:
-  """Returns the tap that is a raw sum's map after its BatchNorm and ReLU.
+  """Returns the tap that is a raw sum's map after its norm (and ReLU).
 
-  A pre-activation network, such as a WideResNet, PyramidNet or DenseNet, has
-  them behind its last stage: 'stage3' is the raw sum there.
+  A pre-activation network, such as a WideResNet, PyramidNet or DenseNet, has a
+  BatchNorm and a ReLU behind its last stage, and a Swin a LayerNorm: 'stage3'
+  or 'stage4' is the raw sum there.
 
   Args:
     taps: A network's taps, with shapes, by name.

@@ -31,7 +31,7 @@ _SLOW = ('mobilenet', 'shufflenet')
 # What the names of networks with four stages begin with; others have three.
 _FOUR_STAGES = (
   *('vgg', 'mobilenet', 'deeplab', 'vit', 'deit', 'convnext', 'efficientnet'),
-  'regnet',
+  *('regnet', 'swin'),
   *(f'resnet{depth}' for depth in (18, 34, 50, 101, 152)),
 )
 

@@ -390,7 +390,7 @@ def met(
 
 
 def check_last(feats: NetFeatures, network: str, name: str, what: str) -> None:
-  """Checks that a tap is not the raw sum of a pre-activation network.
+  """Checks that a tap is not a raw sum that the network then normalises.
 
   Args:
     feats: The features of every network.
@@ -399,13 +399,13 @@ def check_last(feats: NetFeatures, network: str, name: str, what: str) -> None:
     what: The name of the argument that gives it.
 
   Raises:
-    UsageError: It is a map before the network's last BatchNorm and ReLU.
+    UsageError: It is a map before the network's last norm.
   """
   if post := features.after_activation(feats[network], name):
     raise errors.ArgumentError(
-      f'{what}={name!r}: {name} of the {network}, a pre-activation network, is '
-      f'a raw sum before the last BatchNorm and ReLU, and what follows expects '
-      f'the map after them: name {post!r} in its place'
+      f'{what}={name!r}: {name} of the {network} is a raw sum before the last '
+      'norm (and ReLU), and what follows expects the map after it: name '
+      f'{post!r} in its place'
     )
 
 

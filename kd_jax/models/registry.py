@@ -25,6 +25,7 @@ from kd_jax.models import (
   resnet,
   shufflenet,
   ssd,
+  swin,
   vgg,
   vit,
   wide_resnet,
@@ -45,6 +46,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     googlenet,
     deeplab,
     vit,
+    swin,
     convnext,
     efficientnet,
     regnet,
@@ -220,8 +222,8 @@ class LastMaps(NamedTuple):
   pooling, as in MobileNetV2 and ShuffleNetV2.
 
   Attributes:
-    stages: The taps 'stage1', ... of all stages; the last is after the
-      BatchNorm and ReLU that follow the last stage of a pre-activation network.
+    stages: The taps 'stage1', ... of all stages; the last is after the norm
+      (and ReLU) that follow the last stage of a pre-activation network or Swin.
     pooled: The tap of the map that is pooled and classified.
   """
 

@@ -47,7 +47,7 @@ CLASSIFIERS = sorted(
 )
 # What the names of networks after 2019 begin with; see recent_test.py.
 RECENT = (
-  *('convnext', 'deit', 'efficientnet', 'mobilenetv3', 'regnet', 'vit'),
+  *('convnext', 'deit', 'efficientnet', 'mobilenetv3', 'regnet', 'swin', 'vit'),
   *('resnet18d', 'resnet34d', 'resnet50d'),
 )
 OLDER = [name for name in CLASSIFIERS if not name.startswith(RECENT)]

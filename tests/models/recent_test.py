@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors import numpy as safetensors
 
 from kd_jax import errors, models
 from kd_jax.distill import inspect
+from kd_jax.models import swin
 from kd_jax.models.pretrained import convert
 from tests import tiny
 from tests.models import networks_test
@@ -32,6 +34,7 @@ FULL = {
   'convnext_pico': (9_045_672, 224),
   'convnext_nano': (15_593_560, 224),
   'convnext_tiny': (28_589_128, 224),
+  'swin_tiny': (28_288_354, 224),
   'mobilenetv3_small': (2_542_856, 224),
   'mobilenetv3_large': (5_483_032, 224),
   'efficientnet_b0': (5_288_548, 224),
@@ -44,7 +47,7 @@ FULL = {
   'resnet50d': (25_576_264, 224),
 }
 SMALLEST = (
-  'vit_tiny', 'deit_tiny', 'convnext_atto', 'mobilenetv3_small',
+  'vit_tiny', 'deit_tiny', 'convnext_atto', 'swin_tiny', 'mobilenetv3_small',
   'efficientnet_b0', 'regnety_400mf', 'resnet18d',
 )  # fmt: skip
 # The arguments that make one network of each class small.
@@ -54,6 +57,9 @@ SMALL = {
     'patch': 4,
   },
   'convnext_atto': {'stage_sizes': (1, 1), 'widths': (8, 16), 'patch': 2},
+  'swin_tiny': {
+    'stage_sizes': (1, 2), 'heads': (1, 2), 'embedding': 8, 'window': 2,
+  },
   'mobilenetv3_small': {
     'blocks': (((3, 24, 16, 1, 'hardswish', 2),), ((5, 32, 24, 0, 'relu', 1),)),
     'last_width': 32,
@@ -139,7 +145,7 @@ def test_bfloat16_is_what_matrices_and_convolutions_compute_in(name):
   )
   # The products of attention are summed in float32.
   assert inputs.count('bf16') > 5
-  if not name.startswith('deit'):
+  if not name.startswith(('deit', 'swin')):
     assert set(inputs) == {'bf16'}
 
 
@@ -165,6 +171,13 @@ def test_a_vits_weights_start_as_deits():
     ('vit_tiny', {'drop_path': 1.0}, 'drop_path=1.0: give 0 to less than 1'),
     ('vit_tiny', {'distilled': 1}, 'distilled=1: give True or False'),
     ('convnext_tiny', {'widths': (8, 16)}, 'of 4 stages needs 4'),
+    ('swin_tiny', {'heads': (3, 6)}, 'of 4 stages needs 4'),
+    (
+      'swin_tiny',
+      {'heads': (3, 6, 5, 24)},
+      '5 must divide the 384 channels of stage 3',
+    ),
+    ('swin_tiny', {'window': 0}, 'window=0: give a whole number, 1 or more'),
     ('regnety_400mf', {'group_width': 7}, 'group_width=7: it must divide all'),
     ('regnety_400mf', {'widths': (8, 16)}, 'of 4 stages needs 4'),
     ('efficientnet_b0', {'stem': 'cifr'}, "did you mean 'cifar'"),
@@ -192,6 +205,92 @@ def test_maps_of_a_convolutional_teacher_meet_those_of_a_vit(method):
   feats = inspect.trace(exp, 8, 8).features
   assert feats['student']['stage3'].shape == (8, 4, 4, 8)
   assert feats['teacher']['stage3'].shape == (8, 2, 2, 16)
+
+
+@pytest.mark.parametrize('method', ['fitnet', 'ofd'])
+def test_a_swins_maps_meet_those_of_a_convolutional_teacher(method):
+  student = models.make(
+    'swin_tiny', 10, stage_sizes=(1, 1, 1), heads=(1, 1, 1), embedding=8,
+    window=2, patch=1,
+  )  # fmt: skip
+  exp = tiny.experiment(
+    tiny.method(method), tx=optax.identity(), student=student
+  )
+  feats = inspect.trace(exp, 8, 8).features
+  assert feats['student']['stage3'].shape == (8, 2, 2, 32)
+  assert feats['teacher']['stage3'].shape == (8, 2, 2, 16)
+
+
+def test_a_swins_classifier_is_reused_and_its_margins_are_refused():
+  teacher = small('swin_tiny', patch=1)
+
+  def trace(name, **fields):
+    exp = tiny.experiment(
+      tiny.method(name, **fields), tx=optax.identity(), teacher=teacher
+    )
+    return inspect.trace(exp, 8, 8).features
+
+  taps = {'taps': ('stage2',), 'teacher_taps': ('stage2_post',)}
+  assert trace('simkd', **taps)['teacher']['stage2_post'].shape == (8, 4, 4, 16)
+  taps['teacher_taps'] = ('stage2',)
+  with pytest.raises(errors.UsageError, match="name 'stage2_post' in its"):
+    trace('simkd', **taps)
+  with pytest.raises(errors.UsageError, match='whose BatchNorm gives a margin'):
+    trace('ofd', stages=(2,))
+
+
+def test_a_swin_shifts_every_other_block_where_windows_leave_a_rest():
+  """A token hears of others through its own window alone."""
+  attention = swin.Attention(1, 2, True, jnp.float32)
+
+  def reached(shifted, side, at):
+    module = attention.copy(shifted=shifted)
+    x = np.random.default_rng(0).normal(size=(1, side, side, 4))
+    params = module.init(jax.random.key(0), x)
+
+    def token(x):
+      return module.apply(params, x)[0, *at].sum()
+
+    touched = np.abs(jax.jit(jax.grad(token))(x))[0].sum(axis=-1) > 0
+    return [(int(i), int(j)) for i, j in np.argwhere(touched)]
+
+  assert reached(False, 4, (2, 2)) == [(2, 2), (2, 3), (3, 2), (3, 3)]
+  assert reached(True, 4, (2, 2)) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+  assert reached(True, 4, (3, 3)) == [(3, 3)]  # its window's rest was rolled
+  assert reached(True, 2, (0, 0)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_a_swin_drops_branches_of_all_blocks_but_the_first():
+  network = small('swin_tiny')
+  assert network.drop_path == 0.2
+  keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
+  image = jnp.zeros((2, 16, 16, 3))
+  variables = jax.eval_shape(lambda: network.init(keys, image, train=True))
+
+  def draws(train):
+    def logits(variables):
+      return network.apply(variables, image, train=train, rngs=keys)
+
+    return str(jax.make_jaxpr(logits)(variables)).count('name=_bernoulli')
+
+  assert (draws(True), draws(False)) == (4, 0)
+
+
+def test_a_swins_index_in_a_file_is_left_out_with_a_line(tmp_path):
+  network = small('swin_tiny')
+  rng = np.random.default_rng(0)
+  state = {
+    name: rng.normal(size=shape).astype(np.float32)
+    for name, shape in convert.originals(network).items()
+  }
+  index = {name: value for name, value in state.items() if 'index' in name}
+  state |= {name: np.zeros(value.shape, int) for name, value in index.items()}
+  safetensors.save_file(state, tmp_path / 'a.safetensors')
+  notes = []
+  convert.load(network, tmp_path / 'a.safetensors', say=notes.append)
+  assert len(index) == 3
+  assert len(notes) == 1
+  assert notes[0].startswith('3 indices were left out')
 
 
 def test_images_of_another_size_are_refused_by_a_vit():

@@ -68,15 +68,16 @@ def comes_back(network):
       np.testing.assert_array_equal(back[path], value)
 
 
-# Of each class whose original has sides of 1 that Linen's layers lack.
-WITH_SIDES_OF_1 = (
+# Of each class whose original has what Linen's layers lack: sides of 1, or the
+# index of a Swin's biases.
+WITH_MORE = (
   'convnext_timm', 'convnext_torchvision', 'efficientnet_timm',
   'efficientnet_torchvision', 'mobilenetv3_torchvision', 'regnety_timm',
-  'regnety_torchvision',
+  'regnety_torchvision', 'swin_torchvision',
 )  # fmt: skip
 
 
-@pytest.mark.parametrize('name', WITH_SIDES_OF_1)
+@pytest.mark.parametrize('name', WITH_MORE)
 def test_a_state_dict_has_its_originals_names_shapes_and_values(
   name, monkeypatch
 ):

@@ -36,12 +36,13 @@ def network(meta):
 
 def state(meta):
   """Returns the state dict of the original network."""
-  return {
-    name: make_networks.generated(name, tuple(shape))
-    if shape or not name.endswith('num_batches_tracked')
-    else np.zeros((), np.int64)
-    for name, shape in meta['state']
-  }
+
+  def value(name, shape, *whole):
+    if whole or name.endswith('num_batches_tracked'):
+      return np.reshape(np.array(whole or 0, np.int64), shape)
+    return make_networks.generated(name, tuple(shape))
+
+  return {entry[0]: value(*entry) for entry in meta['state']}
 
 
 def parameters(variables):

@@ -103,11 +103,11 @@ def record(network, taps, image):
 
   A place is the name of a module, for its output. The suffixes ':0' and ':1'
   select from a pair of outputs, the prefix 'in:' means the module's input, and
-  the prefix 'relu:' the ReLU of its output. The prefixes 'map0:', 'map1:' and
-  'map2:' mean a transformer's output [N,T,C] without its first 0, 1 or 2
-  tokens, as a map, and 'token0:' and 'token1:' a single token. A list of places
-  is joined along the channels. If a module is called several times, the last
-  call counts.
+  the prefix 'relu:' the ReLU of its output. The prefix 'last:' means an output
+  [N,H,W,C], whose channels are last. The prefixes 'map0:', 'map1:' and 'map2:'
+  mean a transformer's output [N,T,C] without its first 0, 1 or 2 tokens, as a
+  map, and 'token0:' and 'token1:' a single token. A list of places is joined
+  along the channels. If a module is called several times, the last call counts.
 
   Args:
     network: The original network.
@@ -153,6 +153,8 @@ def record(network, taps, image):
     kind, _, name = place.rpartition(':')
     if kind == 'in':
       return seen['before:' + name]
+    if kind == 'last':
+      return seen[name].movedim(-1, 1)
     if kind.startswith('map'):
       tokens = seen[name][:, int(kind[3:]) :].swapaxes(1, 2)
       side = round(tokens.shape[2] ** 0.5)
@@ -169,6 +171,16 @@ def record(network, taps, image):
   tapped = {name: at(place) for name, place in taps.items()}
   tapped['pooled'] = tapped['pooled'].flatten(1)
   return {**tapped, 'logits': logits}
+
+
+def described(name, value):
+  """Returns the name and shape of an entry of a state dict.
+
+  What cannot be made from them, whole numbers of one axis or more, follows.
+  """
+  entry = [name, list(value.shape)]
+  whole = value.ndim and not value.is_floating_point()
+  return [*entry, value.tolist()] if whole else entry
 
 
 def vectors(case, load):
@@ -207,7 +219,7 @@ def vectors(case, load):
     'num_classes': case.num_classes,
     'shapes': case.shapes,
     'params': sum(p.numel() for p in network.parameters()),
-    'state': [[name, list(value.shape)] for name, value in state.items()],
+    'state': [described(name, value) for name, value in state.items()],
   }
   return {**arrays, 'meta': np.array(json.dumps(meta))}
 

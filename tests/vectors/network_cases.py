@@ -412,6 +412,26 @@ def _convnext_torchvision(name):
   return Case(name, make, taps, args, LARGE)
 
 
+def _swin(name):
+  depths, heads = (2, 1, 2, 1), (1, 2, 4, 2)
+
+  def make(_):
+    from torchvision.models import swin_transformer
+
+    return swin_transformer.SwinTransformer(
+      [4, 4], 8, depths, heads, [4, 4], num_classes=7
+    )
+
+  taps = {'stem': 'last:features.0', 'stage4_post': 'last:norm'}
+  for i in range(1, 5):
+    place = f'last:features.{2 * i - 1}'
+    taps |= {f'stage{i}{pre}': place for pre in ('', '_pre')}
+  args = {'stage_sizes': depths, 'heads': heads, 'embedding': 8, 'window': 4}
+  # Sides of 16, 8 and 4 tokens are whole windows, those of 18 and 14 are not;
+  # of their third stage, 5 by 4, one axis alone is shifted.
+  return Case(name, make, taps, args, LARGE)
+
+
 V3_BLOCKS = (
   ((3, 8, 8, 1, 'relu', 1), (3, 24, 16, 0, 'relu', 2)),
   ((5, 40, 24, 1, 'hardswish', 2), (5, 48, 24, 1, 'hardswish', 1)),
@@ -626,6 +646,7 @@ STORED = {
   'deit_timm': _vit_timm('deit_tiny', 24, 4, 24, 5, 3),
   'convnext_timm': _once(_convnext_timm('convnext_atto')),
   'convnext_torchvision': _convnext_torchvision('convnext_tiny'),
+  'swin_torchvision': _swin('swin_tiny'),
   'mobilenetv3_torchvision': _mobile_v3('mobilenetv3_small'),
   'efficientnet_torchvision': _efficient_torchvision('efficientnet_b0'),
   'efficientnet_timm': _once(_efficient_timm('efficientnet_b0')),

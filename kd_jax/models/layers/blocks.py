@@ -12,10 +12,15 @@ from kd_jax.models.layers import conv
 token_init = nn.initializers.normal(0.02)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-  """Returns a LayerNorm over the channels with the epsilon 1e-6, f32."""
+def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+  """Returns a LayerNorm over the channels, f32.
+
+  Args:
+    name: The name of the layer.
+    epsilon: Added to the variance.
+  """
   return nn.LayerNorm(
-    epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, name=name
+    epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name
   )
 
 

@@ -128,6 +128,7 @@ def state_dict(
     arrays[name] = value.reshape(value.shape + ones[name])
   copies = {name: states.copied(name) for name in arrays}
   arrays |= {copy: arrays[name] for name, copy in copies.items() if copy}
+  arrays |= layouts_recent.buffers(network, plan.values())
   return arrays, chosen
 
 
@@ -167,9 +168,7 @@ def _converted_all(
 ) -> dict:
   expected = traverse_util.flatten_dict(shapes(network))
   weights = {
-    name: value
-    for name, value in state.items()
-    if not (states.is_counter(name) or states.is_copy(name))
+    name: value for name, value in state.items() if not states.is_left_out(name)
   }
   layout = max(
     layouts, key=lambda key: len(weights.keys() & layouts[key].values())
@@ -229,7 +228,10 @@ def originals(
   chosen, plan = _chosen(network, layout)
   ones = _sides_of_1(network, chosen, plan)
   known = _originals(plan, expected)
-  return {name: shape + ones[name] for name, shape in known.items()}
+  buffers = layouts_recent.buffers(network, plan.values())
+  return {name: shape + ones[name] for name, shape in known.items()} | {
+    name: value.shape for name, value in buffers.items()
+  }
 
 
 def _sides_of_1(

@@ -1,11 +1,13 @@
 """The names of the layers of networks after 2019; see `layouts`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import re
 from typing import Any
 
-from kd_jax.models import convnext, efficientnet, regnet, vit
-from kd_jax.models.pretrained import naming
+import numpy as np
+
+from kd_jax.models import convnext, efficientnet, regnet, swin, vit
+from kd_jax.models.pretrained import naming, states
 
 _LAYER = naming.BLOCK + r'(conv|bn)(\d)'
 _SQUEEZE = naming.BLOCK + r'squeeze/(reduce|expand)'
@@ -214,6 +216,54 @@ def _regnet(network: regnet.RegNetY) -> dict[str, naming.Rules]:
   }
 
 
+def _swin(network: swin.Swin) -> dict[str, naming.Rules]:
+  del network
+  names = {
+    'ln1': 'norm1', 'attention/qkv': 'attn.qkv', 'attention/out': 'attn.proj',
+    'attention/positions': f'attn.{states.BIASES}',
+    'ln2': 'norm2', 'hidden': 'mlp.0', 'out': 'mlp.3',
+  }  # fmt: skip
+
+  def layer(i: int, j: int, name: str) -> str:
+    if name not in names:
+      return ''
+    return f'features.{2 * i - 1}.{j - 1}.{names[name]}'
+
+  def shrinks(i: int, kind: str) -> str:
+    last = 'norm' if kind == 'ln' else 'reduction'
+    return f'features.{2 * i - 2}.{last}'
+
+  return {
+    'torchvision': [
+      (r'stem_(conv|ln)', lambda kind: f'features.0.{2 * (kind == "ln")}'),
+      (r'stage(\d+)_(ln|reduce)', shrinks),
+      (naming.BLOCK + r'([\w/]+)', layer),
+      ('ln_map', lambda: 'norm'),
+      ('fc', lambda: 'head'),
+    ]
+  }
+
+
+def buffers(network: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+  """Returns what a PyTorch class's state dict has beside the parameters.
+
+  A Swin's windows have the index [w^4] i64 of their biases. What counts batches
+  is left out.
+
+  Args:
+    network: The network.
+    names: PyTorch's names of its variables.
+  """
+  if not isinstance(network, swin.Swin):
+    return {}
+  index = swin.position_index(network.window)
+  return {
+    name.replace(states.BIASES, states.INDEX): index
+    for name in names
+    if name.endswith(states.BIASES)
+  }
+
+
 def sides_of_1(network: Any, layout: str, path: str) -> int:
   """Returns how many sides of 1 a PyTorch class adds to a variable's shape.
 
@@ -237,6 +287,7 @@ def sides_of_1(network: Any, layout: str, path: str) -> int:
 
 FAMILIES: dict[type, Callable[[Any], dict[str, naming.Rules]]] = {
   vit.ViT: _vit,
+  swin.Swin: _swin,
   convnext.ConvNeXt: _convnext,
   efficientnet.InvertedNetwork: _inverted,
   regnet.RegNetY: _regnet,

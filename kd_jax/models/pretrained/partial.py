@@ -143,7 +143,7 @@ def of_file(
     weights = {
       name: value
       for name, value in state.weights.items()
-      if not (states.is_counter(name) or states.is_copy(name))
+      if not states.is_left_out(name)
     }
     if plan.may_lack and isinstance(network, ssd.SSDVGG):
       weights = backbones.with_convolutions(weights, network.hidden)

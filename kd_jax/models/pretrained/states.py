@@ -20,6 +20,10 @@ from kd_jax.models.pretrained.torch_save import Tensor
 COUNTERS = (
   'num_batches_tracked', 'n_averaged', 'total_ops', 'total_params',
 )  # fmt: skip
+# The rows of biases that a Swin's pairs of tokens read, which follow from the
+# side of its windows; a state dict lists them beside the biases.
+INDEX = 'relative_position_index'
+BIASES = 'relative_position_bias_table'
 # Layers that overhaul-distillation's state dict of a DeepLab with a MobileNetV2
 # lists a second time, the first time under 'backbone.features.'.
 COPIES = ('backbone.low_level_features.', 'backbone.high_level_features.')
@@ -124,6 +128,16 @@ def choose(
 def is_counter(name: str) -> bool:
   """Returns whether a name is that of a counter; see `COUNTERS`."""
   return name.rpartition('.')[2] in COUNTERS
+
+
+def is_left_out(name: str) -> bool:
+  """Returns whether an entry of a state dict is nothing that a network has."""
+  return is_counter(name) or is_copy(name) or is_index(name)
+
+
+def is_index(name: str) -> bool:
+  """Returns whether a name is that of rows of biases; see `INDEX`."""
+  return name.rpartition('.')[2] == INDEX
 
 
 def is_copy(name: str) -> bool:
@@ -242,6 +256,11 @@ def _notes(
     kinds = dict.fromkeys(name.rpartition('.')[2] for name in counters)
     notes.append(
       f'{len(counters)} numbers that count were left out ({", ".join(kinds)})'
+    )
+  if count := sum(map(is_index, weights)):
+    notes.append(
+      f'{count} indices were left out, since they follow from the size of the '
+      f'windows ({INDEX})'
     )
   copies = [name for name in weights if is_copy(name)]
   if copies:
