@@ -280,6 +280,4 @@ class Swin(layers.Network):
     return reduce(_norm(f'stage{stage}_ln')(x))
 
 
-NETWORKS: dict[str, Callable[..., Swin]] = {
-  'swin_tiny': functools.partial(Swin, drop_path=0.2)
-}
+NETWORKS: dict[str, Callable[..., Swin]] = {'swin_tiny': Swin}

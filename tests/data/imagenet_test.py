@@ -399,6 +399,9 @@ def test_shards_in_a_bucket_are_read_from_there(built, monkeypatch):
       'imagenet2012', data_dir='gs://bucket/data', image_size=16
     )
     here = opened(folder)
+    # Nor is a listing kept, which would hide what other machines write.
+    server.change(('bucket', 'data/imagenet2012/5.1.0/new'), b'', {})
+    assert epath.Path('gs://bucket/data/imagenet2012/5.1.0/new').exists()
     assert there.info.place == 'gs://bucket/data'
     assert there.info.identity() == here.info.identity()
     read = there.split('train').read(3)

@@ -4,14 +4,13 @@ import functools
 import re
 
 import jax
-from jax.extend import core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd_jax.distill import ahead, jitted, layout, optim, step
 from kd_jax.runtime import jaxprs, sharding
-from tests import compiled, tiny
+from tests import compiled, graphs, tiny
 from tests.distill import step_test
 
 
@@ -93,15 +92,6 @@ def test_the_batches_are_those_of_single_steps_to_the_bit(monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, *batches)
 
 
-def equations(jaxpr):
-  """All equations of a program and of those that it calls."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for value in equation.params.values():
-      if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
-        yield from equations(getattr(value, 'jaxpr', value))
-
-
 @functools.cache
 def program(method, count, *taps):
   """A dispatch of `count` steps in one pass, as jit traces it, and pruned."""
@@ -118,7 +108,7 @@ def kept(jaxpr, steps):
   """The shapes that the loop over the steps takes one after the other."""
   return [
     x.aval.shape
-    for equation in equations(jaxpr)
+    for equation in graphs.equations(jaxpr)
     if equation.primitive.name == 'scan'
     for x in equation.invars
     if x.aval.shape[:2] == (steps, 8)
@@ -129,7 +119,7 @@ def test_a_teacher_sees_the_images_of_all_its_steps_at_once():
   _, pruned = program('kd', 3)
   images = [
     equation.invars[0].aval.shape[0]
-    for equation in equations(pruned)
+    for equation in graphs.equations(pruned)
     if equation.primitive.name == 'conv_general_dilated'
   ]
   assert images.count(3 * 8) == 4  # the teacher's convolutions

@@ -16,6 +16,7 @@ from safetensors import numpy as safetensors
 from kd_jax import errors, models
 from kd_jax.models import layers, read_params, registry
 from kd_jax.models.pretrained import convert
+from tests import graphs
 
 NAMES = sorted(
   name
@@ -323,9 +324,8 @@ def test_rows_of_a_mobilenet_beyond_the_output_stride_are_dilated(
   graph = jax.make_jaxpr(last)(jnp.zeros((1, 65, 65, 3)))
   dilations = [
     equation.params['rhs_dilation'][0]
-    for equation in graph.jaxpr.eqns
-    if equation.primitive.name == 'conv_general_dilated'
-    and equation.params['feature_group_count'] > 1
+    for equation in graphs.convolutions(graph.jaxpr)
+    if equation.params['feature_group_count'] > 1
   ]
   assert graph.jaxpr.outvars[0].aval.shape[1] == side
   assert dilations == want

@@ -12,7 +12,7 @@ from kd_jax import errors, models
 from kd_jax.cli import networks as command
 from kd_jax.models import layers
 from kd_jax.runtime import sharding
-from tests import tiny
+from tests import graphs, tiny
 
 # The arguments that make one network of each class small.
 NARROW = {
@@ -159,8 +159,7 @@ def test_training_on_four_devices_equals_training_on_one(name):
 def test_bfloat16_is_what_all_convolutions_compute_in(name):
   convolutions = [
     equation.outvars[0].aval.dtype
-    for equation in graph(name, dtype=jnp.bfloat16).eqns
-    if equation.primitive.name == 'conv_general_dilated'
+    for equation in graphs.convolutions(graph(name, dtype=jnp.bfloat16))
   ]
   assert len(convolutions) > 3
   assert set(convolutions) == {jnp.dtype(jnp.bfloat16)}

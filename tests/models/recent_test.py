@@ -261,8 +261,7 @@ def test_a_swin_shifts_every_other_block_where_windows_leave_a_rest():
 
 
 def test_a_swin_drops_branches_of_all_blocks_but_the_first():
-  network = small('swin_tiny')
-  assert network.drop_path == 0.2
+  network = small('swin_tiny').clone(drop_path=0.2)
   keys = {'params': jax.random.key(0), 'dropout': jax.random.key(1)}
   image = jnp.zeros((2, 16, 16, 3))
   variables = jax.eval_shape(lambda: network.init(keys, image, train=True))

@@ -9,7 +9,7 @@ import pytest
 from kd_jax import errors, models
 from kd_jax.distill import inspect
 from kd_jax.models import layers
-from tests import tiny
+from tests import graphs, tiny
 
 # torchvision's parameter counts with 1000 classes.
 TORCHVISION = {
@@ -173,9 +173,8 @@ def dilations(**fields):
   sides = [x.aval.shape[1] for x in graph.jaxpr.outvars]
   convolutions = [
     equation
-    for equation in graph.jaxpr.eqns
-    if equation.primitive.name == 'conv_general_dilated'
-    and equation.invars[1].aval.shape[0] == 3
+    for equation in graphs.convolutions(graph.jaxpr)
+    if equation.invars[1].aval.shape[0] == 3
   ]
   return sides, [e.params['rhs_dilation'][0] for e in convolutions]
 

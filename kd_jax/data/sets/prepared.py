@@ -129,8 +129,14 @@ def root(data_dir: str) -> epath.Path:
   Args:
     data_dir: The folder; '' takes the environment variable TFDS_DATA_DIR, or
       tfds's default.
+
+  Raises:
+    UsageError: The folder is in a bucket that is not Google's, or gcsfs is
+      missing.
   """
   path = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  if gcs.is_bucket(path):
+    gcs.prepare(path)
   return epath.Path(path).expanduser()
 
 
@@ -163,8 +169,6 @@ def open_prepared(
       square size.
   """
   full_name, prepared_root = name, root(data_dir)
-  if gcs.is_bucket(prepared_root):
-    gcs.prepare(prepared_root)
   name, keys = parsed(name)
   folder = find(name, prepared_root)
   if folder is None:
