@@ -87,9 +87,9 @@ def test_parts_of_a_batch_are_summed_in_float32():
   half = layers.Conv(4, 3, dtype=jnp.bfloat16)
   found, _ = gradients(half, variables, x, weights)
   want, found = want['params']['kernel'], found['params']['kernel']
-  # A sum in bfloat16 of 32 parts is three times as far.
+  # A sum of the 16 parts in bfloat16 is 1.8 times as far.
   error = jnp.linalg.norm(found - want) / jnp.linalg.norm(want)
-  assert 1e-4 < error < 4e-3
+  assert 2e-3 < error < 4.5e-3
 
 
 def test_a_cpu_never_takes_a_kernels_gradient_of_a_large_batch_at_once():

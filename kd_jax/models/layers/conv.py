@@ -95,10 +95,12 @@ _devices = contextvars.ContextVar('devices', default=1)
 
 @contextlib.contextmanager
 def traced_for(devices: int) -> Iterator[None]:
-  """Has networks traced for a batch that is split over devices.
+  """Traces networks for a batch that several devices share.
 
-  Where it is, no layer takes the batch in parts of its own, as devices would
-  have to exchange them. It changes no result but by rounding.
+  No layer then takes the batch in parts of its own, which CPU devices would
+  have to exchange. The training step does this by itself; in a step of your own
+  results differ by rounding only. It holds for what is traced within it: an
+  inner `jit` that was traced before keeps its program.
 
   Args:
     devices: The number of devices that share a batch.
@@ -138,8 +140,8 @@ def _convolve(
   """Returns the convolution of x [N,H,W,I] by kernel [k,k,I/groups,O].
 
   The gradients are those that JAX derives; on a CPU the kernel's is summed over
-  parts of the batch. XLA:CPU takes two to four times as long for 512 images at
-  once (`benchmarks/README.md`).
+  parts of the batch. XLA:CPU takes up to five times as long for 512 images at
+  once (`benchmarks/README.md`). `jax.jvp` does not go through it.
   """
   return _plain(x, kernel, geometry)
 
@@ -176,7 +178,7 @@ _convolve.defvjp(_convolve_forward, _convolve_gradients)
 
 
 def _images_at_once(shape: tuple[int, ...]) -> int:
-  """Returns of how many images a CPU takes the gradient of a kernel at once.
+  """Returns the number of images whose kernel gradient a CPU takes at once.
 
   There are at most 16 parts, as each is compiled.
 
@@ -184,7 +186,7 @@ def _images_at_once(shape: tuple[int, ...]) -> int:
     shape: That of the convolution's input, (N, H, W, I).
   """
   images, height, width, _ = shape
-  fast = max(1, min(16, 2**14 // (height * width)))
+  fast = max(1, min(16, 2**14 // max(1, height * width)))
   return max(fast, -(-images // 16))
 
 
