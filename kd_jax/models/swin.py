@@ -45,12 +45,6 @@ def position_index(window: int) -> np.ndarray:
   return (down * (2 * window - 1) + right).ravel()
 
 
-def _linear(features: int, dtype: jnp.dtype, name: str) -> layers.Linear:
-  return layers.Linear(
-    features, dtype, layers.token_init, nn.initializers.zeros, name=name
-  )
-
-
 def _windows(x: Any, window: int) -> Any:
   """Returns the windows [N,n,w*w,C] of maps [N,H,W,C]; w divides H and W."""
   count, height, width, channels = x.shape
@@ -120,7 +114,7 @@ class Attention(nn.Module):
     half = window // 2 if self.shifted else 0
     up, left = (half if side > window else 0 for side in (down, right))
     x = _windows(jnp.roll(x, (-up, -left), axis=(1, 2)), window)
-    qkv = _linear(3 * channels, self.dtype, 'qkv')(x)
+    qkv = layers.token_linear(3 * channels, self.dtype, 'qkv')(x)
     qkv = qkv.reshape(*x.shape[:3], 3, self.heads, channels // self.heads)
     query, key, value = (qkv[:, :, :, i] for i in range(3))
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -131,7 +125,8 @@ class Attention(nn.Module):
       scores = scores + apart[None, :, None]
     shares = jax.nn.softmax(scores).astype(self.dtype)
     y = product('nwhts,nwshd->nwthd', shares, value).reshape(x.shape)
-    y = _maps(_linear(channels, self.dtype, 'out')(y), window, down)
+    y = layers.token_linear(channels, self.dtype, 'out')(y)
+    y = _maps(y, window, down)
     y = jnp.roll(y, (up, left), axis=(1, 2))
     return y[:, :height, :width]
 
@@ -171,10 +166,8 @@ class Block(nn.Module):
       self.heads, self.window, self.shifted, self.dtype, name='attention'
     )
     x = x + drop(attention(_norm('ln1')(x)))
-    y = _norm('ln2')(x)
-    y = _linear(self.expansion * x.shape[-1], self.dtype, 'hidden')(y)
-    y = nn.gelu(y, approximate=False)
-    return x + drop(_linear(x.shape[-1], self.dtype, 'out')(y))
+    y = layers.mlp(_norm('ln2')(x), self.expansion, self.dtype)
+    return x + drop(y)
 
 
 class Swin(layers.Network):

@@ -22,12 +22,6 @@ from kd_jax.features import tap
 from kd_jax.models import layers
 
 
-def _linear(features: int, dtype: jnp.dtype, name: str) -> layers.Linear:
-  return layers.Linear(
-    features, dtype, layers.token_init, nn.initializers.zeros, name=name
-  )
-
-
 class Attention(nn.Module):
   """Self-attention of several heads.
 
@@ -43,11 +37,11 @@ class Attention(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [N,T,C] for the tokens x [N,T,C]."""
     count, tokens, width = x.shape
-    qkv = _linear(3 * width, self.dtype, 'qkv')(x)
+    qkv = layers.token_linear(3 * width, self.dtype, 'qkv')(x)
     qkv = qkv.reshape(count, tokens, 3, self.heads, width // self.heads)
     query, key, value = (qkv[:, :, i] for i in range(3))
     y = jax.nn.dot_product_attention(query, key, value)
-    return _linear(width, self.dtype, 'out')(y.reshape(x.shape))
+    return layers.token_linear(width, self.dtype, 'out')(y.reshape(x.shape))
 
 
 class Block(nn.Module):
@@ -71,10 +65,8 @@ class Block(nn.Module):
     drop = functools.partial(layers.drop_path, rate=self.drop_path, train=train)
     y = layers.layer_norm('ln1')(x)
     x = x + drop(Attention(self.heads, self.dtype, name='attention')(y))
-    y = layers.layer_norm('ln2')(x)
-    y = _linear(self.expansion * x.shape[-1], self.dtype, 'hidden')(y)
-    y = nn.gelu(y, approximate=False)
-    return x + drop(_linear(x.shape[-1], self.dtype, 'out')(y))
+    y = layers.mlp(layers.layer_norm('ln2')(x), self.expansion, self.dtype)
+    return x + drop(y)
 
 
 class ViT(layers.Network):
@@ -185,7 +177,7 @@ class ViT(layers.Network):
   def _head(self, x: jax.Array, kind: str) -> jax.Array:
     """Returns the logits [N,K] f32 of a token [N,C], which are tapped."""
     name = 'fc' if kind == 'class' else f'fc_{kind}'
-    logits = _linear(self.num_classes, self.dtype, name)(x)
+    logits = layers.token_linear(self.num_classes, self.dtype, name)(x)
     return tap(self, f'{kind}_logits', logits.astype(jnp.float32))
 
 

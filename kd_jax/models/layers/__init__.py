@@ -9,8 +9,10 @@ from kd_jax.models.layers.batch_norm import normalise as normalise
 from kd_jax.models.layers.blocks import SqueezeExcitation as SqueezeExcitation
 from kd_jax.models.layers.blocks import drop_path as drop_path
 from kd_jax.models.layers.blocks import layer_norm as layer_norm
+from kd_jax.models.layers.blocks import mlp as mlp
 from kd_jax.models.layers.blocks import rates as rates
 from kd_jax.models.layers.blocks import token_init as token_init
+from kd_jax.models.layers.blocks import token_linear as token_linear
 from kd_jax.models.layers.conv import Conv as Conv
 from kd_jax.models.layers.conv import ConvTranspose as ConvTranspose
 from kd_jax.models.layers.conv import Linear as Linear

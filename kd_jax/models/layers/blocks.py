@@ -12,6 +12,35 @@ from kd_jax.models.layers import conv
 token_init = nn.initializers.normal(0.02)
 
 
+def token_linear(features: int, dtype: jnp.dtype, name: str) -> conv.Linear:
+  """Returns a dense layer that begins as N(0, 0.02^2), with a bias of zeros.
+
+  Args:
+    features: The number of outputs.
+    dtype: The dtype of the computation.
+    name: The name of the layer.
+  """
+  return conv.Linear(
+    features, dtype, token_init, nn.initializers.zeros, name=name
+  )
+
+
+def mlp(x: jax.Array, expansion: int, dtype: jnp.dtype) -> jax.Array:
+  """Returns the MLP of a transformer's block, as layers of the caller.
+
+  Args:
+    x: The tokens, [...,C].
+    expansion: The factor of the channels between its layers.
+    dtype: The dtype of the computation.
+
+  Returns:
+    [...,C] in `dtype`, by the dense layers 'hidden' and 'out'.
+  """
+  y = token_linear(expansion * x.shape[-1], dtype, 'hidden')(x)
+  y = nn.gelu(y, approximate=False)
+  return token_linear(x.shape[-1], dtype, 'out')(y)
+
+
 def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
   """Returns a LayerNorm over the channels, f32.
 
