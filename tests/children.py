@@ -245,10 +245,12 @@ def left():
   except ChildProcessError:
     return {}  # the usual case, without a look at /proc
   commands = {}
-  for path in _PROC.glob('self/task/*/children'):
-    for number in map(int, path.read_text().split()):
-      command = (_PROC / f'{number}/cmdline').read_bytes().split(b'\0')
-      commands[number] = b' '.join(command).decode()
+  for path in _PROC.glob('[0-9]*'):
+    with contextlib.suppress(OSError):  # the process has just ended
+      parent = (path / 'stat').read_text().rpartition(')')[2].split()[1]
+      if int(parent) == os.getpid():
+        words = (path / 'cmdline').read_bytes().split(b'\0')
+        commands[int(path.name)] = b' '.join(words).decode()
   # The standard library never ends these once they are in use.
   helpers = ('multiprocessing.resource_tracker', 'multiprocessing.forkserver')
   return {
@@ -269,7 +271,8 @@ def no_process_is_left():
   if not new_commands:
     return
   for number in new_commands:
-    os.kill(number, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+      os.kill(number, signal.SIGKILL)
   processes = [
     candidate
     for candidate in gc.get_objects()

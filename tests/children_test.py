@@ -126,6 +126,20 @@ def test_a_child_that_is_left_fails_the_test_that_left_it(tmp_path):
   assert not lives(number)
 
 
+def test_a_process_that_ends_during_a_look_at_all_is_no_error(
+  tmp_path, monkeypatch
+):
+  (tmp_path / '7' / 'stat').mkdir(parents=True)  # reading it is an error
+  ours, theirs = f'9 (a b) S {os.getpid()} 9', '10 (c) S 1 10'
+  for number, text in (('9', ours), ('10', theirs)):
+    (tmp_path / number).mkdir()
+    (tmp_path / number / 'stat').write_text(text)
+    (tmp_path / number / 'cmdline').write_bytes(b'sleep\x009\x00')
+  monkeypatch.setattr(children, '_PROC', tmp_path)
+  with python('input()', stdin=subprocess.PIPE):
+    assert children.left() == {9: 'sleep 9 '}
+
+
 def test_no_other_file_starts_processes_by_itself():
   own = {'children.py', 'children_test.py'}
   by_itself = re.compile(r'subprocess\.(Popen|run|call|check_\w+)\(')

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 
@@ -15,6 +16,15 @@ def config(**changes):
   made = config_lib.digits()
   made.update(changes)
   return made
+
+
+def open_files(place):
+  """Returns the files of a folder that this process has open."""
+  found = []
+  for number in os.listdir('/proc/self/fd'):
+    with contextlib.suppress(OSError):  # closed since, by another thread
+      found.append(os.readlink(f'/proc/self/fd/{number}'))
+  return [name for name in found if name.startswith(str(place))]
 
 
 def claim(folder, config, info=INFO):
@@ -58,11 +68,12 @@ def test_what_is_no_file_is_refused_without_a_wait_or_an_open_descriptor(
   os.mkfifo(tmp_path / 'result.json')
   (tmp_path / 'teacher.json').mkdir()
   folder.set_aside_cut()
-  before = len(os.listdir('/proc/self/fd'))
+  with (tmp_path / 'open').open('w'):
+    assert open_files(tmp_path) == [str(tmp_path / 'open')]
   for name in ('result.json', 'teacher.json'):
     with pytest.raises(errors.UsageError, match='is no regular file'):
       folder.read(name)
-  assert len(os.listdir('/proc/self/fd')) == before
+  assert not open_files(tmp_path)
 
 
 def test_a_cut_configuration_is_set_aside_at_the_start_of_a_run_only(tmp_path):
