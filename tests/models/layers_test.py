@@ -1,5 +1,6 @@
 """Layers beside those of Linen, against Linen's."""
 
+import functools
 import itertools
 import re
 
@@ -92,25 +93,33 @@ def test_parts_of_a_batch_are_summed_in_float32():
   assert 2e-3 < error < 4.5e-3
 
 
-def test_a_cpu_never_takes_a_kernels_gradient_of_a_large_batch_at_once():
-  module = layers.Conv(4, 3)
-  x = jnp.zeros((40, 8, 8, 3))
+def images_at_once(module, x, platform, devices=1):
+  """Returns the batch of each convolution that gives `module`'s gradient."""
   variables = module.init(jax.random.key(0), x)
 
-  def images(platform, devices=1):
-    def loss(variables):
-      return module.apply(variables, x).sum()
+  def loss(variables):
+    return module.apply(variables, x).sum()  # needs no forward pass
 
-    with layers.traced_for(devices):
-      traced = jax.jit(jax.grad(loss)).trace(variables)
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    lines = re.findall('.*stablehlo.convolution[(].*', text)
-    return [re.search(r': \(tensor<(\d+)x', line)[1] for line in lines]
+  with layers.traced_for(devices):
+    traced = jax.jit(jax.grad(loss)).trace(variables)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  lines = re.findall('.*stablehlo.convolution[(].*', text)
+  return [int(re.search(r': \(tensor<(\d+)x', line)[1]) for line in lines]
 
-  # The forward pass is not needed: the loss is a sum.
-  assert images('cpu') == ['16', '16', '8']
-  assert images('cuda') == images('tpu') == ['40']
-  assert images('cpu', devices=2) == ['40']
+
+@pytest.mark.parametrize(
+  'module', [layers.Conv(4, 3), layers.ConvTranspose(4, 3, 1, 1)]
+)
+def test_a_cpu_never_takes_a_kernels_gradient_of_a_large_batch_at_once(module):
+  images = functools.partial(images_at_once, module, jnp.zeros((40, 8, 8, 3)))
+  assert images('cpu') == [16, 16, 8]
+  assert images('cuda') == images('tpu') == [40]
+  assert images('cpu', devices=2) == [40]
+
+
+def test_a_convolution_of_groups_takes_its_batch_at_once():
+  module = layers.Conv(6, 3, groups=3)
+  assert images_at_once(module, jnp.zeros((40, 8, 8, 3)), 'cpu') == [40]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def test_training_on_four_devices_equals_training_on_one(name):
     mesh = sharding.make_mesh(devices)
     whole, split = sharding.replicated(mesh), sharding.batched(mesh)
     compiled = jax.jit(train, in_shardings=(whole, split), out_shardings=whole)
-    results.append(jax.device_get(compiled(variables(name), IMAGES)))
+    with layers.traced_for(devices):
+      results.append(jax.device_get(compiled(variables(name), IMAGES)))
   # Sums over the batch differ in order: float32 through batch norm.
   near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
   jax.tree.map(near, *results)
