@@ -83,6 +83,7 @@ def test_a_recipe_distils_on_digits(left_by):
   assert len(plt.get_fignums()) == 2
 
 
+@pytest.mark.drill
 def test_a_method_of_ones_own_trains_what_it_declares(left_by):
   left = left_by('write_a_method')
   declared = left['method'].terms
