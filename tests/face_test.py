@@ -50,6 +50,18 @@ def test_a_step_of_ones_own_loop():
   assert np.isfinite(terms['total'])
 
 
+def test_a_gpu_that_would_not_be_deterministic_is_refused(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  config = kd_jax.config.digits()
+  config.deterministic = True
+  monkeypatch.setenv('XLA_FLAGS', '--xla_gpu_autotune_level=0')
+  with pytest.raises(kd_jax.errors.UsageError, match='deterministic_ops=true'):
+    kd_jax.train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_run_from_a_program(tmp_path):
   config = kd_jax.config.digits()
   config.method, config.weights = 'ce', {'ce': 1.0}

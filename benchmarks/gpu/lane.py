@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from kd_jax.benchmark import case, cost
-from kd_jax.cli import starting
+from kd_jax.training import api
 
 
 def made(given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -51,7 +51,7 @@ def main() -> None:
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
   if arguments.get('deterministic'):
-    flags = (os.environ.get('XLA_FLAGS', ''), *starting.DETERMINISTIC)
+    flags = (os.environ.get('XLA_FLAGS', ''), *api.DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags)
   row, about = made(arguments)
   print(json.dumps(about), file=answers, flush=True)

@@ -61,6 +61,11 @@ def main(argv: Sequence[str]) -> int:
       f'--batch_size={args.batch_size} must be positive and --workers='
       f'{args.workers} not negative'
     )
+  for name in ('image_size', 'mean', 'std', 'key'):
+    if getattr(args, name) and not args.network:
+      raise errors.UsageError(
+        f'--{name} is for a file of weights, with --network: a run has its own'
+      )
   if args.network and args.ema:
     raise errors.UsageError('--ema is for a run, and not for a file of weights')
   if args.network:

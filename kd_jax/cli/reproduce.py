@@ -138,6 +138,8 @@ def _run(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
     print('nothing is missing')
     return 0
   starting.before_jax_starts(deterministic=False, cache_dir='')
+  if args.data:
+    runner.check_data(tasks[0], args.data)
   places = runner.Places(args.results, args.work, args.data)
   with starting.stopping() as stop:
     outcome = runner.Runner(places, budget, stop, _say).run(tasks)

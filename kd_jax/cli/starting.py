@@ -11,14 +11,8 @@ import jax
 
 from kd_jax import domains, errors
 from kd_jax.runtime import distributed, durable, gcs, run_dir, screen
-from kd_jax.training import run
+from kd_jax.training import api, run
 
-# XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
-# XLA accepts them on every backend, and reads them when a GPU backend starts.
-DETERMINISTIC = (
-  '--xla_gpu_deterministic_ops=true',
-  '--xla_gpu_autotune_level=0',
-)
 CTRL_C = 130  # the exit code that shells give to a command ended by Ctrl-C
 
 
@@ -32,7 +26,7 @@ def before_jax_starts(*, deterministic: bool, cache_dir: str) -> None:
   # Orbax logs every save, and a traceback of each error that it also raises.
   logging.set_verbosity(logging.FATAL)
   if deterministic:
-    flags = (os.environ.get('XLA_FLAGS', ''), *DETERMINISTIC)
+    flags = (os.environ.get('XLA_FLAGS', ''), *api.DETERMINISTIC)
     os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   # A persistent cache, so that later starts need not compile.
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):

@@ -275,6 +275,11 @@ def phases_of(
         f'config.phases.{name}={changes!r}: give a group of keys, such as '
         "{'epochs': 1}"
       )
+    if name and 'epochs' not in changes:
+      raise errors.UsageError(
+        f'config.phases.{name} lacks epochs: give how many it takes before the '
+        'epochs of config.epochs'
+      )
     for key, value in changes.items():
       if key == 'learning_rate':
         with changed.ignore_type():
@@ -284,6 +289,8 @@ def phases_of(
           for term, weight in value.items():
             changed.weights[term] = weight
       elif key in ('epochs', 'trainable'):
+        if key == 'trainable':
+          rules_lib.check_expressions(value, f'config.phases.{name}.trainable')
         with changed.ignore_type():
           changed[key] = value
       else:

@@ -11,6 +11,19 @@ from kd_jax import domains, errors
 from kd_jax.distill import optim
 
 
+def check_expressions(value: Any, key: str) -> None:
+  """Raises UsageError if the value of a key is no sequence of texts.
+
+  A text alone would be taken for its letters, each an expression.
+  """
+  good = isinstance(value, (list, tuple))
+  if not good or not all(isinstance(each, str) for each in value):
+    raise errors.UsageError(
+      f"{key}={value!r}: give regular expressions, such as ('^student/fc/',); "
+      'of a single one the comma is a part'
+    )
+
+
 def optimizer(
   config: ConfigDict, steps_per_epoch: int
 ) -> tuple[

@@ -1,5 +1,6 @@
 """The table of published numbers (cells.toml) and the recipe of each."""
 
+from collections.abc import Mapping
 import importlib.resources
 import pathlib
 import tomllib
@@ -112,6 +113,44 @@ def choose(cells: list[Cell], recipes: list[str]) -> list[Cell]:
     if recipe not in known:
       raise errors.unknown('cell', recipe, known)
   return [known[recipe] for recipe in dict.fromkeys(recipes)]
+
+
+# What is known of data sets that may come from elsewhere under another name.
+SIZES = {
+  'cifar100': {'classes': 100, 'num_train': 50_000, 'num_test': 10_000},
+  'imagenet2012': {
+    'classes': 1000,
+    'num_train': 1_281_167,
+    'num_test': 50_000,
+  },
+}
+
+
+def other_data(
+  cell: Cell, name: str | None, opened: Mapping[str, Any]
+) -> list[str]:
+  """Returns how data differ from those of a cell, as lines.
+
+  The data set's name is the cell's, or that of a folder, a file or a function
+  of the user's own, whose sizes then are the cell's as far as both are known.
+
+  Args:
+    cell: The cell.
+    name: The data set's name; None if it is not known.
+    opened: What is known of it: 'class_names', 'num_train' and 'num_test'.
+  """
+  if name is None or name == cell.data:
+    return []
+  if ':' not in name:
+    return [f'config.data.name: {name!r} there, {cell.data!r} here']
+  found = dict(opened)
+  if 'class_names' in found:
+    found['classes'] = len(found['class_names'])
+  return [
+    f'data {name}: {key}={found[key]}, and {cell.data} has {size}'
+    for key, size in SIZES.get(cell.data, {}).items()
+    if found.get(key, size) != size
+  ]
 
 
 def _of_grid(grid: dict[str, Any]) -> list[Cell]:

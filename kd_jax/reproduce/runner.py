@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from kd_jax import config as config_lib
 from kd_jax import errors
+from kd_jax.distill import build
 from kd_jax.reproduce import store
-from kd_jax.reproduce.cells import Cell
+from kd_jax.reproduce.cells import Cell, other_data
 from kd_jax.reproduce.pace import Budget, Pace
 from kd_jax.runtime import logging, run_dir
 from kd_jax.training import run as run_lib
@@ -74,6 +75,18 @@ def configuration(task: Task, data: str = '') -> ConfigDict:
   return config
 
 
+def check_data(task: Task, data: str) -> None:
+  """Raises UsageError if data from elsewhere cannot be those of a task's cell.
+
+  Args:
+    task: The task.
+    data: The data set's name, as in `config.data.name`.
+  """
+  info = build.open_source(configuration(task, data)).info
+  if lines := other_data(task.cell, data, info.identity()):
+    raise errors.UsageError(f'--data={data}: {"; ".join(lines)}')
+
+
 def add(cell: Cell, run: pathlib.Path, results: pathlib.Path) -> Task:
   """Writes the result of a run that was trained in another way.
 
@@ -89,8 +102,9 @@ def add(cell: Cell, run: pathlib.Path, results: pathlib.Path) -> Task:
     UsageError: The folder holds no finished run, or one of something else.
   """
   there = run_dir.Folder(run).read('config.json')
+  opened = {}
   if there is not None:
-    there.pop('data_facts', None)
+    opened = there.pop('data_facts', None) or {}
     there = config_lib.determining(there)
   held = store.kept(cell, run, there)
   task = Task(cell, held['seed'])
@@ -105,6 +119,7 @@ def add(cell: Cell, run: pathlib.Path, results: pathlib.Path) -> Task:
     for values in (there, here):
       values['data'].pop('name')
     lines += config_lib.difference(there, here)
+  lines += other_data(cell, held['result'].get('data'), opened)
   if lines:
     raise errors.UsageError(f'{run} is no run of {task}: {"; ".join(lines)}')
   store.write(results, cell, held)

@@ -8,7 +8,9 @@ dtypes.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import errno
 import functools
+import re
 import time
 from typing import Any
 
@@ -31,6 +33,17 @@ _PAUSES_S = (1.0, 5.0, 15.0)
 
 # The leaf that holds the digest of all other leaves.
 DIGEST = 'digest'
+
+
+# Faults in reading that say nothing of what was to be read.
+_OF_THE_MACHINE = {
+  errno.EACCES, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE,
+  errno.ENOBUFS, errno.ENOMEM, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+_PASSING = re.compile(
+  'RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED'
+  '|UNAUTHENTICATED'
+)
 
 
 class Damaged(errors.RunError):
@@ -206,6 +219,7 @@ class Checkpoints:
       UsageError: The step is None, or paths, shapes or dtypes differ; the
         message lists the differences.
       Damaged: The checkpoint cannot be read, or differs from what was written.
+      RunError: It cannot be read now, by no fault of its own.
     """
     if step is None:
       raise errors.UsageError(f'{self.folder} holds no complete checkpoint')
@@ -240,6 +254,11 @@ class Checkpoints:
       return read(step)
     except Exception as error:
       line = str(error).strip().partition('\n')[0][:200]
+      if _is_the_machines(error):
+        raise errors.RunError(
+          f'checkpoint {where} cannot be read now: {type(error).__name__}: '
+          f'{line}; it was left as it is, and the same command tries again'
+        ) from error
       raise Damaged(
         f'checkpoint {where} is damaged: {type(error).__name__}: {line}'
       ) from error
@@ -254,6 +273,21 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+
+
+def _is_the_machines(error: Exception) -> bool:
+  """Returns whether a fault in reading is not the file's.
+
+  Another start may then read it. TensorStore tells such faults in its text
+  alone.
+  """
+  if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+    return True
+  text = str(error)
+  found = re.search(r'\bOS error (\d+)', text)
+  if found and int(found[1]) in _OF_THE_MACHINE:
+    return True
+  return isinstance(error, MemoryError) or bool(_PASSING.search(text))
 
 
 def save_only(folder: epath.PathLike, step: int, tree: Any) -> None:

@@ -82,7 +82,7 @@ class Found(NamedTuple):
   left_out: list[str]
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
   """The reason why a run is left out."""
 
 
@@ -117,7 +117,7 @@ def find(paths: Sequence[str]) -> Found:
         found.runs.extend(
           of_file(entry) if entry.is_file() else [of_folder(entry)]
         )
-      except _UnusableError as error:
+      except UnusableError as error:
         found.left_out.append(f'{_short(entry)}: {error}')
       except errors.UsageError as error:
         found.left_out.append(str(error))
@@ -182,7 +182,7 @@ def of_folder(place: epath.Path) -> Run:
     place: The folder, with config.json.
 
   Raises:
-    _UnusableError: The run is not finished, or one of its files is damaged.
+    UnusableError: The run is not finished, or one of its files is damaged.
   """
   try:
     names = ('config.json', 'result.json', run_dir.ALONE)
@@ -191,7 +191,7 @@ def of_folder(place: epath.Path) -> Run:
     if result is None or result.get('epochs', total) < total:
       records = run_dir.Records(run_dir.Folder(place)).read()
       done = f'{records[-1]["epoch"]:.4g}' if records else '0'
-      raise _UnusableError(f'unfinished, at epoch {done} of {total}')
+      raise UnusableError(f'unfinished, at epoch {done} of {total}')
     teachers = facts.teachers(result)
     teacher = next(iter(teachers.values())) if len(teachers) == 1 else {}
     metric = tasks.headline(result)
@@ -212,9 +212,9 @@ def of_folder(place: epath.Path) -> Run:
     )
   except errors.UsageError as error:
     why = str(error).removeprefix(f'{place}{os.sep}')
-    raise _UnusableError(why) from error
+    raise UnusableError(why) from error
   except (OSError, KeyError, TypeError) as error:
-    raise _UnusableError(f'damaged: {type(error).__name__}: {error}') from error
+    raise UnusableError(f'damaged: {type(error).__name__}: {error}') from error
 
 
 def _epochs(config: Mapping[str, Any]) -> int:

@@ -272,11 +272,14 @@ def report(planned: Plan, failed: dict[str, str]) -> dict[str, Any]:
     RunError: No run is finished.
   """
   left_out = [f'{name}: failed: {why}' for name, why in failed.items()]
-  runs = [
-    finished.of_folder(task.folder.path)
-    for task in planned.tasks
-    if str(task) not in failed
-  ]
+  runs = []
+  for task in planned.tasks:
+    if str(task) in failed:
+      continue
+    try:
+      runs.append(finished.of_folder(task.folder.path))
+    except finished.UnusableError as error:
+      left_out.append(f'{task}: {error}')
   if not runs:
     raise errors.RunError(f'no run is finished: {"; ".join(left_out)}')
   found, _ = groups.group(runs)

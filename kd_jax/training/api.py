@@ -1,9 +1,11 @@
 """Training, evaluation and loading as three functions, for use in a program."""
 
 from collections.abc import Callable
+import os
 from typing import Any
 
 from etils import epath
+import jax
 from ml_collections import ConfigDict
 
 from kd_jax import data as data_lib
@@ -11,6 +13,13 @@ from kd_jax import errors
 from kd_jax.export import artifact
 from kd_jax.runtime import run_dir
 from kd_jax.training import datasets, measure, restore, run
+
+# XLA flags that forbid kernels with atomic sums and kernels chosen by timing.
+# XLA accepts them on every backend, and reads them when a GPU backend starts.
+DETERMINISTIC = (
+  '--xla_gpu_deterministic_ops=true',
+  '--xla_gpu_autotune_level=0',
+)
 
 
 def train(
@@ -34,6 +43,13 @@ def train(
     RunError: The run went wrong.
     kd_jax.Interrupted: `should_stop` said so; the same call goes on.
   """
+  lacking = set(DETERMINISTIC) - set(os.environ.get('XLA_FLAGS', '').split())
+  if config.deterministic and lacking and jax.default_backend() == 'gpu':
+    raise errors.UsageError(
+      'config.deterministic=True: XLA reads its flags when a GPU is first used; '
+      f"set os.environ['XLA_FLAGS']={' '.join(DETERMINISTIC)!r} before, or start "
+      'the run by a command'
+    )
   data_lib.forget_changed()
   return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)
 

@@ -150,7 +150,7 @@ def ordered(
   def logits(variables):
     return network.apply(variables, images, train=False)
 
-  want = np.asarray(logits(host), np.float32)[:, order]
+  want = np.asarray(logits(host), np.float32)[..., order]
   near = 1e-3 * want.std()
   flat = traverse_util.flatten_dict(host['params'])
   layers = {p[:-1] for p, x in flat.items() if x.shape[-1:] == order.shape}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from kd_jax import errors, models, pytrees
+from kd_jax import errors, models, pytrees, tasks
 from kd_jax.config import roles
 from kd_jax.data import augment, source
 from kd_jax.distill import build, evaluation, inspect, step
@@ -306,7 +306,13 @@ def _experiment(config: ConfigDict, info: source.Info) -> step.Experiment:
   """Returns the networks and the method of a run."""
   # A method may ask for the labels. To predict, only their number matters.
   labels = np.zeros(info.num_train, np.int32)
-  facts = {'num_classes': len(info.class_names), 'train_labels': labels}
+  facts = {
+    'num_classes': len(info.class_names),
+    'train_labels': labels,
+    'task': tasks.find(info.task),
+    'mean': info.mean,
+    'std': info.std,
+  }
   return build.experiment(config, facts, 1)
 
 

@@ -145,3 +145,18 @@ def test_what_weights_lack_is_one_line(more, cure, capsys):
   error = capsys.readouterr().err
   assert error.count('\n') == 1
   assert cure in error
+
+
+@pytest.mark.parametrize(
+  'more',
+  [
+    ('--image_size=64',),
+    ('--mean', '0', '0', '0'),
+    ('--std', '1', '1', '1'),
+    ('--key=model',),
+  ],
+)
+def test_what_is_for_weights_is_refused_with_a_run(more, capsys):
+  assert evaluate.main(['run', *more]) == 2
+  name = more[0].partition('=')[0]
+  assert f'{name} is for a file of weights' in capsys.readouterr().err

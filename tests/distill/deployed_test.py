@@ -1,15 +1,18 @@
 """What a run keeps of methods that deploy more, or another network."""
 
+from flax import traverse_util
 import numpy as np
 import pytest
 
 from kd_jax import errors
+from kd_jax.data.sets import digits
 from kd_jax.distill import build
 from kd_jax.runtime import run_dir
 from kd_jax.training import datasets, measure, restore, run
 from tests.cli import train_test
 from tests.training.end_to_end_test import leaves
 from tests.training.phases_test import teacher  # noqa: F401  (a fixture)
+from tests.training.teacher_test import saved
 
 
 def small(name):
@@ -83,4 +86,29 @@ def test_ffsd_deploys_its_leader_alone(tmp_path):
   found = restore.variables(found, leader, 10, 8)
   np.testing.assert_array_equal(
     found['params']['fc']['bias'], kept['params/fc/bias']
+  )
+
+
+def test_a_teacher_that_predicts_keeps_its_own_normalisation(tmp_path):
+  file = tmp_path / 'teacher.safetensors'
+  config = with_teacher(small('kd'), file)
+  config.method = 'tests.distill.averaged:Method'
+  config.teacher.args.widths = (16, 16, 32, 64)
+  config.teacher.mean, config.teacher.std = (0.9,) * 3, (0.05,) * 3
+  frozen = saved(file, config)
+  result = run.train(config, run_dir.Folder(tmp_path / 'run'))
+  assert result['kept'] == ['student', 'teacher']
+  found = restore.load(tmp_path / 'run', allow_imports=True)
+  images = digits.read('test').image[:20]
+  student = traverse_util.unflatten_dict(found.weights, sep='/')['student']
+  networks = (config.student, student), (config.teacher, frozen)
+  seen = (found.facts['mean'][0], found.facts['std'][0]), (0.9, 0.05)
+  want = [
+    build.make_network(part, 10, 'float32').apply(
+      variables, (images / np.float32(255) - mean) / std, train=False
+    )
+    for (part, variables), (mean, std) in zip(networks, seen, strict=True)
+  ]
+  np.testing.assert_allclose(
+    found.forward(found.weights, images), sum(want) / 2, rtol=1e-4, atol=1e-4
   )

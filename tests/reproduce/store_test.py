@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
 from kd_jax import config as config_lib
@@ -90,6 +91,60 @@ def test_a_run_of_something_else_is_refused(tmp_path):
   (run / 'config.json').write_text(json.dumps(config_lib.plain(config)))
   with pytest.raises(errors.UsageError, match=r'config.epochs: 7 there'):
     runner.add(cell, run, tmp_path)
+
+
+def of_cifar(tmp_path, name, **changes):
+  """Writes a finished run of Tf-FD on a data set of 100 classes."""
+  config = config_lib.load('tf_fd:cifar100_r20')
+  config.seed, config.data.name, config.baseline = 3, name, 'off'
+  run = finished(
+    tmp_path / re.sub(r'\W', '_', f'{name}{changes}'),
+    method='tf_fd',
+    network='resnet20',
+    data=name,
+  )
+  opened = {
+    'class_names': [str(k) for k in range(100)],
+    'num_train': 50_000,
+    'num_test': 10_000,
+    **changes,
+  }
+  written = {**config_lib.plain(config), 'data_facts': opened}
+  (run / 'config.json').write_text(json.dumps(written))
+  return run
+
+
+def test_a_run_on_other_data_is_refused(tmp_path):
+  cell = KNOWN['tf_fd:cifar100_r20']
+  for name in ('cifar100', 'npz:cifar100.npz', 'mine.sets:cifar'):
+    run = of_cifar(tmp_path, name)
+    assert runner.add(cell, run, tmp_path / 'out').seed == 3
+  with pytest.raises(
+    errors.UsageError, match=r"data\.name: 'cifar10' there, 'cifar100' here"
+  ):
+    runner.add(cell, of_cifar(tmp_path, 'cifar10'), tmp_path / 'out')
+  for change, message in (
+    ({'class_names': ['cat', 'dog']}, r'classes=2, and cifar100 has 100'),
+    ({'num_train': 300}, r'num_train=300, and cifar100 has 50000'),
+    ({'num_test': 300}, r'num_test=300, and cifar100 has 10000'),
+  ):
+    run = of_cifar(tmp_path, 'npz:small.npz', **change)
+    with pytest.raises(errors.UsageError, match=f'npz:small.npz: {message}'):
+      runner.add(cell, run, tmp_path / 'out')
+
+
+def test_data_from_elsewhere_must_have_the_cells_sizes(tmp_path):
+  path = tmp_path / 'small.npz'
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for split, count in (('train', 6), ('test', 4)):
+    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    arrays[f'{split}_images'] = images
+    arrays[f'{split}_labels'] = np.arange(count) % 2
+  np.savez(path, **arrays)
+  task = runner.Task(KNOWN['tf_fd:cifar100_r20'], 0)
+  with pytest.raises(errors.UsageError, match=r'--data=npz:.* has 50000'):
+    runner.check_data(task, f'npz:{path}')
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import gc
 import shutil
 
@@ -87,6 +88,35 @@ def test_an_empty_folder_holds_no_checkpoint(tmp_path, tree):
   assert checkpoints.latest() is None
   with pytest.raises(errors.UsageError, match='no complete checkpoint'):
     checkpoints.restore(None, tree)
+  checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  'fault',
+  [
+    OSError(errno.EMFILE, 'Too many open files'),
+    PermissionError(errno.EACCES, 'Permission denied'),
+    MemoryError(),
+    ValueError('RESOURCE_EXHAUSTED: Out of memory'),
+    ValueError('Error reading "a": [OS error 24: EMFILE Too many open files]'),
+  ],
+)
+def test_a_fault_of_the_machine_damages_no_checkpoint(
+  tmp_path, tree, fault, monkeypatch
+):
+  checkpoints = saved(tmp_path / 'c', tree)
+
+  def fails(*args, **options):
+    raise fault
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoints._manager, 'restore', fails)
+    with pytest.raises(errors.RunError, match='cannot be read now') as raised:
+      checkpoints.restore(3, tree)
+  assert not isinstance(raised.value, checkpoint.Damaged)
+  jax.tree.map(
+    np.testing.assert_array_equal, checkpoints.restore(3, tree), tree
+  )
   checkpoints.close()
 
 

@@ -8,6 +8,7 @@ from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.cli import app, starting
 from kd_jax.distill import build
+from kd_jax.runtime import run_dir
 from kd_jax.study import finished, grid, sweep
 from kd_jax.training import picture
 from kd_jax.training import run as run_lib
@@ -183,3 +184,13 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
   out = capsys.readouterr().out
   assert f'run 2 of 9: {ROWS[1]}, seed 0: finished before' in out
   assert len([*(tmp_path / 'runs').iterdir()]) == 1
+
+
+def test_a_run_that_cannot_be_read_is_left_out_with_its_reason(tmp_path):
+  config = config_lib.digits()
+  task = sweep.Task('kd', config, run_dir.Folder(tmp_path / 'run'), 1)
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/config.json').write_text(json.dumps({'epochs': 1}))
+  planned = sweep.Plan([task], [], 'kd', run_dir.Folder(tmp_path))
+  with pytest.raises(errors.RunError, match='finished: kd, seed 0: '):
+    sweep.report(planned, {})

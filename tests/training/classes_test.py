@@ -1,5 +1,6 @@
 """A teacher's classes and those of the data are matched by their names."""
 
+import functools
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from kd_jax import config as config_lib
-from kd_jax import errors
+from kd_jax import errors, models
 from kd_jax.data import resident, source
 from kd_jax.data.sets import digits
 from kd_jax.distill import build
@@ -96,6 +97,22 @@ def test_the_last_layer_is_found_whatever_its_name():
   )
   with pytest.raises(errors.UsageError, match='no layer of Own holds'):
     classes.ordered(Own(mixed=True), old, order, 8)
+
+
+def test_the_outputs_of_maps_change_places_too():
+  network = models.make('deeplab_resnet18_small', 5)
+  images = np.random.default_rng(0).normal(size=(2, 24, 24, 3))
+  images = images.astype(np.float32)
+  old = jax.jit(functools.partial(network.init, train=False))(
+    jax.random.key(0), images
+  )
+  order = np.array([4, 2, 0, 1, 3])
+  new = classes.ordered(network, old, order, 24)
+  found, want = (
+    network.apply(variables, images, train=False) for variables in (new, old)
+  )
+  assert want.ndim == 4
+  np.testing.assert_allclose(found, want[..., order], rtol=1e-4, atol=1e-5)
 
 
 def exported(folder, names):

@@ -168,6 +168,8 @@ def test_a_phase_begins_with_its_own_weights_rates_and_optimizer(
     ('epochs', 0.5, 'initialise.epochs=0.5: give a whole number, 1 or more'),
     ('trainable', ('^studnet/',), "'^studnet/'"),
     ('trainable', ('(',), 'no regular expression'),
+    ('trainable', '^method/', "trainable='^method/': give regular expressions"),
+    ('trainable', (1,), 'initialise.trainable=(1,): give regular expressions'),
     ('weights', {'abb': 1.0}, "'abb'; did you mean 'ab'"),
   ],
 )
@@ -176,4 +178,11 @@ def test_an_impossible_phase_is_refused(field, value, message):
   with config.unlocked(), config.ignore_type():
     config.phases.initialise[field] = value
   with pytest.raises(errors.UsageError, match=re.escape(message)):
+    build.build(config)
+
+
+def test_a_phase_says_its_epochs():
+  config = config_of('ab')
+  del config.phases.initialise.epochs
+  with pytest.raises(errors.UsageError, match='initialise lacks epochs'):
     build.build(config)
