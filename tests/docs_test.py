@@ -49,6 +49,45 @@ def test_the_table_of_methods_has_each_of_them_once(page, columns):
     assert config_lib.find(name)
 
 
+def weight_text(spec):
+  """A term's weight, a number or a schedule, as the page says it."""
+  if not isinstance(spec, ConfigDict):
+    return f'{spec:g}'
+  kind = spec.kind.replace('_', ' ')
+  return f'{spec.value:g} ({kind} of {spec.epochs} epochs)'
+
+
+def terms_text(weights):
+  """The terms that are not off, with their weights."""
+  return ', '.join(
+    f'`{name}` {weight_text(weight)}'
+    for name, weight in weights.items()
+    if isinstance(weight, ConfigDict) or weight
+  )
+
+
+def terms_row(method, recipe):
+  """The row of a recipe in the table of terms."""
+  config = config_lib.load(f'{method}:{recipe}')
+  texts = [
+    f'first {terms_text(phase.weights)}; then'
+    for phase in config.phases.values()
+  ]
+  texts.append(terms_text(config.weights))
+  args = config.method_args
+  taps = args.get('taps') or [f'stage{i}_pre' for i in args.get('stages', ())]
+  shown = ', '.join(f'`{tap}`' for tap in taps) or '–'
+  return f'| `{method}:{recipe}` | {" ".join(texts)} | {shown} |'
+
+
+def test_the_table_of_terms_is_that_of_the_recipes():
+  section = TEXTS['docs/methods.md'].split('# Terms and weights\n')[1]
+  rows = re.findall(r'^\| `.*$', section.split('\n## ')[0], re.MULTILINE)
+  named = [re.match(r'\| `(\w+):(\w+)`', row).groups() for row in rows]
+  assert [method for method, _ in named] == registry.names()
+  assert rows == [terms_row(*each) for each in named]
+
+
 def test_readme_is_short():
   assert len((ROOT / 'README.md').read_bytes()) < MOST_BYTES
 

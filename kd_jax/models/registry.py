@@ -110,7 +110,11 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
   fields -= {'parent', 'name'}
   for field in kwargs:
     if field not in fields:
-      raise errors.unknown(f'argument of network {name}:', field, fields)
+      unknown = errors.unknown(f'argument of network {name}:', field, fields)
+      raise errors.ArgumentError(
+        f"{field}={kwargs[field]!r}: {unknown}; if it is a recipe's, for its own "
+        'network, args={} drops it'
+      )
   values = {'num_classes': num_classes, **kwargs}
   bound = getattr(factory, 'keywords', {})
   needed = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import pathlib
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -102,7 +102,7 @@ def add(cell: Cell, run: pathlib.Path, results: pathlib.Path) -> Task:
     UsageError: The folder holds no finished run, or one of something else.
   """
   there = run_dir.Folder(run).read('config.json')
-  opened = {}
+  opened: dict[str, Any] = {}
   if there is not None:
     opened = there.pop('data_facts', None) or {}
     there = config_lib.determining(there)

@@ -46,9 +46,9 @@ def train(
   lacking = set(DETERMINISTIC) - set(os.environ.get('XLA_FLAGS', '').split())
   if config.deterministic and lacking and jax.default_backend() == 'gpu':
     raise errors.UsageError(
-      'config.deterministic=True: XLA reads its flags when a GPU is first used; '
-      f"set os.environ['XLA_FLAGS']={' '.join(DETERMINISTIC)!r} before, or start "
-      'the run by a command'
+      'config.deterministic=True: XLA reads its flags when a GPU is first '
+      "used; set os.environ['XLA_FLAGS'] before, to "
+      f'{" ".join(DETERMINISTIC)!r}, or start the run by a command'
     )
   data_lib.forget_changed()
   return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)

@@ -53,7 +53,8 @@ def test_each_teacher_has_its_own_network_dtype_normalisation_and_size():
 def test_a_wrong_argument_is_named_by_its_key():
   made = config('kd', 'digits_two_teachers')
   made.teachers.wide.args.dept = 10
-  with pytest.raises(errors.UsageError, match='argument of network wrn_16_2'):
+  where = r'^config\.teachers\.wide\.args\.dept=10: unknown argument of network'
+  with pytest.raises(errors.UsageError, match=where):
     build.phases_of(made, FACTS, 1)
   made = config('dml')
   made.students.student_1.args.depth = 17
