@@ -112,8 +112,8 @@ def make(name: str, num_classes: int, **kwargs: Any) -> nn.Module:
     if field not in fields:
       unknown = errors.unknown(f'argument of network {name}:', field, fields)
       raise errors.ArgumentError(
-        f"{field}={kwargs[field]!r}: {unknown}; if it is a recipe's, for its own "
-        'network, args={} drops it'
+        f"{field}={kwargs[field]!r}: {unknown}; if it is a recipe's, for its "
+        'own network, args={} drops it'
       )
   values = {'num_classes': num_classes, **kwargs}
   bound = getattr(factory, 'keywords', {})
