@@ -116,7 +116,16 @@ def _list(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
   widths = [max(len(line[i]) for line in lines) for i in range(2)]
   for recipe, number, states in lines:
     print(f'{recipe:{widths[0]}}  {number:{widths[1]}}  {states}')
+  _say_outdated(args.results, cells)
   return 0
+
+
+def _say_outdated(results: pathlib.Path, cells: list[cells_lib.Cell]) -> None:
+  for task, changes in runner.outdated(cells, results).items():
+    _say(
+      f'{task}: the recipe has changed since ({"; ".join(changes)}); without '
+      f'{store.path_of(results, *task)} it is trained again'
+    )
 
 
 def _run(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
@@ -127,6 +136,7 @@ def _run(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
       f'--data={args.data}: the cells have several data sets '
       f'({", ".join(sorted(sets))}); name cells of one'
     )
+  _say_outdated(args.results, chosen)
   done = {cell: store.stand(args.results, cell).done for cell in chosen}
   tasks = [
     runner.Task(cell, seed)
@@ -169,7 +179,8 @@ def _add(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
 def _report(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
   try:
     args.docs.mkdir(parents=True, exist_ok=True)
-    text = page.text(cells, args.results)
+    outdated = runner.outdated(cells, args.results)
+    text = page.text(cells, args.results, outdated)
     pictures.draw(cells, args.results, args.docs)
     part = args.docs / f'{_PAGE}.part'
     part.write_text(text, encoding='utf-8')

@@ -1,6 +1,6 @@
 """The results page, as Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -45,17 +45,22 @@ saves and ends with exit code 75; the same command goes on. All cells stand in
 """
 
 
-def text(cells: Sequence[Cell], results: pathlib.Path) -> str:
+def text(
+  cells: Sequence[Cell],
+  results: pathlib.Path,
+  outdated: Mapping[Any, Sequence[str]] | None = None,
+) -> str:
   """Returns the page.
 
   Args:
     cells: The cells, in the order of the page.
     results: The folder of results.
+    outdated: By cell and seed, what its recipe has changed since.
   """
   rows = compared.rows(cells, results)
   parts = [_HEAD, '## What was run\n', _ran(rows)]
   if rows:
-    parts += [_DIFFERENCE, _notes(rows)]
+    parts += [_DIFFERENCE, _notes(rows, outdated or {})]
   if pairs := _paired(rows):
     parts += ['## Beside the student alone\n', pairs]
   if unfinished := _unfinished(cells, results):
@@ -98,13 +103,16 @@ def _ran(rows: Sequence[compared.Row]) -> str:
   )
 
 
-def _notes(rows: Sequence[compared.Row]) -> str:
-  lines = [
-    f'- `{row.cell.recipe}`, seed {seed}: {note}.'
-    for row in rows
-    for seed, held in row.held.items()
-    for note in held['notes']
-  ]
+def _notes(
+  rows: Sequence[compared.Row], outdated: Mapping[Any, Sequence[str]]
+) -> str:
+  lines = []
+  for row in rows:
+    for seed, held in row.held.items():
+      notes = list(held['notes'])
+      if changes := outdated.get((row.cell, seed)):
+        notes.append(f'the recipe has changed since: {"; ".join(changes)}')
+      lines += [f'- `{row.cell.recipe}`, seed {seed}: {n}.' for n in notes]
   return '\n'.join(lines) + '\n' if lines else ''
 
 

@@ -87,6 +87,33 @@ def check_data(task: Task, data: str) -> None:
     raise errors.UsageError(f'--data={data}: {"; ".join(lines)}')
 
 
+def outdated(
+  cells: Sequence[Cell], results: pathlib.Path
+) -> dict[Task, list[str]]:
+  """Returns what has changed in recipes since results of theirs were made.
+
+  Where the data came from does not count, nor a result whose configuration was
+  not kept.
+
+  Args:
+    cells: The cells.
+    results: The folder of results.
+  """
+  found = {}
+  for cell in cells:
+    for seed, held in store.stand(results, cell).done.items():
+      if not (there := held.get('config')):
+        continue
+      here = config_lib.plain(configuration(Task(cell, seed)))
+      there, here = (
+        config_lib.determining({**x, 'data': {**x['data'], 'name': cell.data}})
+        for x in (there, here)
+      )
+      if lines := config_lib.difference(there, here):
+        found[Task(cell, seed)] = lines
+  return found
+
+
 def add(cell: Cell, run: pathlib.Path, results: pathlib.Path) -> Task:
   """Writes the result of a run that was trained in another way.
 

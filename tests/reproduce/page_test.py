@@ -6,8 +6,9 @@ import pathlib
 from PIL import Image
 import pytest
 
+from kd_jax import config as config_lib
 from kd_jax.cli import app
-from kd_jax.reproduce import cells, compared, page, pictures, store
+from kd_jax.reproduce import cells, compared, page, pictures, runner, store
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESULTS, DOCS = ROOT / 'results', ROOT / 'docs'
@@ -17,7 +18,8 @@ AGAIN = 'run: kd-jax reproduce report'
 
 
 def test_the_page_and_its_pictures_are_those_of_the_results():
-  assert (DOCS / 'results.md').read_text() == page.text(CELLS, RESULTS), AGAIN
+  text = page.text(CELLS, RESULTS, runner.outdated(CELLS, RESULTS))
+  assert (DOCS / 'results.md').read_text() == text, AGAIN
   digest = compared.digest(CELLS, RESULTS)
   for name in page.PICTURES:
     with Image.open(DOCS / name) as picture:
@@ -67,6 +69,30 @@ def test_a_method_is_paired_with_the_student_alone_by_seed(tmp_path):
   found = row(section.split('## ')[0], 'tfd:cifar100_r20')
   # 1 and 1.5: their deviation is 0.354, t of one degree of freedom 12.706.
   assert found[1:] == ['`ce:cifar100_r20`', '2', '+1.25', '-1.93 to +4.43']
+
+
+def test_a_recipe_that_has_changed_since_is_said(tmp_path, capsys):
+  recipe = 'kd:digits'
+  task = runner.Task(KNOWN[recipe], 0)
+  config = runner.configuration(task, 'npz:digits.npz')
+  keep(tmp_path, recipe, 0, 90.0, 91.0)
+  path = store.path_of(tmp_path, *task)
+  held = json.loads(path.read_text())
+
+  def outdated():
+    kept = config_lib.determining(config_lib.plain(config))
+    path.write_text(json.dumps({**held, 'config': kept}))
+    return runner.outdated(CELLS, tmp_path)
+
+  assert outdated() == {}
+  config.epochs = 7
+  changes = ['config.epochs: 7 there, 60 here']
+  assert outdated() == {task: changes}
+  text = page.text(CELLS, tmp_path, outdated())
+  line = f'- `{recipe}`, seed 0: the recipe has changed since: {changes[0]}.'
+  assert line in text.splitlines()
+  assert app.main(['reproduce', 'list', f'--results={tmp_path}']) == 0
+  assert f'changed since ({changes[0]})' in capsys.readouterr().out
 
 
 def test_what_was_not_run_is_said_and_what_is_recalled_is_not_quoted(tmp_path):
