@@ -235,6 +235,10 @@ def _finish(
   folder.guard()
   student = alone(config, parts.source.info, parts.deployed.groups)
   alone_result = student.read('result.json') if student else None
+  # That of fewer epochs must not stand beside the weights of more.
+  distributed.first(
+    lambda: (folder.path / 'result.json').unlink(missing_ok=True)
+  )
   state = run.state
   _save(parts, folder, run.step, '', state.params, state.model_state)
   if state.average:

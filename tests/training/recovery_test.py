@@ -37,6 +37,25 @@ def damage(checkpoint):
 @pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore::RuntimeWarning'
 )
+def test_a_result_never_stands_beside_the_weights_of_more_epochs(
+  tmp_path, monkeypatch
+):
+  config, folder = config_of(), run_dir.Folder(tmp_path / 'run')
+  first = run.train(config, folder)
+  config.epochs += 1
+
+  def ended(*_):
+    raise errors.RunError('ended here')
+
+  with monkeypatch.context() as patched:
+    patched.setattr(run, '_written', ended)
+    with pytest.raises(errors.RunError, match='ended here'):
+      run.train(config, folder)
+  assert not (tmp_path / 'run/result.json').exists()
+  second = run.train(config, folder)
+  assert second['steps'] > first['steps']
+
+
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
   tmp_path, capsys
 ):
