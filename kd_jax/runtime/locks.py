@@ -28,7 +28,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any
+from typing import IO, Any
 import uuid
 
 from etils import epath
@@ -38,6 +38,7 @@ from kd_jax.runtime import gcs, screen
 
 # Seconds without a beat after which a bucket's lock counts as abandoned.
 _EXPIRY = 60.0
+_LOOK_S = 0.2  # seconds between two looks at a file that is locked
 
 # Beats per expiry.
 _BEATS = 6
@@ -60,6 +61,7 @@ def hold(
   *,
   wait: bool,
   say: Callable[[str], None] = screen.show,
+  waiting: Callable[[], None] = lambda: None,
   expiry: float = _EXPIRY,
 ) -> Iterator[Held]:
   """Returns a context manager that holds a lock.
@@ -69,6 +71,7 @@ def hold(
     wait: Whether to wait for a process that holds the lock; otherwise the lock
       must be free.
     say: Called with a line of text before waiting.
+    waiting: Called again and again while it waits; what it raises ends that.
     expiry: In a bucket, seconds after which a silent holder counts as dead.
       All processes must use the same value.
 
@@ -77,11 +80,11 @@ def hold(
       cannot be written.
   """
   if not gcs.is_bucket(path):
-    with _file_lock(path, wait, say):
+    with _file_lock(path, wait, say, waiting):
       yield Held()
     return
   try:
-    lease = _acquired(path, wait, say, expiry)
+    lease = _acquired(path, wait, say, waiting, expiry)
   except gcs.UnreachableError as error:
     raise errors.UsageError(
       f'cannot write in {path.parent}: {error}'
@@ -96,7 +99,10 @@ def hold(
 
 @contextlib.contextmanager
 def _file_lock(
-  path: epath.Path, wait: bool, say: Callable[[str], None]
+  path: epath.Path,
+  wait: bool,
+  say: Callable[[str], None],
+  waiting: Callable[[], None],
 ) -> Iterator[None]:
   try:
     file = open(os.fspath(path), 'a')  # noqa: SIM115  (closed below)
@@ -105,21 +111,34 @@ def _file_lock(
       f'cannot write in {path.parent}: {error.strerror}'
     ) from error
   with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _taken(file):
       if not wait:
         raise errors.UsageError(
           f'another run is live in {path.parent}; wait for it, or give another '
           '--workdir'
-        ) from None
+        )
       say(f'waiting for another run in {path.parent}')
-      fcntl.flock(file, fcntl.LOCK_EX)
+      while not _taken(file):
+        waiting()
+        time.sleep(_LOOK_S)
     yield
 
 
+def _taken(file: IO[str]) -> bool:
+  """Takes the lock of a file, if it is free, and returns whether it was."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return True
+
+
 def _acquired(
-  path: epath.Path, wait: bool, say: Callable[[str], None], expiry: float
+  path: epath.Path,
+  wait: bool,
+  say: Callable[[str], None],
+  waiting: Callable[[], None],
+  expiry: float,
 ) -> '_Lease':
   """Takes the lock of a bucket once it is free or its holder is dead."""
   lock_object, lease = gcs.Object(path), _Lease(path, expiry)
@@ -150,6 +169,7 @@ def _acquired(
           f'most {expiry:.0f} s whether it is alive'
         )
       seen, since = generation, _clock()
+    waiting()
     time.sleep(expiry / _BEATS / 4)
 
 

@@ -188,13 +188,18 @@ class Folder:
 
   @contextlib.contextmanager
   def lock(
-    self, *, wait: bool, say: Callable[[str], None] = screen.show
+    self,
+    *,
+    wait: bool,
+    say: Callable[[str], None] = screen.show,
+    waiting: Callable[[], None] = lambda: None,
   ) -> Iterator[None]:
     """Returns a context manager that locks the folder; see `locks.hold`.
 
     Args:
       wait: Whether to wait for another run in the folder.
       say: Called with a line of text before waiting.
+      waiting: See `locks.hold`.
 
     Raises:
       UsageError: Another run holds the lock and `wait` is false, or the folder
@@ -204,7 +209,9 @@ class Folder:
 
       def take():
         self._make()
-        run_lock = locks.hold(self.path / '.lock', wait=wait, say=say)
+        run_lock = locks.hold(
+          self.path / '.lock', wait=wait, say=say, waiting=waiting
+        )
         self._held = stack.enter_context(run_lock)
         self._texts.clear()
 

@@ -121,7 +121,18 @@ def _train(
   # A run that waits in a meeting keeps its lock: two meetings could wait for
   # one another.
   waits = shared and member is None
-  with folder.lock(wait=waits), contextlib.closing(reporter):
+
+  def waiting() -> None:
+    # Of several processes only the first waits here, and cannot stop alone.
+    if distributed.count() == 1 and should_stop():
+      raise Interrupted(
+        f'stopped while another run had {folder.path}; the same command goes on'
+      )
+
+  with (
+    folder.lock(wait=waits, waiting=waiting),
+    contextlib.closing(reporter),
+  ):
     folder.claim(config_lib.plain(config), info.identity())
     datasets.remember_place(info, folder)
     result = folder.read('result.json')

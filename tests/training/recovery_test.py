@@ -37,6 +37,22 @@ def damage(checkpoint):
 @pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore::RuntimeWarning'
 )
+def test_a_run_that_waits_for_another_can_be_stopped(tmp_path, capsys):
+  folder = tmp_path / 'run'
+  asked = iter([False, False, True])
+  with (
+    run_dir.Folder(folder).lock(wait=False),
+    pytest.raises(run.Interrupted, match='while another run had'),
+  ):
+    run.train(
+      config_of(),
+      run_dir.Folder(folder),
+      shared=True,
+      should_stop=lambda: next(asked),
+    )
+  assert 'waiting for another run' in capsys.readouterr().out
+
+
 def test_a_result_never_stands_beside_the_weights_of_more_epochs(
   tmp_path, monkeypatch
 ):
