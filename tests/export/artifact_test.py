@@ -1,5 +1,6 @@
 """An export stands alone, and is whole or not there."""
 
+import errno
 import json
 import pathlib
 import re
@@ -228,6 +229,42 @@ def test_what_is_there_is_not_overwritten_and_what_cannot_be_is_said(tmp_path):
       pass
   assert (tmp_path / 'file').read_text() == 'mine'
   assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
+def fail_to_read(place, part):
+  (place / 'missing').read_bytes()
+
+
+def fail_to_print(place, part):
+  raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+
+def fail_to_open(place, part):
+  (part / 'none/x').write_bytes(b'')
+
+
+def fill(place, part):
+  raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+@pytest.mark.parametrize(
+  ('body', 'error', 'said'),
+  [
+    (fail_to_read, FileNotFoundError, 'missing'),
+    (fail_to_print, BrokenPipeError, 'Broken'),
+    (fail_to_open, errors.UsageError, r'cannot write .*/out: .*none/x'),
+    (fill, errors.UsageError, r'cannot write .*/out: .*No space left'),
+  ],
+)
+def test_what_fails_beside_the_writing_is_not_said_to_be_it(
+  body, error, said, tmp_path
+):
+  with (
+    pytest.raises(error, match=said),
+    artifact.beside(tmp_path / 'out') as part,
+  ):
+    body(tmp_path, part)
+  assert not list(tmp_path.iterdir())
 
 
 def test_linear_algebra_is_refused_with_a_cure(made, tmp_path):
