@@ -145,3 +145,13 @@ def test_what_weights_lack_is_one_line(more, cure, capsys):
   error = capsys.readouterr().err
   assert error.count('\n') == 1
   assert cure in error
+
+
+def test_a_given_mean_and_std_serve_where_the_data_have_none(tmp_path, capsys):
+  command = ['gone.safetensors', '--network=resnet8']
+  command += [f'--data={folder(tmp_path, 10)}']
+  assert evaluate.main(command) == 2
+  assert 'give mean and std' in capsys.readouterr().err
+  seen = ['--mean', '0.5', '0.5', '0.5', '--std', '0.25', '0.25', '0.25']
+  assert evaluate.main([*command, *seen]) == 2
+  assert 'no file of weights' in capsys.readouterr().err
