@@ -99,6 +99,31 @@ def test_predict_labels_images_and_says_what_it_cannot_read(made, tmp_path):
   assert len((folder / 'predict.py').read_text().splitlines()) < 420
 
 
+def forward_of_five(images):
+  """Logits of image i whose largest is that of class i."""
+  return np.eye(5, dtype=np.float32)[: len(images)]
+
+
+def predicted(path, labels):
+  """What predict.py says of five images of the classes 0 to 4."""
+  np.savez(path, image=np.zeros((5, 4, 4, 3), np.uint8), label=labels)
+  facts = {'image_size': 4, 'class_names': list('abcde')}
+  return predict_template.predict(facts, forward_of_five, path)
+
+
+def test_predict_takes_labels_as_columns_too(tmp_path):
+  labels = np.array([0, 1, 2, 4, 3])
+  for given in (labels, labels[:, None]):
+    (line,) = predicted(tmp_path / 'x.npz', given)
+    assert line.endswith(': 3 of 5 correct')
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (4,), (1, 5), (5, 2), (5, 1, 1)])
+def test_predict_refuses_labels_of_another_shape(shape, tmp_path):
+  with pytest.raises(ValueError, match=r'x\.npz: label has .*\[N\] or \[N,1\]'):
+    predicted(tmp_path / 'x.npz', np.zeros(shape, np.int64))
+
+
 def test_the_program_is_for_every_platform_and_any_batch(made):
   _, folder = made
   found = restore.load(folder)
