@@ -6,6 +6,7 @@ import difflib
 import importlib
 import re
 import sys
+import traceback
 from typing import Any
 import unicodedata
 
@@ -178,8 +179,9 @@ def imported(module: str, attribute: str) -> Any:
     The attribute.
 
   Raises:
-    UsageError: The module or the attribute does not exist, or the module is one
-      of Python's own.
+    UsageError: The module or the attribute does not exist, the module is one of
+      Python's own, or it lacks another module, or a value or a type is wrong as
+      its code runs.
   """
   if module.partition('.')[0] in sys.stdlib_module_names:
     raise UsageError(
@@ -189,6 +191,11 @@ def imported(module: str, attribute: str) -> Any:
   try:
     imported_module = importlib.import_module(module)
   except (ModuleNotFoundError, TypeError, ValueError) as error:
+    if place := _place(error):
+      raise UsageError(
+        f'cannot import {module!r}: {place}, raises {type(error).__name__}: '
+        f'{error}; correct that code, or install what it lacks'
+      ) from error
     raise UsageError(
       f'cannot import {module!r}: {error}; it must be installed or its folder '
       'on PYTHONPATH'
@@ -200,3 +207,16 @@ def imported(module: str, attribute: str) -> Any:
       (name for name in vars(imported_module) if not name.startswith('_')),
     )
   return getattr(imported_module, attribute)
+
+
+def _place(error: BaseException) -> str:
+  """Returns 'file, line 3' of the module whose import failed, or ''.
+
+  It is the innermost one that ran: '' where Python found none to run.
+  """
+  frames = [
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.name == '<module>'
+  ]
+  return f'{frames[-1].filename}, line {frames[-1].lineno}' if frames else ''

@@ -128,6 +128,36 @@ def test_a_command_names_its_option(capsys):
 
 
 @pytest.mark.parametrize(
+  ('line', 'error'),
+  [
+    ('N = int("three")', "ValueError: invalid literal .* 'three'"),
+    ('N = len(3)', "TypeError: object of type 'int' has no len"),
+    ('import not_there', "ModuleNotFoundError: No module named 'not_there'"),
+    ('import own_inner', 'ValueError: inside'),
+  ],
+)
+def test_an_error_in_a_users_module_is_told_with_its_file_and_line(
+  line, error, tmp_path, monkeypatch
+):
+  (tmp_path / 'own_module.py').write_text(f'\n{line}\n')
+  (tmp_path / 'own_inner.py').write_text("\nraise ValueError('inside')\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  file = 'own_inner' if 'inner' in line else 'own_module'
+  place = rf"cannot import 'own_module': .*{file}\.py, line 2, raises {error}"
+  with pytest.raises(errors.UsageError, match=place) as raised:
+    errors.imported('own_module', 'Net')
+  assert 'PYTHONPATH' not in str(raised.value)
+
+
+@pytest.mark.parametrize('name', ['not_there', 'email_.not_there', '.x', ''])
+def test_a_module_that_is_not_there_must_be_installed(name):
+  with pytest.raises(
+    errors.UsageError, match='installed or its folder on PYTH'
+  ):
+    errors.imported(name, 'Net')
+
+
+@pytest.mark.parametrize(
   ('text', 'want'),
   [
     ('\x1b]0;x\x07a\r\nb\tc', r'\x1b]0;x\x07a\r\nb\tc'),

@@ -70,7 +70,13 @@ def main(argv: Sequence[str]) -> int:
     raise errors.UsageError('--ema is for a run, and not for a file of weights')
   if args.network:
     with errors.keys('--'):
-      opened = datasets.open_named(args.data, args.image_size, args.data_dir)
+      opened = datasets.open_named(
+        args.data,
+        args.image_size,
+        args.data_dir,
+        mean=tuple(args.mean or ()),
+        std=tuple(args.std or ()),
+      )
     with errors.keys('--'):
       trained = restore.of_weights(
         args.path,

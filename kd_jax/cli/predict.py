@@ -24,7 +24,7 @@ from kd_jax import errors
 from kd_jax.data import augment_boxes, decode
 from kd_jax.data.sets import tree
 from kd_jax.export import artifact, predict_template
-from kd_jax.runtime import command
+from kd_jax.runtime import command, screen
 from kd_jax.training import imports, restore
 
 _PATH = 4096  # the most characters of a path, as of Linux
@@ -64,9 +64,9 @@ def main(argv: Sequence[str]) -> int:
     with artifact.beside(args.out) as folder:
       for path, written in masks(trained, paths, args.batch_size, folder):
         place = pathlib.Path(args.out, written.name)
-        print(
-          f'{errors.shown(path, _PATH)}\t{errors.shown(place, _PATH)}',
-          flush=True,
+        # A reader that leaves, as `| head` does, still gets all masks.
+        screen.show(
+          f'{errors.shown(path, _PATH)}\t{errors.shown(place, _PATH)}'
         )
     return 0
   if task == 'detection':

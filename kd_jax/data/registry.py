@@ -144,7 +144,9 @@ def open_source(
         'give 0'
       )
   elif name.startswith('folder:'):
-    whole = folder.open_folder(name, image_size, home)
+    whole = folder.open_folder(
+      name, image_size, home, measured=not (mean and std)
+    )
   elif name.startswith('npz:'):
     whole = npz.open_npz(
       name, image_size, measured=not (mean and std), home=home

@@ -35,7 +35,7 @@ from safetensors import numpy as safetensors_numpy
 from kd_jax import errors, tasks
 from kd_jax.data import source
 from kd_jax.export import predict_template
-from kd_jax.runtime import jaxprs, stored
+from kd_jax.runtime import durable, jaxprs, stored
 from kd_jax.version import __version__
 
 # The version of the format; it grows if older versions of kd_jax could not read
@@ -87,25 +87,47 @@ def beside(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     folder: The final path; it must not exist, or be an empty folder.
 
   Raises:
-    UsageError: `folder` exists and is not empty, or cannot be written.
+    UsageError: `folder` exists and is not empty, or cannot be written. Other
+      errors of the body, such as of what it reads, stay what they are.
   """
   final = pathlib.Path(folder).expanduser().absolute()
   part = final.with_name(f'.{final.name}.{uuid.uuid4().hex}.part')
   try:
-    if final.exists() and not (final.is_dir() and _is_empty(final)):
-      raise errors.UsageError(
-        f'{final} is there already; remove it or give another folder'
-      )
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(final)
-    part.mkdir()
-    with _locked(part):
+    with _writing(final):
+      if final.exists() and not (final.is_dir() and _is_empty(final)):
+        raise errors.UsageError(
+          f'{final} is there already; remove it or give another folder'
+        )
+      final.parent.mkdir(parents=True, exist_ok=True)
+      _remove_abandoned(final)
+      part.mkdir()
+    with _writing(final, part), _locked(part):
       yield part
-    part.rename(final)
-  except OSError as error:
-    raise errors.UsageError(f'cannot write {final}: {error}') from error
+    with _writing(final):
+      part.rename(final)
   finally:
     shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(
+  final: pathlib.Path, part: pathlib.Path | None = None
+) -> Iterator[None]:
+  """Raises UsageError for an OSError of the body.
+
+  Args:
+    final: The path that the error names.
+    part: The folder whose files cannot be written; errors of other files, or of
+      a pipe, are left. A full storage is an error without a file.
+  """
+  try:
+    yield
+  except OSError as error:
+    name = error.filename if isinstance(error.filename, str) else ''
+    inside = part is None or pathlib.Path(name).is_relative_to(part)
+    if not inside and error.errno not in durable.STORAGE:
+      raise
+    raise errors.UsageError(f'cannot write {final}: {error}') from error
 
 
 @contextlib.contextmanager

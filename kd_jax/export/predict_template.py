@@ -276,8 +276,8 @@ def read(path, size, task=None):
     task: The network's task.
 
   Returns:
-    The images, labels [N] or [N,size,size] where the file has them, and the
-    width and height of an image file; of arrays None.
+    The images, labels [N], [N,1] or [N,size,size] where the file has them, and
+    the width and height of an image file; of arrays None.
   """
   try:
     if path.exists() and not path.is_file():
@@ -387,7 +387,12 @@ def predict(facts, forward, path):
     return [f'{shown(path)}\t{shown(names[k])}' for k in chosen]
   if is_dense:
     return [f'{shown(path)}: {measured(chosen, labels, len(names))}']
-  right = (chosen == labels).sum()
+  if labels.shape not in ((len(images),), (len(images), 1)):
+    raise ValueError(
+      f'{path}: label has shape {labels.shape} for {len(images)} images; give '
+      'each image one class index, [N] or [N,1]'
+    )
+  right = (chosen == labels.reshape(-1)).sum()
   return [f'{shown(path)}: {right} of {len(labels)} correct']
 
 

@@ -371,7 +371,8 @@ class Folder:
   def append(self, name: str, text: str) -> None:
     """Appends text to a file; it is in the file when this returns.
 
-    A bucket cannot append, so the whole file is written again.
+    A bucket cannot append, so the whole file is written again. Text whose
+    writing failed is not in the next: whoever tries again gives it again.
 
     Raises:
       UsageError: The folder cannot be written.
@@ -381,8 +382,7 @@ class Folder:
       path = self.path / name
       if name not in self._texts:
         self._texts[name] = path.read_text() if path.exists() else ''
-      self._texts[name] += text
-      self._write_text(name, self._texts[name])
+      self.replace(name, self._texts[name] + text)
       return
     self.guard()
     try:
@@ -392,8 +392,8 @@ class Folder:
 
   def replace(self, name: str, text: str) -> None:
     """Writes a file atomically; `append` may then add to it."""
-    self._texts[name] = text
     self._write_text(name, text)
+    self._texts[name] = text
 
 
 def _is_json(content: bytes) -> bool:

@@ -13,7 +13,8 @@ from kd_jax.config import roles
 from kd_jax.runtime import run_dir, stored
 from kd_jax.training import facts
 
-_SEEDS_FILE = re.compile(r'seeds-\d+(-\d+)*\.json')
+# The seeds, or of very many their number and digest.
+_SEEDS_FILE = re.compile(r'seeds-(\d+(-\d+)*|\d+-[0-9a-f]{16})\.json')
 # By these keys a config.json is that of a run.
 _KEYS = {
   'method', 'seed', 'epochs', 'data', 'student', 'teacher', 'optimizer',

@@ -33,12 +33,12 @@ def open_data(
   """
   facts, size = found.facts, found.facts['image_size']
   options = facts['data'] if not name else {}
-  normalised = {}
+  # The network normalises its images itself, whatever data they are of.
+  normalised = {key: tuple(facts.get(key, ())) for key in ('mean', 'std')}
   if not name:
     whose = 'what was trained'
     imports.check({'data.name': options['name']}, allow_imports, whose)
     name, data_dir = _found_again(options, data_dir)
-    normalised = {key: tuple(facts[key]) for key in ('mean', 'std')}
   opened = open_named(
     name,
     size,

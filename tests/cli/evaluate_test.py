@@ -160,3 +160,13 @@ def test_what_is_for_weights_is_refused_with_a_run(more, capsys):
   assert evaluate.main(['run', *more]) == 2
   name = more[0].partition('=')[0]
   assert f'{name} is for a file of weights' in capsys.readouterr().err
+
+
+def test_a_given_mean_and_std_serve_where_the_data_have_none(tmp_path, capsys):
+  command = ['gone.safetensors', '--network=resnet8']
+  command += [f'--data={folder(tmp_path, 10)}']
+  assert evaluate.main(command) == 2
+  assert 'give mean and std' in capsys.readouterr().err
+  seen = ['--mean', '0.5', '0.5', '0.5', '--std', '0.25', '0.25', '0.25']
+  assert evaluate.main([*command, *seen]) == 2
+  assert 'no file of weights' in capsys.readouterr().err

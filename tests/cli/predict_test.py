@@ -1,10 +1,16 @@
 """The command that labels image files."""
 
+import contextlib
+import errno
+import io
+
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from kd_jax.cli import predict
 from kd_jax.data.sets import digits
+from kd_jax.export import artifact
 from kd_jax.training import restore
 from tests import finished
 
@@ -50,6 +56,29 @@ def test_an_image_of_another_size_is_scaled_as_evaluation_shows_it(tmp_path):
   )
   assert name in found.facts['class_names']
   assert 0.1 <= odds <= 1
+
+
+class Left(io.StringIO):
+  """Standard output whose reader has left."""
+
+  def write(self, text):
+    raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+
+def test_a_reader_that_leaves_takes_no_masks_along(tmp_path, monkeypatch):
+  def forward(weights, images):
+    return jnp.zeros((*images.shape[:3], 2), jnp.float32)
+
+  facts = {'task': 'segmentation', 'image_size': 8, 'class_names': ['a', 'b']}
+  trained = artifact.Trained({}, forward, facts)
+  monkeypatch.setattr(restore, 'load', lambda *_, **__: trained)
+  (tmp_path / 'images').mkdir()
+  pictures(tmp_path / 'images')
+  out = tmp_path / 'masks'
+  arguments = ['run', str(tmp_path / 'images'), '--out', str(out)]
+  with contextlib.redirect_stdout(Left()):
+    assert predict.main([*arguments, '--batch_size=2']) == 0
+  assert sorted(p.name for p in out.iterdir()) == [f'{i}.png' for i in range(5)]
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):

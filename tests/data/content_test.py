@@ -1,6 +1,7 @@
 """Data are known by what they hold, not by their name and counts."""
 
 import os
+import threading
 
 import numpy as np
 from PIL import Image
@@ -8,7 +9,8 @@ import pytest
 
 from kd_jax import config as config_lib
 from kd_jax import data, errors
-from kd_jax.runtime import run_dir
+from kd_jax.data.sets import identity, prepared
+from kd_jax.runtime import durable, run_dir
 from kd_jax.training import datasets, teacher
 from kd_jax.training import run as run_lib
 from tests.data import archives
@@ -117,6 +119,79 @@ def test_prepared_records_are_known_by_their_bytes(tmp_path):
   files[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
   os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
   assert prepared('two') != first
+
+
+def cifar(place, archive=''):
+  """The fingerprint of CIFAR-10 in a folder, prepared if it is not there."""
+  given = {'archive_path': str(archive), 'any_checksum': True}
+  opened = prepared.open_prepared('cifar10', data_dir=str(place), **given)
+  return opened.info.fingerprint
+
+
+@pytest.fixture
+def archive(tmp_path):
+  """An archive of CIFAR-10 with few images."""
+  file = tmp_path / 'cifar.tar.gz'
+  archives.cifar(file, 10, per_class=1)
+  return file
+
+
+def origin(place):
+  """What was written of the archive from which a data set was made."""
+  return next(place.glob('cifar10/*')) / identity.ORIGIN
+
+
+def test_who_opens_a_set_as_its_preparation_ends_sees_the_same_data(
+  tmp_path, archive, monkeypatch
+):
+  remember, seen = identity.remember, []
+  other = threading.Thread(target=lambda: seen.append(cifar(tmp_path / 'data')))
+
+  def slow(*args):
+    other.start()
+    other.join(2.0)  # it waits for the lock, or has opened the data
+    remember(*args)
+
+  monkeypatch.setattr(identity, 'remember', slow)
+  first = cifar(tmp_path / 'data', archive)
+  other.join()
+  assert seen == [first] == [cifar(tmp_path / 'data')]
+
+
+def test_a_kill_as_a_sets_origin_is_written_leaves_a_set_that_opens(
+  tmp_path, archive, monkeypatch
+):
+  def killed(number, content):
+    os.write(number, content[:20])
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(durable, '_write_all', killed)
+    with pytest.raises(KeyboardInterrupt):
+      cifar(tmp_path / 'data', archive)
+  assert cifar(tmp_path / 'data') != ''
+
+
+def test_a_set_without_an_origin_opens_without_a_lock(tmp_path, archive):
+  cifar(tmp_path / 'data', archive)
+  origin(tmp_path / 'data').unlink()
+  lock = tmp_path / 'data/.cifar10.lock'
+  of_records = cifar(tmp_path / 'data')
+  lock.unlink()
+  assert cifar(tmp_path / 'data') == of_records
+  assert not lock.exists()
+  lock.mkdir()  # as one that may not be written
+  assert cifar(tmp_path / 'data') == of_records
+
+
+@pytest.mark.parametrize('content', ['', '{"archive": "8', '[]', '{}'])
+def test_a_damaged_origin_is_one_line_with_a_cure(tmp_path, archive, content):
+  cifar(tmp_path / 'data', archive)
+  origin(tmp_path / 'data').write_text(content)
+  with pytest.raises(
+    errors.UsageError, match=r'origin\.json is damaged: .*remove the file'
+  ):
+    cifar(tmp_path / 'data')
 
 
 def test_a_program_sees_what_has_changed_since_it_opened_data(

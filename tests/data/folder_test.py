@@ -47,6 +47,19 @@ def test_a_folder_is_a_data_set(root):
   np.testing.assert_allclose(info.std, scaled.std((0, 1, 2)), atol=1e-4)
 
 
+def test_a_constant_channel_needs_a_mean_and_a_std(root):
+  for path in root.rglob('*/*/[0-9].*'):
+    pixels = np.asarray(Image.open(path).convert('RGB')) * np.uint8([1, 0, 1])
+    path.unlink()
+    Image.fromarray(pixels).save(path.with_suffix('.png'))
+  with pytest.raises(
+    errors.UsageError, match=r'in train has one value only, .*give mean and std'
+  ):
+    opened(root)
+  info = opened(root, mean=(0.5, 0.0, 0.5), std=(0.2, 1.0, 0.2)).info
+  assert (info.mean, info.std) == ((0.5, 0.0, 0.5), (0.2, 1.0, 0.2))
+
+
 def test_images_of_several_sizes_need_a_size(root):
   Image.new('RGB', (30, 24)).save(root / 'train/ant/wide.png')
   with pytest.raises(errors.UsageError, match=r'^image_size=0: the images of'):

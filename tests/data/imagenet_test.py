@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from kd_jax import data, errors
 from kd_jax.cli import prepare as command
 from kd_jax.data import decode
-from kd_jax.data.sets import imagenet, imagenet_tars, prepared, shards
+from kd_jax.data.sets import identity, imagenet, imagenet_tars, prepared, shards
 from kd_jax.runtime import digests, downloads
 from tests import children
 from tests.data import archives
@@ -326,13 +326,13 @@ def test_without_a_kit_the_labels_are_those_of_tensorflow_datasets():
 
 def test_the_digests_beside_the_shards_are_those_of_the_files(built, tmp_path):
   folder = built[0]
-  stated = json.loads((folder / prepared.DIGESTS).read_text())
+  stated = json.loads((folder / identity.DIGESTS).read_text())
   assert sum('array_record' in name for name in stated) > 2
   read = digests.of_files({name: folder / name for name in stated}, 'here')
   assert {name: digest for name, (_, digest) in stated.items()} == read
   copy = tmp_path / 'imagenet2012/5.1.0'
   shutil.copytree(folder, copy)
-  (copy / prepared.DIGESTS).unlink()
+  (copy / identity.DIGESTS).unlink()
   assert opened(copy).info.fingerprint == opened(folder).info.fingerprint
 
 
@@ -356,10 +356,10 @@ def test_a_shard_that_was_not_built_and_a_damaged_list_are_refused(
   shard = next(copy.glob('*train*'))
   more = copy / shard.name.replace('train', 'trained')
   shutil.copy(shard, more)
-  (copy / prepared.DIGESTS).write_text('{"a": [1')
+  (copy / identity.DIGESTS).write_text('{"a": [1')
   with pytest.raises(errors.UsageError, match='is damaged: copy the folder'):
     opened(copy)
-  shutil.copy(built[0] / prepared.DIGESTS, copy)
+  shutil.copy(built[0] / identity.DIGESTS, copy)
   with pytest.raises(errors.UsageError, match=f'{more.name} was not written'):
     opened(copy)
 

@@ -1,5 +1,6 @@
 """An export stands alone, and is whole or not there."""
 
+import errno
 import json
 import pathlib
 import re
@@ -96,6 +97,31 @@ def test_predict_labels_images_and_says_what_it_cannot_read(made, tmp_path):
     assert message in ended.stderr
     assert 'Traceback' not in ended.stderr
   assert len((folder / 'predict.py').read_text().splitlines()) < 420
+
+
+def forward_of_five(images):
+  """Logits of image i whose largest is that of class i."""
+  return np.eye(5, dtype=np.float32)[: len(images)]
+
+
+def predicted(path, labels):
+  """What predict.py says of five images of the classes 0 to 4."""
+  np.savez(path, image=np.zeros((5, 4, 4, 3), np.uint8), label=labels)
+  facts = {'image_size': 4, 'class_names': list('abcde')}
+  return predict_template.predict(facts, forward_of_five, path)
+
+
+def test_predict_takes_labels_as_columns_too(tmp_path):
+  labels = np.array([0, 1, 2, 4, 3])
+  for given in (labels, labels[:, None]):
+    (line,) = predicted(tmp_path / 'x.npz', given)
+    assert line.endswith(': 3 of 5 correct')
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (4,), (1, 5), (5, 2), (5, 1, 1)])
+def test_predict_refuses_labels_of_another_shape(shape, tmp_path):
+  with pytest.raises(ValueError, match=r'x\.npz: label has .*\[N\] or \[N,1\]'):
+    predicted(tmp_path / 'x.npz', np.zeros(shape, np.int64))
 
 
 def test_the_program_is_for_every_platform_and_any_batch(made):
@@ -228,6 +254,42 @@ def test_what_is_there_is_not_overwritten_and_what_cannot_be_is_said(tmp_path):
       pass
   assert (tmp_path / 'file').read_text() == 'mine'
   assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
+def fail_to_read(place, part):
+  (place / 'missing').read_bytes()
+
+
+def fail_to_print(place, part):
+  raise BrokenPipeError(errno.EPIPE, 'Broken pipe')
+
+
+def fail_to_open(place, part):
+  (part / 'none/x').write_bytes(b'')
+
+
+def fill(place, part):
+  raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+@pytest.mark.parametrize(
+  ('body', 'error', 'said'),
+  [
+    (fail_to_read, FileNotFoundError, 'missing'),
+    (fail_to_print, BrokenPipeError, 'Broken'),
+    (fail_to_open, errors.UsageError, r'cannot write .*/out: .*none/x'),
+    (fill, errors.UsageError, r'cannot write .*/out: .*No space left'),
+  ],
+)
+def test_what_fails_beside_the_writing_is_not_said_to_be_it(
+  body, error, said, tmp_path
+):
+  with (
+    pytest.raises(error, match=said),
+    artifact.beside(tmp_path / 'out') as part,
+  ):
+    body(tmp_path, part)
+  assert not list(tmp_path.iterdir())
 
 
 def test_linear_algebra_is_refused_with_a_cure(made, tmp_path):

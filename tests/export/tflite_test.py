@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import runpy
+import sys
+import types
 
 import jax
 import numpy as np
@@ -29,6 +32,28 @@ def test_tensorflow_and_tflite_compute_the_logits_of_jax(tmp_path, capsys):
   assert all((out / name).exists() for name in names)
   sizes = [(out / name).stat().st_size for name in names[1:]]
   assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize(
+  ('logits', 'want'),
+  [
+    ([[1.0, 4.0]], 0.125),
+    ([[1.0, 2.0]], 0.5),
+    ([[1.0, np.nan]], np.nan),
+  ],
+)
+def test_a_logit_that_is_nan_stays_the_largest_difference(
+  logits, want, monkeypatch
+):
+  monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', '3')  # else the script sets it
+  for name in ('tensorflow', 'jax.experimental.jax2tf'):
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+  farthest = runpy.run_path(str(tflite._SCRIPT))['farthest']
+  jax_logits = np.array([[1.0, 4.0]], np.float32)
+  far = farthest(0.125, np.array(logits, np.float32), jax_logits)
+  assert type(far) is float
+  np.testing.assert_equal(far, want)
+  np.testing.assert_equal(farthest(far, jax_logits, jax_logits), want)
 
 
 def script(monkeypatch, tmp_path, text):

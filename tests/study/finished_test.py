@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from kd_jax import errors
-from kd_jax.cli import app
+from kd_jax.cli import app, train
 from kd_jax.study import finished
 from tests.study import made
 
@@ -30,6 +30,17 @@ def test_a_parent_folder_gives_all_finished_runs_below_it(tmp_path):
   assert "d: damaged: KeyError: 'config.teacher.recipe'" in older
   assert unfinished.endswith('b: unfinished, at epoch 3 of 60')
   assert 'c: config.json is damaged: Expecting value' in damaged
+
+
+@pytest.mark.parametrize('count', [1, 3, 25, 26, 300])
+def test_the_figures_of_any_number_of_seeds_are_found_in_a_folder(
+  tmp_path, count
+):
+  name = train._name_of_summary(range(100, 100 + count))
+  made.seeds_file(tmp_path / name, dict.fromkeys(range(count), 90.0))
+  made.run(tmp_path / 'run', 90.0, seed=1000)
+  found = finished.find([str(tmp_path)])
+  assert len(found.runs) == count + 1
 
 
 def test_jax_is_not_started(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from tensorboardX.proto import event_pb2
 
-from kd_jax.runtime import run_dir
+from kd_jax.runtime import run_dir, writers
 from tests.cli import train_test
 from tests.runtime import bucket
 from tests.training import end_to_end_test
@@ -135,3 +135,15 @@ def test_records_in_a_bucket_are_appended_and_truncated(server):
   again.append({'step': 5})
   assert [record['step'] for record in again.read()] == [1, 2, 5]
   assert set(server.objects) == {('bucket', 'run/metrics.jsonl')}
+
+
+def test_records_whose_writing_failed_are_there_once_after_the_close(server):
+  writer, folder = writers.Jsonl(), run_dir.Folder('gs://bucket/run')
+  writer.open(writers.About(folder), 0, [])
+  writer.scalars(1, {'x': 1.0})
+  server.broken = True
+  with pytest.raises(Exception, match='the server is broken'):
+    writer.flush()
+  server.broken = False
+  writer.close(None)
+  assert text(server, 'metrics.jsonl') == '{"step": 1, "x": 1.0}\n'

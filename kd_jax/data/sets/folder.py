@@ -52,7 +52,11 @@ class Files:
 
 
 def open_folder(
-  name: str, image_size: int = 0, home: epath.Path | None = None
+  name: str,
+  image_size: int = 0,
+  home: epath.Path | None = None,
+  *,
+  measured: bool = True,
 ) -> source.Source:
   """Returns a folder of images as a data set.
 
@@ -66,6 +70,8 @@ def open_folder(
     image_size: The height and width of the network's input in pixels; 0 takes
       the images' own size.
     home: The folder where digests of the files are kept; see `digests`.
+    measured: Whether to compute the mean and the standard deviation of each
+      channel; else both are empty.
 
   Returns:
     The data set. Its notes tell which folder is which split, and what is left
@@ -73,8 +79,8 @@ def open_folder(
 
   Raises:
     UsageError: A split's folder is missing, a class is empty, the classes
-      differ between the splits, something cannot be read, or `image_size` is 0
-      and the images differ in size or are not square.
+      differ between the splits, something cannot be read, `image_size` is 0 and
+      the images differ in size or are not square, or a channel is constant.
   """
   root = epath.Path(name.removeprefix('folder:')).expanduser()
   left_out = tree.LeftOut(root)
@@ -99,7 +105,7 @@ def open_folder(
   train = splits['train']
   sample = range(0, len(train), -(-len(train) // _SAMPLE))
   size = image_size or _common_size(root, train, sample)
-  mean, std = _moments(train, sample, size)
+  mean, std = _moments(root, train, sample, size) if measured else ((), ())
   info = source.Info(
     name=name,
     class_names=tuple(name for name, _ in names),
@@ -233,20 +239,28 @@ def _common_size(root: epath.Path, images: Files, sample: range) -> int:
 
 
 def _moments(
-  images: Files, sample: range, size: int
+  root: epath.Path, images: Files, sample: range, size: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Returns the mean and the standard deviation of each channel.
 
   Args:
+    root: The data set's folder, for the error message.
     images: The split.
     sample: The indices of the images that are read.
     size: The size to which an image is fitted first, in pixels.
+
+  Raises:
+    UsageError: A channel is constant.
   """
   sums = np.zeros((2, 3))
   for i in sample:
     pixels = decode.fit(images.read(i)[0], size) / 255
     sums += [pixels.mean((0, 1)), np.square(pixels).mean((0, 1))]
   mean, square = sums / len(sample)
-  std = np.sqrt(np.maximum(square - mean**2, 1e-12))
-  rounded = (tuple(float(x) for x in moment.round(4)) for moment in (mean, std))
-  return next(rounded), next(rounded)
+  std = np.sqrt(np.maximum(square - mean**2, 0)).round(4)
+  if not std.all():
+    raise errors.UsageError(
+      f'{root}: a channel of the images in train has one value only, so that '
+      'it has no standard deviation; give mean and std'
+    )
+  return tuple(mean.round(4).tolist()), tuple(std.tolist())

@@ -19,7 +19,7 @@ from etils import epath
 import tensorflow_datasets as tfds
 
 from kd_jax import errors
-from kd_jax.data.sets import imagenet_tars, prepared, shards
+from kd_jax.data.sets import identity, imagenet_tars, prepared, shards
 from kd_jax.runtime import digests, downloads, durable, gcs, locks, screen
 
 NAME, VERSION = 'imagenet2012', '5.1.0'  # of tfds's builder
@@ -332,7 +332,7 @@ def _finish(
     for name, digest in sorted(every.items())
   }
   durable.write(
-    place / prepared.DIGESTS, (json.dumps(stated, indent=1) + '\n').encode()
+    place / identity.DIGESTS, (json.dumps(stated, indent=1) + '\n').encode()
   )
   durable.sync(place)
   place = place.rename(place.parent / VERSION)

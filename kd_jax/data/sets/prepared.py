@@ -1,9 +1,8 @@
 """Data sets in tfds's layout, prepared on demand and read by index."""
 
-from collections.abc import Mapping
+import contextlib
 import dataclasses
 import functools
-import json
 import os
 from typing import Any
 
@@ -13,8 +12,8 @@ import tensorflow_datasets as tfds
 
 from kd_jax import errors
 from kd_jax.data import decode, source
-from kd_jax.data.sets import archive, builders
-from kd_jax.runtime import digests, gcs, locks, screen
+from kd_jax.data.sets import archive, builders, identity
+from kd_jax.runtime import gcs, locks, screen
 
 # The means and standard deviations that are commonly used for these data sets.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -29,11 +28,7 @@ _SCAN = 10_000  # records read together
 _SMALL = 2**30
 _CURE = 'leave these images out as you prepare it'
 _KEYS = {'image': 'image', 'label': 'label'}  # of the features, unless named
-# In a prepared folder, the archive from which it was made. Encoders of images
-# differ between machines, so that one archive may give several record files.
-_ORIGIN = 'kd_jax_origin.json'
-# In a folder that kd_jax has written shard by shard, their sizes and digests.
-DIGESTS = 'kd_jax_digests.json'
+_LOCK = '.{}.lock'  # in the folder of prepared data sets, while one is prepared
 
 # The split to test on, for data sets in which it is not 'test'.
 TEST_SPLITS = {'imagenet2012': 'validation'}
@@ -173,6 +168,8 @@ def open_prepared(
   folder = find(name, prepared_root)
   if folder is None:
     folder = _prepare(name, prepared_root, archive_path, any_checksum)
+  elif name in builders.BUILDERS and not (folder / identity.ORIGIN).exists():
+    _wait(name, prepared_root)
   builder = tfds.builder_from_directory(str(folder))
   if builder.info.file_format.value != 'array_record':
     raise errors.ArgumentError(
@@ -180,7 +177,7 @@ def open_prepared(
       f'{builder.info.file_format.value}, which only TensorFlow reads; prepare '
       'it with file_format=array_record, or give another folder'
     )
-  fingerprint = _fingerprint(folder, home)
+  fingerprint = identity.fingerprint(folder, home)
   splits = builder.info.splits
   test_split = TEST_SPLITS.get(
     name, 'test' if 'test' in splits else 'validation'
@@ -332,73 +329,6 @@ def _numbered(name: str, labels: np.ndarray) -> tuple[str, ...]:
   return tuple(str(k) for k in range(len(present)))
 
 
-def _fingerprint(folder: epath.Path, home: epath.Path | None) -> str:
-  """Returns a digest of the records and of the names of their classes.
-
-  It is that of the archive if the files are as they were made from it.
-  """
-  files = {
-    path.name: path
-    for path in folder.iterdir()
-    if '.array_record' in path.name or path.name.endswith('.labels.txt')
-  }
-  found = _stated(folder, files)
-  if not found:
-    found = digests.of_files(files, gcs.absolute(folder), home)
-  fingerprint = digests.of_contents(found, home)
-  origin = folder / _ORIGIN
-  if origin.exists():
-    made = json.loads(origin.read_text())
-    if made['records'] == fingerprint:
-      return made['fingerprint']
-  return fingerprint
-
-
-def _stated(
-  folder: epath.Path, files: Mapping[str, epath.Path]
-) -> dict[str, str]:
-  """Returns the digests that were written with the shards, by file.
-
-  With them no machine of a pod reads 145 GB to know what it has. A folder that
-  tfds has prepared has none.
-
-  Raises:
-    UsageError: A file is not there, has not the size that was written or is of
-      elsewhere, or the list of them is damaged.
-  """
-  if not (folder / DIGESTS).exists():
-    return {}
-  try:
-    listed = json.loads((folder / DIGESTS).read_text()).items()
-    stated = {name: (int(size), digest) for name, (size, digest) in listed}
-  except (AttributeError, TypeError, ValueError) as error:
-    again = f'{folder / DIGESTS} is damaged: copy the folder again'
-    raise errors.UsageError(again) from error
-  if others := {*files} - {*stated}:
-    other = f'{folder / min(others)} was not written with the others: remove it'
-    raise errors.UsageError(other)
-  for name, (size, _) in stated.items():
-    there = files[name].stat().length if name in files else 0
-    if there != size:
-      raise errors.UsageError(
-        f'{folder / name} has {there} bytes, and {size} were written: copy the '
-        'folder again, or prepare it again'
-      )
-  return {name: digest for name, (_, digest) in stated.items()}
-
-
-def _remember(name: str, folder: epath.Path, archive_file: epath.Path) -> None:
-  """Writes from what archive a data set was prepared."""
-  found = digests.of_files({'archive': archive_file}, name)
-  version = str(builders.BUILDERS[name].VERSION)
-  made = {
-    **found,
-    'fingerprint': digests.of_contents({**found, 'version': version}),
-    'records': _fingerprint(folder, None),
-  }
-  (folder / _ORIGIN).write_text(json.dumps(made, indent=2) + '\n')
-
-
 def find(name: str, home: epath.Path) -> epath.Path | None:
   """Returns the newest complete version of a prepared data set, or None.
 
@@ -420,6 +350,19 @@ def find(name: str, home: epath.Path) -> epath.Path | None:
   return versions[max(versions)] if versions else None
 
 
+def _wait(name: str, home: epath.Path) -> None:
+  """Waits while another process may still write from what a set was made.
+
+  tfds renames the folder before that. Without a lock's file nobody does, and
+  where the lock cannot be taken the data set is opened as it is.
+  """
+  lock = home / _LOCK.format(name)
+  with contextlib.suppress(errors.UsageError):
+    if lock.exists():
+      with locks.hold(lock, wait=True):
+        pass
+
+
 def _prepare(
   name: str, home: epath.Path, archive_path: str, any_checksum: bool
 ) -> epath.Path:
@@ -433,7 +376,7 @@ def _prepare(
     present = [path.name for path in home.iterdir()] if home.is_dir() else []
     raise errors.unknown('data set', name, {*builders.BUILDERS, *present})
   home.mkdir(parents=True, exist_ok=True)
-  with locks.hold(home / f'.{name}.lock', wait=True):
+  with locks.hold(home / _LOCK.format(name), wait=True):
     folder = find(name, home)
     if folder is not None:
       return folder
@@ -454,5 +397,6 @@ def _prepare(
     builder.download_and_prepare()
     complete = find(name, home)
     assert complete is not None
-    _remember(name, complete, builder.archive_path)
+    version = str(builders.BUILDERS[name].VERSION)
+    identity.remember(complete, builder.archive_path, name, version)
     return complete
