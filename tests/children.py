@@ -247,10 +247,11 @@ def left():
   commands = {}
   for path in _PROC.glob('[0-9]*'):
     with contextlib.suppress(OSError):  # the process has just ended
-      parent = (path / 'stat').read_text().rpartition(')')[2].split()[1]
+      parent = (path / 'stat').read_bytes().rpartition(b')')[2].split()[1]
       if int(parent) == os.getpid():
         words = (path / 'cmdline').read_bytes().split(b'\0')
-        commands[int(path.name)] = b' '.join(words).decode()
+        command = b' '.join(words).decode(errors='replace')
+        commands[int(path.name)] = command
   # The standard library never ends these once they are in use.
   helpers = ('multiprocessing.resource_tracker', 'multiprocessing.forkserver')
   return {

@@ -6,10 +6,12 @@ import re
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 import pytest
 
 from kd_jax import config as config_lib
 from kd_jax.cli import app, listing
+from kd_jax.distill import build
 from kd_jax.methods import registry
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -74,8 +76,9 @@ def terms_row(method, recipe):
     for phase in config.phases.values()
   ]
   texts.append(terms_text(config.weights))
-  args = config.method_args
-  taps = args.get('taps') or [f'stage{i}_pre' for i in args.get('stages', ())]
+  known = {'num_classes': 100, 'train_labels': np.arange(200) % 100}
+  made = build.phases_of(config, known, 10)[-1].exp.method
+  taps = getattr(made, 'taps', ()) or [tap for _, tap in made.pairs()]
   shown = ', '.join(f'`{tap}`' for tap in taps) or '–'
   return f'| `{method}:{recipe}` | {" ".join(texts)} | {shown} |'
 

@@ -116,15 +116,19 @@ def _list(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
   widths = [max(len(line[i]) for line in lines) for i in range(2)]
   for recipe, number, states in lines:
     print(f'{recipe:{widths[0]}}  {number:{widths[1]}}  {states}')
-  _say_outdated(args.results, cells)
+  _say_outdated(args, cells)
   return 0
 
 
-def _say_outdated(results: pathlib.Path, cells: list[cells_lib.Cell]) -> None:
-  for task, changes in runner.outdated(cells, results).items():
+def _say_outdated(
+  args: argparse.Namespace, cells: list[cells_lib.Cell]
+) -> None:
+  places = runner.Places(args.results, args.work)
+  for task, changes in runner.outdated(cells, args.results).items():
     _say(
       f'{task}: the recipe has changed since ({"; ".join(changes)}); without '
-      f'{store.path_of(results, *task)} it is trained again'
+      f'{store.path_of(args.results, *task)} and {places.run_of(task)} it is '
+      'trained again'
     )
 
 
@@ -136,7 +140,7 @@ def _run(args: argparse.Namespace, cells: list[cells_lib.Cell]) -> int:
       f'--data={args.data}: the cells have several data sets '
       f'({", ".join(sorted(sets))}); name cells of one'
     )
-  _say_outdated(args.results, chosen)
+  _say_outdated(args, chosen)
   done = {cell: store.stand(args.results, cell).done for cell in chosen}
   tasks = [
     runner.Task(cell, seed)

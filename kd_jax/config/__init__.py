@@ -6,6 +6,7 @@ installed wheel, can import it.
 
 from ml_collections import ConfigDict as ConfigDict
 
+from kd_jax.config.completing import completed as completed
 from kd_jax.config.identity import alone as alone
 from kd_jax.config.identity import determining as determining
 from kd_jax.config.identity import difference as difference

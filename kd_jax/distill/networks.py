@@ -31,11 +31,21 @@ def make_network(
     key: tuple(value) if isinstance(value, list) else value
     for key, value in network.args.to_dict().items()
   }
+  common: dict[str, Any] = {}
   if dtype != 'float32':
-    args.setdefault('dtype', DTYPES[dtype])
+    common['dtype'] = DTYPES[dtype]
   if bn_group_size:
-    args.setdefault('bn_group_size', bn_group_size)
-  return models.make(network.name, classes, **args)
+    common['bn_group_size'] = bn_group_size
+  try:
+    return models.make(network.name, classes, **{**common, **args})
+  except errors.ArgumentError as error:
+    argument = str(error).partition('=')[0]
+    if argument in args or argument not in common:
+      raise
+    raise errors.UsageError(
+      f'config.{argument}={dtype if argument == "dtype" else bn_group_size}: '
+      f'the network {network.name} has no field {argument}; give it one'
+    ) from error
 
 
 def students(

@@ -117,7 +117,14 @@ def choose(cells: list[Cell], recipes: list[str]) -> list[Cell]:
 
 # What is known of data sets that may come from elsewhere under another name.
 SIZES = {
+  'cifar10': {'classes': 10, 'num_train': 50_000, 'num_test': 10_000},
   'cifar100': {'classes': 100, 'num_train': 50_000, 'num_test': 10_000},
+  'tiny_imagenet': {
+    'classes': 200,
+    'num_train': 100_000,
+    'num_test': 10_000,
+  },
+  'digits': {'classes': 10, 'num_test': 360},
   'imagenet2012': {
     'classes': 1000,
     'num_train': 1_281_167,
@@ -132,7 +139,8 @@ def other_data(
   """Returns how data differ from those of a cell, as lines.
 
   The data set's name is the cell's, or that of a folder, a file or a function
-  of the user's own, whose sizes then are the cell's as far as both are known.
+  of the user's own, whose sizes then are the cell's as far as both are known;
+  for a cell on Pascal VOC it is another folder of VOC.
 
   Args:
     cell: The cell.
@@ -141,7 +149,8 @@ def other_data(
   """
   if name is None or name == cell.data:
     return []
-  if ':' not in name:
+  kind, colon, _ = cell.data.partition(':')
+  if ':' not in name or (colon and kind != name.partition(':')[0]):
     return [f'config.data.name: {name!r} there, {cell.data!r} here']
   found = dict(opened)
   if 'class_names' in found:

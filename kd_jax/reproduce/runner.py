@@ -104,7 +104,11 @@ def outdated(
     for seed, held in store.stand(results, cell).done.items():
       if not (there := held.get('config')):
         continue
-      here = config_lib.plain(configuration(Task(cell, seed)))
+      try:
+        here = config_lib.plain(configuration(Task(cell, seed)))
+      except errors.UsageError as error:
+        found[Task(cell, seed)] = [str(error)]
+        continue
       there, here = (
         config_lib.determining({**x, 'data': {**x['data'], 'name': cell.data}})
         for x in (there, here)
@@ -216,7 +220,7 @@ class Runner:
     except run_lib.Interrupted as stopped:
       self._say(f'{task}: {stopped}')
       return False
-    except errors.RunError as error:
+    except (errors.RunError, errors.UsageError) as error:
       self._say(f'{task} failed: {error}')
       outcome.failed.append(task)
     else:

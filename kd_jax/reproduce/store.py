@@ -226,6 +226,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     held = stored.read(epath.Path(path))
     result, _, _ = held['result'], held['metrics'], held['notes']
     _ = result[tasks.headline(result).name]
+    if config := held.get('config'):
+      _ = config['data']['name']
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise errors.UsageError(
       f'{path} is damaged ({type(error).__name__}: {error}): delete it, and '

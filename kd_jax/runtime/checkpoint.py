@@ -41,8 +41,8 @@ _OF_THE_MACHINE = {
   errno.ENOBUFS, errno.ENOMEM, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
 _PASSING = re.compile(
-  'RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED'
-  '|UNAUTHENTICATED'
+  r'\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED'
+  r'|UNAUTHENTICATED):'
 )
 
 
@@ -257,7 +257,8 @@ class Checkpoints:
       if _is_the_machines(error):
         raise errors.RunError(
           f'checkpoint {where} cannot be read now: {type(error).__name__}: '
-          f'{line}; it was left as it is, and the same command tries again'
+          f'{line}; it was left as it is, and the same command tries again '
+          '(move it away to go on from an older one)'
         ) from error
       raise Damaged(
         f'checkpoint {where} is damaged: {type(error).__name__}: {line}'

@@ -33,17 +33,22 @@ def train(
   Args:
     config: The configuration, such as a recipe of `configs/` returns.
     workdir: The run's folder: a new one, or the one of the same run.
-    should_stop: Is asked before every dispatch whether to save and stop.
+    should_stop: Is asked before every dispatch whether to save and stop, and
+      again and again while another run has a folder that this one needs.
 
   Returns:
     The content of the run's result.json: 'top1' and more.
 
   Raises:
-    UsageError: The configuration cannot run here, or the folder holds another.
+    UsageError: The configuration cannot run here, or the folder holds another,
+      or it wants a GPU deterministic and XLA_FLAGS lacks `DETERMINISTIC`; flags
+      that were set after a GPU was used count, and do nothing.
     RunError: The run went wrong.
     kd_jax.Interrupted: `should_stop` said so; the same call goes on.
   """
-  lacking = set(DETERMINISTIC) - set(os.environ.get('XLA_FLAGS', '').split())
+  lacking = _flags(' '.join(DETERMINISTIC)) - _flags(
+    os.environ.get('XLA_FLAGS', '')
+  )
   if config.deterministic and lacking and jax.default_backend() == 'gpu':
     raise errors.UsageError(
       'config.deterministic=True: XLA reads its flags when a GPU is first '
@@ -52,6 +57,13 @@ def train(
     )
   data_lib.forget_changed()
   return run.train(config, run_dir.Folder(workdir), should_stop=should_stop)
+
+
+def _flags(text: str) -> set[tuple[str, str]]:
+  """Returns XLA flags as (name, value), however a value is spelt."""
+  parted = (word.partition('=') for word in text.split())
+  same = {'': 'true', '1': 'true'}
+  return {(name, same.get(x.lower(), x.lower())) for name, _, x in parted}
 
 
 def load(

@@ -5,10 +5,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kd_jax import config as config_lib
 from kd_jax import errors, tasks
 from kd_jax.config import roles
 from kd_jax.data import source
 from kd_jax.runtime import run_dir
+from kd_jax.training import accuracies
 
 # The fields of a run's `config.data` and of its result that an export has.
 _DATA = ('name', 'train_size', 'val_fraction', 'image_size')
@@ -41,7 +43,8 @@ def read(
       result = _of_average(folder, result)
     info = source.Info(**stored.pop('data_facts'))
     info = info._replace(**(folder.read('data.json') or {}))
-    config = ConfigDict(stored)
+    # A run of an older version lacks keys that were added since.
+    config = config_lib.completed(ConfigDict(stored))
     facts = _facts(config, info, result)
     if ema:
       facts['result']['ema'] = result['decay']
@@ -123,3 +126,21 @@ def teachers(result: Mapping[str, Any]) -> dict[str, Any]:
 def called(name: str) -> str:
   """Returns what lines call a teacher: 'teacher', or 'teacher a'."""
   return name if name == run_dir.TEACHER else f'teacher {name}'
+
+
+def of_teachers(teachers: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what a result has of teachers; the inverse of `teachers`."""
+  others = {n: x for n, x in teachers.items() if n != run_dir.TEACHER}
+  only = teachers.get(run_dir.TEACHER)
+  return {'teacher': only, **({'teachers': others} if others else {})}
+
+
+def averaged(
+  config: ConfigDict, last: Mapping[str, Any], metric: tasks.Metric
+) -> dict[str, Any]:
+  """Returns 'ema' of result.json, if there is an average: its accuracies."""
+  if not config.ema:
+    return {}
+  names = {key: f'test/{accuracies.EMA}/{key}' for key in (metric.name, 'top5')}
+  figures = {key: last[name] for key, name in names.items() if name in last}
+  return {'ema': {'decay': config.ema, **figures}}

@@ -45,6 +45,7 @@ def load(
     UsageError: The path holds neither of them, or no average, its content is
       damaged or has a newer version, a weight is no finite number, or code
       would be imported that is not allowed.
+    RunError: A checkpoint cannot be read now.
   """
   mesh = mesh or sharding.make_mesh(1)
   folder = run_dir.Folder(epath.Path(path).expanduser())
@@ -363,7 +364,7 @@ def restore(path: epath.Path, shapes: Any, mesh: Mesh) -> dict[str, Any]:
 
   Raises:
     UsageError: The folder has no checkpoint, or one with other content.
-    RunError: The checkpoint is damaged.
+    RunError: The checkpoint is damaged, or cannot be read now.
   """
   stored.check_regular(path)
   replicated = sharding.replicated(mesh)

@@ -75,7 +75,8 @@ def train(
     folder: The run's folder, which is new or holds this run.
     label: A label that begins every line on the screen.
     should_stop: Returns whether to save and stop. It is called before every
-      dispatch; if it is true in any process, all processes stop.
+      dispatch, and in a single process while it waits for another run; if it is
+      true in any process, all processes stop.
     observe: Called before `should_stop` with where the run is; its teacher's
       training calls it too.
     shared: Whether several runs may want this folder, so that they wait for one
@@ -302,36 +303,18 @@ def _written(
     },
     f'best_on_{split_name}': best[headline],
     f'best_on_{split_name}_epoch': best['epoch'],
-    **_averaged(config, last, metric),
+    **facts.averaged(config, last, metric),
     'protocol': splits.protocol(config, parts.task),
     'wall_s': last['wall_s'],
     'time_s': {
       name: round(seconds, 3) for name, seconds in run.clock.seconds.items()
     },
-    **_of_teachers({n: {**x, **costs[n]} for n, x in teachers.items()}),
+    **facts.of_teachers({n: {**x, **costs[n]} for n, x in teachers.items()}),
     **({'init': begun} if begun else {}),
     **provenance.found(),
   }
   folder.write_alone('result.json', result)
   return result
-
-
-def _of_teachers(teachers: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a result has of teachers; see `facts.teachers`."""
-  others = {n: x for n, x in teachers.items() if n != run_dir.TEACHER}
-  only = teachers.get(run_dir.TEACHER)
-  return {'teacher': only, **({'teachers': others} if others else {})}
-
-
-def _averaged(
-  config: ConfigDict, last: Mapping[str, Any], metric: tasks.Metric
-) -> dict[str, Any]:
-  """Returns 'ema' of result.json, if there is an average: its accuracies."""
-  if not config.ema:
-    return {}
-  names = {key: f'test/{accuracies.EMA}/{key}' for key in (metric.name, 'top5')}
-  figures = {key: last[name] for key, name in names.items() if name in last}
-  return {'ema': {'decay': config.ema, **figures}}
 
 
 def alone(

@@ -1,9 +1,13 @@
 """What a run keeps of methods that deploy more, or another network."""
 
+import functools
+import json
+
 from flax import traverse_util
 import numpy as np
 import pytest
 
+from kd_jax import config as config_lib
 from kd_jax import errors
 from kd_jax.data.sets import digits
 from kd_jax.distill import build
@@ -60,6 +64,16 @@ def test_simkd_keeps_its_projector_and_is_no_teacher(tmp_path, teacher):  # noqa
   assert result['params'] == own + 32 * 10 + 10
   found = restore.load(tmp_path / 'run')
   assert measured(found)['top1'] == result['top1']
+  # A run of an older version has fewer keys.
+  older = json.loads((tmp_path / 'run/config.json').read_text())
+  for path in config_lib.ADDED:
+    *groups, last = path.split('.')
+    functools.reduce(lambda x, name: x.get(name, {}), groups, older).pop(
+      last, None
+    )
+  assert 'eval_protocol' not in older['data']
+  (tmp_path / 'run/config.json').write_text(json.dumps(older))
+  assert measured(restore.load(tmp_path / 'run'))['top1'] == result['top1']
   again = with_teacher(small('kd'), tmp_path / 'run')
   with pytest.raises(errors.UsageError, match='does not stand alone'):
     run.train(again, run_dir.Folder(tmp_path / 'again'))

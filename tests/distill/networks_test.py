@@ -1,5 +1,6 @@
 """Networks by their names, as the training step has them."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -48,6 +49,35 @@ def test_each_teacher_has_its_own_network_dtype_normalisation_and_size():
     'resnet': (32, 2, 2, 64),
     'wide': (32, 4, 4, 128),
   }
+
+
+class Bare(nn.Module):
+  """A network of a user's own that knows nothing of dtypes."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    return nn.Dense(self.num_classes)(images.mean(axis=(1, 2)))
+
+
+def test_a_network_that_lacks_a_field_of_the_configuration_is_named():
+  network = config_lib.network('tests.distill.networks_test:Bare')
+  for field, value, message in (
+    (
+      'dtype',
+      'bfloat16',
+      r'^config\.dtype=bfloat16: the network .*:Bare has no',
+    ),
+    (
+      'bn_group_size',
+      4,
+      r'^config\.bn_group_size=4: the network .*:Bare has no',
+    ),
+  ):
+    given = {'dtype': 'float32', field: value}
+    with pytest.raises(errors.UsageError, match=message):
+      networks.make_network(network, 10, **given)
 
 
 def test_a_wrong_argument_is_named_by_its_key():

@@ -33,10 +33,6 @@ def damage(checkpoint):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-# Orbax leaves coroutines of reads behind that another read's failure ended.
-@pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore::RuntimeWarning'
-)
 def test_a_run_that_waits_for_another_can_be_stopped(tmp_path, capsys):
   folder = tmp_path / 'run'
   asked = iter([False, False, True])
@@ -72,6 +68,10 @@ def test_a_result_never_stands_beside_the_weights_of_more_epochs(
   assert second['steps'] > first['steps']
 
 
+# Orbax leaves coroutines of reads behind that another read's failure ended.
+@pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning', 'ignore::RuntimeWarning'
+)
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
   tmp_path, capsys
 ):
