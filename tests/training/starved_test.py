@@ -105,6 +105,7 @@ def test_a_run_that_waits_for_its_data_says_so_once(
   assert 'the devices wait' in (tmp_path / 'run' / 'log.txt').read_text()
 
 
+@pytest.mark.drill
 def test_a_run_whose_data_is_on_the_device_does_not(
   tmp_path, monkeypatch, capsys
 ):
