@@ -401,8 +401,8 @@ def main() -> None:
     return
   peer = Peer(arguments)
   first_ms = peer.turn(1)
-  peer.turn(_WARM_UP)
-  answer(peer.about(first_ms / 1e3))
+  warm_ms = peer.turn(_WARM_UP)
+  answer({**peer.about(first_ms / 1e3), 'warm_ms': warm_ms})
   for line in sys.stdin:
     answer({'ms': peer.turn(int(line))})
 

@@ -52,6 +52,7 @@ def run(
   environment: Mapping[str, str] | None = None,
   folder: pathlib.Path | None = None,
   grace_s: float = 10.0,
+  overtime_s: float | None = None,
   stop: Callable[[], bool] = lambda: False,
 ) -> Ended:
   """Runs a command until it ends, its time is up, or `stop` says so.
@@ -66,6 +67,7 @@ def run(
     environment: Variables to add to this process's environment.
     folder: The working directory; None is that of this process.
     grace_s: Seconds from SIGTERM to SIGKILL.
+    overtime_s: The same where its time is up; None is `grace_s`.
     stop: Returns whether to stop the command; called 50 times a second.
 
   Returns:
@@ -83,13 +85,16 @@ def run(
       env={**os.environ, **(environment or {}), mark: '1'},
       start_new_session=True,
     )
-  stopped = False
+  stopped, grace = False, 0.0
   try:
     while process.poll() is None and not stopped:
       time.sleep(_POLL_S)
-      stopped = stop() or time.monotonic() - began > seconds
+      if stop():
+        stopped, grace = True, grace_s
+      elif time.monotonic() - began > seconds:
+        stopped, grace = True, grace_s if overtime_s is None else overtime_s
   finally:
-    _end(process, mark, grace_s if stopped else 0.0)
+    _end(process, mark, grace)
   return Ended(process.returncode, time.monotonic() - began, stopped)
 
 

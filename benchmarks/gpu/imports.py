@@ -1,13 +1,17 @@
 """Imports all modules of a run and prints one line of JSON about the machine.
 
-{"missing": {module: why}} or {"platform": ..., "hardware": ..., ...}
+{"missing": {module: why}}, {"wrong": what an option of run.py names that is not
+there} or {"platform": ..., "hardware": ..., ...}
 """
 
+from collections.abc import Mapping
 import importlib
 import importlib.metadata
 import json
 import os
 import pathlib
+import sys
+from typing import Any
 
 # One module of each package that kd_jax needs.
 MODULES = (
@@ -18,6 +22,8 @@ MODULES = (
   'simplejpeg', 'tensorboardX', 'tensorflow_datasets.core',
   'threadpoolctl', 'kd_jax.main',
 )  # fmt: skip
+# Of data that are not opened to look at the options of a run on them.
+_CLASSES, _IMAGE_SIZE = 100, 32
 # Versions that figures are reported with, of packages that are installed.
 _VERSIONS = ('torch', 'jax-cuda12-plugin', 'jax-cuda13-plugin')
 
@@ -31,6 +37,37 @@ def missing() -> dict[str, str]:
     except Exception as error:  # a package's own code may raise anything
       reasons[name] = f'{type(error).__name__}: {error}'.splitlines()[0]
   return reasons
+
+
+def wrong(options: Mapping[str, Any]) -> str:
+  """Returns what options of run.py name that is not there; '' if all is.
+
+  A part would say so too, but only once its time has begun.
+
+  Args:
+    options: The options.
+  """
+  import rows
+
+  from kd_jax import errors, models
+  from kd_jax.cli import configured
+  from kd_jax.distill import build
+
+  parts = options['parts']
+  try:
+    if 'table' in parts:
+      rows.chosen(options)
+      for role in ('student', 'teacher'):
+        if options[role]:
+          models.make(options[role], 10)
+    if 'check' in parts:
+      configured.load(options['check_config'], ())
+    if 'train' in parts:
+      config = configured.load(options['recipe'], options['train_arg'])
+      build.check(config, _CLASSES, config.data.image_size or _IMAGE_SIZE)
+  except errors.UsageError as error:
+    return str(error)
+  return ''
 
 
 def about() -> dict[str, object]:
@@ -59,8 +96,12 @@ def main() -> None:
   """Prints the line alone on standard output; other prints go to stderr."""
   answers = os.fdopen(os.dup(1), 'w')
   os.dup2(2, 1)
-  absent = missing()
-  print(json.dumps({'missing': absent} if absent else about()), file=answers)
+  answer: dict[str, object] = {}
+  if absent := missing():
+    answer = {'missing': absent}
+  elif why := wrong(json.loads(sys.argv[1])):
+    answer = {'wrong': why}
+  print(json.dumps(answer or about()), file=answers)
 
 
 if __name__ == '__main__':

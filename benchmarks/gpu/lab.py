@@ -20,6 +20,9 @@ class Failed(Exception):  # noqa: N818  (the answer of a check)
   """A check failed; the message says why."""
 
 
+_RECORD_S = 3.0  # seconds of the checks' time that are for their records
+
+
 class Lab:
   """The options, deadline and folder that the checks share.
 
@@ -42,9 +45,10 @@ class Lab:
     self.options, self._checks = options, checks
     self.work = pathlib.Path(options['work']) / 'check'
     self.work.mkdir(exist_ok=True)
-    self._last = time.monotonic() + options['seconds']
+    self._last = options['until'] - _RECORD_S
     self.done: list[dict[str, Any]] = []
     self._lock = threading.Lock()
+    self._write()
 
   def command(
     self,
@@ -75,13 +79,14 @@ class Lab:
       log=log,
       environment=environment,
       grace_s=max(1.0, left),
+      overtime_s=_RECORD_S / 3,
       stop=stop,
     )
     text = log.read_text('utf-8', errors='replace')
+    tail = ' | '.join(text.strip().splitlines()[-3:])
     if time.monotonic() > self._last:
-      raise Failed(f'{name}: no time is left')
+      raise Failed(f'{name}: no time is left; it said: {tail}')
     if ended.code != code:
-      tail = ' | '.join(text.strip().splitlines()[-3:])
       raise Failed(f'{name} ended with {ended.code} and not {code}: {tail}')
     return text
 
@@ -128,17 +133,20 @@ class Lab:
     entry = {'check': name, 'ok': ok, 'said': said, 'seconds': seconds}
     with self._lock:
       self.done.append(entry)
-      text = '\n'.join(
-        f'{"ok    " if check["ok"] else "FAILED"} {check["check"]} '
-        f'({check["seconds"]:.0f} s): {check["said"]}'
-        for check in self.done
-      )
-      missing = self._checks - len(self.done)
-      text += f'\n({missing} more had no time)' * bool(missing)
-      content = json.dumps({'checks': self.done, 'text': text}, indent=2)
-      chunks.replace(
-        pathlib.Path(self.options['results']) / 'check.json', content
-      )
+      self._write()
+
+  def _write(self) -> None:
+    text = '\n'.join(
+      f'{"ok    " if check["ok"] else "FAILED"} {check["check"]} '
+      f'({check["seconds"]:.0f} s): {check["said"]}'
+      for check in self.done
+    )
+    missing = self._checks - len(self.done)
+    text += f'\n({missing} more had no time)' * bool(missing)
+    content = json.dumps({'checks': self.done, 'text': text}, indent=2)
+    chunks.replace(
+      pathlib.Path(self.options['results']) / 'check.json', content
+    )
 
 
 def compared(

@@ -163,8 +163,13 @@ class Beside(Ours):
       took = list(pool.map(lambda lane: lane.turn(steps), self._lanes))
     return max(took)  # by the milliseconds
 
+  def kill(self) -> None:
+    """Kills the processes and their children, from any thread."""
+    for lane in self._lanes:
+      lane.kill()
+
   def close(self) -> None:
-    """Kills the processes and their children."""
+    """Kills the processes and their children, and waits for their end."""
     for lane in self._lanes:
       lane.close()
 
@@ -250,7 +255,8 @@ def chosen(options: Mapping[str, Any]) -> list[str]:
     UsageError: A name is unknown, or a pattern fits no name.
   """
   names: list[str] = []
-  for pattern in options['rows'].split(',') if options['rows'] else FIRST:
+  asked = [name.strip() for name in options['rows'].split(',')]
+  for pattern in asked if options['rows'] else FIRST:
     fitting = [n for n in ROWS if fnmatch.fnmatchcase(n, pattern)]
     if not fitting:
       raise errors.unknown('value of --rows:', pattern, ROWS)

@@ -1,4 +1,4 @@
-"""Uses a limited time on a GPU: python run.py OUT --seconds=720
+"""Uses a limited time on a GPU: python run.py OUT --seconds=570
 
 Three parts follow one another, each a process with its own deadline:
 
@@ -40,6 +40,9 @@ PATHS = {
   'PYTHONPATH': os.pathsep.join([str(ROOT), *map(os.path.abspath, _GIVEN)])
 }
 PARTS = ('check', 'table', 'train')
+_COMPILE_MODES = (
+  'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs',
+)  # fmt: skip
 _STOPPED = 75
 _END_S = 10.0  # seconds reserved for ending a part and the last table
 _LEAST_S = 20.0  # no part starts with fewer seconds
@@ -69,9 +72,9 @@ def main(argv: Sequence[str]) -> int:
   began, stop = time.monotonic(), child.Stop()
   args = parse(argv)
   about = _about(args, time.monotonic() - began)
-  results, work = args.out / 'results', args.out / 'work'
+  results, work = args.out / 'results', args.work
   results.mkdir(parents=True, exist_ok=True)
-  work.mkdir(exist_ok=True)
+  work.mkdir(parents=True, exist_ok=True)
   options = {**vars(args), 'results': str(results), 'work': str(work), **about}
   report: dict[str, Any] = {'about': about, 'arguments': vars(args)}
   report['parts'] = states = {}
@@ -110,9 +113,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
       f'--resume={args.resume} holds no {chunks.SUMS}: give the folder '
       'results/train of an earlier run'
     )
-  if (args.out / 'results').exists():
-    raise errors.UsageError(
-      f'{args.out} holds the results of an earlier run: give a new folder'
+  args.work = (args.work or args.out / 'work').resolve()
+  # Parts that find runs of an earlier call would take them for their own.
+  for place in (args.out / 'results', args.work):
+    if place.exists():
+      raise errors.UsageError(
+        f'{place} is there, from an earlier run: give a new folder'
+      )
+  kind, _, file = args.data.partition(':')
+  if kind == 'npz' and not pathlib.Path(file).is_file():
+    raise errors.UsageError(f'--data={args.data}: there is no such file')
+  if args.compile_mode not in _COMPILE_MODES:
+    raise errors.unknown(
+      'value of --compile_mode:', args.compile_mode, _COMPILE_MODES
     )
   least = {**_MINIMA, 'seconds': _END_S + _LEAST_S}
   least['train_s'] = _train_least_s(args.stop_s) if args.train_s else 0
@@ -133,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = command.parser('run.py', __doc__)
   add = parser.add_argument
   add('out', type=pathlib.Path, help='a new folder')
-  add('--seconds', type=float, default=720.0, help='for everything')
+  add('--seconds', type=float, default=570.0, help='for everything')
+  add('--work', type=pathlib.Path, help='scratch space; OUT/work')
   add('--parts', default=','.join(PARTS), help='which of them')
   add('--platform', default='gpu', help='what JAX must run on: gpu or cpu')
   add('--tiny', action='store_true', help='small sizes, to rehearse on a CPU')
@@ -141,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--check_config', default='fpd', help='the main job of the checks')
   add('--check_epochs', type=int, default=20, help="0: its recipe's own")
   add('--table_s', type=float, default=240.0, help='seconds of the table')
-  add('--rows', default='', help="the table's rows: A,B; '' is all")
+  add('--rows', default='', help="the table's rows: A,B*; '' is the first")
   add('--lanes', type=int, default=7, help='programs that compile at once')
   add('--repeats', type=int, default=3, help='turns that count')
   add('--steps', type=int, default=256, help='of a turn, at least')
@@ -174,12 +188,13 @@ def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
     What imports.py prints.
 
   Raises:
-    UsageError: A module is missing, or JAX runs on another platform.
+    UsageError: A module is missing, JAX runs on another platform, or an option
+      names what is not there.
   """
-  began = time.monotonic()
+  began, asked = time.monotonic(), json.dumps(vars(args), default=str)
   try:
     done = subprocess.run(
-      [sys.executable, str(HERE / 'imports.py')],
+      [sys.executable, str(HERE / 'imports.py'), asked],
       capture_output=True,
       text=True,
       timeout=_IMPORT_S,
@@ -200,6 +215,8 @@ def _about(args: argparse.Namespace, late_s: float) -> dict[str, Any]:
       f'cannot import {"; ".join(lines)}: unpack site.tar.xz and name its '
       'folder in PYTHONPATH'
     )
+  if wrong := about.get('wrong'):
+    raise errors.UsageError(wrong)
   if about['platform'] != args.platform:
     raise errors.UsageError(
       f'JAX runs on {about["platform"]} and not on {args.platform}: install '
@@ -236,7 +253,9 @@ def run_part(
     return {'state': 'stopped' if stop() else 'no time', 'seconds': 0.0}
   work = pathlib.Path(options['work'])
   options_path = work / f'{name}_options.json'
-  text = json.dumps({**options, 'seconds': seconds}, default=str)
+  # Processes of one machine share this clock.
+  limits = {'seconds': seconds, 'until': time.monotonic() + seconds}
+  text = json.dumps({**options, **limits}, default=str)
   options_path.write_text(text, encoding='utf-8')
   log = work / f'{name}.log'
   ended = child.run(

@@ -20,11 +20,14 @@ import jax
 import rows
 
 from kd_jax import errors
-from kd_jax.benchmark import cost, turns
+from kd_jax.benchmark import cost, peer, turns
 
 _COMPILING = 0.7  # share of the time; the rest is for the turns
 _TURN_S = 5.0  # seconds to which the turn of a slow row is shortened
-_OVER_S = 5.0  # seconds beyond the time limit, after which a turn is ended
+_OVER_S = 0.5  # seconds beyond the time limit, after which a turn is ended
+# A turn is ended, and its row left out, after so many times what it should
+# take, but not before so many seconds; after others where nothing is known.
+_SLOWER, _LEAST_S, _UNKNOWN_S = 4.0, 20.0, 60.0
 
 
 class Table:
@@ -37,19 +40,21 @@ class Table:
     left_out: Why others do not, by their names.
     times: The turns that count, by the participant's name.
     figures: The rows that table.json holds.
-    rounds: The number of counted turns of each of these rows.
+    rounds: The least number of counted turns of any that took one.
   """
 
   def __init__(self, options: dict[str, Any]):
     """Starts the time of the table."""
     self.options = options
-    self.began = time.monotonic()
+    self.began = options['until'] - options['seconds']
     self.ready: dict[str, Any] = {}
     self.left_out: dict[str, str] = {}
     self.times: dict[str, list[cost.Turn]] = {}
     self.figures: list[dict[str, Any]] = []
     self.rounds = 0
     self._ms: dict[str, float] = {}  # per step, in the newest turn of each
+    self._at_work = ''
+    self._started: dict[str, float] = {}
     self._lock = threading.Lock()
     self._closed = False
 
@@ -67,7 +72,7 @@ class Table:
     if self.left(_COMPILING) < 0:
       self._out(name, 'no time was left to start it')
       return
-    began = time.monotonic()
+    began = self._started[name] = time.monotonic()
     try:
       participant = make()
     except (errors.UsageError, OSError, ValueError) as error:
@@ -87,24 +92,28 @@ class Table:
     print(f'{name} is left out: {why}', flush=True)
 
   def begin_turns(self, names: Sequence[str]) -> None:
-    """Leaves out the participants among `names` that are not ready."""
+    """Leaves out, and ends, the participants among `names` not yet ready."""
     with self._lock:
       self._closed = True
       for name in names:
         if name not in self.ready:
           late = 'it was not ready in time'
+          if name in self._started:
+            late += f': {time.monotonic() - self._started[name]:.0f} s after it'
+            late += ' was started'
           self.left_out.setdefault(name, late)
+    peer.end_starting()
 
   def take_turns(self) -> None:
     """Takes the rounds, of which the first does not count."""
     for number in range(self.options['repeats'] + 1):
       for name, participant in list(self.ready.items()):
-        if self.left() < 0:
+        if self.left() < self.steps(name) * (self._step_ms(name) or 0.0) / 1e3:
           print(f'the time is up in round {number}', flush=True)
-          self.write(max(0, number - 1))
+          self.write()
           return
         try:
-          turn = participant.turn(self.steps(name))
+          turn = self._turn(name, participant)
         except errors.UsageError as error:
           self._out(name, str(error))
           del self.ready[name]
@@ -113,34 +122,86 @@ class Table:
         self._ms[name] = turn.ms
         if number:
           self.times.setdefault(name, []).append(turn)
-      self.write(number)
+      self.write()
+
+  def _turn(self, name: str, participant: Any) -> cost.Turn:
+    """Takes a turn, which is ended if it takes far too long.
+
+    Raises:
+      UsageError: The process ended, by itself or for that.
+    """
+    steps, ms = self.steps(name), self._step_ms(name)
+    limit = _UNKNOWN_S
+    if ms is not None:
+      limit = max(_LEAST_S, _SLOWER * steps * ms / 1e3)
+    late = threading.Event()
+
+    def end() -> None:
+      late.set()
+      participant.kill()
+
+    timer = threading.Timer(limit, end)
+    timer.start()
+    self._at_work = name
+    self.write()
+    try:
+      return participant.turn(steps)
+    except errors.UsageError as error:
+      if not late.is_set():
+        raise
+      raise errors.UsageError(
+        f'a turn of {steps} steps took over {limit:.0f} s'
+      ) from error
+    finally:
+      timer.cancel()
+      self._at_work = ''
+
+  def _step_ms(self, name: str) -> float | None:
+    """Returns how long a step of a row takes, as far as that is known."""
+    about = getattr(self.ready[name], 'about', {})
+    return self._ms.get(name, about.get('ms', about.get('warm_ms')))
 
   def steps(self, name: str) -> int:
     """Returns the steps of a row's next turn, which are fewer if it is slow."""
-    about = getattr(self.ready[name], 'about', {})
-    ms = self._ms.get(name, about.get('ms'))
-    steps = self.options['steps']
+    steps, ms = self.options['steps'], self._step_ms(name)
     return steps if not ms else min(steps, max(1, int(1e3 * _TURN_S / ms)))
 
-  def write(self, rounds: int) -> None:
-    """Writes table.json with the figures of the first `rounds` rounds."""
-    figures = self._figures(rounds) if rounds else []
-    self.figures, self.rounds = figures, rounds
+  def write(self) -> None:
+    """Writes table.json with the figures of all turns that count."""
+    self.figures = figures = self._figures()
+    counts = [len(taken) for n, taken in self.times.items() if n in self.ready]
+    self.rounds = min(counts, default=0)
     text = turns.table(figures) if figures else 'no row of ours took its turns'
+    if counts:
+      n = ' to '.join(map(str, sorted({min(counts), max(counts)})))
+      text += f'\nn={n} turns'
+    if self._at_work:
+      text += f'\nat work when this was written: {self._at_work}'
     for name, why in self.left_out.items():
       text += f'\nleft out: {name}: {why}'
-    content = {'rows': figures, 'left_out': self.left_out, 'rounds': rounds}
+    content = {
+      'rows': figures,
+      'left_out': self.left_out,
+      'rounds': self.rounds,
+      'at_work': self._at_work,
+    }
     path = pathlib.Path(self.options['results']) / 'table.json'
     chunks.replace(path, json.dumps({**content, 'text': text}, indent=2))
 
-  def _figures(self, rounds: int) -> list[dict[str, Any]]:
-    """Returns a row of figures for each that took all rounds."""
+  def _figures(self) -> list[dict[str, Any]]:
+    """Returns a row of figures for each that took a turn that counts.
+
+    A row has the turns that it and those that it is compared with all took.
+    """
     participants = {
       n: member for n, member in self.ready.items() if n in self.times
     }
-    times = {
-      id(member): self.times[n][:rounds] for n, member in participants.items()
-    }
+    taken = {id(member): self.times[n] for n, member in participants.items()}
+
+    def common(*members: Any) -> dict[int, list[cost.Turn]]:
+      least = min(len(taken[id(member)]) for member in members)
+      return {id(member): taken[id(member)][:least] for member in members}
+
     products: dict[str, Any] = {
       participant.dtype: participant
       for participant in participants.values()
@@ -159,9 +220,9 @@ class Table:
       member = participants.get(name)
       if isinstance(member, rows.Ours):
         other = own_rows.get(rows.ROWS[name].get('beside', ''), first_row)
-        row = turns.row(
-          own_rows[name], times, other, products.get(member.dtype)
-        )
+        product = products.get(member.dtype)
+        times = common(*filter(None, (member, other, product)))
+        row = turns.row(own_rows[name], times, other, product)
         if member.peak_bytes:
           row['memory_bytes'] = member.peak_bytes
           row['memory_by'] = "the device's peak"
@@ -174,9 +235,10 @@ class Table:
             f'and ours {member.ours.sizes}'
           )
           continue
+        times = common(member, member.ours)
         figures.append(turns.peer_row(member, times))
     figures[0]['peak'] = {
-      dtype: turns.rate(product.flops, times[id(product)])
+      dtype: turns.rate(product.flops, taken[id(product)])
       for dtype, product in products.items()
     }
     return figures
@@ -228,7 +290,8 @@ def main(path: str) -> int:
   # ends a turn that hangs if run.py is no longer there to send SIGTERM.
   for number in (signal.SIGTERM, signal.SIGALRM):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
-  signal.setitimer(signal.ITIMER_REAL, options['seconds'] + _OVER_S)
+  left = options['until'] - time.monotonic()
+  signal.setitimer(signal.ITIMER_REAL, max(0.01, left + _OVER_S))
   # This process only computes shapes; the rows use the device.
   jax.config.update('jax_platforms', 'cpu')
   table = Table(options)

@@ -144,7 +144,8 @@ def arguments(options: Mapping[str, Any], place: pathlib.Path) -> list[str]:
     f'--config.cache_dir={place / "cache"}',
     # Checkpoints of every epoch took 17% of the time on an H200. A run that is
     # stopped saves in any case.
-    '--config.checkpoint_every=20.0',
+    '--config.checkpoint_every=1.0',
+    f'--config.checkpoint_seconds={options["keep_s"]}',
     *data_arguments,
     *options['train_arg'],
   ]
@@ -160,7 +161,7 @@ def main(path: str) -> int:
     The exit code: 0 if the run is finished or saved and its state is kept, else
     1.
   """
-  began, asked = time.monotonic(), child.Stop()
+  asked = child.Stop()
   options = json.loads(pathlib.Path(path).read_text('utf-8'))
   work = pathlib.Path(options['work'])
   place = work / 'train'
@@ -172,16 +173,16 @@ def main(path: str) -> int:
     pathlib.Path(options['results']) / 'train',
     options['chunk_mb'] * chunks.MB,
   )
-  seconds = options['seconds'] - options['stop_s']
+  last = options['until'] - options['stop_s']
 
   def stop() -> bool:
     keeper.keep_every(options['keep_s'])
-    return asked() or time.monotonic() - began > seconds
+    return asked() or time.monotonic() > last
 
   log = work / 'train_main.log'
   ended = child.run(
     arguments(options, place),
-    seconds,
+    last - time.monotonic(),
     log=log,
     folder=place,
     grace_s=options['stop_s'] - _KEEP_S,

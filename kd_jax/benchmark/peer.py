@@ -25,6 +25,16 @@ def _leave(number: int, frame: Any) -> None:
   sys.exit(128 + number)
 
 
+# The peers whose threads wait until they are ready.
+_starting: 'set[Peer]' = set()
+
+
+def end_starting() -> None:
+  """Kills the peers that are not ready, so that they disturb no turn."""
+  for each in list(_starting):
+    each.kill()
+
+
 class Peer:
   """A process that answers each line with a line of JSON.
 
@@ -64,11 +74,14 @@ class Peer:
       env={**os.environ, **(environment or {})},
       start_new_session=True,
     )
+    _starting.add(self)
     try:
       self.about = self._answer()
     except BaseException:
       self.close()
       raise
+    finally:
+      _starting.discard(self)
     self._signal(signal.SIGSTOP)
 
   def ask(self, line: object) -> dict[str, Any]:
@@ -101,9 +114,16 @@ class Peer:
         ticks += int(fields[11]) + int(fields[12])  # user and system time
     return ticks / os.sysconf('SC_CLK_TCK')
 
-  def close(self) -> None:
-    """Kills the process and its children."""
+  def kill(self) -> None:
+    """Kills the process and its children, from any thread.
+
+    A thread that waits for its answer then gets UsageError.
+    """
     self._signal(signal.SIGKILL)
+
+  def close(self) -> None:
+    """Kills the process and its children, and waits for its end."""
+    self.kill()
     self._process.communicate()
 
   def _signal(self, number: signal.Signals) -> None:

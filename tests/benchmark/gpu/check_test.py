@@ -17,7 +17,7 @@ def lab(tmp_path):
     (tmp_path / name).mkdir()
   options = {
     'results': str(tmp_path / 'results'), 'work': str(tmp_path / 'work'),
-    'seconds': 30.0,
+    'until': time.monotonic() + 30.0,
   }  # fmt: skip
   return script('lab').Lab(options, 3)
 
@@ -48,9 +48,15 @@ def test_a_check_that_fails_is_reported_beside_those_that_pass(lab):
 
 def test_a_check_without_time_says_so(lab):
   check = script('lab')
-  lab._last = time.monotonic() + 0.2
-  with pytest.raises(check.Failed, match='slow: no time is left'):
-    lab.command('slow', ['-c', 'import time; time.sleep(600)'])
+  lab._last = time.monotonic() + 2.0
+  said = 'slow: no time is left; it said: begun'
+  slow = 'import time; print("begun", flush=True); time.sleep(600)'
+  with pytest.raises(check.Failed, match=said):
+    lab.command('slow', ['-c', slow])
+
+
+def test_checks_that_have_not_ended_are_counted_from_the_start(lab):
+  assert reported(lab)['text'] == '\n(3 more had no time)'
 
 
 def compared(lab, monkeypatch, one, other, **kwargs):

@@ -100,6 +100,29 @@ def test_a_module_that_is_missing_is_named_with_exit_code_2(
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize(
+  ('option', 'said'),
+  [
+    ('--rows=KD, KDD', "unknown value of --rows: 'KDD'"),
+    ('--student=resnet9', "'resnet9'; did you mean 'resnet8'"),
+    ('--check_config=kdd', "'kdd'"),
+    ('--recipe=tf_fd:cifar', "'cifar'"),
+    ('--train_arg=--config.epoch=3', "did you mean 'epochs'"),
+    ('--train_arg=--config.student.name=resnet9', "did you mean 'resnet8'"),
+  ],
+)
+def test_what_an_option_names_is_looked_for_before_the_first_part(option, said):
+  args = script('run').parse(['out', option, '--platform=cpu'])
+  options = json.loads(json.dumps(vars(args), default=str))
+  assert said in script('imports').wrong(options)
+
+
+def test_options_that_name_what_is_there_are_not_wrong():
+  args = script('run').parse(['out', '--tiny', '--rows=KD , Tf-FD*'])
+  options = json.loads(json.dumps(vars(args), default=str))
+  assert script('imports').wrong(options) == ''
+
+
 ABOUT = {'platform': 'cpu', 'hardware': 'fake', 'cores': 1, 'versions': {}}
 
 
@@ -156,7 +179,7 @@ def test_a_folder_and_a_recipe_may_be_named_from_where_one_stands(
   monkeypatch.chdir(tmp_path)
   assert script('run').parse(['out']).out == tmp_path / 'out'
   (tmp_path / 'mine.py').write_text('')
-  options = {'data': '', 'seed': 0, 'train_arg': []}
+  options = {'data': '', 'seed': 0, 'train_arg': [], 'keep_s': 60.0}
   for recipe, wanted in (
     ('mine.py:small', f'--config={tmp_path}/mine.py:small'),
     ('tf_fd:digits', '--config=tf_fd:digits'),
@@ -204,6 +227,12 @@ def test_sigterm_ends_the_part_at_work_and_no_other_begins(parts, tmp_path):
     (['--chunk_mb=0'], '--chunk_mb=0 is too little: give at least 1'),
     (['--train_s=30'], '--train_s=30 is too little: give at least 65'),
     (['--resume=nowhere'], '--resume=nowhere holds no SHA256SUMS'),
+    (['--data=npz:gone.npz'], '--data=npz:gone.npz: there is no such file'),
+    (
+      ['--compile_mode=max'],
+      "--compile_mode: 'max' (there are: default, max-auto",
+    ),
+    (['--work=/'], '/ is there, from an earlier run'),
   ],
 )
 def test_a_wrong_option_is_refused_in_one_line(

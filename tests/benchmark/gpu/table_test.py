@@ -2,13 +2,16 @@
 
 import json
 import signal
+import sys
+import threading
 import time
 import types
 
 import pytest
 
 from kd_jax import errors
-from kd_jax.benchmark import cost
+from kd_jax.benchmark import cost, peer
+from tests import children
 from tests.benchmark.gpu.scripts import script
 
 
@@ -24,8 +27,10 @@ class Fake:
     self.turns -= 1
     return cost.Turn(1.0 * steps)
 
-  def close(self):
+  def kill(self):
     self.closed = True
+
+  close = kill
 
 
 def table(tmp_path, **options):
@@ -34,6 +39,7 @@ def table(tmp_path, **options):
     'results': str(tmp_path / 'results'), 'seconds': 100.0, 'repeats': 3,
     'steps': 2, 'lanes': 2, **options,
   }  # fmt: skip
+  given['until'] = time.monotonic() + given['seconds']
   return script('table').Table(given)
 
 
@@ -61,6 +67,67 @@ def test_a_turn_of_a_slow_row_takes_fewer_steps(tmp_path):
   assert (made.steps('slow'), made.steps('other')) == (1, 1)
 
 
+class Hangs(Fake):
+  """Takes a turn that ends only when it is killed."""
+
+  def __init__(self):
+    super().__init__(99)
+    self.killed = threading.Event()
+
+  def turn(self, steps):
+    if self.killed.wait(100):
+      raise errors.UsageError('it ended with code -9')
+    return super().turn(steps)
+
+  def kill(self):
+    self.killed.set()
+
+
+def test_a_turn_that_hangs_costs_its_own_row_alone(tmp_path, monkeypatch):
+  monkeypatch.setattr(script('table'), '_UNKNOWN_S', 0.2)
+  made = table(tmp_path)
+  made.ready = {'first': Fake(99), 'hangs': Hangs(), 'last': Fake(99)}
+  made.take_turns()
+  assert {name: len(taken) for name, taken in made.times.items()} == {
+    'first': 3, 'last': 3
+  }  # fmt: skip
+  assert made.left_out == {'hangs': 'a turn of 2 steps took over 0 s'}
+
+
+def test_the_row_at_work_stands_in_the_table_during_its_turn(tmp_path):
+  made, seen = table(tmp_path, repeats=1), []
+  path = tmp_path / 'results' / 'table.json'
+
+  def turn(steps):
+    seen.append(json.loads(path.read_text())['at_work'])
+    return cost.Turn(1.0)
+
+  made.ready = {'KD': Fake(9)}
+  made.ready['KD'].turn = turn
+  made.take_turns()
+  assert seen == ['KD', 'KD']
+  assert json.loads(path.read_text())['at_work'] == ''
+
+
+def test_rows_that_are_late_are_ended_before_the_turns(tmp_path):
+  made, peers = table(tmp_path, seconds=3.0), []
+
+  def late():
+    command = [sys.executable, '-c', 'import time; time.sleep(1000)']
+    peers.append(None)
+    return peer.Peer('late', command)
+
+  before = signal.signal(signal.SIGTERM, peer._leave)  # as `main` sets one
+  try:
+    script('table').start_all(made, {'late': late})
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert peers
+  assert made.left_out['late'].startswith('it was not ready in time: ')
+  children.until(lambda: not peer._starting)
+  # The fixture of all tests fails this one if its process still runs.
+
+
 def test_a_table_without_time_for_turns_says_so(tmp_path):
   made = table(tmp_path, seconds=-1.0)
   made.ready['whole'] = Fake(99)
@@ -86,7 +153,7 @@ def test_a_row_that_is_not_ready_in_time_is_left_out(tmp_path):
   waiting = {'quick': lambda: Fake(9), 'slow': slow, 'broken': broken}
   script('table').start_all(made, waiting)
   assert list(made.ready) == ['quick']
-  assert made.left_out['slow'] == 'it was not ready in time'
+  assert made.left_out['slow'].startswith('it was not ready in time: 0 s')
   deadline = time.monotonic() + 100
   while not (late and late[0].closed) and time.monotonic() < deadline:
     time.sleep(0.05)
@@ -100,7 +167,7 @@ def test_a_turn_that_does_not_end_is_cut_off(tmp_path, monkeypatch):
     table_script.rows, 'makers', lambda _: {'KD': lambda: one}
   )
   monkeypatch.setattr(one, 'turn', lambda steps: time.sleep(60))
-  options = {**table(tmp_path).options, 'seconds': 0.5}
+  options = table(tmp_path, seconds=0.5).options
   (tmp_path / 'options.json').write_text(json.dumps(options))
   with pytest.raises(SystemExit) as ended:
     table_script.main(str(tmp_path / 'options.json'))
@@ -116,7 +183,7 @@ def row(kind, ms, **facts):
   return one, [cost.Turn(float(ms))] * 3
 
 
-def figures(tmp_path, theirs, products=True):
+def figures(tmp_path, theirs, products=True, more=0):
   """The table of KD at 2, PyTorch's at 5 and Tf-FD at 4 ms a step."""
   rows, made = script('rows'), table(tmp_path)
   costs = cost.Costs(4e9, None, None, None, None)
@@ -141,7 +208,9 @@ def figures(tmp_path, theirs, products=True):
     made.ready[name], made.times[name] = one, times
   if not products:
     del made.ready['matrix product float32']
-  made.write(3)
+  for name in ('matrix product float32', 'KD')[: 2 * more]:
+    made.times[name] = made.times[name] + made.times[name][:1]
+  made.write()
   return json.loads((tmp_path / 'results' / 'table.json').read_text())
 
 
@@ -152,6 +221,13 @@ def test_a_row_says_its_ratio_to_ours_and_its_share_of_the_peak(tmp_path):
   assert (theirs['config'], theirs['ratio']) == ('eager', 2.5)
   assert (other['config'], other['ratio']) == ('Tf-FD', 2.0)
   assert theirs['ratio_to'] == other['ratio_to'] == 'KD'
+
+
+def test_the_turns_of_a_round_that_has_not_ended_count(tmp_path):
+  found = figures(tmp_path, (10, 0), more=1)
+  assert [len(row['all_ms']) for row in found['rows']] == [4, 3, 3]
+  assert found['rounds'] == 3
+  assert 'n=3 to 4 turns' in found['text']
 
 
 def test_without_its_matrix_product_a_row_only_lacks_its_share(tmp_path):
