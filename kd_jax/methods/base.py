@@ -44,6 +44,8 @@ class Method(nn.Module):
   # Whether the last of `taps` is the last map before pooling, after its ReLU:
   # where a configuration names no taps, they are chosen from the networks.
   reads_last_map: ClassVar[bool] = False
+  # Whether the method compares a single pair of taps.
+  takes_one_tap: ClassVar[bool] = False
   # Whether the method also distils tasks with a target for each position, such
   # as segmentation: it compares maps, and leaves labels to the task.
   is_dense: ClassVar[bool] = False
@@ -237,6 +239,11 @@ class WithTaps(WithTeacher):
 
   def __post_init__(self):
     """Raises UsageError where the taps cannot be paired."""
+    if self.takes_one_tap and len(self.taps) > 1:
+      raise errors.ArgumentError(
+        f'taps={tuple(self.taps)}: give a single tap, such as '
+        f'{(self.taps[-1],)!r}'
+      )
     paired(self.taps, self.teacher_taps, 'taps')
     super().__post_init__()
 
@@ -268,6 +275,7 @@ class WithTeachersClassifier(WithTaps):
   """
 
   reads_last_map: ClassVar[bool] = True
+  takes_one_tap: ClassVar[bool] = True
 
   taps: tuple[str, ...] = ('stage3',)
   factor: int = 2

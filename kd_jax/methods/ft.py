@@ -105,6 +105,7 @@ class Method(base.WithTaps):
   """
 
   is_dense: ClassVar = True
+  takes_one_tap: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

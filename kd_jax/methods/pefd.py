@@ -23,6 +23,7 @@ class Method(base.WithTaps):
     projectors: The number of projectors, each a linear layer with ReLU.
   """
 
+  takes_one_tap: ClassVar = True
   terms: ClassVar = {
     'ce': ('student',),
     'kd': ('student',),

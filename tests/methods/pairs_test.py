@@ -56,3 +56,12 @@ def test_a_pair_that_cannot_meet_is_refused_before_data_is_read(monkeypatch):
   message = r"teacher's stage3 \(8, 8, 48\) .* student's stage3 \(8, 8, 64\)"
   with pytest.raises(errors.UsageError, match=message):
     build.build(config)
+
+
+@pytest.mark.parametrize('name', ['simkd', 'pics', 'pefd', 'ft'])
+def test_a_method_of_one_pair_says_so_of_two(name):
+  with pytest.raises(
+    errors.ArgumentError,
+    match=r"^taps=\('stage2', 'stage3'\): give a single tap, such as",
+  ):
+    registry.make(name, taps=('stage2', 'stage3'))
