@@ -7,6 +7,7 @@ the accuracy of each class. For a run or an export, `--data` chooses another
 data set with as many classes.
 """
 
+import argparse
 from collections.abc import Sequence
 import json
 import sys
@@ -35,65 +36,9 @@ def main(argv: Sequence[str]) -> int:
     argv: The arguments after the verb.
   """
   logging.set_verbosity(logging.ERROR)  # otherwise Orbax logs every read
-  parser = command.parser('kd-jax evaluate', __doc__)
-  parser.add_argument('path', help='of a run, an export, a file of weights')
-  parser.add_argument('--network', help='whose weights they are')
-  parser.add_argument('--key', default='', help='as config.teacher.key')
-  parser.add_argument('--image_size', type=int, default=0, help='of weights')
-  parser.add_argument('--mean', type=float, nargs=3, help='of weights; 0 to 1')
-  parser.add_argument('--std', type=float, nargs=3, help='of weights')
-  parser.add_argument('--data', default='', help='as config.data.name')
-  parser.add_argument('--split', default='test', help='train, val or test')
-  parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
-  parser.add_argument(
-    '--eval_protocol', default='', help='as config.data.eval_protocol'
-  )
-  parser.add_argument('--batch_size', type=int, default=256)
-  parser.add_argument('--workers', type=int, default=0, help='that decode')
-  parser.add_argument(
-    '--ema', action='store_true', help='takes the averaged parameters of a run'
-  )
-  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
-  parser.add_argument('--json', help='a file for the figures')
-  args = parser.parse_args(argv)
-  if args.batch_size < 1 or args.workers < 0:
-    raise errors.UsageError(
-      f'--batch_size={args.batch_size} must be positive and --workers='
-      f'{args.workers} not negative'
-    )
-  for name in ('image_size', 'mean', 'std', 'key'):
-    if getattr(args, name) and not args.network:
-      raise errors.UsageError(
-        f'--{name} is for a file of weights, with --network: a run has its own'
-      )
-  if args.network and args.ema:
-    raise errors.UsageError('--ema is for a run, and not for a file of weights')
-  if args.network:
-    with errors.keys('--'):
-      opened = datasets.open_named(
-        args.data,
-        args.image_size,
-        args.data_dir,
-        mean=tuple(args.mean or ()),
-        std=tuple(args.std or ()),
-      )
-    with errors.keys('--'):
-      trained = restore.of_weights(
-        args.path,
-        args.network,
-        opened.info,
-        args.mean,
-        args.std,
-        args.key,
-        lambda note: print(errors.line(note), file=sys.stderr),
-      )
-  else:
-    allow = args.allow_imports
-    with errors.keys(allow_imports='--allow_imports', ema='--ema'):
-      trained = restore.load(args.path, allow_imports=allow, ema=args.ema)
-    names = {key: f'--{key}' for key in ('data', 'data_dir', 'allow_imports')}
-    with errors.keys(**names):
-      opened = datasets.open_data(trained, args.data, args.data_dir, allow)
+  args = _parser().parse_args(argv)
+  _check(args)
+  trained, opened = _opened(args)
   splits = ('train', 'test', *(['val'] if opened.info.num_val else []))
   if args.split not in splits:
     raise errors.unknown('--split', args.split, splits)
@@ -119,6 +64,78 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
       raise errors.UsageError(f'cannot write {args.json}: {error}') from error
   return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = command.parser('kd-jax evaluate', __doc__)
+  parser.add_argument('path', help='of a run, an export, a file of weights')
+  parser.add_argument('--network', help='whose weights they are')
+  parser.add_argument('--key', default='', help='as config.teacher.key')
+  parser.add_argument('--image_size', type=int, default=0, help='of weights')
+  parser.add_argument('--mean', type=float, nargs=3, help='of weights; 0 to 1')
+  parser.add_argument('--std', type=float, nargs=3, help='of weights')
+  parser.add_argument('--data', default='', help='as config.data.name')
+  parser.add_argument('--split', default='test', help='train, val or test')
+  parser.add_argument('--data_dir', default='', help='as config.data.data_dir')
+  parser.add_argument(
+    '--eval_protocol', default='', help='as config.data.eval_protocol'
+  )
+  parser.add_argument('--batch_size', type=int, default=256)
+  parser.add_argument('--workers', type=int, default=0, help='that decode')
+  parser.add_argument(
+    '--ema', action='store_true', help='takes the averaged parameters of a run'
+  )
+  parser.add_argument('--allow_imports', action='store_true', help=imports.HELP)
+  parser.add_argument('--json', help='a file for the figures')
+  return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+  """Raises UsageError for arguments that are wrong or have no use."""
+  if args.batch_size < 1 or args.workers < 0:
+    raise errors.UsageError(
+      f'--batch_size={args.batch_size} must be positive and --workers='
+      f'{args.workers} not negative'
+    )
+  for name in ('image_size', 'mean', 'std', 'key'):
+    if getattr(args, name) and not args.network:
+      raise errors.UsageError(
+        f'--{name} is for a file of weights, with --network: a run has its own'
+      )
+  if args.network and args.ema:
+    raise errors.UsageError('--ema is for a run, and not for a file of weights')
+
+
+def _opened(
+  args: argparse.Namespace,
+) -> tuple[artifact.Trained, source.Source]:
+  """Returns the network and the data that it is measured on."""
+  if args.network:
+    with errors.keys('--'):
+      opened = datasets.open_named(
+        args.data,
+        args.image_size,
+        args.data_dir,
+        mean=tuple(args.mean or ()),
+        std=tuple(args.std or ()),
+      )
+      trained = restore.of_weights(
+        args.path,
+        args.network,
+        opened.info,
+        args.mean,
+        args.std,
+        args.key,
+        lambda note: print(errors.line(note), file=sys.stderr),
+      )
+    return trained, opened
+  allow = args.allow_imports
+  with errors.keys(allow_imports='--allow_imports', ema='--ema'):
+    trained = restore.load(args.path, allow_imports=allow, ema=args.ema)
+  names = {key: f'--{key}' for key in ('data', 'data_dir', 'allow_imports')}
+  with errors.keys(**names):
+    opened = datasets.open_data(trained, args.data, args.data_dir, allow)
+  return trained, opened
 
 
 def text(
